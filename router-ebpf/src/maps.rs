@@ -1,0 +1,420 @@
+//! The public map schema: what every pinned map holds.
+//!
+//! Shapes: addresses are 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`, so one code path
+//! serves both families. Ports are two bytes in network order. Everything that never was on a wire
+//! (counts, indexes, cookies, nanoseconds, TCP numbers that are computed with) is in host order.
+//! All types are `repr(C)`, without padding, `bool` or `Option`: any bytes are a valid value.
+//!
+//! | map | type | key | value |
+//! | --- | --- | --- | --- |
+//! | `VIPS` | LPM trie | [`Vip`] | service number, `u32` |
+//! | `SERVICES` | hash | service number, `u32` | [`Service`] |
+//! | `REPLICAS` | array | replica number, `u32` | [`Replica`] |
+//! | `SLOTS` | array | `Service::slots + slot`, `u32` | replica number, `u32` |
+//! | `CHAT_COOKIES` | hash | [`ChatKey`] (key hash) | [`ChatCookie`] |
+//! | `CHATS` | hash | [`ChatKey`] (cookie) | [`Chat`] |
+//! | `PENDING` | LRU hash | [`Tuple`] (client, replica) | [`Pending`] |
+//! | `STASH` | LRU hash | [`Tuple`] (client, replica) | [`Stash`] |
+//! | `FLOWS` | hash | [`Tuple`] (client, VIP) | [`Flow`] |
+//! | `FLOWS_BACK` | hash | [`Tuple`] (client, replica) | [`FlowBack`] |
+//! | `SECRETS` | array of 1 | 0 | [`Secrets`] |
+//! | `COUNTERS` | per-CPU array | [`crate::verdict::Counter`] | packets, `u64` |
+
+/// An IPv6 address, or an IPv4 address mapped into one, in network order.
+pub type Addr = [u8; 16];
+/// A TCP port in network order.
+pub type Port = [u8; 2];
+
+/// Version of this schema. The daemon takes pinned maps over only if theirs is the same.
+pub const SCHEMA: u32 = 1;
+/// Slots of a service: a prime, so that `cookie mod M` uses all bits, and above 100 x replicas.
+pub const SLOT_COUNT: u32 = 16381;
+/// Room of one slot table in `SLOTS`: the power of two above [`SLOT_COUNT`].
+pub const SLOT_STRIDE: u32 = 16384;
+/// "No replica", where a replica number is expected.
+pub const NO_REPLICA: u32 = u32::MAX;
+/// Bytes of a readable name (service, replica, chat key) that the kernel keeps.
+pub const NAME_LEN: usize = 64;
+/// Bytes of a query parameter's name that a service can ask for.
+pub const PARAM_LEN: usize = 32;
+/// Bytes of a request head that are stashed and searched at the most.
+pub const STASH_LEN: usize = 4096;
+
+/// Connections of a chat go to any replica.
+pub const POLICY_SPREAD: u8 = 0;
+/// Connections of a chat go to one replica.
+pub const POLICY_HOME: u8 = 1;
+
+/// Key source: a query parameter of the HTTP/1.1 GET, named by `Service::param`.
+pub const KEY_QUERY: u8 = 0;
+/// Key source: the client's address.
+pub const KEY_CLIENT: u8 = 1;
+/// Key source: the destination address.
+pub const KEY_DESTINATION: u8 = 2;
+/// Key source: the connection 4-tuple.
+pub const KEY_TUPLE: u8 = 3;
+
+/// A connection without a key goes to any replica.
+pub const MISSING_SPREAD: u8 = 0;
+/// A connection without a key is reset.
+pub const MISSING_REJECT: u8 = 1;
+/// A connection without a key goes to `Service::missing_replica`.
+pub const MISSING_REPLICA: u8 = 2;
+
+/// Takes new chats.
+pub const REPLICA_READY: u8 = 1;
+/// Keeps its live chats, takes no new ones while another replica is ready.
+pub const REPLICA_DRAINING: u8 = 2;
+/// Not there any more: its flows are reset, its chats find a new home.
+pub const REPLICA_GONE: u8 = 3;
+
+/// A readable name, or the first bytes of a longer one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// Length of the whole name in bytes, which may be more than is kept.
+    pub len: u32,
+    /// The first bytes, zero behind the end.
+    pub bytes: [u8; NAME_LEN],
+}
+
+impl Name {
+    /// The name of nothing.
+    pub const EMPTY: Self = Self { len: 0, bytes: [0; NAME_LEN] };
+
+    /// Keeps what fits of `name`.
+    pub fn new(name: &[u8]) -> Self {
+        let mut bytes = [0; NAME_LEN];
+        for (to, from) in bytes.iter_mut().zip(name) {
+            *to = *from;
+        }
+        Self { len: name.len() as u32, bytes }
+    }
+
+    /// The bytes that are kept.
+    pub fn kept(&self) -> &[u8] {
+        &self.bytes[..(self.len as usize).min(NAME_LEN)]
+    }
+}
+
+/// Key of `VIPS` behind the prefix length, which counts these bits: 16 for the port and those of
+/// the address (96 + n for an IPv4 prefix of n bits).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vip {
+    /// The service's port.
+    pub port: Port,
+    /// The service's address or prefix.
+    pub addr: Addr,
+}
+
+/// The two ends of a connection: `FLOWS` has the VIP as its server, `FLOWS_BACK`, `PENDING` and
+/// `STASH` have the replica.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// The client's address.
+    pub client: Addr,
+    /// The server's address: the VIP, or the replica.
+    pub server: Addr,
+    /// The client's port.
+    pub client_port: Port,
+    /// The server's port.
+    pub server_port: Port,
+}
+
+/// A service as the data path needs it. Replaced as a whole: the kernel sees the old one or the
+/// new one, never a mix, and with it the old slot table or the new one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Digest of the slot table: equal on every node that has the same replicas.
+    pub digest: u64,
+    /// Where the published slot table begins in `SLOTS`, or [`NO_REPLICA`] without any replica.
+    pub slots: u32,
+    /// Counts the published tables of this service.
+    pub generation: u32,
+    /// Replicas that a new chat can go to; 0: every SYN gets an RST.
+    pub usable: u32,
+    /// The replica for connections without a key, with [`MISSING_REPLICA`].
+    pub missing_replica: u32,
+    /// Seconds without a segment after which a flow is ended.
+    pub idle_timeout: u32,
+    /// What we announce as MSS to IPv4 clients, and the most that replicas may send them.
+    pub mss4: u16,
+    /// What we announce as MSS to IPv6 clients, and the most that replicas may send them.
+    pub mss6: u16,
+    /// One of `POLICY_*`.
+    pub policy: u8,
+    /// One of `KEY_*`.
+    pub key_source: u8,
+    /// One of `MISSING_*`.
+    pub on_missing_key: u8,
+    /// Length of `param`.
+    pub param_len: u8,
+    /// The query parameter's name, decoded, zero behind its end.
+    pub param: [u8; PARAM_LEN],
+    /// The service's name.
+    pub name: Name,
+}
+
+/// A replica. The entry of a number never changes its address while a flow may use it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Where it listens.
+    pub addr: Addr,
+    /// Where it listens.
+    pub port: Port,
+    /// One of `REPLICA_*`; 0: this number is free.
+    pub state: u8,
+    /// Always zero.
+    pub reserved: u8,
+    /// The service it belongs to.
+    pub service: u32,
+    /// Its share of the slots is `weight` over the sum of weights.
+    pub weight: u32,
+    /// Its identity.
+    pub name: Name,
+}
+
+/// Key of `CHATS` and `CHAT_COOKIES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChatKey {
+    /// The cookie (`CHATS`), or the key hash (`CHAT_COOKIES`).
+    pub cookie: u64,
+    /// The service's number.
+    pub service: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// What userspace said about a key: a value of `CHAT_COOKIES`. The entry of the key itself gives
+/// its cookie; `replica` and `width` are read from the entry whose key hash is that cookie, so they
+/// hold for every key that is bound to the chat.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChatCookie {
+    /// The cookie of the chat that this key belongs to: the key hash of the chat's own key.
+    pub cookie: u64,
+    /// The replica this chat is pinned to while it has no live home, or [`NO_REPLICA`].
+    pub replica: u32,
+    /// How many replicas the chat is spread over; 0 and 1 are one.
+    pub width: u32,
+    /// The key, readable.
+    pub key: Name,
+    /// The key of the chat that this key is bound to, readable; empty if it is its own.
+    pub chat: Name,
+}
+
+/// A chat with a home: a value of `CHATS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chat {
+    /// The home's replica number in the upper half, the number of live flows in the lower half:
+    /// one word, so that they change together.
+    pub state: u64,
+    /// When the last connection was bound, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub bound_at: u64,
+    /// When the chat came to this home, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// The key that came first, readable.
+    pub key: Name,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+impl Chat {
+    /// Packs a home and its number of flows.
+    pub const fn pack(home: u32, flows: u32) -> u64 {
+        ((home as u64) << 32) | flows as u64
+    }
+    /// The replica number of a packed state.
+    pub const fn home(state: u64) -> u32 {
+        (state >> 32) as u32
+    }
+    /// The number of flows of a packed state.
+    pub const fn flows(state: u64) -> u32 {
+        state as u32
+    }
+}
+
+/// The client offered timestamps.
+pub const OFFER_TIMESTAMPS: u8 = 1;
+/// The client offered SACK.
+pub const OFFER_SACK: u8 = 2;
+/// The client offered window scaling.
+pub const OFFER_SCALE: u8 = 4;
+
+/// A connection that was bound and whose replica has not answered yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The chat's cookie; meaningless without [`FLOW_CHAT`] in `flags`.
+    pub cookie: u64,
+    /// When it was bound, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+    /// The VIP that the client talks to.
+    pub vip: Addr,
+    /// The VIP's port.
+    pub vip_port: Port,
+    /// `FLOW_CHAT`, `PENDING_REFUSED`.
+    pub flags: u8,
+    /// `OFFER_*` of the client.
+    pub offers: u8,
+    /// The service's number.
+    pub service: u32,
+    /// The replica's number.
+    pub replica: u32,
+    /// The client's initial sequence number.
+    pub client_isn: u32,
+    /// Ours: the SYN cookie.
+    pub server_isn: u32,
+    /// Our timestamp that the client has echoed.
+    pub ts_echo: u32,
+    /// The client's window scale, 0 if it offered none.
+    pub client_scale: u32,
+}
+
+/// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.
+pub const FLOW_CHAT: u8 = 1;
+/// In `Pending::flags`: the client was reset, the replica is reset when it answers again.
+pub const PENDING_REFUSED: u8 = 2;
+
+/// The client's first data segment, until the replica accepts.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Stash {
+    /// The segment's TCP checksum as the client sent it, native value of the big-endian field.
+    pub check: u16,
+    /// Bytes of payload.
+    pub len: u16,
+    /// The client's timestamp.
+    pub ts_val: u32,
+    /// The segment's window field.
+    pub window: u16,
+    /// The segment's TCP flags byte.
+    pub tcp_flags: u8,
+    /// Always zero.
+    pub reserved: u8,
+    /// Sum of the payload in one's complement, not folded to its complement.
+    pub payload_sum: u32,
+    /// The payload, meaningless behind `len`.
+    pub data: [u8; STASH_LEN],
+}
+
+/// The client has sent a FIN.
+pub const STATE_CLIENT_FIN: u32 = 1;
+/// The replica has sent a FIN.
+pub const STATE_REPLICA_FIN: u32 = 2;
+/// The flow has ended, by two FINs or by an RST, and counts no longer; late segments still pass.
+pub const STATE_CLOSED: u32 = 4;
+/// A SYN came on this tuple: data may belong to a new connection.
+pub const STATE_SYN_SEEN: u32 = 8;
+/// Ended by the sweeper: each end gets an RST with its next segment.
+pub const STATE_EXPIRED: u32 = 16;
+
+/// An established connection, client side: a value of `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// When the client last sent, in nanoseconds of `CLOCK_MONOTONIC` (coarse).
+    pub last_seen: u64,
+    /// When the replica accepted, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// The chat's cookie; meaningless without [`FLOW_CHAT`] in `flags`.
+    pub cookie: u64,
+    /// The replica's address.
+    pub replica_addr: Addr,
+    /// The replica's port.
+    pub replica_port: Port,
+    /// `FLOW_CHAT`.
+    pub flags: u8,
+    /// Left shift of the client's window field for the replica; 0 if both scale.
+    pub window_shift: u8,
+    /// The service's number.
+    pub service: u32,
+    /// The replica's number.
+    pub replica: u32,
+    /// `STATE_*` bits.
+    pub state: u32,
+    /// The replica's initial sequence number less ours, modulo 2^32.
+    pub seq_delta: u32,
+    /// Added to the replica's timestamps, taken from the client's echoes, modulo 2^32.
+    pub ts_delta: u32,
+    /// The client's initial sequence number.
+    pub client_isn: u32,
+    /// Ours: the SYN cookie.
+    pub server_isn: u32,
+}
+
+/// An established connection, replica side: a value of `FLOWS_BACK`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowBack {
+    /// The VIP that the client talks to.
+    pub vip: Addr,
+    /// The VIP's port.
+    pub vip_port: Port,
+    /// The replica's window scale.
+    pub replica_scale: u8,
+    /// The window scale that we announced, 0 if the client offered none.
+    pub announced_scale: u8,
+    /// As in [`Flow`].
+    pub seq_delta: u32,
+    /// As in [`Flow`].
+    pub ts_delta: u32,
+    /// The replica's last acknowledgement number.
+    pub acked: u32,
+    /// What follows the replica's last segment, in the replica's numbers.
+    pub sent: u32,
+    /// `STATE_EXPIRED`, or 0.
+    pub state: u32,
+}
+
+/// Keys and clock of the cluster.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secrets {
+    /// [`SCHEMA`]; 0 in a map that no daemon has filled.
+    pub schema: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// `CLOCK_REALTIME` less `CLOCK_MONOTONIC`, in nanoseconds: all nodes count the same ticks.
+    pub clock_offset: u64,
+    /// Key of the SYN cookies.
+    pub handshake: [u64; 2],
+    /// The key before it, for handshakes in flight; the same if there was none.
+    pub handshake_before: [u64; 2],
+    /// Key under which chat keys are hashed. It decides the homes.
+    pub chat: [u64; 2],
+}
+
+macro_rules! sizes {
+    ($($ty:ty = $size:literal),* $(,)?) => {
+        $(const _: () = assert!(core::mem::size_of::<$ty>() == $size);)*
+        $(
+            #[cfg(feature = "userspace")]
+            // SAFETY: `repr(C)` with no padding (the size above is the sum of the fields), and any
+            // bytes are a valid value.
+            unsafe impl aya::Pod for $ty {}
+        )*
+    };
+}
+
+sizes! {
+    Name = 68,
+    Vip = 18,
+    Tuple = 36,
+    Service = 136,
+    Replica = 96,
+    ChatKey = 16,
+    ChatCookie = 152,
+    Chat = 96,
+    Pending = 64,
+    Stash = 4112,
+    Flow = 72,
+    FlowBack = 40,
+    Secrets = 64,
+}
