@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Roost in userspace: a pure core (configuration, slot tables, index) and thin shells around it
+//! (loader, daemon, sweeper), with typed access to the pinned maps for them and the command line.
+
+pub mod cli;

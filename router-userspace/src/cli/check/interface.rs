@@ -1,0 +1,176 @@
+//! What one interface can do, and which of its settings matter.
+
+use aya::programs::loaded_programs;
+
+use super::{
+    Finding,
+    ethtool::{self, Setting},
+    netlink::{self, Link},
+    sysctl,
+};
+
+/// Most drivers run XDP on packets of one page: 4096 bytes less headroom and tailroom.
+const PAGE_MTU: u32 = 3498;
+/// The smallest MTU that IPv6 allows.
+const MIN_MTU: u32 = 1280;
+
+/// All findings about an interface.
+pub fn findings(name: &str) -> Vec<Finding> {
+    let link = match netlink::link_by_name(name) {
+        Ok(link) => link,
+        Err(error) => {
+            let advice = "name one that `ip link` lists";
+            return vec![Finding::fail("interface", format!("{error:#}"), advice).of(name)];
+        }
+    };
+    let mut findings = vec![state(&link), native(&link), occupied(&link), mtu(&link), lro(name)];
+    findings.extend(checksums(&link));
+    findings.extend([gro(name), rp_filter(name)]);
+    findings.into_iter().map(|finding| finding.of(name)).collect()
+}
+
+fn state(link: &Link) -> Finding {
+    if link.up {
+        return Finding::ok("interface", "up");
+    }
+    Finding::fail("interface", "down", format!("ip link set {} up", link.name))
+}
+
+fn native(link: &Link) -> Finding {
+    let driver = match ethtool::driver(&link.name) {
+        Ok(driver) if !driver.is_empty() => driver,
+        _ => "unnamed driver".to_owned(),
+    };
+    match netlink::native_xdp(link.index) {
+        Ok(Some(true)) => Finding::ok("native_xdp", driver),
+        Ok(Some(false)) => Finding::warn(
+            "native_xdp",
+            format!("{driver} cannot"),
+            "the generic mode is used, which costs several times as much for each packet",
+        ),
+        Ok(None) => Finding::warn(
+            "native_xdp",
+            format!("{driver}: not told before Linux 6.3"),
+            "see in `roost status` which mode the daemon got",
+        ),
+        Err(error) => Finding::warn("native_xdp", format!("{error:#}"), "see `roost status`"),
+    }
+}
+
+/// Only one XDP program can be attached, if it was not attached by way of a dispatcher.
+fn occupied(link: &Link) -> Finding {
+    let names: Vec<String> = link.xdp_programs.iter().map(|id| program_name(*id)).collect();
+    let others: Vec<&String> = names.iter().filter(|name| !name.starts_with("roost")).collect();
+    match others.first() {
+        None if names.is_empty() => Finding::ok("xdp_program", "none attached"),
+        None => Finding::ok("xdp_program", names.join(", ")),
+        Some(name) => Finding::fail(
+            "xdp_program",
+            format!("{name} is attached"),
+            format!("ip link set {} xdp off, if that program is not needed", link.name),
+        ),
+    }
+}
+
+fn program_name(id: u32) -> String {
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    let name = program.and_then(|program| Some(program.name_as_str()?.to_owned()));
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("program {id}"))
+}
+
+fn mtu(link: &Link) -> Finding {
+    let found = link.mtu.to_string();
+    match link.mtu {
+        ..MIN_MTU => Finding::warn("mtu", found, "IPv6 needs 1280 at the least"),
+        MIN_MTU..=PAGE_MTU => Finding::ok("mtu", found),
+        _ => Finding::warn(
+            "mtu",
+            found,
+            format!("many drivers refuse native XDP above {PAGE_MTU}; lower it if yours does"),
+        ),
+    }
+}
+
+fn lro(name: &str) -> Finding {
+    match ethtool::lro(name) {
+        Ok(false) => Finding::ok("lro", "off"),
+        Ok(true) => Finding::fail(
+            "lro",
+            "on: merged segments cannot be translated",
+            format!("ethtool -K {name} lro off"),
+        ),
+        Err(error) => unreadable("lro", &error),
+    }
+}
+
+/// XDP needs whole checksums in what it receives: a veth peer that leaves them to "the device"
+/// hands over packets whose checksums were never computed.
+fn checksums(link: &Link) -> Vec<Finding> {
+    let rx = match ethtool::is_on(&link.name, Setting::RxChecksum) {
+        Ok(true) => Finding::ok("rx_checksum", "on"),
+        Ok(false) => Finding::ok("rx_checksum", "off, the kernel verifies"),
+        Err(error) => unreadable("rx_checksum", &error),
+    };
+    let tx = match ethtool::is_on(&link.name, Setting::TxChecksum) {
+        Ok(true) => Finding::ok("tx_checksum", "on"),
+        Ok(false) => Finding::ok("tx_checksum", "off, the kernel computes"),
+        Err(error) => unreadable("tx_checksum", &error),
+    };
+    let mut findings = vec![rx, tx];
+    if link.kind == "veth" {
+        findings.push(veth_peer(link));
+    }
+    findings
+}
+
+fn veth_peer(link: &Link) -> Finding {
+    const CHECK: &str = "veth_peer";
+    if link.link_elsewhere {
+        return Finding::warn(
+            CHECK,
+            format!("interface {} of another network namespace", link.link),
+            "there, if the clients are behind it: ethtool -K <its name> tx off",
+        );
+    }
+    let peer = match netlink::link_by_index(link.link) {
+        Ok(peer) => peer.name,
+        Err(error) => return Finding::warn(CHECK, format!("{error:#}"), "check it by hand"),
+    };
+    match ethtool::is_on(&peer, Setting::TxChecksum) {
+        Ok(false) => Finding::ok(CHECK, format!("{peer} computes its checksums")),
+        Ok(true) => Finding::fail(
+            CHECK,
+            format!("{peer} leaves checksums unfinished"),
+            format!("ethtool -K {peer} tx off"),
+        ),
+        Err(error) => unreadable(CHECK, &error),
+    }
+}
+
+fn gro(name: &str) -> Finding {
+    match ethtool::is_on(name, Setting::Gro) {
+        Ok(on) => Finding::ok("gro", if on { "on" } else { "off" }),
+        Err(error) => unreadable("gro", &error),
+    }
+}
+
+/// The stricter of the interface's setting and of that for all is in force.
+fn rp_filter(name: &str) -> Finding {
+    let read = |of: &str| sysctl(&format!("net/ipv4/conf/{of}/rp_filter"));
+    let (all, own) = (read("all"), read(name));
+    // 2 (loose) wins over 1 (strict): the kernel takes the larger number.
+    match all.into_iter().chain(own).max().as_deref() {
+        Some("0") => Finding::ok("rp_filter", "off"),
+        Some("2") => Finding::ok("rp_filter", "loose"),
+        Some("1") => Finding::warn(
+            "rp_filter",
+            "strict: drops clients whose way back is another interface",
+            format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2, if there is more than one uplink"),
+        ),
+        _ => Finding::warn("rp_filter", "not readable", "mount /proc"),
+    }
+}
+
+fn unreadable(check: &'static str, error: &std::io::Error) -> Finding {
+    Finding::warn(check, format!("not readable: {error}"), "ask `ethtool -k`")
+}

@@ -1,0 +1,210 @@
+//! What the kernel and this process may do.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    maps::{HashMap, MapData, MapType},
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
+};
+
+use super::Finding;
+
+/// Since 5.11 the memory of maps counts for the cgroup, before that for `RLIMIT_MEMLOCK`.
+const MEMCG_ACCOUNTING: Version = Version(5, 11);
+/// The first kernel that has all helpers the programs call.
+const OLDEST: Version = Version(5, 18);
+/// The first kernel with TCX links.
+const TCX: Version = Version(6, 6);
+
+/// All findings about the machine.
+pub fn findings(pin_dir: &Path) -> Vec<Finding> {
+    let kernel = kernel_release();
+    let version = Version::parse(&kernel);
+    let capabilities = capabilities();
+    let may_probe = capabilities.level != super::Level::Fail;
+    let mut findings = vec![kernel_version(&kernel, version), tcx(version), capabilities];
+    if may_probe {
+        findings.extend(features());
+    }
+    findings.extend([bpffs(pin_dir), memlock(version), jit()]);
+    findings
+}
+
+/// Major and minor version of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32, u32);
+
+impl Version {
+    /// Reads `6.18.44-anything`.
+    fn parse(release: &str) -> Option<Self> {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+        Some(Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+}
+
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn kernel_version(release: &str, version: Option<Version>) -> Finding {
+    match version {
+        Some(version) if version >= OLDEST => Finding::ok("kernel", release),
+        Some(_) => Finding::fail(
+            "kernel",
+            release,
+            format!("the programs need Linux {}.{} or later", OLDEST.0, OLDEST.1),
+        ),
+        None => Finding::warn("kernel", release, "the version is not understood; 5.18 is needed"),
+    }
+}
+
+fn tcx(version: Option<Version>) -> Finding {
+    if version.is_some_and(|version| version >= TCX) {
+        return Finding::ok("tcx", "available");
+    }
+    Finding::warn(
+        "tcx",
+        "not before Linux 6.6",
+        "egress uses a clsact filter, which other software that edits TC filters can remove",
+    )
+}
+
+/// Capabilities by their number in `linux/capability.h`.
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+fn capabilities() -> Finding {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let Some(effective) = effective else {
+        return Finding::warn("capabilities", "not readable", "mount /proc");
+    };
+    let missing = missing_capabilities(effective);
+    if missing.is_empty() {
+        Finding::ok("capabilities", "bpf, net_admin, perfmon")
+    } else {
+        let missing = missing.join(", ");
+        Finding::fail("capabilities", format!("without {missing}"), "run as root, or grant them")
+    }
+}
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
+    let has = |capability: u32| effective & (1 << capability) != 0;
+    let or_admin = |capability: u32| has(capability) || has(CAP_SYS_ADMIN);
+    let mut missing = Vec::new();
+    if !or_admin(CAP_BPF) {
+        missing.push("cap_bpf");
+    }
+    if !has(CAP_NET_ADMIN) {
+        missing.push("cap_net_admin");
+    }
+    if !or_admin(CAP_PERFMON) {
+        missing.push("cap_perfmon");
+    }
+    missing
+}
+
+/// Probes that load tiny programs and maps, which are gone again at once.
+fn features() -> Vec<Finding> {
+    let helper = |program, helper| is_helper_supported(program, helper).map_err(into_text);
+    vec![
+        feature("xdp", is_program_supported(ProgramType::Xdp).map_err(into_text)),
+        feature("tc", is_program_supported(ProgramType::SchedClassifier).map_err(into_text)),
+        feature("bpf_loop", helper(ProgramType::Xdp, BpfHelper::BPF_FUNC_loop)),
+        feature(
+            "bpf_xdp_load_bytes",
+            helper(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes),
+        ),
+        feature("ring_buffer", is_map_supported(MapType::RingBuf).map_err(into_text)),
+        feature("lpm_trie", is_map_supported(MapType::LpmTrie).map_err(into_text)),
+        feature("hash_on_demand", hash_on_demand()),
+    ]
+}
+
+/// A hash map that takes memory for the entries it has, and not for all it could have.
+fn hash_on_demand() -> Result<bool, String> {
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    HashMap::<MapData, u32, u32>::create(1, BPF_F_NO_PREALLOC).map(|_| true).map_err(into_text)
+}
+
+fn into_text(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
+}
+
+fn feature(check: &'static str, supported: Result<bool, String>) -> Finding {
+    match supported {
+        Ok(true) => Finding::ok(check, "available"),
+        Ok(false) => Finding::fail(check, "not available", "boot a kernel that has it"),
+        Err(error) => Finding::fail(check, error, "allow the bpf system call for this process"),
+    }
+}
+
+fn bpffs(pin_dir: &Path) -> Finding {
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    let existing = pin_dir.ancestors().find(|path| path.exists()).map(PathBuf::from);
+    let existing = existing.unwrap_or_else(|| PathBuf::from("/"));
+    let found = format!("{}", existing.display());
+    match rustix::fs::statfs(&existing) {
+        Ok(stat) if stat.f_type as u64 == BPF_FS_MAGIC => Finding::ok("bpffs", found),
+        Ok(_) => Finding::fail(
+            "bpffs",
+            format!("{} is not on one", pin_dir.display()),
+            "mount -t bpf bpf /sys/fs/bpf",
+        ),
+        Err(error) => Finding::fail("bpffs", format!("{found}: {error}"), "mount it readable"),
+    }
+}
+
+fn memlock(version: Option<Version>) -> Finding {
+    if version.is_some_and(|version| version >= MEMCG_ACCOUNTING) {
+        return Finding::ok("memlock", "not used by this kernel");
+    }
+    match rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum {
+        None => Finding::ok("memlock", "unlimited"),
+        Some(limit) => {
+            let found = crate::cli::text::size(limit);
+            Finding::fail("memlock", found, "ulimit -l unlimited, or LimitMEMLOCK=infinity")
+        }
+    }
+}
+
+fn jit() -> Finding {
+    const ADVICE: &str = "sysctl -w net.core.bpf_jit_enable=1";
+    match super::sysctl("net/core/bpf_jit_enable").as_deref() {
+        Some("1") => Finding::ok("jit", "on"),
+        Some("2") => Finding::warn("jit", "on, dumps its output to the kernel log", ADVICE),
+        Some(_) => Finding::warn("jit", "off: packets cost many times as much", ADVICE),
+        None => Finding::ok("jit", "set in the first network namespace, not seen from this one"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_understood() {
+        assert_eq!(Version::parse("6.18.44-fc-v595"), Some(Version(6, 18)));
+        assert_eq!(Version::parse("5.4.0"), Some(Version(5, 4)));
+        assert_eq!(Version::parse("7.0-rc1"), Some(Version(7, 0)));
+        assert_eq!(Version::parse("unknown"), None);
+        assert!(Version(6, 6) > Version(5, 18));
+    }
+
+    #[test]
+    fn sys_admin_stands_for_bpf_and_perfmon_only() {
+        assert!(missing_capabilities(u64::MAX).is_empty());
+        assert_eq!(missing_capabilities(1 << CAP_SYS_ADMIN), ["cap_net_admin"]);
+        assert!(missing_capabilities(1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN).is_empty());
+        assert_eq!(missing_capabilities(0), ["cap_bpf", "cap_net_admin", "cap_perfmon"]);
+    }
+}

@@ -1,0 +1,88 @@
+//! The command line: reads the pinned maps, and needs no daemon for it.
+
+pub mod check;
+pub mod output;
+pub mod table;
+pub mod text;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use output::Format;
+
+/// Keep every connection of a chat on one replica, in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "roost", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// Print as FORMAT: a table for people, or JSON for programs
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value = "table")]
+    pub output: Format,
+
+    /// Find the pinned maps in DIR, which is under a bpffs
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ROOST_PIN_DIR",
+        default_value = "/sys/fs/bpf/roost"
+    )]
+    pub pin_dir: PathBuf,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what this machine and its interfaces can do, and what to do about the rest
+    ///
+    /// Changes nothing. Exits with 1 if something fails.
+    Check(check::CheckArgs),
+    /// Print the completion script for SHELL
+    Completions {
+        /// The shell that will read it
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    Man,
+}
+
+/// Runs a command.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { output: format, pin_dir, command } = cli;
+    match command {
+        Command::Check(args) => {
+            let report = check::check(&args, &pin_dir);
+            output::print(format, &report)?;
+            if report.fails > 0 {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "roost", &mut script);
+            output::print_text(&String::from_utf8_lossy(&script))?;
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            output::print_text(&String::from_utf8_lossy(&page))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}
