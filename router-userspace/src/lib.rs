@@ -2,3 +2,5 @@
 //! (loader, daemon, sweeper), with typed access to the pinned maps for them and the command line.
 
 pub mod cli;
+pub mod config;
+pub mod slots;

@@ -1,0 +1,149 @@
+use super::*;
+
+const WHOLE: &str = r#"
+interfaces = ["eth0", "eth1"]
+[limits]
+flows = 1000
+[secrets]
+chat_file = "chat.key"
+[[service]]
+name = "chat"
+addresses = ["10.0.0.1", "fd00::1", "2001:db8:1::/64"]
+port = 80
+policy = "home"
+key = "query:ch%61t"
+on_missing_key = "replica-1"
+idle_timeout = "1h30m"
+  [[service.replica]]
+  name = "replica-1"
+  address = ["10.1.0.2", "fd00:1::2"]
+  port = 8080
+  weight = 3
+  [[service.replica]]
+  name = "replica-2"
+  address = "10.1.0.3"
+  state = "draining"
+"#;
+
+/// A file with one service whose fields are `fields`, and what is wrong with it.
+fn problems(fields: &str) -> Vec<String> {
+    let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{fields}\n");
+    match Config::parse(&text, "r.toml") {
+        Ok(_) => Vec::new(),
+        Err(e) => e.to_string().lines().map(str::to_owned).collect(),
+    }
+}
+
+/// Exactly one problem, which begins with `at` and holds `says`.
+#[track_caller]
+fn refused(fields: &str, at: &str, says: &str) {
+    let found = problems(fields);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with(&format!("r.toml:{at}: ")), "{found:#?}");
+    assert!(found[0].contains(says), "{found:#?}");
+}
+
+const BASE: &str =
+    "name = \"a\"\naddresses = [\"10.0.0.1\"]\nport = 80\npolicy = \"home\"\nkey = \"query:chat\"";
+
+#[test]
+fn a_whole_file_is_read() {
+    let config = Config::parse(WHOLE, "r.toml").unwrap();
+    assert_eq!(config.interfaces, ["eth0", "eth1"]);
+    assert_eq!(config.limits, Limits { flows: 1000, ..Limits::default() });
+    let service = &config.services[0];
+    assert_eq!(service.addresses[2].to_string(), "2001:db8:1::/64");
+    assert_eq!(service.key, Key::Query(b"chat".to_vec()));
+    assert_eq!(service.on_missing_key, OnMissing::Replica("replica-1".into()));
+    assert_eq!(service.idle_timeout.as_secs(), 5400);
+    assert_eq!((service.replicas[0].port, service.replicas[1].port), (8080, 80));
+    assert_eq!((service.replicas[0].weight, service.replicas[1].weight), (3, 1));
+    assert_eq!(service.replicas[1].state, State::Draining);
+}
+
+#[test]
+fn the_least_file_has_defaults() {
+    assert_eq!(problems(BASE), Vec::<String>::new());
+    let config = Config::parse("interfaces = [\"eth0\"]", "r.toml").unwrap();
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn a_problem_has_its_place_and_what_would_be_right() {
+    refused(&BASE.replace("80", "0"), "5:8: service[0].port", "is 0; write a number, 1 to 65535");
+    refused(&BASE.replace("80", "\"80\""), "5:8: service[0].port", "is a string; write a number");
+    refused(&format!("{BASE}\nportt = 1"), "8:1: service[0].portt", "did you mean `port`?");
+    refused(&BASE.replace("home", "thin"), "6:10: service[0].policy", "not in this version");
+    refused(&BASE.replace("home", "house"), "6:10: service[0].policy", "\"house\" is no policy");
+    refused(&BASE.replace("query:chat", "header:x"), "7:7: service[0].key", "no key source");
+    refused(&BASE.replace("query:chat", "query:%4"), "7:7: service[0].key", "two hex digits");
+    refused(&BASE.replace("10.0.0.1", "10.0.0"), "4:14: service[0].addresses[0]", "not an IP");
+    refused(&BASE.replace("10.0.0.1", "10.0.0.1/24"), "4:14", "write \"10.0.0.0/24\"");
+    refused(&BASE.replace("10.0.0.1", "127.0.0.1"), "4:14", "loopback");
+    refused(&BASE.replace("10.0.0.1", "ff02::1"), "4:14", "multicast");
+    refused(&BASE.replace("10.0.0.1", "0.0.0.0"), "4:14", "unspecified");
+    refused(&format!("{BASE}\nidle_timeout = \"3 h\""), "8:16", "write \"90s\"");
+    refused(&format!("{BASE}\nmss = 10"), "8:7: service[0].mss", "536 to");
+    refused(&BASE.replace("name = \"a\"", ""), "2:1: service[0].name", "is missing");
+    refused(&BASE.replace("\nkey = \"query:chat\"", ""), "2:1: service[0].key", "is missing");
+    refused(&BASE.replace("= 80", "= = 80"), "5:8", "is not TOML");
+    refused(&BASE.replace("\"a\"", &format!("\"{}\"", "x".repeat(65))), "3:8", "65 bytes");
+    let long = format!("query:{}", "x".repeat(33));
+    refused(&BASE.replace("query:chat", &long), "7:7", "33 bytes; 32 are the most");
+}
+
+#[test]
+fn all_problems_are_reported_in_the_files_order() {
+    let found = problems(&BASE.replace("80", "0").replace("home", "x").replace("10.0.0.1", "y"));
+    let lines: Vec<_> = found.iter().map(|p| p.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["4", "5", "6"]);
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused() {
+    let replica = |fields: &str| format!("{BASE}\n[[service.replica]]\n{fields}");
+    let one = replica("name = \"r\"\naddress = \"10.1.0.2\"");
+    assert_eq!(problems(&one), Vec::<String>::new());
+    refused(&replica("name = \"spread\"\naddress = \"10.1.0.2\""), "9:8", "on_missing_key");
+    refused(&replica("name = \"r\"\naddress = \"10.0.0.1\""), "10:11", "itself an address of");
+    refused(&replica("name = \"r\"\naddress = \"fd00::2\""), "10:11", "only IPv4 addresses");
+    refused(
+        &replica("name = \"r\"\naddress = [\"10.1.0.2\", \"10.1.0.3\"]"),
+        "10:24: service[0].replica[0].address[1]",
+        "second address of its family",
+    );
+    let with = |second: &str| format!("{one}\n[[service.replica]]\n{second}");
+    refused(&with("name = \"r\"\naddress = \"10.1.0.3\""), "12:8", "already a replica");
+    refused(&with("name = \"s\"\naddress = \"10.1.0.2\""), "13:11", "also replica \"r\"");
+    refused(
+        &one.replace("\"10.0.0.1\"", "\"10.0.0.1\", \"fd00::1\""),
+        "4:26: service[0].addresses[1]",
+        "no replica of service \"a\" has one",
+    );
+    refused(
+        &one.replace("port = 80", "port = 80\non_missing_key = \"q\""),
+        "6:18: service[0].on_missing_key",
+        "no replica of this service; write \"spread\", \"reject\" or one of its replicas (\"r\")",
+    );
+    let twice = format!("{BASE}\n[[service]]\n{BASE}");
+    let found = problems(&twice);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].contains("also the name of service[0]"));
+    assert!(found[1].contains("already belongs to service \"a\""));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let e = Config::load(Path::new("no/such.toml")).unwrap_err();
+    assert!(e.to_string().starts_with("no/such.toml: cannot be read: "), "{e}");
+}
+
+#[test]
+fn durations_are_written_as_they_are_read() {
+    for text in ["90s", "1h30m", "3h", "1d", "1d1s"] {
+        let duration = value::duration(text).unwrap();
+        assert_eq!(value::duration(&duration_text(duration)).unwrap(), duration);
+    }
+    assert!(value::duration("0s").is_err() && value::duration("").is_err());
+    assert!(value::duration("99999999999d").is_err());
+}

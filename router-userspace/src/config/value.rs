@@ -1,0 +1,155 @@
+//! Parsing of single values: names, prefixes, keys, durations.
+
+use std::{net::IpAddr, time::Duration};
+
+use router_ebpf::maps::PARAM_LEN;
+
+use super::model::{Key, Prefix};
+
+/// `10.0.0.1` or `2001:db8::/64`.
+pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
+    let example = "write an address (\"10.0.0.1\", \"fd00::1\") or a prefix (\"2001:db8:1::/64\")";
+    let (address, len) = match text.split_once('/') {
+        Some((address, len)) => (address, Some(len)),
+        None => (text, None),
+    };
+    let addr: IpAddr =
+        address.parse().map_err(|_| format!("{text:?} is not an IP address; {example}"))?;
+    let most: u8 = if addr.is_ipv4() { 32 } else { 128 };
+    let len = match len {
+        None => most,
+        Some(len) => len
+            .parse()
+            .ok()
+            .filter(|len| (1..=most).contains(len))
+            .ok_or_else(|| format!("{text:?}: a prefix length is 1 to {most} here"))?,
+    };
+    unicast(addr)?;
+    let prefix = Prefix { addr, len };
+    if prefix.network() != addr {
+        let right = Prefix { addr: prefix.network(), len };
+        return Err(format!("{text:?} has bits set behind its prefix; write \"{right}\""));
+    }
+    Ok(prefix)
+}
+
+/// A replica's address.
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    let addr: IpAddr = text.parse().map_err(|_| {
+        format!("{text:?} is not an IP address; write one such as \"10.1.0.2\" or \"fd00:1::2\"")
+    })?;
+    unicast(addr)?;
+    Ok(addr)
+}
+
+/// Packets with these addresses are never routed, so the data path would never see them.
+fn unicast(addr: IpAddr) -> Result<(), String> {
+    let mapped = matches!(addr, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let link_local = match addr {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let what = if addr.is_unspecified() {
+        "the unspecified address"
+    } else if addr.is_loopback() {
+        "a loopback address"
+    } else if addr.is_multicast() {
+        "a multicast address"
+    } else if link_local {
+        "a link-local or broadcast address"
+    } else if mapped {
+        "an IPv4 address in IPv6 form, write it as IPv4"
+    } else {
+        return Ok(());
+    };
+    Err(format!("\"{addr}\" is {what}; a routable unicast address is needed"))
+}
+
+/// `query:<name>`, `client`, `destination` or `tuple`.
+pub(super) fn key(text: &str) -> Result<Key, String> {
+    match text {
+        "client" => Ok(Key::Client),
+        "destination" => Ok(Key::Destination),
+        "tuple" => Ok(Key::Tuple),
+        _ => match text.strip_prefix("query:") {
+            Some(name) => Ok(Key::Query(param(name)?)),
+            None => Err(format!(
+                "{text:?} is no key source; write \"query:<name>\", \"client\", \"destination\" \
+                 or \"tuple\""
+            )),
+        },
+    }
+}
+
+/// A query parameter's name, percent-decoded as the data path compares it.
+fn param(name: &str) -> Result<Vec<u8>, String> {
+    let decoded = percent_decode(name.as_bytes())
+        .ok_or_else(|| format!("{name:?}: a % is followed by two hex digits"))?;
+    if decoded.is_empty() {
+        return Err("\"query:\" has no name behind it; write \"query:chat\"".into());
+    }
+    if decoded.len() > PARAM_LEN {
+        let len = decoded.len();
+        return Err(format!("{name:?} has {len} bytes; {PARAM_LEN} are the most"));
+    }
+    Ok(decoded)
+}
+
+fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        if byte == b'%' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return None;
+            }
+            out.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            out.push(byte);
+            rest = tail;
+        }
+    }
+    Some(out)
+}
+
+/// `90s`, `5m`, `3h`, `1d`, and sums such as `1h30m`; whole seconds, at least one.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{text:?} is not a duration; write \"90s\", \"5m\", \"3h\" or \"1h30m\"");
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let mut tail = rest[digits..].chars();
+        let unit = match tail.next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            Some('d') => 86_400,
+            _ => return Err(wrong()),
+        };
+        seconds =
+            number.checked_mul(unit).and_then(|n| n.checked_add(seconds)).ok_or_else(wrong)?;
+        rest = tail.as_str();
+    }
+    match u32::try_from(seconds) {
+        Ok(0) | Err(_) => Err(format!("{text:?}: a duration is 1s to {}s", u32::MAX)),
+        Ok(_) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+/// A duration as the configuration file writes it: `3h`, `1h30m`, `90s`.
+pub fn duration_text(duration: Duration) -> String {
+    let mut seconds = duration.as_secs();
+    let mut text = String::new();
+    for (unit, size) in [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)] {
+        if seconds >= size {
+            text.push_str(&format!("{}{unit}", seconds / size));
+            seconds %= size;
+        }
+    }
+    if text.is_empty() { "0s".into() } else { text }
+}
