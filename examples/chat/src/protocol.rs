@@ -1,0 +1,93 @@
+//! The messages on the wire.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The header of every HTTP answer that names the replica.
+pub const REPLICA_HEADER: &str = "roost-replica";
+
+/// The longest chat id that the server takes, in bytes.
+pub const MAX_CHAT: usize = 256;
+
+/// The largest WebSocket message that the server takes, in bytes.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// What the server sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum FromServer {
+    /// The first frame of every connection.
+    Hello(Hello),
+    /// Somebody said something in the chat.
+    Message(Message),
+    /// The last frame of this client was not understood; the connection stays.
+    Error {
+        /// What was wrong, and what would be right.
+        reason: String,
+    },
+}
+
+/// What a client sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum FromClient {
+    /// Say something to the chat of this connection, the sender included.
+    Say {
+        /// The words.
+        text: String,
+    },
+}
+
+/// Where a connection has arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The name of the replica that accepted the connection.
+    pub replica: String,
+    /// The chat as the replica understood it.
+    pub chat: String,
+    /// The client's address as the replica sees it.
+    pub peer: SocketAddr,
+    /// Connections of this chat on this replica, this one included.
+    pub connections: usize,
+}
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// The replica that passed the message on.
+    pub replica: String,
+    /// The chat.
+    pub chat: String,
+    /// What was said.
+    pub text: String,
+    /// The address of who said it, as the replica sees it.
+    pub from: SocketAddr,
+}
+
+/// The answer of `GET /whoami`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhoAmI {
+    /// The name of the replica.
+    pub replica: String,
+    /// The client's address as the replica sees it.
+    pub peer: SocketAddr,
+}
+
+/// One element of the answer of `GET /chats`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatCount {
+    /// The chat.
+    pub chat: String,
+    /// Its connections on this replica.
+    pub connections: usize,
+}
+
+/// The answer of `POST /sink`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// How many bytes the body had.
+    pub bytes: u64,
+    /// The SHA-256 of the body, in lower-case hexadecimal.
+    pub sha256: String,
+}

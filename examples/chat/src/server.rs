@@ -1,0 +1,244 @@
+//! The chat server.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Query, RawQuery, State, WebSocketUpgrade};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware;
+use axum::response::{Html, IntoResponse as _, Json, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use futures_util::{StreamExt as _, stream};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::listen;
+use crate::pattern::{self, Pieces};
+use crate::protocol::{ChatCount, MAX_CHAT, MAX_MESSAGE, REPLICA_HEADER, Received, WhoAmI};
+use crate::rooms::Rooms;
+
+mod session;
+
+/// How long connections have to end by themselves once the server is asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// The name of this replica, as clients see it.
+    pub name: String,
+    /// The query parameter that names the chat.
+    pub query: String,
+    /// Idle time after which TCP asks whether a client is still there.
+    pub keepalive: Duration,
+}
+
+impl Config {
+    /// A replica `name` on `listen`, the rest by default.
+    pub fn new(name: impl Into<String>, listen: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self {
+            listen: listen.into_iter().collect(),
+            name: name.into(),
+            query: "chat".to_owned(),
+            keepalive: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A server that listens already and serves once [`Server::run`] is called.
+#[derive(Debug)]
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    keepalive: Duration,
+    replica: Arc<Replica>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Replica {
+    name: Arc<str>,
+    name_header: HeaderValue,
+    query: String,
+    rooms: Arc<Rooms>,
+    /// Turns true when the server is to end. Each session and listener holds a receiver until it
+    /// is done, so `closed()` says when all are.
+    ending: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Listens on all addresses of `config`. Call it within a tokio runtime.
+    pub fn bind(config: &Config) -> Result<Self> {
+        ensure!(!config.listen.is_empty(), "listen: no address, give at least one ADDR:PORT");
+        let Ok(name_header) = HeaderValue::from_str(&config.name) else {
+            anyhow::bail!("name: {:?} is not visible ASCII, use for example replica-1", config.name)
+        };
+        let listeners = config
+            .listen
+            .iter()
+            .map(|&address| listen::listen(address))
+            .collect::<Result<Vec<_>>>()?;
+        let addresses =
+            listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
+        let replica = Replica {
+            name: config.name.as_str().into(),
+            name_header,
+            query: config.query.clone(),
+            rooms: Arc::default(),
+            ending: watch::Sender::new(false),
+        };
+        Ok(Self { listeners, addresses, keepalive: config.keepalive, replica: Arc::new(replica) })
+    }
+
+    /// The addresses listened on, with the ports that were really taken.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until `stop` completes. Then no connection is accepted any more, WebSockets are closed
+    /// with 1001 (going away), and requests that are being answered have a few seconds to finish.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut serving = JoinSet::new();
+        for listener in self.listeners {
+            let keepalive = self.keepalive;
+            let listener = listener.tap_io(move |stream| {
+                // A client that is gone already: its connection will end by itself.
+                let _ = listen::tune(stream, keepalive);
+            });
+            let app = app(&self.replica).into_make_service_with_connect_info::<SocketAddr>();
+            let mut ending = self.replica.ending.subscribe();
+            serving.spawn(async move {
+                let end = async move { crate::turned_on(&mut ending).await };
+                axum::serve(listener, app).with_graceful_shutdown(end).await
+            });
+        }
+        tokio::select! {
+            () = stop => {}
+            // axum::serve ends only when asked to, or by a panic.
+            Some(ended) = serving.join_next() => ended??,
+        }
+        self.replica.ending.send_replace(true);
+        let all = async {
+            while let Some(ended) = serving.join_next().await {
+                ended??;
+            }
+            self.replica.ending.closed().await;
+            Ok(())
+        };
+        // Whoever is not done within the grace is cut off: dropping `serving` aborts them.
+        tokio::time::timeout(GRACE, all).await.unwrap_or(Ok(()))
+    }
+}
+
+fn app(replica: &Arc<Replica>) -> Router {
+    let named = middleware::map_response_with_state(Arc::clone(replica), name_replica);
+    Router::new()
+        .route("/", get(page))
+        .route("/ws", get(upgrade))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/whoami", get(whoami))
+        .route("/chats", get(chats))
+        .route("/bytes", get(bytes))
+        .route("/sink", post(sink))
+        .layer(named)
+        .with_state(Arc::clone(replica))
+}
+
+async fn name_replica(State(replica): State<Arc<Replica>>, mut response: Response) -> Response {
+    response.headers_mut().insert(REPLICA_HEADER, replica.name_header.clone());
+    response
+}
+
+async fn upgrade(
+    State(replica): State<Arc<Replica>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let chat = match replica.chat(query.as_deref().unwrap_or_default()) {
+        Ok(chat) => chat,
+        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
+    };
+    upgrade
+        .max_message_size(MAX_MESSAGE)
+        .on_upgrade(move |socket| session::run(socket, replica, chat, peer))
+}
+
+impl Replica {
+    /// The chat that the query string names, or what is wrong with it.
+    fn chat(&self, query: &str) -> Result<String, String> {
+        let name = &self.query;
+        let chat = form_urlencoded::parse(query.as_bytes())
+            .find_map(|(key, value)| (key == name.as_str()).then(|| value.into_owned()))
+            .unwrap_or_default();
+        match chat.len() {
+            0 => Err(format!(
+                "the query parameter {name:?} is missing or empty: open /ws?{name}=<id>\n"
+            )),
+            1..=MAX_CHAT => Ok(chat),
+            n => Err(format!(
+                "the query parameter {name:?} has {n} bytes: at most {MAX_CHAT} are allowed\n"
+            )),
+        }
+    }
+}
+
+async fn page(State(replica): State<Arc<Replica>>) -> Html<String> {
+    // As a JSON string inside a script: `<` must not end the script element.
+    let name = serde_json::Value::from(replica.query.as_str()).to_string().replace('<', "\\u003c");
+    Html(include_str!("page.html").replace("\"QUERY\"", &name))
+}
+
+async fn whoami(
+    State(replica): State<Arc<Replica>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+) -> Json<WhoAmI> {
+    Json(WhoAmI { replica: replica.name.to_string(), peer })
+}
+
+async fn chats(State(replica): State<Arc<Replica>>) -> Json<Vec<ChatCount>> {
+    Json(replica.rooms.counts())
+}
+
+#[derive(Deserialize)]
+struct BytesQuery {
+    n: u64,
+    #[serde(default)]
+    seed: u64,
+}
+
+async fn bytes(Query(BytesQuery { n, seed }): Query<BytesQuery>) -> Response {
+    let body = Body::from_stream(stream::iter(Pieces::new(seed, n).map(Ok::<_, std::io::Error>)));
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    ([kind, (header::CONTENT_LENGTH, n.into())], body).into_response()
+}
+
+async fn sink(body: Body) -> Result<Json<Received>, (StatusCode, String)> {
+    let mut pieces = body.into_data_stream();
+    let (mut bytes, mut hash) = (0, Sha256::new());
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| {
+            (StatusCode::BAD_REQUEST, format!("the body ended after {bytes} bytes: {error}\n"))
+        })?;
+        bytes += piece.len() as u64;
+        hash.update(&piece);
+    }
+    Ok(Json(Received { bytes, sha256: pattern::hex(hash) }))
+}
