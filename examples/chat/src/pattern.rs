@@ -13,7 +13,7 @@
 //! Random-looking on purpose: a segment that is lost, doubled or swapped cannot go unnoticed, as it
 //! could in a stream of zeros or a short cycle.
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -110,12 +110,26 @@ pub fn sha256(seed: u64, length: u64) -> String {
     for piece in Pieces::new(seed, length) {
         hash.update(&piece);
     }
-    hex(hash)
+    hash.finish()
 }
 
-/// Finishes `hash`, in lower-case hexadecimal.
-pub(crate) fn hex(hash: Sha256) -> String {
-    format!("{:x}", hash.finalize())
+/// A SHA-256 in the making. It is ring's because that one is quick in an unoptimised build too,
+/// where tests hash hundreds of megabytes.
+pub(crate) struct Sha256(Context);
+
+impl Sha256 {
+    pub(crate) fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash in lower-case hexadecimal.
+    pub(crate) fn finish(self) -> String {
+        self.0.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 #[cfg(test)]

@@ -18,13 +18,12 @@ use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::listen;
-use crate::pattern::{self, Pieces};
+use crate::pattern::{Pieces, Sha256};
 use crate::protocol::{ChatCount, MAX_CHAT, MAX_MESSAGE, REPLICA_HEADER, Received, WhoAmI};
 use crate::rooms::Rooms;
 
@@ -240,5 +239,5 @@ async fn sink(body: Body) -> Result<Json<Received>, (StatusCode, String)> {
         bytes += piece.len() as u64;
         hash.update(&piece);
     }
-    Ok(Json(Received { bytes, sha256: pattern::hex(hash) }))
+    Ok(Json(Received { bytes, sha256: hash.finish() }))
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 const SECOND: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(100);
 
-/// A server on loopback, IPv4 and IPv6.
+/// A server on loopback, IPv4 and IPv6. It ends with the runtime of its test at the latest.
 struct Running {
     v4: SocketAddr,
     v6: SocketAddr,
@@ -67,7 +67,7 @@ async fn a_message_reaches_all_tabs_of_its_chat_and_no_other() -> Result<()> {
         assert_eq!(message.from.ip(), Ipv4Addr::LOCALHOST);
     }
     assert_eq!(other.next_message(QUIET).await?, None);
-    server.stop().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -77,8 +77,7 @@ async fn replicas_know_nothing_of_each_other() -> Result<()> {
     here.say("anybody?").await?;
     assert!(here.hears("anybody?", SECOND).await?);
     assert!(!there.hears("anybody?", QUIET).await?);
-    one.stop().await?;
-    two.stop().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -94,7 +93,7 @@ async fn connections_are_counted_until_they_end_in_any_way() -> Result<()> {
     drop(c);
     for _ in 0..50 {
         if http.chats().await?.is_empty() {
-            return server.stop().await;
+            return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -113,7 +112,7 @@ async fn a_stream_of_the_caller_is_taken_as_it_is() -> Result<()> {
         Http::from_stream(TcpStream::connect(server.v6)?, "chat.test").await?.in_chat("1");
     let who = http.whoami().await?;
     assert_eq!((who.replica.as_str(), who.peer.ip()), ("replica-1", Ipv6Addr::LOCALHOST.into()));
-    server.stop().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -125,7 +124,7 @@ async fn a_tab_can_be_bound_and_can_send_headers() -> Result<()> {
     let stream = TcpStream::connect(server.v4)?;
     let request = Upgrade::path("chat.test", "/ws?x=1&chat=a+b").header("cookie", "c".repeat(3000));
     assert_eq!(Tab::upgrade(stream, &request).await?.hello().chat, "a b");
-    server.stop().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -147,7 +146,7 @@ async fn what_is_wrong_is_said() -> Result<()> {
     assert!(error.contains(r#"expected {\"type\":\"say\""#), "{error}");
     tab.say("still there").await?;
     assert!(tab.hears("still there", SECOND).await?);
-    server.stop().await
+    Ok(())
 }
 
 /// Sends a text frame that is not of the protocol, by hand, and gives the answer.
@@ -179,7 +178,7 @@ async fn transfers_arrive_whole() -> Result<()> {
         assert_eq!(down.sha256, up.sha256);
         assert_eq!(down.replica, "replica-1");
     }
-    server.stop().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -193,7 +192,7 @@ async fn a_ping_does_not_eat_messages() -> Result<()> {
     for text in ["one", "two"] {
         assert_eq!(b.next_message(SECOND).await?.expect("a message").text, text);
     }
-    server.stop().await
+    Ok(())
 }
 
 #[tokio::test]
@@ -220,7 +219,7 @@ async fn a_load_is_held_and_reported() -> Result<()> {
     let ended = load.hold(Some(QUIET), tokio::time::sleep(5 * QUIET)).await;
     assert_eq!((ended.held, ended.lost), (400, 0), "{:?}", ended.errors);
     assert!(ended.pings >= 400, "{ended:?}");
-    server.stop().await
+    Ok(())
 }
 
 #[tokio::test]

@@ -12,11 +12,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 
 use super::{adopt, connect, with_query};
-use crate::pattern::{self, Pattern, Pieces};
+use crate::pattern::{self, Pattern, Pieces, Sha256};
 use crate::protocol::{ChatCount, REPLICA_HEADER, Received, WhoAmI};
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -98,7 +97,7 @@ impl Http {
             hash.update(&data);
         }
         ensure!(bytes == length, "{path}: {bytes} bytes came, expected {length}");
-        Ok(Transfer { bytes, sha256: pattern::hex(hash), replica, took: start.elapsed() })
+        Ok(Transfer { bytes, sha256: hash.finish(), replica, took: start.elapsed() })
     }
 
     /// Uploads `length` bytes of the pattern with `seed`; an error unless the replica computed
