@@ -1,2 +1,58 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: builds, checks, tests, demonstrates and measures Roost.
+//!
+//! Each subcommand is a module. What they share is below them: `toolchain`, `linker` and `ebpf`
+//! make the kernel object, `apt` and `peers` bring what tests need, `process` runs commands.
+
+mod apt;
+mod bench;
+mod build;
+mod demo;
+mod ebpf;
+mod launch;
+mod linker;
+mod lint;
+mod peers;
+mod process;
+mod root;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::workspace::Workspace;
+
+/// Build, test, check, demonstrate and measure Roost.
+///
+/// Every subcommand finds or installs what it needs: tools into target/tools, and Debian packages
+/// by apt-get. Progress is written to stderr.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Command {
+    Build(build::Options),
+    Test(test::Options),
+    Lint(lint::Options),
+    Demo(demo::Options),
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let workspace = Workspace::find();
+    let result = match command {
+        Command::Build(options) => build::run(&workspace, &options),
+        Command::Test(options) => test::run(&workspace, &options),
+        Command::Lint(options) => lint::run(&workspace, &options),
+        Command::Demo(options) => demo::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask demo`.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::launch::launch;
+use crate::workspace::Workspace;
+
+/// Show the main job in network namespaces: tabs of one chat meet on one replica.
+///
+/// Needs root. The exit status says whether the policy `home` kept every chat whole.
+#[derive(Args)]
+pub struct Options {
+    /// Print one JSON object as the last line of stdout.
+    #[arg(long)]
+    json: bool,
+    /// Leave everything running, and print what to try next.
+    #[arg(long)]
+    keep: bool,
+    /// Pass further arguments to the demo program.
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Runs the subcommand. Returns only if the demo cannot be started.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let flags = [(options.json, "--json"), (options.keep, "--keep")];
+    let flags = flags.iter().filter(|(given, _)| *given).map(|(_, flag)| OsString::from(flag));
+    let arguments: Vec<OsString> = flags.chain(options.arguments.iter().cloned()).collect();
+    launch(workspace, "roost-demo", &arguments)
+}

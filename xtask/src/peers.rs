@@ -1,0 +1,90 @@
+//! WebSocket libraries of other people, which the tests speak with.
+//!
+//! Versions are pinned by files in tests/peers: requirements.txt makes the Python environment
+//! target/peers/venv, package.json with its lock file makes target/peers/node_modules.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::{run_quietly, say};
+use crate::workspace::Workspace;
+
+/// Installs the peers, unless they are there in the versions that the files name.
+pub fn ensure(workspace: &Workspace) -> Result<()> {
+    let _lock = workspace.lock()?;
+    let pins = workspace.root.join("tests/peers");
+    let peers = workspace.peers();
+    fs::create_dir_all(&peers)?;
+    once(&pins, &["requirements.txt"], &peers.join("python.installed"), || {
+        say("installing the Python peer into target/peers/venv (once)");
+        python(&pins.join("requirements.txt"), &peers.join("venv"))
+    })?;
+    once(&pins, &["package.json", "package-lock.json"], &peers.join("node.installed"), || {
+        say("installing the Node peer into target/peers/node_modules (once)");
+        node(&pins, &peers)
+    })
+}
+
+/// Does a piece of work unless the stamp holds what the files hold, and then writes the stamp.
+fn once(dir: &Path, files: &[&str], stamp: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let mut pinned = Vec::new();
+    for file in files {
+        let path = dir.join(file);
+        let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        pinned.extend(text);
+    }
+    if fs::read(stamp).is_ok_and(|done| done == pinned) {
+        return Ok(());
+    }
+    work()?;
+    fs::write(stamp, pinned).with_context(|| format!("writing {}", stamp.display()))
+}
+
+fn python(requirements: &Path, venv: &Path) -> Result<()> {
+    run_quietly(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv))?;
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
+    run_quietly(pip.arg(requirements))
+}
+
+fn node(pins: &Path, peers: &Path) -> Result<()> {
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(pins.join(file), peers.join(file)).with_context(|| format!("copying {file}"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(peers);
+    run_quietly(&mut npm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn works_once_for_each_content() {
+        let dir = std::env::temp_dir().join(format!("xtask-once-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let (pin, stamp) = (dir.join("pin"), dir.join("stamp"));
+        let mut runs = 0;
+        for content in ["a", "a", "b", "b"] {
+            fs::write(&pin, content).expect("written");
+            once(&dir, &["pin"], &stamp, || {
+                runs += 1;
+                Ok(())
+            })
+            .expect("done");
+        }
+        assert_eq!(runs, 2);
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn names_a_file_that_is_missing() {
+        let dir = Path::new("no-such-directory");
+        let error = once(dir, &["pin"], &dir.join("stamp"), || Ok(())).expect_err("missing");
+        assert!(error.to_string().contains("no-such-directory/pin"), "{error}");
+    }
+}

@@ -1,0 +1,93 @@
+//! `cargo xtask test`.
+
+use std::ffi::OsString;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::process::{run as run_command, run_with_stdout};
+use crate::root::Root;
+use crate::workspace::{Profile, Workspace};
+use crate::{apt, ebpf, peers, toolchain};
+
+/// Run all tests, those with network namespaces and eBPF too.
+///
+/// Needs root. Without it the tests are built as this user and run through sudo.
+#[derive(Args)]
+pub struct Options {
+    /// Test only this package [default: all].
+    #[arg(short, long)]
+    package: Vec<String>,
+    /// Run only this integration test, by its file's name [default: all].
+    #[arg(long)]
+    test: Vec<String>,
+    /// Pass these to the test programs: a filter, --nocapture, ...
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Runs the subcommand.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let root = Root::find("the tests make network namespaces and load eBPF, which")?;
+    let packages: Vec<apt::Package> = [apt::NETWORK, apt::TESTS].concat();
+    apt::ensure(&packages, "for the tests")?;
+    peers::ensure(workspace)?;
+    ebpf::build(workspace)?;
+
+    // The programs that tests start; not every one belongs to the package of its tests.
+    let mut build = workspace.cargo();
+    build.args(["build", "--workspace", "--bins"]);
+    run_command(build.arg("--target-dir").arg(&workspace.target))?;
+
+    let variables = workspace.variables(Profile::Debug);
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--no-fail-fast"]).arg("--target-dir").arg(&workspace.target);
+    if options.package.is_empty() {
+        cargo.arg("--workspace");
+    }
+    cargo.args(options.package.iter().flat_map(|name| ["--package", name]));
+    cargo.args(options.test.iter().flat_map(|name| ["--test", name]));
+    cargo.arg("--").args(&options.arguments);
+    match root {
+        Root::Already => {
+            cargo.envs(variables);
+        }
+        Root::Sudo => {
+            // Cargo builds as this user; only the test programs run as root.
+            let (name, value) = runner(&toolchain::host()?.version.host, &root.prefix(&variables))?;
+            cargo.env(name, value);
+        }
+    }
+    run_with_stdout(&mut cargo)
+}
+
+/// Cargo's variable for what runs test programs. It splits the value at spaces.
+fn runner(host: &str, words: &[OsString]) -> Result<(String, String)> {
+    let name = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+    let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
+    let words = words.filter(|words| !words.iter().any(|word| word.contains(char::is_whitespace)));
+    let words = words.context(
+        "PATH or the checkout's path has a space in it, which cargo cannot pass to sudo: \
+         run the tests as root",
+    )?;
+    Ok((name, words.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_is_named_after_the_host() {
+        let words = ["sudo", "env", "A=b"].map(OsString::from);
+        let (name, value) = runner("x86_64-unknown-linux-gnu", &words).expect("no spaces");
+        assert_eq!(name, "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER");
+        assert_eq!(value, "sudo env A=b");
+    }
+
+    #[test]
+    fn runner_refuses_what_cargo_would_split() {
+        let error = runner("x", &["PATH=/a b".into()]).expect_err("a space");
+        assert!(error.to_string().contains("as root"), "{error}");
+    }
+}

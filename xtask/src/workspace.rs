@@ -1,0 +1,97 @@
+//! Where things are.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::say;
+
+/// The checkout and its build directory.
+pub struct Workspace {
+    /// The directory of the workspace's Cargo.toml.
+    pub root: PathBuf,
+    /// The build directory: always the checkout's own, because other parts look for files there.
+    pub target: PathBuf,
+}
+
+/// Which of cargo's profiles to build with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// `dev`, in target/debug.
+    Debug,
+    /// `release`, in target/release.
+    Release,
+}
+
+impl Workspace {
+    /// The workspace that this xtask was built from.
+    pub fn find() -> Self {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = manifest.parent().unwrap_or(manifest).to_path_buf();
+        let target = root.join("target");
+        Self { root, target }
+    }
+
+    /// Tools that xtask installs for itself.
+    pub fn tools(&self) -> PathBuf {
+        self.target.join("tools")
+    }
+
+    /// The eBPF object, where router-userspace/build.rs looks for it.
+    pub fn ebpf_object(&self) -> PathBuf {
+        self.target.join("bpf/roost.o")
+    }
+
+    /// Peer libraries of the tests: see [`crate::peers`].
+    pub fn peers(&self) -> PathBuf {
+        self.target.join("peers")
+    }
+
+    /// A binary that cargo has built here.
+    pub fn binary(&self, profile: Profile, name: &str) -> PathBuf {
+        let directory = match profile {
+            Profile::Debug => "debug",
+            Profile::Release => "release",
+        };
+        self.target.join(directory).join(name)
+    }
+
+    /// Cargo, in the workspace: the same that runs this xtask.
+    pub fn cargo(&self) -> Command {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.current_dir(&self.root).env_remove("CARGO_TARGET_DIR");
+        command
+    }
+
+    /// What the demo, the benchmarks and the tests are told about this build.
+    pub fn variables(&self, profile: Profile) -> Vec<(&'static str, OsString)> {
+        vec![
+            ("ROOST_BIN", self.binary(profile, "roost").into()),
+            ("ROOST_CHAT_BIN", self.binary(profile, "roost-chat").into()),
+            ("ROOST_PEERS", self.peers().into()),
+        ]
+    }
+
+    /// Keeps a second xtask from installing the same things at the same time.
+    pub fn lock(&self) -> Result<File> {
+        fs::create_dir_all(self.tools())?;
+        let path = self.tools().join("lock");
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                say("waiting for another cargo xtask to finish its set-up");
+                file.lock()?;
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
+        }
+        Ok(file)
+    }
+}
