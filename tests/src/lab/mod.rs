@@ -1,0 +1,321 @@
+//! A laboratory of network namespaces: a client, a node and its replicas.
+//!
+//! ```text
+//!  client                node                    replica-1
+//!  [eth0]----------[eth0     rep1]------------------[eth0]
+//!  198.18.0.2   198.18.0.1   198.18.101.1     198.18.101.2
+//!                            rep2]----- replica-2 ...
+//! ```
+//!
+//! The addresses are from the benchmarking range 198.18.0.0/15 and from a prefix of unique local
+//! addresses, neither of which has a place on a real network, so a lab can be joined to the
+//! machine's own namespace ([`LabBuilder::host_link`]) without shadowing anything. The client
+//! reaches the VIPs through the node's uplink `eth0`, which is where Roost attaches.
+//!
+//! Everything is undone when the [`Lab`] is dropped, also by a panic; what a killed process has
+//! left is removed when the next lab is made. Nothing changes the mount namespace (`ip netns exec`
+//! would, and hides the bpffs).
+
+mod addr;
+mod chat;
+mod impair;
+mod netns;
+mod pins;
+mod process;
+mod roost;
+mod sweep;
+mod tools;
+mod wait;
+
+pub use addr::Family;
+pub use chat::ChatServer;
+pub use impair::Capture;
+pub use netns::Netns;
+pub use process::Process;
+pub use roost::Roost;
+pub use tools::{binary, run, run_in};
+pub use wait::{try_until, wait_until};
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+/// The node's interface towards the client, where Roost attaches.
+pub const UPLINK: &str = "eth0";
+
+/// One replica's place in the lab.
+#[derive(Debug)]
+pub struct ReplicaSite {
+    /// Its name, `replica-<n>`.
+    pub name: String,
+    /// Its namespace.
+    pub ns: Netns,
+    /// The node's interface towards it.
+    pub node_device: String,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl ReplicaSite {
+    /// Its address of a family.
+    pub fn addr(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+}
+
+/// A running laboratory. Dropping it removes its namespaces and all that it started in them.
+#[derive(Debug)]
+pub struct Lab {
+    /// `roost-<pid>-<name>`: what everything of this lab is called by.
+    pub prefix: String,
+    /// Where clients run.
+    pub client: Netns,
+    /// Where Roost runs.
+    pub node: Netns,
+    /// Where chat servers run.
+    pub replicas: Vec<ReplicaSite>,
+    far: Option<Netns>,
+    host_link: bool,
+    dir: tempfile::TempDir,
+}
+
+/// What a lab is to look like.
+#[derive(Debug, Clone)]
+pub struct LabBuilder {
+    name: String,
+    replicas: usize,
+    uplink_mtu: u32,
+    replica_mtu: u32,
+    host_link: bool,
+    far_client: bool,
+}
+
+impl LabBuilder {
+    /// How many replicas (3 by default, 100 at the most).
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// MTU of the link between client and node (1500 by default).
+    pub fn uplink_mtu(mut self, mtu: u32) -> Self {
+        self.uplink_mtu = mtu;
+        self
+    }
+
+    /// MTU of the links between node and replicas (1500 by default).
+    pub fn replica_mtu(mut self, mtu: u32) -> Self {
+        self.replica_mtu = mtu;
+        self
+    }
+
+    /// Also gives the machine's own namespace a link to the client side and routes to the VIPs.
+    /// Only one lab of a machine can have that.
+    pub fn host_link(mut self, host_link: bool) -> Self {
+        self.host_link = host_link;
+        self
+    }
+
+    /// Adds a second client namespace behind the first, which routes for it: a path with a router
+    /// in it ([`Lab::far_client`]).
+    pub fn far_client(mut self, far_client: bool) -> Self {
+        self.far_client = far_client;
+        self
+    }
+
+    /// Makes the lab.
+    pub fn build(self) -> Result<Lab> {
+        let LabBuilder { name, replicas, .. } = &self;
+        ensure!((1..=100).contains(replicas), "a lab has 1 to 100 replicas, not {replicas}");
+        let short = !name.is_empty() && name.len() <= 32;
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        ensure!(
+            short && plain,
+            "lab name `{name}`: 1 to 32 letters, digits and dashes are allowed"
+        );
+        sweep::remove_leftovers().context("removing what dead labs left behind")?;
+        pins::mount_bpffs()?;
+        Lab::build(&self).with_context(|| format!("making the lab `{name}`"))
+    }
+}
+
+impl Lab {
+    /// Makes a lab with three replicas and an MTU of 1500 everywhere.
+    pub fn new(name: &str) -> Result<Self> {
+        Self::builder(name).build()
+    }
+
+    /// Begins the description of a lab.
+    pub fn builder(name: &str) -> LabBuilder {
+        LabBuilder {
+            name: name.to_owned(),
+            replicas: 3,
+            uplink_mtu: 1500,
+            replica_mtu: 1500,
+            host_link: false,
+            far_client: false,
+        }
+    }
+
+    fn build(plan: &LabBuilder) -> Result<Self> {
+        let prefix = format!("roost-{}-{}", std::process::id(), plan.name);
+        let dir = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir()?;
+        if plan.host_link {
+            tools::ensure_no_host_link()?;
+        }
+        // Each namespace is a guard: if a later step fails, those before it are removed again.
+        let client = Netns::create(format!("{prefix}-client"), &prefix)?;
+        let node = Netns::create(format!("{prefix}-node"), &prefix)?;
+        let mut replicas = Vec::with_capacity(plan.replicas);
+        for n in 1..=plan.replicas {
+            let name = format!("replica-{n}");
+            let ns = Netns::create(format!("{prefix}-{name}"), &prefix)?;
+            let (v4, v6) = (addr::replica_v4(n), addr::replica_v6(n));
+            replicas.push(ReplicaSite { name, ns, node_device: format!("rep{n}"), v4, v6 });
+        }
+        let far = if plan.far_client {
+            Some(Netns::create(format!("{prefix}-far"), &prefix)?)
+        } else {
+            None
+        };
+        let lab = Self { prefix, client, node, replicas, far, host_link: plan.host_link, dir };
+        lab.link(plan)?;
+        Ok(lab)
+    }
+
+    fn link(&self, plan: &LabBuilder) -> Result<()> {
+        let mut links = vec![format!(
+            "link add eth0 netns {} mtu {mtu} type veth peer name {UPLINK} netns {} mtu {mtu}",
+            self.node.name(),
+            self.client.name(),
+            mtu = plan.uplink_mtu,
+        )];
+        for site in &self.replicas {
+            links.push(format!(
+                "link add eth0 netns {} mtu {mtu} type veth peer name {} netns {} mtu {mtu}",
+                site.ns.name(),
+                site.node_device,
+                self.node.name(),
+                mtu = plan.replica_mtu,
+            ));
+        }
+        if let Some(far) = &self.far {
+            links.push(format!(
+                "link add eth0 netns {} type veth peer name far netns {}",
+                far.name(),
+                self.client.name(),
+            ));
+        }
+        if plan.host_link {
+            links.push(format!(
+                "link add {} type veth peer name host netns {}",
+                addr::HOST_DEVICE,
+                self.client.name(),
+            ));
+        }
+        tools::ip_batch(None, &links)?;
+
+        let mut client = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+        client.extend(addr::client_batch());
+        let mut node = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+        node.extend(addr::node_batch());
+        for (n, site) in (1..).zip(&self.replicas) {
+            node.extend(addr::node_replica_batch(n, &site.node_device));
+            tools::ip_batch(Some(&site.ns), &addr::replica_batch(n))?;
+        }
+        if let Some(far) = &self.far {
+            client.extend(addr::side_batch("far", addr::Side::Far));
+            tools::ip_batch(Some(far), &addr::side_client_batch("eth0", addr::Side::Far))?;
+        }
+        if plan.host_link {
+            client.extend(addr::side_batch("host", addr::Side::Host));
+        }
+        tools::ip_batch(Some(&self.node), &node)?;
+        tools::ip_batch(Some(&self.client), &client)?;
+        if plan.host_link {
+            tools::ip_batch(None, &addr::side_client_batch(addr::HOST_DEVICE, addr::Side::Host))?;
+            tools::run("ethtool", &["-K", addr::HOST_DEVICE, "tx", "off"])?;
+        }
+
+        // XDP cannot see that a checksum is only partial: senders towards the uplink finish it.
+        self.client.set_offload("eth0", "tx", false)?;
+        if let Some(far) = &self.far {
+            far.set_offload("eth0", "tx", false)?;
+        }
+        // GRO switches NAPI on in veth: without it (or an XDP program) at the client's end, what
+        // the node sends by XDP_TX is silently lost.
+        self.client.set_offload("eth0", "gro", true)
+    }
+
+    /// The VIP of a family that tests use when one is enough.
+    pub fn vip(&self, family: Family) -> IpAddr {
+        self.vip_n(family, 1)
+    }
+
+    /// The `n`th VIP of a family, 1 to 254: all are routed to the node.
+    pub fn vip_n(&self, family: Family, n: u8) -> IpAddr {
+        addr::vip(family, n)
+    }
+
+    /// The prefix in which all VIPs of a family are, such as `198.18.200.0/24`.
+    pub fn vip_prefix(&self, family: Family) -> &'static str {
+        match family {
+            Family::V4 => addr::VIPS_V4,
+            Family::V6 => addr::VIPS_V6,
+        }
+    }
+
+    /// The client's address of a family.
+    pub fn client_addr(&self, family: Family) -> IpAddr {
+        self.client_addr_n(family, 0)
+    }
+
+    /// The `n`th address of the client, 0 to 7: for keys that are made of it.
+    pub fn client_addr_n(&self, family: Family, n: u8) -> IpAddr {
+        assert!(n < addr::CLIENT_ADDRS, "the client has {} addresses", addr::CLIENT_ADDRS);
+        addr::client(family, n)
+    }
+
+    /// The second client namespace, behind a router ([`LabBuilder::far_client`]).
+    pub fn far_client(&self) -> &Netns {
+        self.far.as_ref().expect("the lab was not built with a far client")
+    }
+
+    /// Where replica `n` (from 1) listens when it listens on `port`.
+    pub fn replica_at(&self, n: usize, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.replicas[n - 1].addr(family), port)
+    }
+
+    /// A directory for this lab's files.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// The directory in the bpffs that this lab's daemon pins to.
+    pub fn pin_dir(&self) -> PathBuf {
+        pins::dir_of(&self.prefix)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The processes first (a daemon would pin again), then pins, then the namespaces, which
+        // are the fields that are dropped next.
+        for ns in [&self.client, &self.node].into_iter().chain(&self.far) {
+            sweep::end_processes(ns.name(), &self.prefix);
+        }
+        for site in &self.replicas {
+            sweep::end_processes(site.ns.name(), &self.prefix);
+        }
+        pins::remove(&self.pin_dir());
+        if self.host_link {
+            let _ = tools::run("ip", &["link", "del", addr::HOST_DEVICE]);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The daemon on the lab's node.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::netns::Netns;
+use super::process::Process;
+use super::{Lab, pins, tools};
+
+/// How long the daemon may take to load and attach, on a loaded machine.
+const START: Duration = Duration::from_secs(60);
+
+/// `roost run` on the node, with a configuration file and a pin directory of its own.
+#[derive(Debug)]
+pub struct Roost<'lab> {
+    node: &'lab Netns,
+    binary: PathBuf,
+    config: PathBuf,
+    pin_dir: PathBuf,
+    process: Option<Process>,
+}
+
+impl<'lab> Roost<'lab> {
+    /// Writes `config` to a file, starts the daemon with it and waits until it is ready.
+    pub fn start(lab: &'lab Lab, config: &str) -> Result<Self> {
+        let mut roost = Self {
+            node: &lab.node,
+            binary: tools::binary("roost", "ROOST_BIN")?,
+            config: lab.dir().join("roost.toml"),
+            pin_dir: lab.pin_dir(),
+            process: None,
+        };
+        roost.write_config(config)?;
+        roost.restart()?;
+        Ok(roost)
+    }
+
+    /// Rewrites the configuration file, as an editor does: a running daemon notices.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        let new = self.config.with_extension("new");
+        fs::write(&new, config).with_context(|| format!("writing {}", new.display()))?;
+        fs::rename(&new, &self.config).context("replacing the configuration file")
+    }
+
+    /// Starts the daemon (after [`Roost::kill`]) and waits until it is ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = None;
+        let mut command = self.command(&["run"]);
+        command.arg("--config").arg(&self.config);
+        let process = Process::spawn("roost run", &mut command)?;
+        process.wait_line(START, "ready")?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Kills the daemon with SIGKILL; maps and programs stay.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// The daemon's process; panics after [`Roost::kill`].
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the daemon was killed")
+    }
+
+    /// Where the daemon pins.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// Where its configuration is.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Runs a subcommand with `-o json` on the node; returns what it prints.
+    pub fn json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let mut command = self.command(args);
+        let text = tools::finish(command.args(["-o", "json"]), None)?;
+        serde_json::from_str(&text).with_context(|| format!("`roost {}`: {text}", args.join(" ")))
+    }
+
+    /// Runs a subcommand on the node; returns what it prints for people.
+    pub fn text(&self, args: &[&str]) -> Result<String> {
+        tools::finish(&mut self.command(args), None)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.node.command(&self.binary);
+        command.args(args).arg("--pin-dir").arg(&self.pin_dir);
+        command
+    }
+}
+
+impl Drop for Roost<'_> {
+    fn drop(&mut self) {
+        self.process = None;
+        pins::remove(&self.pin_dir);
+    }
+}

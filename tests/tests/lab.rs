@@ -1,0 +1,104 @@
+//! The lab itself: what every other end-to-end test stands on.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::panic::catch_unwind;
+use std::time::Duration;
+use std::{fs, thread};
+
+use anyhow::Result;
+use roost_tests::lab::{Family, Lab, Process, run, run_in};
+
+#[test]
+fn client_reaches_replicas() -> Result<()> {
+    let lab = Lab::builder("reach").replicas(2).build()?;
+    for family in Family::BOTH {
+        for n in 1..=2 {
+            let at = lab.replica_at(n, family, 7000);
+            let listener = lab.replicas[n - 1].ns.listen(at)?;
+            let server = thread::spawn(move || -> Result<SocketAddr> {
+                let (mut stream, from) = listener.accept()?;
+                std::io::copy(&mut stream.try_clone()?, &mut stream)?;
+                Ok(from)
+            });
+            let mut stream = lab.client.connect(at)?;
+            stream.write_all(b"hello")?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            let mut echo = String::new();
+            stream.read_to_string(&mut echo)?;
+            assert_eq!(echo, "hello");
+            let from = server.join().expect("the server thread")?;
+            assert_eq!(from.ip(), lab.client_addr(family), "the replica sees the client");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn vips_are_routed_to_the_node() -> Result<()> {
+    let lab = Lab::builder("vips").replicas(1).build()?;
+    let capture = lab.node.capture("eth0", &lab.dir().join("vips.pcap"), "tcp")?;
+    for family in Family::BOTH {
+        let error = lab.client.connect((lab.vip(family), 80).into()).expect_err("nobody is there");
+        assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable, "{family}: {error}");
+    }
+    let packets = capture.finish()?;
+    assert!(packets.contains("198.18.200.1.80"), "{packets}");
+    assert!(packets.contains("fd52:6f6f:7374:200::1.80"), "{packets}");
+    assert!(!packets.contains("incorrect"), "the client finishes its checksums:\n{packets}");
+    Ok(())
+}
+
+#[test]
+fn loss_can_be_made_and_ended() -> Result<()> {
+    let lab = Lab::builder("loss").replicas(1).build()?;
+    let ping = ["-c", "20", "-i", "0.01", "-W", "1", "198.18.101.2"];
+    lab.node.set_loss("eth0", 100)?;
+    assert!(run_in(&lab.client, "ping", &ping).is_err());
+    lab.node.set_loss("eth0", 0)?;
+    run_in(&lab.client, "ping", &ping)?;
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_after_a_panic() -> Result<()> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let result = catch_unwind(move || {
+        let lab = Lab::builder("panic").replicas(1).build().expect("a lab");
+        let sleep = lab.node.command("sleep").arg("1000").spawn().expect("sleep");
+        let guarded = Process::spawn("sleep", lab.client.command("sleep").arg("1000"));
+        let guarded = guarded.expect("another sleep");
+        fs::create_dir(lab.pin_dir()).expect("a pin directory");
+        let pids = [sleep.id(), guarded.pid()];
+        sender.send((lab.prefix.clone(), lab.pin_dir(), pids)).expect("the channel is open");
+        panic!("as a failing test does");
+    });
+    assert!(result.is_err());
+    let (prefix, pin_dir, pids) = receiver.recv()?;
+    assert!(!run("ip", &["netns", "list"])?.contains(&prefix));
+    assert!(!pin_dir.exists(), "{} is left", pin_dir.display());
+    for pid in pids {
+        // Killed; without a guard it stays as a zombie of ours, which has no memory any more.
+        let memory = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        assert!(memory.is_empty(), "process {pid} is left");
+    }
+    Ok(())
+}
+
+#[test]
+fn leftovers_of_the_dead_are_removed() -> Result<()> {
+    // No process has this number: it is above the largest that the kernel gives.
+    let name = "roost-4194305-crashed-replica-1";
+    run("ip", &["netns", "add", name])?;
+    let mut child = std::process::Command::new("nsenter")
+        .args([&format!("--net=/run/netns/{name}"), "sleep", "1000"])
+        .env("ROOST_LAB", "roost-4194305-crashed")
+        .spawn()?;
+    roost_tests::lab::try_until(Duration::from_secs(5), "the process to be inside", || {
+        Ok(run("ip", &["netns", "pids", name])?.contains(&child.id().to_string()).then_some(()))
+    })?;
+    let _lab = Lab::builder("sweep").replicas(1).build()?;
+    assert!(!run("ip", &["netns", "list"])?.contains(name));
+    assert!(!child.wait()?.success(), "it was killed");
+    Ok(())
+}
