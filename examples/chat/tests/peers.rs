@@ -1,0 +1,199 @@
+//! Every client with every server over loopback: ours, Python's `websockets` and Node's `ws`.
+//!
+//! The libraries are installed by `cargo xtask test` (or by hand, see tests/peers/README.md). They
+//! are not optional: without them these tests fail and say so.
+
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use roost_chat::client::Tab;
+use serde::Deserialize;
+
+const CHAT: &str = "a room/ü";
+
+#[test]
+fn ours() -> Result<()> {
+    check(Command::new(env!("CARGO_BIN_EXE_roost-chat")).arg("serve"), |address| {
+        vec!["--listen".into(), address.to_string()]
+    })
+}
+
+#[test]
+fn python() -> Result<()> {
+    check(&mut peer("server.py")?, host_and_port)
+}
+
+#[test]
+fn node() -> Result<()> {
+    check(&mut peer("server.mjs")?, host_and_port)
+}
+
+fn host_and_port(address: SocketAddr) -> Vec<String> {
+    vec!["--listen".into(), address.ip().to_string(), address.port().to_string()]
+}
+
+/// Starts `server`, for IPv4 and IPv6, and lets all clients speak to it.
+fn check(server: &mut Command, listen: fn(SocketAddr) -> Vec<String>) -> Result<()> {
+    for any in ["127.0.0.1:0", "[::1]:0"] {
+        server.args(listen(any.parse()?));
+    }
+    let server = Running::start(server.args(["--name", "replica-x"]))?;
+    for &address in &server.addresses {
+        rust_client(address).with_context(|| format!("our client on {address}"))?;
+        for script in ["client.py", "client.mjs"] {
+            peer_client(script, address).with_context(|| format!("{script} on {address}"))?;
+        }
+    }
+    server.stop()
+}
+
+fn rust_client(address: SocketAddr) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let host = address.to_string();
+        let mut a = Tab::open(address, &host, CHAT, None).await?;
+        let mut b = Tab::open(address, &host, CHAT, None).await?;
+        for (tab, connections) in [(&a, 1), (&b, 2)] {
+            assert_eq!((tab.replica(), tab.hello().chat.as_str()), ("replica-x", CHAT));
+            assert_eq!(tab.hello().peer, tab.local_addr());
+            assert_eq!(tab.hello().connections, connections);
+        }
+        let second = Duration::from_secs(1);
+        // Long enough for all three length encodings of a frame.
+        for text in ["x".to_owned(), "ü".repeat(300), "z".repeat(100_000)] {
+            a.say(&text).await?;
+            for tab in [&mut a, &mut b] {
+                let message = tab.next_message(5 * second).await?.context("nothing heard")?;
+                assert_eq!(message.text, text);
+                assert_eq!((message.replica.as_str(), message.chat.as_str()), ("replica-x", CHAT));
+            }
+        }
+        b.ping(second).await?;
+        a.close().await?;
+        b.close().await
+    })
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Report {
+    replicas: Vec<String>,
+    received: Vec<usize>,
+}
+
+fn peer_client(script: &str, address: SocketAddr) -> Result<()> {
+    let url = format!("ws://{address}/ws?chat=a%20room%2F%C3%BC");
+    let output = peer(script)?.args(["--url", &url, "--tabs", "4", "--say", "hä"]).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let report: Report = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(report.replicas, ["replica-x"; 4]);
+    assert_eq!(report.received, [4; 4]);
+    Ok(())
+}
+
+/// A client must not be content when its tabs are on replicas that know nothing of each other, or
+/// the tests that lean on its exit status would prove nothing.
+#[test]
+fn a_client_notices_a_split_chat() -> Result<()> {
+    let start = || {
+        let mut server = Command::new(env!("CARGO_BIN_EXE_roost-chat"));
+        let address = ["serve", "--listen", "127.0.0.1:0", "--name", "replica-x"];
+        Running::start(server.args(address))
+    };
+    let (one, two) = (start()?, start()?);
+    let relay = relay_in_turn([one.addresses[0], two.addresses[0]])?;
+    for script in ["client.py", "client.mjs"] {
+        let url = format!("ws://{relay}/ws?chat=1");
+        let mut client = peer(script)?;
+        let output = client.args(["--url", &url, "--tabs", "4", "--limit", "0.5"]).output()?;
+        assert_eq!(output.status.code(), Some(1), "{script}: {output:?}");
+        let report: Report = serde_json::from_slice(&output.stdout)?;
+        assert_eq!(report.received, [2; 4], "{script}");
+    }
+    one.stop()?;
+    two.stop()
+}
+
+/// A round-robin balancer: the thing that Roost replaces.
+fn relay_in_turn(targets: [SocketAddr; 2]) -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for (client, target) in listener.incoming().zip(targets.into_iter().cycle()) {
+            let (Ok(client), Ok(server)) = (client, std::net::TcpStream::connect(target)) else {
+                return;
+            };
+            let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) else { return };
+            for (mut from, mut to) in [(from, to), (server, client)] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    Ok(address)
+}
+
+/// A server of two addresses, or one; killed if the test fails before it is stopped.
+struct Running {
+    process: Child,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Result<Self> {
+        let wanted = command.get_args().filter(|arg| *arg == "--listen").count();
+        let process = command.stdout(Stdio::piped()).spawn().context("cannot start the server")?;
+        let mut running = Self { process, addresses: Vec::new() };
+        let lines = BufReader::new(running.process.stdout.take().context("no stdout")?).lines();
+        for line in lines.take(wanted) {
+            let line = line?;
+            let address = line.strip_prefix("listening on ").context("no address")?;
+            running.addresses.push(address.parse().with_context(|| line.clone())?);
+        }
+        ensure!(running.addresses.len() == wanted, "{command:?} listens on too few addresses");
+        Ok(running)
+    }
+
+    /// Asks the server to end, and wants it to do so properly.
+    fn stop(mut self) -> Result<()> {
+        let id = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        let status = self.process.wait()?;
+        ensure!(status.success(), "the server ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The interpreter of `script`, a file of tests/peers, with the script as first argument.
+fn peer(script: &str) -> Result<Command> {
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let installed =
+        std::env::var_os("ROOST_PEERS").map_or(root.join("target/peers"), PathBuf::from);
+    let (interpreter, needed): (OsString, _) = if script.ends_with(".py") {
+        let python = installed.join("venv/bin/python");
+        (python.clone().into(), python)
+    } else {
+        ("node".into(), installed.join("node_modules/ws"))
+    };
+    ensure!(
+        needed.exists(),
+        "{} is missing: run cargo xtask test, or see tests/peers/README.md",
+        needed.display()
+    );
+    let mut command = Command::new(interpreter);
+    command.arg(root.join("tests/peers").join(script)).env("ROOST_PEERS", installed);
+    Ok(command)
+}
