@@ -1,7 +1,15 @@
 //! The command line: reads the pinned maps, and needs no daemon for it.
 
+pub mod chats;
 pub mod check;
+pub mod counters;
+pub mod decode;
+pub mod dump;
+pub mod flows;
+pub mod names;
 pub mod output;
+pub mod read;
+pub mod services;
 pub mod table;
 pub mod text;
 
@@ -10,7 +18,10 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use dump::MapsCommand;
 use output::Format;
+
+use crate::tables::Tables;
 
 /// Keep every connection of a chat on one replica, in the kernel.
 #[derive(Debug, Parser)]
@@ -42,6 +53,23 @@ pub enum Command {
     ///
     /// Changes nothing. Exits with 1 if something fails.
     Check(check::CheckArgs),
+    /// List the services: addresses, policy, key source, slot table
+    Services,
+    /// List the replicas: address, state, and the slots, chats and flows they carry
+    Replicas,
+    /// List the chats by their readable key: home, flows, age
+    Chats(chats::ChatsArgs),
+    /// List the flows: client, VIP, replica, chat, state, age
+    Flows(flows::FlowsArgs),
+    /// Print what the data path has counted
+    Counters {
+        /// Print the counters that are zero too
+        #[arg(long, short)]
+        all: bool,
+    },
+    /// List the pinned maps, or print what is in them
+    #[command(subcommand)]
+    Maps(dump::MapsCommand),
     /// Print the completion script for SHELL
     Completions {
         /// The shell that will read it
@@ -55,6 +83,7 @@ pub enum Command {
 /// Runs a command.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { output: format, pin_dir, command } = cli;
+    let open = || Tables::open(&pin_dir).map_err(anyhow::Error::from);
     match command {
         Command::Check(args) => {
             let report = check::check(&args, &pin_dir);
@@ -62,6 +91,19 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             if report.fails > 0 {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Command::Services => output::print(format, &services::services(&open()?)?)?,
+        Command::Replicas => output::print(format, &services::replicas(&open()?)?)?,
+        Command::Chats(args) => output::print(format, &chats::chats(&open()?, &args)?)?,
+        Command::Flows(args) => output::print(format, &flows::flows(&open()?, &args)?)?,
+        Command::Counters { all } => {
+            output::print(format, &counters::counters(&open()?, all)?)?;
+        }
+        Command::Maps(MapsCommand::List) => {
+            output::print(format, &dump::list(&open()?, &pin_dir)?)?;
+        }
+        Command::Maps(MapsCommand::Dump { map }) => {
+            output::print(format, &dump::dump(&open()?, map)?)?;
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -1,33 +1,19 @@
 //! How single values are written: addresses, keys, ages, sizes.
 
-use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use router_ebpf::maps::{
     Addr, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NAME_LEN, Name, Port, Tuple,
 };
 
+use crate::addr::from_map;
+
 /// What stands where there is nothing to show.
 pub const NONE: &str = "-";
 
-/// An address of a map; an IPv4-mapped one is an IPv4 address again.
-pub fn ip(addr: &Addr) -> IpAddr {
-    Ipv6Addr::from(*addr).to_canonical()
-}
-
-/// An address as maps hold it: IPv4 mapped into IPv6.
-pub fn to_addr(ip: IpAddr) -> Addr {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
-
 /// An address and a port of a map.
 pub fn endpoint(addr: &Addr, port: Port) -> SocketAddr {
-    SocketAddr::new(ip(addr), u16::from_be_bytes(port))
+    SocketAddr::new(from_map(*addr), u16::from_be_bytes(port))
 }
 
 /// The client's end of a tuple.
@@ -71,8 +57,8 @@ pub fn name(name: &Name) -> String {
 pub fn key(key_source: u8, key: &Name) -> String {
     match key_source {
         KEY_CLIENT | KEY_DESTINATION => {
-            if let Ok(addr) = <&Addr>::try_from(key.kept()) {
-                return ip(addr).to_string();
+            if let Ok(addr) = Addr::try_from(key.kept()) {
+                return from_map(addr).to_string();
             }
         }
         KEY_TUPLE => {
@@ -122,6 +108,11 @@ pub fn age(age: Duration) -> String {
     }
 }
 
+/// As [`age`], from the milliseconds of a report.
+pub fn age_ms(ms: u64) -> String {
+    age(Duration::from_millis(ms))
+}
+
 /// A number of bytes: `512 B`, `1.5 KiB`, `64.0 MiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -140,15 +131,14 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::to_map;
 
     #[test]
     fn mapped_addresses_are_shown_as_ipv4() {
-        let v4: IpAddr = "192.0.2.7".parse().unwrap();
-        let v6: IpAddr = "2001:db8::7".parse().unwrap();
-        assert_eq!(ip(&to_addr(v4)), v4);
-        assert_eq!(ip(&to_addr(v6)), v6);
-        assert_eq!(endpoint(&to_addr(v4), [0x1f, 0x90]).to_string(), "192.0.2.7:8080");
-        assert_eq!(endpoint(&to_addr(v6), [0, 80]).to_string(), "[2001:db8::7]:80");
+        let v4 = to_map("192.0.2.7".parse().unwrap());
+        let v6 = to_map("2001:db8::7".parse().unwrap());
+        assert_eq!(endpoint(&v4, [0x1f, 0x90]).to_string(), "192.0.2.7:8080");
+        assert_eq!(endpoint(&v6, [0, 80]).to_string(), "[2001:db8::7]:80");
     }
 
     #[test]
@@ -169,13 +159,13 @@ mod tests {
 
     #[test]
     fn keys_are_shown_by_their_source() {
-        let addr = to_addr("192.0.2.7".parse().unwrap());
+        let addr = to_map("192.0.2.7".parse().unwrap());
         assert_eq!(key(KEY_CLIENT, &Name::new(&addr)), "192.0.2.7");
         assert_eq!(key(KEY_DESTINATION, &Name::new(b"short")), "short");
         assert_eq!(key(router_ebpf::maps::KEY_QUERY, &Name::new(b"42")), "42");
         let tuple = Tuple {
             client: addr,
-            server: to_addr("2001:db8::1".parse().unwrap()),
+            server: to_map("2001:db8::1".parse().unwrap()),
             client_port: 40000u16.to_be_bytes(),
             server_port: 80u16.to_be_bytes(),
         };

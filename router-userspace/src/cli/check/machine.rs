@@ -120,10 +120,7 @@ fn features() -> Vec<Finding> {
         feature("xdp", is_program_supported(ProgramType::Xdp).map_err(into_text)),
         feature("tc", is_program_supported(ProgramType::SchedClassifier).map_err(into_text)),
         feature("bpf_loop", helper(ProgramType::Xdp, BpfHelper::BPF_FUNC_loop)),
-        feature(
-            "bpf_xdp_load_bytes",
-            helper(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes),
-        ),
+        feature("bpf_xdp_load_bytes", helper(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes)),
         feature("ring_buffer", is_map_supported(MapType::RingBuf).map_err(into_text)),
         feature("lpm_trie", is_map_supported(MapType::LpmTrie).map_err(into_text)),
         feature("hash_on_demand", hash_on_demand()),

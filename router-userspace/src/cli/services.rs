@@ -1,0 +1,236 @@
+//! `roost services` and `roost replicas`.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use router_ebpf::maps::{
+    Chat, MISSING_REPLICA, NO_REPLICA, REPLICA_READY, SLOT_COUNT, STATE_CLOSED, STATE_EXPIRED,
+    Service,
+};
+use serde::Serialize;
+
+use super::{
+    decode,
+    names::{self, Names},
+    output::Report,
+    read,
+    table::Table,
+    text,
+};
+use crate::tables::Tables;
+
+/// A service of one address family, as the kernel has it. JSON: an array of these.
+#[derive(Debug, Serialize)]
+pub struct ServiceLine {
+    /// Its name; a dual-stack service has a line for each family.
+    pub service: String,
+    /// Its number in the maps.
+    pub number: u32,
+    /// Its addresses or prefixes.
+    pub addresses: Vec<String>,
+    /// Its port, 0 if it has no address.
+    pub port: u16,
+    /// `spread` or `home`.
+    pub policy: String,
+    /// Where the key comes from.
+    pub key_source: String,
+    /// `spread`, `reject`, or the name of a replica.
+    pub on_missing_key: String,
+    /// Replicas, draining ones too.
+    pub replicas: usize,
+    /// Replicas that take new chats.
+    pub usable: u32,
+    /// How many times its slot table was published.
+    pub generation: u32,
+    /// Digest of its slot table, equal on every node.
+    pub digest: String,
+    /// Seconds after which an idle flow is ended.
+    pub idle_timeout_s: u32,
+    /// MSS announced to IPv4 clients.
+    pub mss4: u16,
+    /// MSS announced to IPv6 clients.
+    pub mss6: u16,
+}
+
+/// What `roost services` prints.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ServicesReport(pub Vec<ServiceLine>);
+
+/// Reads all services.
+pub fn services(tables: &Tables) -> Result<ServicesReport> {
+    let names = Names::read(tables)?;
+    let mut addresses: BTreeMap<u32, (Vec<String>, u16)> = BTreeMap::new();
+    for ((bits, vip), number) in read::vips(tables)? {
+        let (prefixes, port) = addresses.entry(number).or_default();
+        prefixes.push(decode::prefix(bits, &vip));
+        *port = u16::from_be_bytes(vip.port);
+    }
+    let line = |(number, service): (&u32, &Service)| {
+        let (addresses, port) = addresses.remove(number).unwrap_or_default();
+        let of_service = |replica: &&_| is_of(replica, *number);
+        ServiceLine {
+            service: text::name(&service.name),
+            number: *number,
+            addresses,
+            port,
+            policy: names::policy(service.policy),
+            key_source: names::key_source(service),
+            on_missing_key: match service.on_missing_key {
+                MISSING_REPLICA => names.replica(service.missing_replica),
+                other => names::on_missing_key(other),
+            },
+            replicas: names.replicas.values().filter(of_service).count(),
+            usable: service.usable,
+            generation: service.generation,
+            digest: text::hex(service.digest),
+            idle_timeout_s: service.idle_timeout,
+            mss4: service.mss4,
+            mss6: service.mss6,
+        }
+    };
+    Ok(ServicesReport(names.services.iter().map(line).collect()))
+}
+
+fn is_of(replica: &router_ebpf::maps::Replica, service: u32) -> bool {
+    replica.service == service && replica.state != router_ebpf::maps::REPLICA_GONE
+}
+
+impl Report for ServicesReport {
+    fn text(&self) -> String {
+        if self.0.is_empty() {
+            return "no services\n".to_owned();
+        }
+        let columns = [
+            "service",
+            "#",
+            "address",
+            ">port",
+            "policy",
+            "key",
+            "without key",
+            ">usable",
+            ">replicas",
+            ">table",
+            "digest",
+        ];
+        let mut table = Table::new(columns);
+        for line in &self.0 {
+            table.row([
+                line.service.as_str().into(),
+                line.number.into(),
+                line.addresses.join(",").into(),
+                line.port.into(),
+                line.policy.as_str().into(),
+                line.key_source.as_str().into(),
+                line.on_missing_key.as_str().into(),
+                line.usable.into(),
+                line.replicas.into(),
+                line.generation.into(),
+                line.digest.as_str().into(),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
+/// A replica and what it carries. JSON: an array of these.
+#[derive(Debug, Serialize)]
+pub struct ReplicaLine {
+    /// Its service.
+    pub service: String,
+    /// Its identity.
+    pub replica: String,
+    /// Its number in the maps.
+    pub number: u32,
+    /// Where it listens.
+    pub address: String,
+    /// `ready`, `draining` or `gone`.
+    pub state: String,
+    /// Its weight.
+    pub weight: u32,
+    /// Slots that it owns.
+    pub slots: usize,
+    /// Chats with a live flow that have their home here.
+    pub chats: usize,
+    /// Live flows.
+    pub flows: usize,
+}
+
+/// What `roost replicas` prints.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ReplicasReport(pub Vec<ReplicaLine>);
+
+/// Reads all replicas and counts what they carry.
+pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
+    let names = Names::read(tables)?;
+    let mut slots: BTreeMap<u32, usize> = BTreeMap::new();
+    for service in names.services.values().filter(|service| service.slots != NO_REPLICA) {
+        let end = service.slots.saturating_add(SLOT_COUNT);
+        for replica in read::range(&tables.slots, "SLOTS", service.slots..end)? {
+            *slots.entry(replica).or_default() += 1;
+        }
+    }
+    let mut chats: BTreeMap<u32, usize> = BTreeMap::new();
+    for chat in read::sorted(&tables.chats, "CHATS")?.values() {
+        if Chat::flows(chat.state) > 0 {
+            *chats.entry(Chat::home(chat.state)).or_default() += 1;
+        }
+    }
+    let mut flows: BTreeMap<u32, usize> = BTreeMap::new();
+    for flow in read::sorted(&tables.flows, "FLOWS")?.values() {
+        if flow.state & (STATE_CLOSED | STATE_EXPIRED) == 0 {
+            *flows.entry(flow.replica).or_default() += 1;
+        }
+    }
+    let of = |counts: &BTreeMap<u32, usize>, number| counts.get(&number).copied().unwrap_or(0);
+    let mut lines: Vec<ReplicaLine> = names
+        .replicas
+        .iter()
+        .map(|(number, replica)| ReplicaLine {
+            service: names.service(replica.service),
+            replica: text::name(&replica.name),
+            number: *number,
+            address: text::endpoint(&replica.addr, replica.port).to_string(),
+            state: names::replica_state(replica.state),
+            weight: replica.weight,
+            slots: of(&slots, *number),
+            chats: of(&chats, *number),
+            flows: of(&flows, *number),
+        })
+        .collect();
+    lines.sort_by(|a, b| {
+        (&a.service, &a.replica, a.number).cmp(&(&b.service, &b.replica, b.number))
+    });
+    Ok(ReplicasReport(lines))
+}
+
+impl Report for ReplicasReport {
+    fn text(&self) -> String {
+        if self.0.is_empty() {
+            return "no replicas\n".to_owned();
+        }
+        let columns = [
+            "service", "replica", "#", "address", "state", ">weight", ">slots", ">chats", ">flows",
+        ];
+        let ready = names::replica_state(REPLICA_READY);
+        let muted = anstyle::Style::new().dimmed();
+        let mut table = Table::new(columns);
+        for line in &self.0 {
+            let style = if line.state == ready { anstyle::Style::new() } else { muted };
+            table.row([
+                line.service.as_str().into(),
+                line.replica.as_str().into(),
+                line.number.into(),
+                line.address.as_str().into(),
+                super::table::Cell::styled(&line.state, style),
+                line.weight.into(),
+                line.slots.into(),
+                line.chats.into(),
+                line.flows.into(),
+            ]);
+        }
+        table.to_string()
+    }
+}

@@ -1,0 +1,314 @@
+//! The command line on pinned maps, with no daemon and no traffic: what was put into the maps comes
+//! out readable. Needs root and a bpffs.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use roost::addr::to_map;
+use router_ebpf::{
+    maps::{
+        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, MISSING_REJECT,
+        NO_REPLICA, Name, POLICY_HOME, Pending, REPLICA_DRAINING, REPLICA_READY, Replica, SCHEMA,
+        SLOT_COUNT, SLOT_STRIDE, Secrets, Service, Stash, Tuple, Vip,
+    },
+    verdict::Counter,
+};
+use serde_json::{Value, json};
+
+const BPFFS: &str = "/sys/fs/bpf";
+const COOKIE: u64 = 0xfedc_ba98_7654_3210;
+const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
+
+/// Maps of the schema in a directory of their own, which is removed in the end.
+struct Pinned {
+    dir: PathBuf,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Pinned {
+    /// Pins maps with one service, two replicas, a chat, its flow and some counts.
+    fn filled(test: &str) -> Self {
+        mount_bpffs();
+        let dir = Path::new(BPFFS).join(format!("roost-test-{test}-{}", std::process::id()));
+        std::fs::create_dir(&dir).expect("cannot make a directory in the bpffs; run as root");
+        let pinned = Self { dir };
+        pinned.fill().unwrap();
+        pinned
+    }
+
+    fn fill(&self) -> anyhow::Result<()> {
+        let pin = |name: &str| self.dir.join(name);
+
+        let mut vips: LpmTrie<MapData, Vip, u32> = LpmTrie::create(8, 1)?;
+        let vip = Vip { port: 80u16.to_be_bytes(), addr: addr("192.0.2.1") };
+        vips.insert(&Key::new(144, vip), 1, 0)?;
+        vips.pin(pin("VIPS"))?;
+
+        let mut services: HashMap<MapData, u32, Service> = HashMap::create(8, 0)?;
+        services.insert(1, service(), 0)?;
+        services.pin(pin("SERVICES"))?;
+
+        let mut replicas: Array<MapData, Replica> = Array::create(4, 0)?;
+        replicas.set(0, replica("r0", "10.0.0.10", REPLICA_READY), 0)?;
+        replicas.set(1, replica("r1", "10.0.0.11", REPLICA_DRAINING), 0)?;
+        replicas.pin(pin("REPLICAS"))?;
+
+        let mut slots: Array<MapData, u32> = Array::create(SLOT_STRIDE, 0)?;
+        for slot in 0..100 {
+            slots.set(slot, 1, 0)?;
+        }
+        slots.pin(pin("SLOTS"))?;
+
+        let mut chats: HashMap<MapData, ChatKey, Chat> = HashMap::create(8, 0)?;
+        let key = ChatKey { cookie: COOKIE, service: 1, reserved: 0 };
+        let state = Chat::pack(1, 1);
+        chats.insert(
+            key,
+            Chat { state, bound_at: 1, since: 1, key: name("42"), reserved: 0 },
+            0,
+        )?;
+        chats.pin(pin("CHATS"))?;
+
+        let mut flows: HashMap<MapData, Tuple, Flow> = HashMap::create(8, 0)?;
+        flows.insert(tuple(), flow(), 0)?;
+        flows.pin(pin("FLOWS"))?;
+
+        let mut secrets: Array<MapData, Secrets> = Array::create(1, 0)?;
+        secrets.set(0, self::secrets(), 0)?;
+        secrets.pin(pin("SECRETS"))?;
+
+        let mut counters: PerCpuArray<MapData, u64> =
+            PerCpuArray::create(Counter::COUNT as u32, 0)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        counters.set(Counter::Bound as u32, PerCpuValues::try_from(vec![2; cpus])?, 0)?;
+        counters.pin(pin("COUNTERS"))?;
+
+        HashMap::<MapData, ChatKey, ChatCookie>::create(8, 0)?.pin(pin("CHAT_COOKIES"))?;
+        HashMap::<MapData, Tuple, Pending>::create(8, 0)?.pin(pin("PENDING"))?;
+        HashMap::<MapData, Tuple, Stash>::create(8, 0)?.pin(pin("STASH"))?;
+        HashMap::<MapData, Tuple, FlowBack>::create(8, 0)?.pin(pin("FLOWS_BACK"))?;
+        Ok(())
+    }
+
+    fn roost(&self, arguments: &[&str]) -> Output {
+        let mut roost = Command::new(env!("CARGO_BIN_EXE_roost"));
+        roost.arg("--pin-dir").arg(&self.dir).args(arguments);
+        roost.output().unwrap()
+    }
+
+    /// What a command prints as text.
+    #[track_caller]
+    fn text(&self, arguments: &[&str]) -> String {
+        let output = self.roost(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command prints as JSON.
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.text(&[arguments, &["-o", "json"]].concat());
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn mount_bpffs() {
+    let is_mounted = || {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS))
+    };
+    if !is_mounted() {
+        // Another test may be quicker.
+        let _ = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status();
+        assert!(is_mounted(), "cannot mount a bpffs; run as root");
+    }
+}
+
+fn addr(text: &str) -> Addr {
+    to_map(text.parse().unwrap())
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes())
+}
+
+fn service() -> Service {
+    let mut param = [0; 32];
+    param[..4].copy_from_slice(b"chat");
+    Service {
+        digest: 0xd1_9e57,
+        slots: 0,
+        generation: 3,
+        usable: 1,
+        missing_replica: NO_REPLICA,
+        idle_timeout: 10_800,
+        mss4: 1460,
+        mss6: 1440,
+        policy: POLICY_HOME,
+        key_source: KEY_QUERY,
+        on_missing_key: MISSING_REJECT,
+        param_len: 4,
+        param,
+        name: name("rooms"),
+    }
+}
+
+fn replica(identity: &str, address: &str, state: u8) -> Replica {
+    Replica {
+        addr: addr(address),
+        port: 8080u16.to_be_bytes(),
+        state,
+        reserved: 0,
+        service: 1,
+        weight: 1,
+        name: name(identity),
+    }
+}
+
+fn tuple() -> Tuple {
+    Tuple {
+        client: addr("198.51.100.7"),
+        server: addr("192.0.2.1"),
+        client_port: 40_000u16.to_be_bytes(),
+        server_port: 80u16.to_be_bytes(),
+    }
+}
+
+fn flow() -> Flow {
+    Flow {
+        last_seen: 2,
+        since: 1,
+        cookie: COOKIE,
+        replica_addr: addr("10.0.0.11"),
+        replica_port: 8080u16.to_be_bytes(),
+        flags: FLOW_CHAT,
+        window_shift: 0,
+        service: 1,
+        replica: 1,
+        state: 0,
+        seq_delta: 5,
+        ts_delta: 6,
+        client_isn: 7,
+        server_isn: 8,
+    }
+}
+
+fn secrets() -> Secrets {
+    Secrets {
+        schema: SCHEMA,
+        reserved: 0,
+        clock_offset: 9,
+        handshake: SECRET,
+        handshake_before: SECRET,
+        chat: SECRET,
+    }
+}
+
+#[test]
+fn lists_say_what_is_in_the_maps() {
+    let pinned = Pinned::filled("lists");
+
+    let services = pinned.json(&["services"]);
+    assert_eq!(services[0]["service"], "rooms");
+    assert_eq!(services[0]["addresses"], json!(["192.0.2.1"]));
+    assert_eq!(services[0]["port"], 80);
+    assert_eq!(services[0]["key_source"], "query:chat");
+    assert_eq!(services[0]["on_missing_key"], "reject");
+    assert_eq!(services[0]["digest"], "0000000000d19e57");
+
+    let replicas = pinned.json(&["replicas"]);
+    assert_eq!(replicas[0]["replica"], "r0");
+    assert_eq!(replicas[0]["slots"], SLOT_COUNT - 100);
+    assert_eq!(replicas[1]["address"], "10.0.0.11:8080");
+    assert_eq!(replicas[1]["state"], "draining");
+    assert_eq!(replicas[1]["slots"], 100);
+    assert_eq!((&replicas[1]["chats"], &replicas[1]["flows"]), (&json!(1), &json!(1)));
+
+    let chats = pinned.json(&["chats", "--service", "rooms", "--key", "42"]);
+    assert_eq!(chats[0]["home"], "r1");
+    assert_eq!(chats[0]["flows"], 1);
+    assert_eq!(chats[0]["cookie"], "fedcba9876543210");
+    assert_eq!(pinned.json(&["chats", "--key", "43"]), json!([]));
+    assert_eq!(pinned.text(&["chats", "--key", "43"]), "no chats\n");
+
+    let flows = pinned.json(&["flows"]);
+    assert_eq!(flows[0]["client"], "198.51.100.7:40000");
+    assert_eq!(flows[0]["vip"], "192.0.2.1:80");
+    assert_eq!((&flows[0]["chat"], &flows[0]["replica"]), (&json!("42"), &json!("r1")));
+
+    let counters = pinned.json(&["counters"]);
+    assert_eq!(counters.as_array().unwrap().len(), 1, "zeros are left out");
+    assert_eq!(counters[0]["counter"], "bound");
+    let cpus = aya::util::nr_cpus().unwrap();
+    assert_eq!(counters[0]["packets"], 2 * cpus, "summed over CPUs");
+
+    let text = pinned.text(&["flows"]);
+    assert!(text.starts_with("CLIENT "), "no colours in a pipe: {text:?}");
+}
+
+#[test]
+fn dumps_are_typed_and_keep_secrets() {
+    let pinned = Pinned::filled("dumps");
+
+    let dump = pinned.json(&["maps", "dump", "chats"]);
+    let expected = json!([{"map": "CHATS", "entries": [{
+        "key": {"service": 1, "cookie": "fedcba9876543210"},
+        "value": {"key": "42", "home": 1, "flows": 1, "since": 1, "bound_at": 1},
+    }]}]);
+    assert_eq!(dump, expected);
+
+    let all = pinned.json(&["maps", "dump"]);
+    let maps: Vec<&str> =
+        all.as_array().unwrap().iter().map(|m| m["map"].as_str().unwrap()).collect();
+    let expected = [
+        "VIPS",
+        "SERVICES",
+        "REPLICAS",
+        "CHAT_COOKIES",
+        "CHATS",
+        "PENDING",
+        "STASH",
+        "FLOWS",
+        "FLOWS_BACK",
+        "SECRETS",
+        "COUNTERS",
+    ];
+    assert_eq!(maps, expected, "SLOTS only when asked for");
+    for printed in [all.to_string(), pinned.text(&["maps", "dump"])] {
+        for word in SECRET {
+            assert!(!printed.contains(&word.to_string()), "a secret in clear");
+            assert!(!printed.contains(&format!("{word:x}")), "a secret in clear");
+        }
+    }
+
+    let slots = pinned.json(&["maps", "dump", "SLOTS"]);
+    assert_eq!(slots[0]["entries"].as_array().unwrap().len(), SLOT_COUNT as usize);
+
+    let list = pinned.json(&["maps", "list"]);
+    let flows = list.as_array().unwrap().iter().find(|map| map["name"] == "FLOWS").unwrap();
+    assert_eq!(flows["kind"], "hash");
+    assert_eq!((&flows["key_size"], &flows["value_size"]), (&json!(36), &json!(72)));
+    assert_eq!((&flows["entries"], &flows["max_entries"]), (&json!(1), &json!(8)));
+}
+
+#[test]
+fn maps_that_are_not_there_are_an_error() {
+    let pinned = Pinned { dir: Path::new(BPFFS).join("roost-test-nothing") };
+    let output = pinned.roost(&["chats"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let error = stderr(&output);
+    assert!(error.starts_with("error: ") && error.contains("--pin-dir"), "{error}");
+}
