@@ -1,4 +1,4 @@
-//! Listening sockets: dual-stack by listing addresses, keepalive on what they accept.
+//! Listening sockets, and what the connections that they accept get.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,19 +11,23 @@ use tokio::net::{TcpListener, TcpStream};
 /// Connections that wait to be accepted; a load test opens thousands at once.
 const BACKLOG: i32 = 4096;
 
-/// Listens on `address`. An IPv6 socket takes IPv6 only, so that `0.0.0.0` and `::` can be listened
-/// on side by side and no client address shows up as IPv4-mapped.
-pub fn listen(address: SocketAddr) -> Result<TcpListener> {
-    bind(address).with_context(|| {
-        format!("cannot listen on {address}: it must be a free port of an address of this machine")
-    })
+/// Listens on all of `addresses`. `[::]` takes IPv4 as well, unless IPv4 is listed on its own: then
+/// both can have the same port.
+pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    let only_v6 = addresses.iter().any(SocketAddr::is_ipv4);
+    let listen = |&address: &SocketAddr| {
+        bind(address, only_v6).with_context(|| {
+            format!("listen: {address} is not a free port of an address of this machine")
+        })
+    };
+    addresses.iter().map(listen).collect()
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(only_v6)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -40,6 +44,11 @@ pub fn tune(stream: &TcpStream, idle: Duration) -> io::Result<()> {
         .with_interval((idle / 4).max(Duration::from_secs(1)))
         .with_retries(4);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// An address as its owner knows it: an IPv4 client of an IPv6 socket is an IPv4 client.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Raises the soft limit of open files to the hard one: a process with thousands of connections

@@ -32,7 +32,8 @@ enum Command {
 /// Serve the chat until SIGTERM or SIGINT
 #[derive(Args)]
 struct Serve {
-    /// Listen on this address, IPv4 or IPv6; can be given several times
+    /// Listen on this address; can be given several times. [::] takes IPv4 too, unless IPv4 is
+    /// listed on its own
     #[arg(long, value_name = "ADDR:PORT", required = true)]
     listen: Vec<SocketAddr>,
     /// Call this replica NAME towards clients
@@ -102,13 +103,17 @@ struct LoadArgs {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     listen::raise_file_limit();
-    match Cli::parse().command {
+    let result = match Cli::parse().command {
         Command::Serve(args) => serve(args).await.map(|()| ExitCode::SUCCESS),
         Command::Tab(args) => tab(args).await.map(|()| ExitCode::SUCCESS),
         Command::Load(args) => run_load(args).await,
-    }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("roost-chat: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn serve(args: Serve) -> Result<()> {
@@ -148,7 +153,7 @@ async fn run_load(args: LoadArgs) -> Result<ExitCode> {
     let plan = load::Plan { address, host, path, query, prefix, chats, tabs, bind, at_once };
     let mut load = load::open(&plan).await;
     if args.say {
-        load.say().await?;
+        load.say().await;
     }
     // From here on: a signal while tabs are being opened ends the process as usual.
     let stop = stop_after(args.hold)?;

@@ -13,6 +13,10 @@ pub const MAX_CHAT: usize = 256;
 /// The largest WebSocket message that the server takes, in bytes.
 pub const MAX_MESSAGE: usize = 1 << 20;
 
+/// What a connection reads at once. The library's own default of 128 KiB is held for as long as the
+/// connection lives, and there are thousands of them, most of them idle.
+pub(crate) const READ_BUFFER: usize = 4 * 1024;
+
 /// What the server sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]

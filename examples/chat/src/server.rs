@@ -22,9 +22,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::listen;
+use crate::listen::{self, canonical};
 use crate::pattern::{Pieces, Sha256};
-use crate::protocol::{ChatCount, MAX_CHAT, MAX_MESSAGE, REPLICA_HEADER, Received, WhoAmI};
+use crate::protocol::{
+    ChatCount, MAX_CHAT, MAX_MESSAGE, READ_BUFFER, REPLICA_HEADER, Received, WhoAmI,
+};
 use crate::rooms::Rooms;
 
 mod session;
@@ -85,11 +87,7 @@ impl Server {
         let Ok(name_header) = HeaderValue::from_str(&config.name) else {
             anyhow::bail!("name: {:?} is not visible ASCII, use for example replica-1", config.name)
         };
-        let listeners = config
-            .listen
-            .iter()
-            .map(|&address| listen::listen(address))
-            .collect::<Result<Vec<_>>>()?;
+        let listeners = listen::listen(&config.listen)?;
         let addresses =
             listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
         let replica = Replica {
@@ -177,7 +175,8 @@ async fn upgrade(
     };
     upgrade
         .max_message_size(MAX_MESSAGE)
-        .on_upgrade(move |socket| session::run(socket, replica, chat, peer))
+        .read_buffer_size(READ_BUFFER)
+        .on_upgrade(move |socket| session::run(socket, replica, chat, canonical(peer)))
 }
 
 impl Replica {
@@ -209,7 +208,7 @@ async fn whoami(
     State(replica): State<Arc<Replica>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
 ) -> Json<WhoAmI> {
-    Json(WhoAmI { replica: replica.name.to_string(), peer })
+    Json(WhoAmI { replica: replica.name.to_string(), peer: canonical(peer) })
 }
 
 async fn chats(State(replica): State<Arc<Replica>>) -> Json<Vec<ChatCount>> {

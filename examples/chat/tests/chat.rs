@@ -128,6 +128,19 @@ async fn a_tab_can_be_bound_and_can_send_headers() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_ipv4_client_of_a_dual_stack_server_is_seen_as_ipv4() -> Result<()> {
+    let server = Server::bind(&Config::new("replica-1", ["[::]:0".parse()?]))?;
+    let port = server.addresses()[0].port();
+    let server = tokio::spawn(server.run(std::future::pending()));
+    for ip in ["127.0.0.1", "::1"] {
+        let tab = Tab::open(SocketAddr::new(ip.parse()?, port), "chat.test", "1", None).await?;
+        assert_eq!(tab.hello().peer, tab.local_addr());
+    }
+    server.abort();
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_said() -> Result<()> {
     let server = Running::start("replica-1")?;
     let open = async |path: &str| {
@@ -211,7 +224,7 @@ async fn a_load_is_held_and_reported() -> Result<()> {
     roost_chat::listen::raise_file_limit();
     let server = Running::start("replica-1")?;
     let mut load = load::open(&load::Plan::new(server.v4, 50, 400)).await;
-    load.say().await?;
+    load.say().await;
     let opened = load.opened();
     assert_eq!((opened.opened, opened.failed, opened.whole), (400, 0, 50), "{:?}", opened.errors);
     assert_eq!(opened.reached, Some(400));

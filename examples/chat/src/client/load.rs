@@ -1,6 +1,6 @@
 //! Many tabs of many chats in one process, held open and watched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -148,13 +148,16 @@ impl Load {
     }
 
     /// Says one thing in each chat and counts the tabs that hear it in the report's `reached`.
-    pub async fn say(&mut self) -> Result<()> {
+    pub async fn say(&mut self) {
         let text = |chat: &str| format!("are you all there, {chat}?");
-        let mut said = BTreeMap::new();
+        let mut said = BTreeSet::new();
         for tab in &mut self.tabs {
             let chat = tab.hello().chat.clone();
-            if said.insert(chat.clone(), ()).is_none() {
-                tab.say(&text(&chat)).await?;
+            if !said.insert(chat.clone()) {
+                continue;
+            }
+            if let Err(error) = tab.say(&text(&chat)).await {
+                note(&mut self.opened.errors, &error);
             }
         }
         // One deadline for all: the tabs are asked one after the other, but hear at the same time.
@@ -171,7 +174,6 @@ impl Load {
             }
         }
         self.opened.reached = Some(reached);
-        Ok(())
     }
 
     /// Holds the tabs until `stop` completes, with a ping on each every `ping` if that is given;
@@ -180,8 +182,11 @@ impl Load {
         let start = Instant::now();
         let (stopping, stopped) = watch::channel(false);
         let mut holding = JoinSet::new();
-        for tab in self.tabs {
-            holding.spawn(watch_over(tab, ping, stopped.clone()));
+        let tabs = self.tabs.len();
+        for (number, tab) in self.tabs.into_iter().enumerate() {
+            // Spread over the interval, not all pings in one burst.
+            let phase = number as f64 / tabs as f64;
+            holding.spawn(watch_over(tab, ping, phase, stopped.clone()));
         }
         drop(stopped);
         stop.await;
@@ -229,12 +234,13 @@ struct Watched {
 async fn watch_over(
     mut tab: Tab,
     ping: Option<Duration>,
+    phase: f64,
     mut stopped: watch::Receiver<bool>,
 ) -> Watched {
     let mut watched = Watched { pings: 0, slowest: Duration::ZERO, lost: None };
     // Read all the time, pings or not: an end is noticed at once and the replica's queue is emptied.
     let pause = ping.unwrap_or(OPEN_LIMIT);
-    let mut next_ping = tokio::time::Instant::now() + pause;
+    let mut next_ping = tokio::time::Instant::now() + pause.mul_f64(phase);
     let result: Result<()> = async {
         while !*stopped.borrow() {
             let left = next_ping.duration_since(tokio::time::Instant::now());

@@ -12,12 +12,12 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message as Frame};
-use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::{OPEN_LIMIT, adopt, connect, with_query};
-use crate::protocol::{FromClient, FromServer, Hello, Message};
+use crate::protocol::{FromClient, FromServer, Hello, Message, READ_BUFFER};
 
 /// The HTTP request that opens a tab.
 #[derive(Clone, Debug)]
@@ -214,7 +214,8 @@ async fn shake_hands(
         let value = HeaderValue::from_str(value).with_context(|| format!("header {name}"))?;
         request.headers_mut().append(name, value);
     }
-    let mut socket = match client_async(request, stream).await {
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER);
+    let mut socket = match client_async_with_config(request, stream, Some(config)).await {
         Ok((socket, _)) => socket,
         Err(Error::Http(response)) => {
             let body = response.body().as_deref().unwrap_or_default();
