@@ -2,5 +2,8 @@
 //! (loader, daemon, sweeper), with typed access to the pinned maps for them and the command line.
 
 pub mod cli;
+pub mod addr;
 pub mod config;
+pub mod index;
 pub mod slots;
+pub mod tables;

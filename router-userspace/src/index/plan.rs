@@ -1,0 +1,294 @@
+//! From what sources say to what the maps should hold, and the way there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use router_ebpf::maps::{
+    KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
+    MISSING_SPREAD, NO_REPLICA, Name, PARAM_LEN, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING,
+    REPLICA_GONE, REPLICA_READY, Replica, SLOT_STRIDE, Service, Vip,
+};
+
+use crate::{
+    addr,
+    config::{self, Key, OnMissing, Policy, State},
+    slots::{self, Candidate, SlotTable},
+};
+
+use super::{Change, Family, Index, PlanError, Published};
+
+/// What the maps should hold. Gone replicas keep their entries, with their state.
+pub(super) fn desired(index: &mut Index) -> Result<Published, PlanError> {
+    let mut tables = std::mem::take(&mut index.tables);
+    let desired = Desired::new(index).build(&mut tables);
+    index.tables = tables;
+    desired
+}
+
+type Tables = BTreeMap<u32, (Vec<(String, u32)>, SlotTable)>;
+
+struct Desired<'a> {
+    index: &'a Index,
+    out: Published,
+    taken_services: BTreeSet<u32>,
+    free_replicas: Box<dyn Iterator<Item = u32> + 'a>,
+}
+
+/// A replica of one family, with its number.
+struct Numbered<'a> {
+    number: u32,
+    replica: &'a config::Replica,
+}
+
+impl<'a> Desired<'a> {
+    fn new(index: &'a Index) -> Self {
+        let published = &index.published;
+        let mut out = Published::default();
+        for (number, replica) in &published.replicas {
+            if !index.unused.contains(number) {
+                out.replicas.insert(*number, Replica { state: REPLICA_GONE, ..*replica });
+            }
+        }
+        // Those that are unused are free only once they are cleared: with the next plan.
+        let is_free = |number: &u32| !published.replicas.contains_key(number);
+        Self {
+            index,
+            out,
+            taken_services: published
+                .services
+                .keys()
+                .chain(index.retired.keys())
+                .copied()
+                .collect(),
+            free_replicas: Box::new((0..index.room.replicas).filter(is_free)),
+        }
+    }
+
+    fn build(mut self, tables: &mut Tables) -> Result<Published, PlanError> {
+        for service in self.index.services().into_values() {
+            for family in Family::ALL {
+                if service.addresses.iter().any(|p| Family::of(p.addr) == family) {
+                    self.service(service, family, tables)?;
+                }
+            }
+        }
+        Ok(self.out)
+    }
+
+    fn service(
+        &mut self,
+        service: &config::Service,
+        family: Family,
+        tables: &mut Tables,
+    ) -> Result<(), PlanError> {
+        let number = self.service_number(service, family)?;
+        let replicas = self.replicas(number, service, family)?;
+        for prefix in service.addresses.iter().filter(|p| Family::of(p.addr) == family) {
+            let before = if family == Family::V4 { 16 + 96 } else { 16 };
+            let vip = Vip { port: service.port.to_be_bytes(), addr: addr::to_map(prefix.addr) };
+            self.out.vips.insert((before + u32::from(prefix.len), vip), number);
+        }
+        let ready = |r: &&Numbered<'_>| r.replica.state == State::Ready;
+        let mut usable: Vec<&Numbered<'_>> = replicas.iter().filter(ready).collect();
+        if usable.is_empty() {
+            usable = replicas.iter().collect();
+        }
+        let (slots, generation, digest) = self.slots(number, &usable, tables);
+        let (on_missing_key, missing_replica) = match &service.on_missing_key {
+            OnMissing::Spread => (MISSING_SPREAD, NO_REPLICA),
+            OnMissing::Reject => (MISSING_REJECT, NO_REPLICA),
+            OnMissing::Replica(name) => {
+                let replica = replicas.iter().find(|r| r.replica.name == *name);
+                (MISSING_REPLICA, replica.map_or(NO_REPLICA, |r| r.number))
+            }
+        };
+        let (key_source, param) = match &service.key {
+            Key::Query(param) => (KEY_QUERY, param.as_slice()),
+            Key::Client => (KEY_CLIENT, &[][..]),
+            Key::Destination => (KEY_DESTINATION, &[][..]),
+            Key::Tuple => (KEY_TUPLE, &[][..]),
+        };
+        let mss = self.index.mss.get(&service.name).copied().unwrap_or_default();
+        let (mss4, mss6) = match family {
+            Family::V4 => (service.mss.unwrap_or(mss.v4), 0),
+            Family::V6 => (0, service.mss.unwrap_or(mss.v6)),
+        };
+        let mut padded = [0; PARAM_LEN];
+        padded[..param.len()].copy_from_slice(param);
+        let value = Service {
+            digest,
+            slots,
+            generation,
+            usable: usable.len() as u32,
+            missing_replica,
+            idle_timeout: u32::try_from(service.idle_timeout.as_secs()).unwrap_or(u32::MAX),
+            mss4,
+            mss6,
+            policy: match service.policy {
+                Policy::Spread => POLICY_SPREAD,
+                Policy::Home => POLICY_HOME,
+            },
+            key_source,
+            on_missing_key,
+            param_len: param.len() as u8,
+            param: padded,
+            name: Name::new(service.name.as_bytes()),
+        };
+        self.out.services.insert(number, value);
+        Ok(())
+    }
+
+    fn service_number(
+        &mut self,
+        service: &config::Service,
+        family: Family,
+    ) -> Result<u32, PlanError> {
+        let name = Name::new(service.name.as_bytes());
+        let same = |s: &Service| s.name == name && Family::of_service(s) == family;
+        let known = self.index.published.services.iter().find(|(_, s)| same(s));
+        if let Some((number, _)) = known {
+            return Ok(*number);
+        }
+        let room = self.index.room.services;
+        let number = (0..room)
+            .find(|n| !self.taken_services.contains(n))
+            .ok_or_else(|| PlanError::Services { room, service: service.name.clone() })?;
+        self.taken_services.insert(number);
+        Ok(number)
+    }
+
+    fn replicas<'s>(
+        &mut self,
+        service: u32,
+        config: &'s config::Service,
+        family: Family,
+    ) -> Result<Vec<Numbered<'s>>, PlanError> {
+        let known: Vec<_> =
+            self.index.published.replicas.iter().filter(|(_, r)| r.service == service).collect();
+        let mut all = Vec::new();
+        for replica in &config.replicas {
+            let Some(ip) = replica.addresses.iter().find(|a| Family::of(**a) == family) else {
+                continue;
+            };
+            let value = Replica {
+                addr: addr::to_map(*ip),
+                port: replica.port.to_be_bytes(),
+                state: match replica.state {
+                    State::Ready => REPLICA_READY,
+                    State::Draining => REPLICA_DRAINING,
+                },
+                reserved: 0,
+                service,
+                weight: replica.weight,
+                name: Name::new(replica.name.as_bytes()),
+            };
+            let same =
+                |r: &Replica| (r.addr, r.port, r.name) == (value.addr, value.port, value.name);
+            let number = match known.iter().find(|(_, r)| same(r)) {
+                Some((number, _)) => **number,
+                None => self.free_replicas.next().ok_or_else(|| PlanError::Replicas {
+                    room: self.index.room.replicas,
+                    replica: format!("{}/{}", config.name, replica.name),
+                })?,
+            };
+            self.out.replicas.insert(number, value);
+            all.push(Numbered { number, replica });
+        }
+        Ok(all)
+    }
+
+    /// Where the service's table begins, its generation and digest. The table goes to the published
+    /// place if it is there already, else to the other of the service's two.
+    fn slots(
+        &mut self,
+        service: u32,
+        usable: &[&Numbered<'_>],
+        tables: &mut Tables,
+    ) -> (u32, u32, u64) {
+        let published = self.index.published.services.get(&service);
+        let generation = published.map_or(0, |s| s.generation);
+        let from: Vec<_> =
+            usable.iter().map(|r| (r.replica.name.clone(), r.replica.weight)).collect();
+        if tables.get(&service).is_none_or(|(old, _)| *old != from) {
+            let candidates: Vec<_> = from
+                .iter()
+                .map(|(identity, weight)| Candidate { identity, weight: *weight })
+                .collect();
+            match slots::build(&candidates) {
+                Some(table) => tables.insert(service, (from, table)),
+                None => tables.remove(&service),
+            };
+        }
+        let Some((_, table)) = tables.get(&service) else {
+            return (NO_REPLICA, generation, 0);
+        };
+        let places = |first: u32| {
+            let number = |owner: &u32| usable[*owner as usize].number;
+            (first..).zip(table.owners.iter().map(number))
+        };
+        let regions = [2 * service * SLOT_STRIDE, (2 * service + 1) * SLOT_STRIDE];
+        let current = published.map(|s| s.slots);
+        if let Some(first) = current.filter(|first| regions.contains(first)) {
+            let is_there = |(at, to): (u32, u32)| self.index.published.slots.get(&at) == Some(&to);
+            if places(first).all(is_there) {
+                self.out.slots.extend(places(first));
+                return (first, generation, table.digest);
+            }
+        }
+        let first = if current == Some(regions[0]) { regions[1] } else { regions[0] };
+        self.out.slots.extend(places(first));
+        (first, generation.wrapping_add(1), table.digest)
+    }
+}
+
+/// The writes that lead from one state to the other, in the safe order.
+pub(super) fn changes(from: &Published, to: &Published) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let replica = |(number, value): (&u32, &Replica)| {
+        let differs = from.replicas.get(number) != Some(value);
+        differs.then_some(Change::Replica { number: *number, value: *value })
+    };
+    let (gone, here): (Vec<_>, Vec<_>) =
+        to.replicas.iter().partition(|(_, r)| r.state == REPLICA_GONE);
+    changes.extend(here.into_iter().filter_map(replica));
+    for (number, service) in &to.services {
+        if service.slots == NO_REPLICA {
+            continue;
+        }
+        let places: Vec<_> = to
+            .slots
+            .range(service.slots..service.slots + SLOT_STRIDE)
+            .filter(|(at, replica)| from.slots.get(at) != Some(replica))
+            .map(|(at, replica)| (*at, *replica))
+            .collect();
+        if !places.is_empty() {
+            changes.push(Change::Slots { service: *number, places });
+        }
+    }
+    for (number, value) in &to.services {
+        if from.services.get(number) != Some(value) {
+            changes.push(Change::Service { number: *number, value: *value });
+        }
+    }
+    for (key @ (prefix_len, vip), service) in &to.vips {
+        if from.vips.get(key) != Some(service) {
+            changes.push(Change::Vip { prefix_len: *prefix_len, vip: *vip, service: *service });
+        }
+    }
+    for key @ (prefix_len, vip) in from.vips.keys() {
+        if !to.vips.contains_key(key) {
+            changes.push(Change::RemoveVip { prefix_len: *prefix_len, vip: *vip });
+        }
+    }
+    for number in from.services.keys() {
+        if !to.services.contains_key(number) {
+            changes.push(Change::RemoveService { number: *number });
+        }
+    }
+    changes.extend(gone.into_iter().filter_map(replica));
+    for number in from.replicas.keys() {
+        if !to.replicas.contains_key(number) {
+            changes.push(Change::RemoveReplica { number: *number });
+        }
+    }
+    changes
+}

@@ -1,0 +1,145 @@
+//! What the maps hold, and single changes of it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use router_ebpf::maps::{Replica, Service, Vip};
+
+/// An address family. A service with addresses of both is one service of each in the maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// An address's.
+    pub fn of(addr: IpAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// A published service's: it has an MSS for its own family only.
+    pub fn of_service(service: &Service) -> Self {
+        if service.mss6 == 0 { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// What the maps hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// `VIPS`: prefix length (bits of [`Vip`]) and VIP, and the service's number.
+    pub vips: BTreeMap<(u32, Vip), u32>,
+    /// `SERVICES`.
+    pub services: BTreeMap<u32, Service>,
+    /// `REPLICAS`, without the free numbers.
+    pub replicas: BTreeMap<u32, Replica>,
+    /// `SLOTS`, without the places that were never written.
+    pub slots: BTreeMap<u32, u32>,
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Sets an entry of `REPLICAS`.
+    Replica {
+        /// Its number.
+        number: u32,
+        /// The entry.
+        value: Replica,
+    },
+    /// Sets places of `SLOTS`.
+    Slots {
+        /// The service whose table this becomes.
+        service: u32,
+        /// Places and replica numbers.
+        places: Vec<(u32, u32)>,
+    },
+    /// Sets an entry of `SERVICES`.
+    Service {
+        /// Its number.
+        number: u32,
+        /// The entry.
+        value: Service,
+    },
+    /// Sets an entry of `VIPS`.
+    Vip {
+        /// Prefix length, in bits of [`Vip`].
+        prefix_len: u32,
+        /// The address and port.
+        vip: Vip,
+        /// The service's number.
+        service: u32,
+    },
+    /// Removes an entry of `VIPS`.
+    RemoveVip {
+        /// Prefix length, in bits of [`Vip`].
+        prefix_len: u32,
+        /// The address and port.
+        vip: Vip,
+    },
+    /// Removes an entry of `SERVICES`.
+    RemoveService {
+        /// Its number.
+        number: u32,
+    },
+    /// Clears an entry of `REPLICAS`: its number is free.
+    RemoveReplica {
+        /// Its number.
+        number: u32,
+    },
+}
+
+/// The maps of the control plane.
+pub trait Maps {
+    /// Why a write fails.
+    type Error;
+    /// Reads what the maps hold.
+    fn read(&self) -> Result<Published, Self::Error>;
+    /// Writes one change.
+    fn write(&mut self, change: &Change) -> Result<(), Self::Error>;
+}
+
+impl Published {
+    /// Does to this value what [`Maps::write`] does to the maps.
+    pub fn note(&mut self, change: &Change) {
+        match change {
+            Change::Replica { number, value } => {
+                self.replicas.insert(*number, *value);
+            }
+            Change::Slots { places, .. } => self.slots.extend(places.iter().copied()),
+            Change::Service { number, value } => {
+                self.services.insert(*number, *value);
+            }
+            Change::Vip { prefix_len, vip, service } => {
+                self.vips.insert((*prefix_len, *vip), *service);
+            }
+            Change::RemoveVip { prefix_len, vip } => {
+                self.vips.remove(&(*prefix_len, *vip));
+            }
+            Change::RemoveService { number } => {
+                self.services.remove(number);
+            }
+            Change::RemoveReplica { number } => {
+                self.replicas.remove(number);
+            }
+        }
+    }
+}
+
+/// Maps that are only a value, for tests and dry runs.
+impl Maps for Published {
+    type Error = std::convert::Infallible;
+
+    fn read(&self) -> Result<Self, Self::Error> {
+        Ok(self.clone())
+    }
+
+    fn write(&mut self, change: &Change) -> Result<(), Self::Error> {
+        self.note(change);
+        Ok(())
+    }
+}
