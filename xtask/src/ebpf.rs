@@ -15,14 +15,16 @@ use crate::workspace::Workspace;
 const TARGET: &str =
     if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
-/// Flags that every build of the object has: types for the verifier and the loader.
-const BASE_FLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf"];
+/// Flags that every build of the object has: types for the verifier and the loader, and the
+/// first instruction set that has 32-bit arithmetic and atomics (Linux 5.12).
+const BASE_FLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
 
 /// Flags for wide copies. They belong together: with both, LLVM copies a 16-byte address from a
 /// packet by two loads, without either by 16 loads of a byte. On the eBPF stack an access must
-/// be aligned all the same, so what is copied to the stack belongs into aligned types.
+/// be aligned all the same, so what is copied to the stack belongs in aligned types.
 const WIDE_FLAGS: &[&str] = &[
-    "-Ctarget-feature=+allows-misaligned-mem-access",
+    // By the linker, which generates the code: rustc would warn of an unstable feature.
+    "-Clink-arg=--cpu-features=+allows-misaligned-mem-access",
     "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
