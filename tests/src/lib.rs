@@ -1,3 +1,4 @@
-//! What Roost's tests and its demo stand on: a laboratory of network namespaces.
+//! What Roost's tests and its demo stand on: a laboratory of network namespaces, and the demo.
 
+pub mod demo;
 pub mod lab;

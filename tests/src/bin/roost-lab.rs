@@ -2,14 +2,10 @@
 
 use std::io::{BufRead, stdin};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::thread;
 
 use anyhow::Result;
 use clap::Parser;
-use roost_tests::lab::{ChatServer, Family, Lab, UPLINK};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use roost_tests::lab::{ChatServer, Family, Lab, UPLINK, clean_up_on_signals};
 
 /// Open a lab by hand: a client, a node and replicas in network namespaces.
 #[derive(Parser)]
@@ -36,8 +32,7 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let (end, ended) = mpsc::channel();
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    clean_up_on_signals()?;
     let lab = Lab::builder("lab")
         .replicas(args.replicas)
         .uplink_mtu(args.uplink_mtu)
@@ -48,15 +43,12 @@ fn main() -> Result<ExitCode> {
         if args.no_servers { Vec::new() } else { ChatServer::start_all(&lab, args.port)? };
     println!("{}", describe(&lab, &args));
 
-    let by_signal = end.clone();
-    thread::spawn(move || signals.forever().next().map(|_| by_signal.send(())));
-    thread::spawn(move || {
-        // The end of the input is not Enter: without a terminal, a signal ends the lab.
-        if matches!(stdin().lock().read_line(&mut String::new()), Ok(1..)) {
-            let _ = end.send(());
+    // The end of the input is not Enter: without a terminal, a signal ends the lab.
+    if matches!(stdin().lock().read_line(&mut String::new()), Ok(0) | Err(_)) {
+        loop {
+            std::thread::park();
         }
-    });
-    let _ = ended.recv();
+    }
     Ok(ExitCode::SUCCESS)
 }
 

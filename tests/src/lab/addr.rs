@@ -35,6 +35,10 @@ const fn v4(link: u8, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, link, host)
 }
 
+/// All of the lab's addresses.
+pub(super) const LAB_V4: &str = "198.18.0.0/16";
+/// All of the lab's addresses.
+pub(super) const LAB_V6: &str = "fd52:6f6f:7374::/48";
 pub(super) const VIPS_V4: &str = "198.18.200.0/24";
 pub(super) const VIPS_V6: &str = "fd52:6f6f:7374:200::/64";
 /// How many addresses of each family the client has.
@@ -98,7 +102,7 @@ pub(super) fn client_batch() -> Vec<String> {
     }
     // A source is named, or IPv6 takes the newest address and IPv4 the first.
     batch.push(format!("route add default via {} src {}", v4(0, 1), v4(0, 2)));
-    batch.push(format!("-6 route add default via {} src {}", v6(0, 1), v6(0, 2)));
+    batch.push(format!("route add default via {} src {}", v6(0, 1), v6(0, 2)));
     batch
 }
 
@@ -106,10 +110,10 @@ pub(super) fn node_batch() -> Vec<String> {
     let mut batch: Vec<String> = up("eth0", v4(0, 1), v6(0, 1)).into();
     // Everything else is behind the client.
     batch.push(format!("route add default via {}", v4(0, 2)));
-    batch.push(format!("-6 route add default via {}", v6(0, 2)));
+    batch.push(format!("route add default via {}", v6(0, 2)));
     // What Roost passes must not go in a circle: the sender is told instead.
     batch.push(format!("route add unreachable {VIPS_V4}"));
-    batch.push(format!("-6 route add unreachable {VIPS_V6}"));
+    batch.push(format!("route add unreachable {VIPS_V6}"));
     batch
 }
 
@@ -121,7 +125,7 @@ pub(super) fn replica_batch(n: usize) -> Vec<String> {
     let mut batch = vec!["link set lo up".to_owned()];
     batch.extend(up("eth0", replica_v4(n), replica_v6(n)));
     batch.push(format!("route add default via {}", v4(100 + n as u8, 1)));
-    batch.push(format!("-6 route add default via {}", v6(0x100 + n as u16, 1)));
+    batch.push(format!("route add default via {}", v6(0x100 + n as u16, 1)));
     batch
 }
 
@@ -135,7 +139,7 @@ pub(super) fn side_batch(device: &str, side: Side) -> Vec<String> {
 pub(super) fn side_client_batch(device: &str, side: Side) -> Vec<String> {
     let (router4, router6, addr4, addr6) = side.net();
     let mut batch: Vec<String> = up(device, addr4, addr6).into();
-    batch.push(format!("route add 198.18.0.0/16 via {router4}"));
-    batch.push(format!("-6 route add fd52:6f6f:7374::/48 via {router6}"));
+    batch.push(format!("route add {LAB_V4} via {router4}"));
+    batch.push(format!("route add {LAB_V6} via {router6}"));
     batch
 }

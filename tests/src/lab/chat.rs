@@ -1,12 +1,11 @@
 //! A chat server of the lab's replicas.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::process::Process;
-use super::{Family, Lab, tools, try_until};
+use super::{Lab, tools};
 
 /// `roost-chat serve` on one replica, for IPv4 and IPv6.
 #[derive(Debug)]
@@ -20,17 +19,14 @@ pub struct ChatServer {
 }
 
 impl ChatServer {
-    /// Starts the server on replica `n` (from 1) and waits until it accepts connections.
+    /// Starts the server on replica `n` (from 1) and waits until it listens.
     pub fn start(lab: &Lab, n: usize, port: u16) -> Result<Self> {
         let site = &lab.replicas[n - 1];
         let mut command = site.ns.command(tools::binary("roost-chat", "ROOST_CHAT_BIN")?);
-        command.args(["serve", "--name", &site.name, "--listen", &format!("[::]:{port}")]);
-        let mut process = Process::spawn(format!("chat server of {}", site.name), &mut command)?;
-        let at = SocketAddr::new(site.addr(Family::V4), port);
-        try_until(Duration::from_secs(10), "the chat server to listen", || {
-            ensure!(process.running(), "it has ended:\n{}", process.log());
-            Ok(lab.node.connect(at).ok())
-        })?;
+        command.args(["serve", "--name", &site.name]);
+        command.args(["--listen", &format!("0.0.0.0:{port}"), "--listen", &format!("[::]:{port}")]);
+        let process = Process::spawn(format!("chat server of {}", site.name), &mut command)?;
+        process.wait_line(Duration::from_secs(10), &format!("listening on [::]:{port}"))?;
         Ok(Self { process, replica: n, port })
     }
 

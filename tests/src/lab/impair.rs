@@ -1,5 +1,6 @@
 //! Making a network worse, and looking at it: loss, reordering, offloads, captures.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,6 +9,24 @@ use anyhow::{Context, Result};
 use super::netns::Netns;
 use super::process::Process;
 use super::tools;
+
+/// Into or out of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// What it receives.
+    In,
+    /// What it sends.
+    Out,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::In => "in",
+            Self::Out => "out",
+        })
+    }
+}
 
 impl Netns {
     /// Switches an offload of an interface (`tx`, `rx`, `gso`, `tso`, `gro`).
@@ -21,16 +40,51 @@ impl Netns {
         tools::run_in(self, "ip", &["link", "set", device, "mtu", &mtu.to_string()]).map(drop)
     }
 
-    /// Drops `percent` of the packets that come in through an interface, at random (there is no
-    /// netem here). Replaces an earlier loss on the same interface; 0 ends it.
-    pub fn set_loss(&self, device: &str, percent: u8) -> Result<()> {
-        let table = format!("loss_{device}");
+    /// Drops `percent` of the packets that go `way` through an interface, at random (there is no
+    /// netem here). Replaces an earlier loss of the same way; 0 ends it.
+    ///
+    /// What comes in is dropped after XDP, what goes out before TC: loss that Roost's programs are
+    /// to meet belongs on the other ends of the links. A packet may be one of several segments
+    /// that an offload has joined; switch `gso` off at the sender for single ones.
+    pub fn set_loss(&self, device: &str, way: Way, percent: u8) -> Result<()> {
+        let rule = match percent {
+            0 => None,
+            1..100 => Some(format!("numgen random mod 100 < {percent} drop")),
+            _ => Some("drop".to_owned()),
+        };
+        self.set_rule(&format!("loss_{way}_{device}"), device, way, rule.as_ref())
+    }
+
+    /// Sends `percent` of the packets that go out through an interface by a slow lane, so that
+    /// later ones overtake them; 0 ends it.
+    pub fn set_reordering(&self, device: &str, percent: u8) -> Result<()> {
+        // The lane of a packet is its priority, which is how HTB is told a class.
+        let rule = format!("numgen random mod 100 < {percent} meta priority set 1:2");
+        let table = format!("lanes_{device}");
+        self.set_rule(&table, device, Way::Out, (percent > 0).then_some(&rule))?;
+        let lanes = if percent > 0 {
+            format!(
+                "qdisc replace dev {device} root handle 1: htb default 1 direct_qlen 1000\n\
+                 class replace dev {device} parent 1: classid 1:1 htb rate 10gbit quantum 60000\n\
+                 class replace dev {device} parent 1: classid 1:2 htb rate 40mbit quantum 60000\n"
+            )
+        } else {
+            format!("qdisc del dev {device} root\n")
+        };
+        tools::finish(self.command("tc").args(["-batch", "-"]), Some(&lanes)).map(drop)
+    }
+
+    fn set_rule(&self, table: &str, device: &str, way: Way, rule: Option<&String>) -> Result<()> {
+        let hook = match way {
+            Way::In => "ingress",
+            Way::Out => "egress",
+        };
         let mut rules = format!("table netdev {table}\ndelete table netdev {table}\n");
-        if percent > 0 {
+        if let Some(rule) = rule {
             rules += &format!(
-                "table netdev {table} {{ chain in {{\n\
-                 type filter hook ingress device \"{device}\" priority 0; policy accept;\n\
-                 numgen random mod 100 < {percent} drop\n}} }}\n"
+                "table netdev {table} {{\nchain it {{\n\
+                 type filter hook {hook} device \"{device}\" priority 0; policy accept;\n\
+                 {rule}\n}}\n}}\n"
             );
         }
         tools::finish(self.command("nft").args(["-f", "-"]), Some(&rules)).map(drop)

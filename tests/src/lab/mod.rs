@@ -18,6 +18,7 @@
 
 mod addr;
 mod chat;
+mod config;
 mod impair;
 mod netns;
 mod pins;
@@ -29,10 +30,12 @@ mod wait;
 
 pub use addr::Family;
 pub use chat::ChatServer;
-pub use impair::Capture;
+pub use config::{Config, REPLICA_PORT, ReplicaConfig, VIP_PORT};
+pub use impair::{Capture, Way};
 pub use netns::Netns;
 pub use process::Process;
 pub use roost::Roost;
+pub use sweep::clean_up_on_signals;
 pub use tools::{binary, run, run_in};
 pub use wait::{try_until, wait_until};
 
@@ -81,7 +84,6 @@ pub struct Lab {
     /// Where chat servers run.
     pub replicas: Vec<ReplicaSite>,
     far: Option<Netns>,
-    host_link: bool,
     dir: tempfile::TempDir,
 }
 
@@ -139,7 +141,7 @@ impl LabBuilder {
             short && plain,
             "lab name `{name}`: 1 to 32 letters, digits and dashes are allowed"
         );
-        sweep::remove_leftovers().context("removing what dead labs left behind")?;
+        sweep::remove_leftovers();
         pins::mount_bpffs()?;
         Lab::build(&self).with_context(|| format!("making the lab `{name}`"))
     }
@@ -164,6 +166,8 @@ impl Lab {
     }
 
     fn build(plan: &LabBuilder) -> Result<Self> {
+        // Held while the lab is made: whoever removes labs does not meet half of one.
+        let _making = sweep::making();
         let prefix = format!("roost-{}-{}", std::process::id(), plan.name);
         let dir = tempfile::Builder::new().prefix(&format!("{prefix}-")).tempdir()?;
         if plan.host_link {
@@ -184,7 +188,7 @@ impl Lab {
         } else {
             None
         };
-        let lab = Self { prefix, client, node, replicas, far, host_link: plan.host_link, dir };
+        let lab = Self { prefix, client, node, replicas, far, dir };
         lab.link(plan)?;
         Ok(lab)
     }
@@ -314,8 +318,5 @@ impl Drop for Lab {
             sweep::end_processes(site.ns.name(), &self.prefix);
         }
         pins::remove(&self.pin_dir());
-        if self.host_link {
-            let _ = tools::run("ip", &["link", "del", addr::HOST_DEVICE]);
-        }
     }
 }

@@ -7,9 +7,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::sweep;
-
-const BPFFS: &str = "/sys/fs/bpf";
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
 
 /// Mounts the bpffs where it is expected, if nothing is mounted there.
 pub(super) fn mount_bpffs() -> Result<()> {
@@ -31,15 +29,5 @@ pub(super) fn remove(dir: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         eprintln!("lab: removing {}: {error}", dir.display());
-    }
-}
-
-/// Removes pin directories of labs whose process is gone.
-pub(super) fn remove_leftovers() {
-    for entry in fs::read_dir(BPFFS).into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_str().and_then(sweep::lab_pid);
-        if pid.is_some_and(|pid| !sweep::alive(pid)) {
-            remove(&entry.path());
-        }
     }
 }

@@ -67,6 +67,16 @@ impl<'lab> Roost<'lab> {
         self.process.as_mut().expect("the daemon was killed")
     }
 
+    /// The daemon's process number; panics after [`Roost::kill`].
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the daemon was killed").pid()
+    }
+
+    /// The program that runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Where the daemon pins.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir
@@ -86,7 +96,8 @@ impl<'lab> Roost<'lab> {
 
     /// Runs a subcommand on the node; returns what it prints for people.
     pub fn text(&self, args: &[&str]) -> Result<String> {
-        tools::finish(&mut self.command(args), None)
+        // With colours, although it is a pipe: whoever shows the text takes them out if need be.
+        tools::finish(self.command(args).env("CLICOLOR_FORCE", "1"), None)
     }
 
     fn command(&self, args: &[&str]) -> Command {

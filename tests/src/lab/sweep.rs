@@ -1,60 +1,97 @@
-//! Removing what labs have left: processes, pins and namespaces.
+//! Removing what labs have left: processes, pins, namespaces and files.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{fs, thread};
+use std::{env, fs, thread};
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::netns::MARK;
 use super::{pins, tools};
 
-/// Removes namespaces, pins and processes of labs whose process is gone.
-pub(super) fn remove_leftovers() -> Result<()> {
-    let names: Vec<String> = match fs::read_dir("/run/netns") {
-        Ok(entries) => entries.flatten().flat_map(|e| e.file_name().into_string()).collect(),
-        Err(_) => return Ok(()),
-    };
-    for name in names {
-        let Some(prefix) = dead_prefix(&name) else { continue };
-        end_processes(&name, &prefix);
-        pins::remove(&pins::dir_of(&prefix));
-        // Another process may be removing it too, and gets there first.
-        let _ = tools::run("ip", &["netns", "del", &name]);
-    }
-    pins::remove_leftovers();
+const NAMESPACES: &str = "/run/netns";
+
+/// Held while a lab of this process is made.
+static MAKING: Mutex<()> = Mutex::new(());
+
+pub(super) fn making() -> MutexGuard<'static, ()> {
+    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP remove all labs of this process before it ends.
+pub fn clean_up_on_signals() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let Some(signal) = signals.forever().next() else { return };
+        // Never given back: nothing is made any more.
+        let _making = making();
+        eprintln!("\nending: removing the lab");
+        remove_labs(|pid| pid == process::id() as i32);
+        process::exit(128 + signal);
+    })?;
     Ok(())
 }
 
-/// The lab's prefix, if `name` is a lab's namespace and the lab's process is gone.
-fn dead_prefix(name: &str) -> Option<String> {
-    let pid = lab_pid(name)?;
-    let stem = match name.rsplit_once("-replica-") {
-        Some((stem, _)) => stem,
-        None => name.rsplit_once('-')?.0,
-    };
-    (!alive(pid)).then(|| stem.to_owned())
+/// Removes all that labs have left whose process is gone.
+pub(super) fn remove_leftovers() {
+    remove_labs(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true));
+}
+
+fn remove_labs(whose: impl Fn(i32) -> bool) {
+    let ours = |name: &String| lab_pid(name).is_some_and(&whose);
+    let namespaces: Vec<_> = names_in(Path::new(NAMESPACES)).filter(ours).collect();
+    let prefixes: BTreeSet<_> = namespaces.iter().filter_map(|ns| prefix_of(ns)).collect();
+    // As in the drop of a lab: a daemon that still runs would pin again.
+    for ns in &namespaces {
+        if let Some(prefix) = prefixes.iter().find(|prefix| ns.starts_with(*prefix)) {
+            end_processes(ns, prefix);
+        }
+    }
+    for dir in names_in(pins::BPFFS.as_ref()).filter(ours) {
+        pins::remove(&Path::new(pins::BPFFS).join(dir));
+    }
+    for ns in namespaces {
+        // Somebody else may be removing it too, and get there first.
+        let _ = tools::run("ip", &["netns", "del", &ns]);
+    }
+    for dir in names_in(&env::temp_dir()).filter(ours) {
+        let _ = fs::remove_dir_all(env::temp_dir().join(dir));
+    }
+}
+
+fn names_in(dir: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// The process number in `roost-<pid>-...`.
-pub(super) fn lab_pid(name: &str) -> Option<i32> {
+fn lab_pid(name: &str) -> Option<i32> {
     name.strip_prefix("roost-")?.split_once('-')?.0.parse().ok()
 }
 
-pub(super) fn alive(pid: i32) -> bool {
-    fs::exists(format!("/proc/{pid}")).unwrap_or(true)
+/// The lab's prefix of a namespace's name.
+fn prefix_of(namespace: &str) -> Option<String> {
+    let stem = namespace.rsplit_once("-replica-").or_else(|| namespace.rsplit_once('-'));
+    stem.map(|(stem, _)| stem.to_owned())
 }
 
 /// Kills the processes in a namespace that the lab with this prefix has started; others, such as
 /// a shell that somebody has opened there, are let alone.
 pub(super) fn end_processes(ns: &str, prefix: &str) {
     let mark = format!("{MARK}={prefix}");
-    // A killed process is listed until it is reaped or its parent's.
+    // Again until there is none: what was killed takes a moment to go.
     for _ in 0..100 {
         let Ok(pids) = tools::run("ip", &["netns", "pids", ns]) else { return };
         let mut left = false;
-        for pid in pids.lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
+        let pids = pids.lines().filter_map(|line| line.trim().parse::<i32>().ok());
+        for pid in pids.filter(|pid| *pid != process::id() as i32) {
             let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             if environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
                 left |= kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
