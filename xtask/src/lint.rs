@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::process::{self, read, run as run_command, run_quietly, say};
@@ -25,20 +25,33 @@ pub struct Options {
     offline: bool,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand: every check, also after one has failed.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    say("checking the format");
-    run_command(workspace.cargo().args(["fmt", "--all", "--check"]))?;
-    // The daemon embeds the object, so it comes first.
+    // The daemon embeds the object, so nothing of it compiles without.
     let tools = ebpf::build(workspace)?;
-    say("running Clippy on the host's code");
+    let checks: [(&str, &dyn Fn() -> Result<()>); 4] = [
+        ("format", &|| run_command(workspace.cargo().args(["fmt", "--all", "--check"]))),
+        ("Clippy on the host's code", &|| run_command(&mut host_clippy(workspace))),
+        ("Clippy on the kernel programs", &|| run_command(&mut kernel_clippy(workspace, &tools)?)),
+        ("dependencies", &|| dependencies(workspace, options.offline)),
+    ];
+    let mut failed = Vec::new();
+    for (name, check) in checks {
+        say(format_args!("checking: {name}"));
+        if let Err(error) = check() {
+            say(format_args!("{name}: {error:#}"));
+            failed.push(name);
+        }
+    }
+    ensure!(failed.is_empty(), "these checks failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn host_clippy(workspace: &Workspace) -> Command {
     let mut clippy = workspace.cargo();
     clippy.args(["clippy", "--workspace", "--all-targets"]);
     clippy.arg("--target-dir").arg(&workspace.target).args(["--", "-Dwarnings"]);
-    run_command(&mut clippy)?;
-    say("running Clippy on the kernel programs");
-    run_command(&mut kernel_clippy(workspace, &tools)?)?;
-    dependencies(workspace, options.offline)
+    clippy
 }
 
 /// Clippy comes with its compiler: beside Debian's it is a package of its own, and cargo does not
@@ -66,13 +79,11 @@ fn dependencies(workspace: &Workspace, offline: bool) -> Result<()> {
         command.current_dir(&workspace.root).args(words);
         command
     };
-    say("checking dependencies: bans, licences, sources");
     run_command(&mut deny(&["--log-level", "error", "check", "bans", "licenses", "sources"]))?;
     if offline {
         say("warning: advisories are not checked (--offline)");
         return Ok(());
     }
-    say("checking dependencies: advisories");
     if let Err(error) = run_quietly(&mut deny(&["fetch", "db"])) {
         say(format_args!("warning: advisories are not checked: {error:#}"));
         return Ok(());
