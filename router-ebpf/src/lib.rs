@@ -1,5 +1,34 @@
 //! Roost's data path, the part that decides: pure, `no_std`, the same code in the kernel program,
 //! in `roost explain` and in the host tests.
+//!
+//! Read [`ingress`] first, then [`bind`] and [`egress`]: what happens to a packet from the client and
+//! to one from the replica.
 #![no_std]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "compare-and-swap, see `atomic`"),
+    feature(core_intrinsics)
+)]
 
+#[cfg(test)]
+extern crate std;
+
+mod atomic;
+pub mod bind;
+pub mod checksum;
+pub mod chats;
+pub mod egress;
+pub mod icmp;
+pub mod ingress;
+pub mod key;
 pub mod maps;
+pub mod options;
+pub mod packet;
+pub mod reply;
+pub mod scratch;
+pub mod siphash;
+pub mod steer;
+pub mod syn_cookie;
+pub mod tables;
+pub mod verdict;
+pub mod wire;

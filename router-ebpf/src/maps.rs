@@ -273,6 +273,8 @@ pub struct Pending {
     pub server_isn: u32,
     /// Our timestamp that the client has echoed.
     pub ts_echo: u32,
+    /// The client's timestamp.
+    pub ts_val: u32,
     /// The client's window scale, 0 if it offered none.
     pub client_scale: u32,
 }
@@ -286,19 +288,15 @@ pub const PENDING_REFUSED: u8 = 2;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stash {
-    /// The segment's TCP checksum as the client sent it, native value of the big-endian field.
-    pub check: u16,
     /// Bytes of payload.
     pub len: u16,
-    /// The client's timestamp.
-    pub ts_val: u32,
     /// The segment's window field.
     pub window: u16,
     /// The segment's TCP flags byte.
     pub tcp_flags: u8,
     /// Always zero.
-    pub reserved: u8,
-    /// Sum of the payload in one's complement, not folded to its complement.
+    pub reserved: [u8; 7],
+    /// Sum of the payload (RFC 1071), folded, not complemented.
     pub payload_sum: u32,
     /// The payload, meaningless behind `len`.
     pub data: [u8; STASH_LEN],

@@ -1,0 +1,35 @@
+//! Words in map values that several CPUs change. The BPF target of rustc has no `AtomicU32` and
+//! none of the operations that both read and write, though every kernel since 5.12 has them; so the
+//! one that is needed, compare-and-swap, is called by its intrinsic there.
+
+/// Tries of a compare-and-swap before giving up. More losses in a row than this do not happen: each
+/// is another CPU's success on the same word in the same few nanoseconds.
+pub const TRIES: u32 = 64;
+
+macro_rules! compare_and_swap {
+    ($name:ident, $word:ty, $atomic:ident) => {
+        /// Writes `new` if the word is `old`, and returns whether it was.
+        ///
+        /// # Safety
+        ///
+        /// The pointer must be valid and aligned, and all other writers must be atomic.
+        #[inline(always)]
+        pub unsafe fn $name(word: *mut $word, old: $word, new: $word) -> bool {
+            #[cfg(target_arch = "bpf")]
+            {
+                use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg};
+                // SAFETY: the caller vouches for the pointer.
+                unsafe { atomic_cxchg::<_, { SeqCst }, { SeqCst }>(word, old, new).1 }
+            }
+            #[cfg(not(target_arch = "bpf"))]
+            {
+                use core::sync::atomic::{$atomic, Ordering::SeqCst};
+                // SAFETY: the caller vouches for the pointer.
+                unsafe { $atomic::from_ptr(word) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+            }
+        }
+    };
+}
+
+compare_and_swap!(swap_u32, u32, AtomicU32);
+compare_and_swap!(swap_u64, u64, AtomicU64);

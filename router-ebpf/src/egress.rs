@@ -1,0 +1,377 @@
+//! What becomes of a packet on its way to the client.
+
+use crate::{
+    chats::{self, Acquired},
+    checksum::{Sum, pseudo_header},
+    icmp,
+    ingress::{end, note_fin, scale_up},
+    maps::{
+        FLOW_CHAT, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending,
+        STATE_CLIENT_FIN, STATE_EXPIRED, STATE_REPLICA_FIN, Stash,
+    },
+    options::{self, Offer, Shift},
+    packet::Packet,
+    reply::{ANNOUNCED_SCALE, write_reset},
+    scratch::Scratch,
+    steer::chat_key,
+    tables::{FlowTables, Refused, Shared},
+    verdict::Counter,
+    wire::{Side, TCP_CHECK, TCP_LEN, flags, protocol, swap_macs, write_address},
+};
+
+/// Decides about a packet that is about to leave towards the clients and rewrites it.
+#[inline(always)]
+pub fn egress<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Counter {
+    if scratch.segment.parse_ip(packet).is_none() {
+        return Counter::EgressPassed;
+    }
+    let decided = match scratch.segment.protocol {
+        protocol::TCP => tcp(packet, tables, scratch),
+        protocol::ICMP | protocol::ICMPV6 => icmp::to_client(packet, tables, scratch),
+        _ => return Counter::EgressPassed,
+    };
+    decided.unwrap_or(Counter::EgressDropFault)
+}
+
+#[inline(always)]
+fn tcp<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    if scratch.segment.parse_tcp(packet).is_none() || !scratch.segment.well_formed() {
+        return Some(Counter::EgressPassed);
+    }
+    scratch.segment.tuple_from_server(&mut scratch.replica_side);
+    match tables.flow_back(&scratch.replica_side) {
+        Some(back) => established(packet, tables, scratch, back),
+        None => unestablished(packet, tables, scratch),
+    }
+}
+
+/// A segment of a flow, on its way to the client.
+#[inline(always)]
+fn established<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    shared: Shared<FlowBack>,
+) -> Option<Counter> {
+    let back = shared.get();
+    if back.state & STATE_EXPIRED != 0 {
+        return reset_replica(packet, scratch);
+    }
+    if scratch.segment.has_any(flags::SYN | flags::FIN | flags::RST) {
+        if scratch.segment.has(flags::SYN) {
+            return Some(Counter::DropSynAckAgain);
+        }
+        closing(tables, scratch, back);
+    }
+    let segment = &scratch.segment;
+    if segment.has(flags::ACK) {
+        shared.advance(segment.ack, segment.seq.wrapping_add(segment.sequence_len()));
+    }
+    let shift = Shift { ts_val: back.ts_delta, ts_echo: 0, sack: 0 };
+    let changed = options::translate(packet, segment, shift)?;
+    let seq = segment.seq.wrapping_sub(back.seq_delta);
+    let window = rescale(segment.window, back.replica_scale, back.announced_scale);
+    let body = changed
+        .sub2(segment.src_port)
+        .add2(back.vip_port)
+        .sub4(segment.seq.to_be_bytes())
+        .add4(seq.to_be_bytes())
+        .sub2(segment.window.to_be_bytes())
+        .add2(window.to_be_bytes());
+    let (l3, l4) = (segment.l3(), segment.l4());
+    let header: &mut [u8; TCP_LEN] = packet.view_mut(l4)?;
+    header[0..2].copy_from_slice(&back.vip_port);
+    header[4..8].copy_from_slice(&seq.to_be_bytes());
+    header[14..16].copy_from_slice(&window.to_be_bytes());
+    let (old, new) = (&segment.src, &back.vip);
+    write_address(packet, l3, segment.is_v6(), Side::Src, old, new)?;
+    let pseudo = Sum::ZERO.sub16(old).add16(new);
+    packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)?;
+    Some(Counter::ToClient)
+}
+
+/// Notes a FIN or an RST of the replica's in the flow.
+#[inline(never)]
+fn closing(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) {
+    write_vip_side(scratch, &back.vip, back.vip_port);
+    let Some(flow) = tables.flow(&scratch.vip_side) else {
+        return;
+    };
+    if !scratch.segment.has(flags::RST) {
+        note_fin(tables, flow, STATE_REPLICA_FIN);
+    } else if end(tables, flow) {
+        tables.count(Counter::Closed);
+    }
+}
+
+#[inline(always)]
+fn write_vip_side(scratch: &mut Scratch, vip: &[u8; 16], vip_port: [u8; 2]) {
+    let tuple = &mut scratch.vip_side;
+    tuple.client = scratch.replica_side.client;
+    tuple.client_port = scratch.replica_side.client_port;
+    tuple.server = *vip;
+    tuple.server_port = vip_port;
+}
+
+/// A window in the scale that we announced. Rounded down: never promise more than the replica did.
+#[inline(always)]
+pub fn rescale(window: u16, from: u8, to: u8) -> u16 {
+    if from == to {
+        return window;
+    }
+    let scaled = ((window as u32) << (from & 15)) >> (to & 15);
+    if scaled > 0xffff { 0xffff } else { scaled as u16 }
+}
+
+/// A segment that belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
+#[inline(never)]
+fn unestablished<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    let segment = &scratch.segment;
+    let may_answer = segment.has_any(flags::SYN | flags::RST)
+        || (segment.has(flags::ACK) && segment.payload_len() == 0);
+    if !may_answer {
+        return Some(Counter::EgressPassed);
+    }
+    let Some(pending) = tables.pending(&scratch.replica_side) else {
+        return Some(Counter::EgressPassed);
+    };
+    if segment.has(flags::RST) {
+        reset_client(packet, scratch, pending.get())?;
+        tables.remove_pending(&scratch.replica_side);
+        return Some(Counter::Refused);
+    }
+    let fits = segment.ack == pending.get().client_isn.wrapping_add(1);
+    if segment.has(flags::SYN | flags::ACK) && fits {
+        return accepted(packet, tables, scratch, pending);
+    }
+    // The replica has an older connection on this tuple, or answers to a SYN that is history. A
+    // client would reset it (RFC 9293 section 3.10.7.3), and our SYN comes again with its data.
+    reset_replica(packet, scratch)
+}
+
+/// The replica accepted: the connection becomes a flow, and its first data goes to the replica.
+#[inline(always)]
+fn accepted<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    shared: Shared<Pending>,
+) -> Option<Counter> {
+    let pending = shared.get();
+    if pending.flags & PENDING_REFUSED != 0 {
+        tables.remove_pending(&scratch.replica_side);
+        return reset_replica(packet, scratch);
+    }
+    scratch.answer.parse(packet, &scratch.segment)?;
+    write_flow(tables, scratch, pending);
+    match enter(tables, scratch) {
+        Entered::Yes => {}
+        Entered::Already => {
+            tables.remove_pending(&scratch.replica_side);
+            return reset_replica(packet, scratch);
+        }
+        Entered::Not(why) => {
+            shared.set_flags(PENDING_REFUSED);
+            reset_client(packet, scratch, pending)?;
+            return Some(why);
+        }
+    }
+    let counter = deliver(packet, tables, scratch, pending)?;
+    tables.remove_pending(&scratch.replica_side);
+    Some(counter)
+}
+
+/// Prepares the two entries of a flow.
+#[inline(always)]
+fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch, pending: &Pending) {
+    let segment = &scratch.segment;
+    let answer = &scratch.answer;
+    let seq_delta = segment.seq.wrapping_sub(pending.server_isn);
+    // Our timestamps go on where the SYN-ACK's stopped.
+    let ts_delta = if pending.offers & OFFER_TIMESTAMPS != 0 && answer.has(OFFER_TIMESTAMPS) {
+        pending.ts_echo.wrapping_sub(answer.ts_val)
+    } else {
+        0
+    };
+    let scales = pending.offers & OFFER_SCALE != 0;
+
+    let back = &mut scratch.back;
+    back.vip = pending.vip;
+    back.vip_port = pending.vip_port;
+    back.replica_scale = if answer.has(OFFER_SCALE) { answer.scale } else { 0 };
+    back.announced_scale = if scales { ANNOUNCED_SCALE } else { 0 };
+    back.seq_delta = seq_delta;
+    back.ts_delta = ts_delta;
+    back.acked = segment.ack;
+    back.sent = segment.seq.wrapping_add(1);
+    back.state = 0;
+
+    let flow = &mut scratch.flow;
+    flow.since = tables.now();
+    flow.last_seen = flow.since;
+    flow.cookie = pending.cookie;
+    flow.replica_addr = scratch.replica_side.server;
+    flow.replica_port = scratch.replica_side.server_port;
+    flow.flags = pending.flags & FLOW_CHAT;
+    // Only a client that scales towards a replica that does not.
+    let one_sided = scales && !answer.has(OFFER_SCALE);
+    flow.window_shift = if one_sided { pending.client_scale as u8 } else { 0 };
+    flow.service = pending.service;
+    flow.replica = pending.replica;
+    flow.state = 0;
+    flow.seq_delta = seq_delta;
+    flow.ts_delta = ts_delta;
+    flow.client_isn = pending.client_isn;
+    flow.server_isn = pending.server_isn;
+}
+
+enum Entered {
+    Yes,
+    /// The client's side already has a flow, to another replica.
+    Already,
+    /// It cannot be.
+    Not(Counter),
+}
+
+/// Enters the flow: the replica's side first, so that no answer is ever seen without it.
+#[inline(never)]
+fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
+    const FULL: Entered = Entered::Not(Counter::ResetFull);
+    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
+    write_vip_side(scratch, &vip, vip_port);
+    if tables.add_flow_back(&scratch.replica_side, &scratch.back).is_err() {
+        return FULL;
+    }
+    if scratch.flow.flags & FLOW_CHAT != 0 {
+        scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
+        match chats::acquire(tables, scratch) {
+            Acquired::Counted => {}
+            Acquired::Uncounted => scratch.flow.flags = 0,
+            Acquired::Elsewhere => {
+                tables.remove_flow_back(&scratch.replica_side);
+                return Entered::Not(Counter::ResetMoved);
+            }
+        }
+    }
+    let Err(why) = tables.add_flow(&scratch.vip_side, &scratch.flow) else {
+        return Entered::Yes;
+    };
+    if scratch.flow.flags & FLOW_CHAT != 0 {
+        chats::release(tables, &scratch.chat_key, scratch.flow.replica);
+    }
+    tables.remove_flow_back(&scratch.replica_side);
+    match why {
+        Refused::Exists => Entered::Already,
+        Refused::Full => FULL,
+    }
+}
+
+/// Turns the replica's SYN-ACK around into the client's first data segment.
+#[inline(always)]
+fn deliver<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    pending: &Pending,
+) -> Option<Counter> {
+    let ours = Offer {
+        offers: pending.offers & scratch.answer.offers,
+        ts_val: pending.ts_val,
+        ts_echo: scratch.answer.ts_val,
+        ..Offer::default()
+    };
+    let header = &mut scratch.header;
+    header.answer(&scratch.segment);
+    header.seq = pending.client_isn.wrapping_add(1);
+    header.ack = scratch.segment.seq.wrapping_add(1);
+    header.flags = flags::ACK;
+    ours.write_established(&mut header.options);
+    let Some(stash) = tables.stash(&scratch.replica_side) else {
+        // Not zero, which would stop the replica; the client's next segment tells the true one.
+        header.window = 1;
+        replace(packet, scratch, None)?;
+        swap_macs(packet)?;
+        return Some(Counter::DeliveredEmpty);
+    };
+    header.flags = stash.tcp_flags;
+    header.window = scale_up(stash.window, scratch.flow.window_shift);
+    if stash.tcp_flags & flags::FIN != 0
+        && let Some(flow) = tables.flow(&scratch.vip_side)
+    {
+        note_fin(tables, flow, STATE_CLIENT_FIN);
+    }
+    replace(packet, scratch, Some(stash))?;
+    swap_macs(packet)?;
+    Some(Counter::Delivered)
+}
+
+/// Resets a replica with the answer that a client would give to its segment.
+#[inline(never)]
+fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<Counter> {
+    if scratch.segment.has(flags::RST) {
+        return Some(Counter::EgressPassed);
+    }
+    write_reset(scratch);
+    replace(packet, scratch, None)?;
+    swap_macs(packet)?;
+    Some(Counter::ResetReplica)
+}
+
+/// Makes the replica's answer the RST that the client believes (RFC 5961 section 3.2: the sequence
+/// number must be the next one expected).
+#[inline(always)]
+fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch, pending: &Pending) -> Option<()> {
+    let header = &mut scratch.header;
+    header.answer(&scratch.segment);
+    header.src = pending.vip;
+    header.src_port = pending.vip_port;
+    header.dst = scratch.segment.dst;
+    header.dst_port = scratch.segment.dst_port;
+    header.seq = pending.server_isn.wrapping_add(1);
+    header.ack = pending.client_isn.wrapping_add(1);
+    header.flags = flags::RST | flags::ACK;
+    replace(packet, scratch, None)
+}
+
+/// Replaces the segment by `scratch.header`, with what is stashed as its payload.
+///
+/// The checksum field may hold a full checksum or a partial one, and only the kernel knows which:
+/// so it is not written, but told what changed, like any other segment's.
+#[inline(never)]
+fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, stash: Option<&Stash>) -> Option<()> {
+    let segment = &scratch.segment;
+    let header = &scratch.header;
+    let l4 = segment.l4();
+    let old_len = segment.end().wrapping_sub(l4) as u16;
+    let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
+    let payload_len = match stash {
+        Some(stash) => stash.len as usize,
+        None => 0,
+    };
+    let payload_at = l4 + header.len();
+    packet.resize(payload_at + payload_len)?;
+    let mut new_body = header.sum();
+    if let Some(stash) = stash {
+        packet.store(payload_at, &stash.data, payload_len)?;
+        new_body = new_body.plus(Sum::from_raw(stash.payload_sum));
+    }
+    header.write(packet, segment, payload_len, segment.check)?;
+    let new_pseudo = header.pseudo_sum(payload_len);
+    let pseudo = new_pseudo.minus(old_pseudo);
+    // A full checksum is to become that of the new segment, whatever the old one's body was.
+    let old = Sum::ZERO.sub2(segment.check);
+    let body = new_pseudo.plus(new_body).minus(old).minus(pseudo);
+    packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)
+}

@@ -1,0 +1,106 @@
+//! A frame at XDP.
+
+use aya_ebpf::{
+    bindings::xdp_md,
+    helpers::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    programs::XdpContext,
+};
+use router_ebpf::{checksum::Sum, maps::STASH_LEN, packet::Packet};
+
+pub struct Frame {
+    ctx: *mut xdp_md,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { ctx: ctx.ctx }
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+        // SAFETY: the context is valid while the program runs.
+        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
+        bytes_at(data, end, offset)
+    }
+}
+
+/// A pointer to `N` bytes at `offset`, if they end before `end`.
+#[inline(always)]
+pub fn bytes_at<const N: usize>(data: usize, end: usize, offset: usize) -> Option<*mut [u8; N]> {
+    // The verifier wants to see the largest offset.
+    if offset > 0x3fff {
+        return None;
+    }
+    let start = data + offset;
+    if start + N > end {
+        return None;
+    }
+    Some(start as *mut [u8; N])
+}
+
+/// A length for a helper, in 1..=STASH_LEN: masked in a way that keeps both bounds visible to the
+/// verifier, which LLVM would remove as superfluous.
+#[inline(always)]
+pub fn helper_len(len: usize) -> Option<u32> {
+    if len == 0 || len > STASH_LEN {
+        return None;
+    }
+    Some((core::hint::black_box(len as u32 - 1) & (STASH_LEN as u32 - 1)) + 1)
+}
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.ctx).data_end as usize - (*self.ctx).data as usize }
+    }
+
+    #[inline(always)]
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        // SAFETY: `at` has checked that all bytes are there, and they stay until the next resize,
+        // which needs this packet for itself.
+        self.at(offset).map(|bytes| unsafe { &*bytes })
+    }
+
+    #[inline(always)]
+    fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        // SAFETY: as above.
+        self.at(offset).map(|bytes| unsafe { &mut *bytes })
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Option<()> {
+        let delta = len as i32 - self.len() as i32;
+        // SAFETY: the context is valid while the program runs.
+        let result = unsafe { bpf_xdp_adjust_tail(self.ctx, delta) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
+        let len = helper_len(len)?;
+        // SAFETY: `to` has room for STASH_LEN bytes, and `len` is not more.
+        let result = unsafe {
+            bpf_xdp_load_bytes(self.ctx, offset as u32, to.as_mut_ptr().cast(), len)
+        };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
+        let len = helper_len(len)?;
+        // SAFETY: `from` has STASH_LEN bytes, and `len` is not more; the helper only reads them.
+        let result = unsafe {
+            bpf_xdp_store_bytes(self.ctx, offset as u32, from.as_ptr().cast_mut().cast(), len)
+        };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(&mut self, offset: usize, pseudo: Sum, body: Sum) -> Option<()> {
+        // A frame from a wire has its full checksum.
+        let old = self.read(offset)?;
+        self.write(offset, &pseudo.plus(body).update(old))
+    }
+}

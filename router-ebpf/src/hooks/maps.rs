@@ -1,0 +1,205 @@
+//! The maps of the kernel programs. Sizes are the daemon's to set before it loads them.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    helpers::bpf_ktime_get_coarse_ns,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
+};
+use router_ebpf::{
+    maps::{
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SLOT_STRIDE, Secrets, Service,
+        Stash, Tuple, Vip,
+    },
+    scratch::Scratch,
+    tables::{FlowTables, Refused, Shared, Tables},
+    verdict::Counter,
+};
+
+const BPF_NOEXIST: u64 = 1;
+const EEXIST: i32 = -17;
+
+#[map]
+static VIPS: LpmTrie<Vip, u32> = LpmTrie::pinned(1024, BPF_F_NO_PREALLOC);
+#[map]
+static SERVICES: HashMap<u32, Service> = HashMap::pinned(64, BPF_F_NO_PREALLOC);
+#[map]
+static REPLICAS: Array<Replica> = Array::pinned(4096, 0);
+#[map]
+static SLOTS: Array<u32> = Array::pinned(SLOT_STRIDE * 2 * 64, 0);
+#[map]
+static CHAT_COOKIES: HashMap<ChatKey, ChatCookie> = HashMap::pinned(65536, BPF_F_NO_PREALLOC);
+// Live flows and chats are never evicted by newer ones: no LRU here.
+#[map]
+static CHATS: HashMap<ChatKey, Chat> = HashMap::pinned(65536, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS: HashMap<Tuple, Flow> = HashMap::pinned(262_144, BPF_F_NO_PREALLOC);
+#[map]
+static FLOWS_BACK: HashMap<Tuple, FlowBack> = HashMap::pinned(262_144, BPF_F_NO_PREALLOC);
+#[map]
+static PENDING: LruHashMap<Tuple, Pending> = LruHashMap::pinned(65536, 0);
+#[map]
+static STASH: LruHashMap<Tuple, Stash> = LruHashMap::pinned(4096, 0);
+#[map]
+static SECRETS: Array<Secrets> = Array::pinned(1, 0);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Counter::COUNT as u32, 0);
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+
+/// Which working memory: the two hooks do not share one, since a packet may leave while another one
+/// comes in.
+pub const INGRESS: u32 = 0;
+pub const EGRESS: u32 = 1;
+
+/// Working memory of this CPU.
+#[inline(always)]
+pub fn scratch(hook: u32) -> Option<&'static mut Scratch> {
+    // SAFETY: one element for each CPU and hook, and a hook does not interrupt itself: it runs with
+    // bottom halves off.
+    SCRATCH.get_ptr_mut(hook).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// The maps themselves.
+pub struct KernelTables;
+
+/// A map value as the pipeline shares it.
+#[inline(always)]
+fn shared<T: Copy>(value: *mut T) -> Option<Shared<T>> {
+    // SAFETY: the kernel aligns map values to eight bytes and frees them after an RCU grace period,
+    // which a running program delays.
+    NonNull::new(value).map(|value| unsafe { Shared::new(value) })
+}
+
+#[inline(always)]
+fn refused(result: Result<(), i32>) -> Result<(), Refused> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(EEXIST) => Err(Refused::Exists),
+        Err(_) => Err(Refused::Full),
+    }
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn secrets(&self) -> Option<&Secrets> {
+        SECRETS.get(0).filter(|secrets| secrets.schema != 0)
+    }
+
+    #[inline(always)]
+    fn vip(&self, vip: &Vip) -> Option<u32> {
+        const BITS: u32 = size_of::<Vip>() as u32 * 8;
+        VIPS.get(lpm_trie::Key::new(BITS, *vip)).copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, number: u32) -> Option<&Service> {
+        // SAFETY: values of this map are replaced, never changed in place.
+        unsafe { SERVICES.get(number) }
+    }
+
+    #[inline(always)]
+    fn replica(&self, number: u32) -> Option<&Replica> {
+        REPLICAS.get(number)
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn chat_cookie(&self, key: &ChatKey) -> Option<&ChatCookie> {
+        // SAFETY: values of this map are replaced, never changed in place.
+        unsafe { CHAT_COOKIES.get(key) }
+    }
+
+    #[inline(always)]
+    fn chat(&self, key: &ChatKey) -> Option<Shared<Chat>> {
+        CHATS.get_ptr_mut(key).and_then(shared)
+    }
+}
+
+impl FlowTables for KernelTables {
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: one element for each CPU.
+            unsafe { *count += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn add_chat(&self, key: &ChatKey, chat: &Chat) -> Result<(), Refused> {
+        refused(CHATS.insert(key, chat, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn flow(&self, tuple: &Tuple) -> Option<Shared<Flow>> {
+        FLOWS.get_ptr_mut(tuple).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused> {
+        refused(FLOWS.insert(tuple, flow, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, tuple: &Tuple) {
+        // It may be gone already, which is what is wanted.
+        let _ = FLOWS.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn flow_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>> {
+        FLOWS_BACK.get_ptr_mut(tuple).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn add_flow_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused> {
+        refused(FLOWS_BACK.insert(tuple, flow, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn remove_flow_back(&self, tuple: &Tuple) {
+        // It may be gone already, which is what is wanted.
+        let _ = FLOWS_BACK.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>> {
+        PENDING.get_ptr_mut(tuple).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn set_pending(&self, tuple: &Tuple, pending: &Pending) -> Result<(), Refused> {
+        refused(PENDING.insert(tuple, pending, 0))
+    }
+
+    #[inline(always)]
+    fn remove_pending(&self, tuple: &Tuple) {
+        // They may be gone already, which is what is wanted.
+        let _ = PENDING.remove(tuple);
+        let _ = STASH.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn stash(&self, tuple: &Tuple) -> Option<&Stash> {
+        // SAFETY: another CPU may reuse the entry of an LRU map while it is read. The checksum,
+        // which is carried over from the client, then does not fit, and the replica drops it.
+        unsafe { STASH.get(tuple) }
+    }
+
+    #[inline(always)]
+    fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
+        refused(STASH.insert(tuple, stash, 0))
+    }
+}

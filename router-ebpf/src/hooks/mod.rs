@@ -1,0 +1,69 @@
+//! The verdict table of each hook, and nothing else.
+
+mod frame;
+mod maps;
+mod skb;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
+    helpers::bpf_redirect,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use router_ebpf::{
+    egress::egress,
+    ingress::ingress,
+    tables::FlowTables as _,
+    verdict::Action,
+};
+
+use self::{frame::Frame, maps::KernelTables, skb::Skb};
+
+const BPF_F_INGRESS: u64 = 1;
+
+/// From the client side.
+#[xdp]
+pub fn roost_ingress(ctx: XdpContext) -> u32 {
+    let Some(scratch) = maps::scratch(maps::INGRESS) else {
+        return xdp_action::XDP_PASS;
+    };
+    let verdict = ingress(&mut Frame::new(&ctx), &KernelTables, scratch);
+    KernelTables.count(verdict);
+    match verdict.action() {
+        Some(Action::Pass) => xdp_action::XDP_PASS,
+        Some(Action::Reply) => xdp_action::XDP_TX,
+        Some(Action::Drop | Action::Turn) | None => xdp_action::XDP_DROP,
+    }
+}
+
+/// Towards the clients.
+#[classifier]
+pub fn roost_egress(ctx: TcContext) -> i32 {
+    let Some(scratch) = maps::scratch(maps::EGRESS) else {
+        return TC_ACT_OK;
+    };
+    let verdict = egress(&mut Skb::new(&ctx), &KernelTables, scratch);
+    KernelTables.count(verdict);
+    match verdict.action() {
+        Some(Action::Pass) => TC_ACT_OK,
+        Some(Action::Turn) => turn(&ctx),
+        Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,
+    }
+}
+
+/// Sends a packet that was about to leave back in, as if it had come from the client.
+#[inline(always)]
+fn turn(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid while the program runs; the helper takes plain numbers.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, BPF_F_INGRESS) as i32 }
+}
+
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

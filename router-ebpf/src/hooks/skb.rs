@@ -1,0 +1,118 @@
+//! A socket buffer at TC: paged, cloned, and with a checksum that may be partial.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{
+        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use router_ebpf::{checksum::Sum, maps::STASH_LEN, packet::Packet};
+
+use super::frame::{bytes_at, helper_len};
+
+/// Ethernet with two VLAN tags, IPv6, TCP with all options; an ICMP error quotes less.
+const HEADERS_LEN: usize = 14 + 8 + 40 + 60;
+const BPF_F_PSEUDO_HDR: u64 = 0x10;
+
+pub struct Skb {
+    skb: *mut __sk_buff,
+}
+
+impl Skb {
+    /// Makes the headers readable: without that, a header in a page fragment looks like a packet
+    /// that is cut short.
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        let this = Self { skb: ctx.skb.skb };
+        this.pull();
+        this
+    }
+
+    #[inline(always)]
+    fn pull(&self) {
+        let (data, end) = self.bounds();
+        let wanted = self.len().min(HEADERS_LEN);
+        if data + wanted > end {
+            // SAFETY: the context is valid while the program runs. Without success the reads fail.
+            unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
+        }
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+        let (data, end) = self.bounds();
+        bytes_at(data, end, offset)
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).len as usize }
+    }
+
+    #[inline(always)]
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        // SAFETY: `at` has checked that all bytes are there, and they stay until the next resize,
+        // which needs this packet for itself.
+        self.at(offset).map(|bytes| unsafe { &*bytes })
+    }
+
+    #[inline(always)]
+    fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        // SAFETY: as above.
+        self.at(offset).map(|bytes| unsafe { &mut *bytes })
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> Option<()> {
+        // SAFETY: the context is valid while the program runs.
+        let result = unsafe { bpf_skb_change_tail(self.skb, len as u32, 0) };
+        self.pull();
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
+        let len = helper_len(len)?;
+        // SAFETY: `to` has room for STASH_LEN bytes, and `len` is not more.
+        let result = unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), offset as u32, to.as_mut_ptr().cast(), len)
+        };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
+        let len = helper_len(len)?;
+        // SAFETY: `from` has STASH_LEN bytes, and `len` is not more.
+        let result = unsafe {
+            bpf_skb_store_bytes(self.skb, offset as u32, from.as_ptr().cast(), len, 0)
+        };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn update_l4_checksum(&mut self, offset: usize, pseudo: Sum, body: Sum) -> Option<()> {
+        // A partial checksum covers the pseudo-header only, and the helper knows.
+        let (skb, offset) = (self.skb, offset as u32);
+        let (pseudo, body) = (pseudo.fold() as u64, body.fold() as u64);
+        // SAFETY: the context is valid while the program runs.
+        let results = unsafe {
+            (
+                bpf_l4_csum_replace(skb, offset, 0, pseudo, BPF_F_PSEUDO_HDR),
+                bpf_l4_csum_replace(skb, offset, 0, body, 0),
+            )
+        };
+        (results == (0, 0)).then_some(())
+    }
+}

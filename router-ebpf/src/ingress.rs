@@ -1,0 +1,287 @@
+//! What becomes of a packet from the client.
+
+use crate::{
+    bind, chats,
+    checksum::Sum,
+    icmp,
+    maps::{
+        FLOW_CHAT, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
+        STATE_REPLICA_FIN, STATE_SYN_SEEN, Vip,
+    },
+    options::{self, Shift},
+    packet::Packet,
+    reply,
+    scratch::Scratch,
+    steer::chat_key,
+    syn_cookie::{self, Check},
+    tables::{FlowTables, Shared},
+    verdict::Counter,
+    wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
+};
+
+/// How far behind the replica's last acknowledgement a FIN or RST may be to end a flow. The replica
+/// is stricter (RFC 5961 section 3); this keeps a blind attacker from having a live flow swept.
+const WINDOW: u32 = 1 << 20;
+
+/// Decides about a packet from the client side and rewrites it.
+#[inline(always)]
+pub fn ingress<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Counter {
+    if scratch.segment.parse_ip(packet).is_none() {
+        return Counter::IngressPassed;
+    }
+    let decided = match scratch.segment.protocol {
+        protocol::TCP => tcp(packet, tables, scratch),
+        protocol::ICMP | protocol::ICMPV6 => icmp::to_replica(packet, tables, scratch),
+        _ => return Counter::IngressPassed,
+    };
+    decided.unwrap_or(Counter::DropFault)
+}
+
+#[inline(always)]
+fn tcp<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    if scratch.segment.parse_tcp(packet).is_none() {
+        return Some(Counter::IngressPassed);
+    }
+    let vip = Vip { port: scratch.segment.dst_port, addr: scratch.segment.dst };
+    let Some(number) = tables.vip(&vip) else {
+        return Some(Counter::IngressPassed);
+    };
+    // From here on it is ours.
+    if !scratch.segment.well_formed() {
+        return Some(Counter::DropMalformed);
+    }
+    scratch.segment.tuple_from_client(&mut scratch.vip_side);
+    scratch.service = number;
+    let flow = tables.flow(&scratch.vip_side);
+    if let Some(flow) = flow
+        && !scratch.segment.has(flags::SYN)
+        && !may_be_new(tables, scratch, flow)
+    {
+        return established(packet, tables, scratch, flow);
+    }
+    open(packet, tables, scratch, flow)
+}
+
+/// A segment of a connection that has no flow yet, or begins anew.
+#[inline(never)]
+fn open<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Option<Shared<Flow>>,
+) -> Option<Counter> {
+    if scratch.segment.has(flags::SYN) {
+        if let Some(flow) = flow {
+            flow.set_state(STATE_SYN_SEEN);
+        }
+        return syn(packet, tables, scratch);
+    }
+    if scratch.segment.has(flags::RST) {
+        return Some(Counter::DropStrayReset);
+    }
+    if !scratch.segment.has(flags::ACK) {
+        return Some(Counter::DropFlags);
+    }
+    match check(tables, scratch)? {
+        Check::First(offer) if scratch.segment.payload_len() > 0 => {
+            scratch.offer = offer;
+            if let Some(flow) = flow {
+                discard(tables, scratch, flow);
+            }
+            bind::bind(packet, tables, scratch)
+        }
+        Check::First(_) if scratch.segment.has(flags::FIN) => {
+            reply::reset(packet, tables, scratch, Counter::ResetUnused)
+        }
+        Check::First(_) => Some(Counter::AckSwallowed),
+        Check::Later => Some(Counter::DropEarly),
+        Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
+    }
+}
+
+#[inline(always)]
+fn check(tables: &impl FlowTables, scratch: &Scratch) -> Option<Check> {
+    let secrets = tables.secrets()?;
+    let Segment { seq, ack, .. } = scratch.segment;
+    Some(syn_cookie::check(secrets, &scratch.vip_side, seq, ack, tables.now()))
+}
+
+/// A SYN is always answered with a cookie, and costs no memory. Data in it is left to be sent again.
+#[inline(always)]
+fn syn<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    let segment = &scratch.segment;
+    if segment.has_any(flags::ACK | flags::RST | flags::FIN) {
+        return Some(Counter::DropFlags);
+    }
+    if segment.payload_len() == 0 && !bind::checksum_is_right(packet, segment, Sum::ZERO)? {
+        return Some(Counter::DropChecksum);
+    }
+    let service = tables.service(scratch.service)?;
+    if service.usable == 0 {
+        return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
+    }
+    scratch.offer.parse(packet, &scratch.segment)?;
+    reply::syn_ack(packet, tables, scratch, service)
+}
+
+/// Whether a segment on the tuple of a flow may be the first one of another connection: a SYN was
+/// seen, or the flow has ended, and the numbers are those of a handshake of ours, but not of the
+/// flow's own.
+#[inline(always)]
+fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -> bool {
+    if flow.state() & (STATE_CLOSED | STATE_SYN_SEEN) == 0 {
+        return false;
+    }
+    let segment = &scratch.segment;
+    let own = flow.get();
+    if segment.payload_len() == 0
+        || own.client_isn == segment.seq.wrapping_sub(1)
+            && own.server_isn == segment.ack.wrapping_sub(1)
+    {
+        return false;
+    }
+    matches!(check(tables, scratch), Some(Check::First(_)))
+}
+
+/// Drops what is left of a flow whose tuple begins anew. Its replica, should it still have the old
+/// connection, answers the new SYN with an acknowledgement that egress turns into an RST.
+#[inline(always)]
+fn discard(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) {
+    if end(tables, flow) {
+        tables.count(Counter::Rebound);
+    }
+    write_replica_side(scratch, flow.get());
+    tables.remove_flow_back(&scratch.replica_side);
+    tables.remove_flow(&scratch.vip_side);
+}
+
+/// A segment of a flow, on its way to the replica.
+#[inline(always)]
+fn established<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    shared: Shared<Flow>,
+) -> Option<Counter> {
+    let flow = shared.get();
+    let gone = tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE);
+    if gone || shared.state() & STATE_EXPIRED != 0 {
+        return ended(packet, tables, scratch, shared);
+    }
+    shared.touch(tables.now());
+    if scratch.segment.has_any(flags::FIN | flags::RST) {
+        closing(tables, scratch, shared);
+    }
+    let segment = &scratch.segment;
+    let shift = Shift {
+        ts_val: 0,
+        ts_echo: flow.ts_delta.wrapping_neg(),
+        sack: flow.seq_delta,
+    };
+    let changed = options::translate(packet, segment, shift)?;
+    let ack = segment.ack.wrapping_add(if segment.has(flags::ACK) { flow.seq_delta } else { 0 });
+    let window = scale_up(segment.window, flow.window_shift);
+    let body = changed
+        .sub2(segment.dst_port)
+        .add2(flow.replica_port)
+        .sub4(segment.ack.to_be_bytes())
+        .add4(ack.to_be_bytes())
+        .sub2(segment.window.to_be_bytes())
+        .add2(window.to_be_bytes());
+    let (l3, l4) = (segment.l3(), segment.l4());
+    let header: &mut [u8; TCP_LEN] = packet.view_mut(l4)?;
+    header[2..4].copy_from_slice(&flow.replica_port);
+    header[8..12].copy_from_slice(&ack.to_be_bytes());
+    header[14..16].copy_from_slice(&window.to_be_bytes());
+    let (old, new) = (&segment.dst, &flow.replica_addr);
+    write_address(packet, l3, segment.is_v6(), Side::Dst, old, new)?;
+    let pseudo = Sum::ZERO.sub16(old).add16(new);
+    packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)?;
+    Some(Counter::ToReplica)
+}
+
+/// A segment of a flow that is no more: its replica is gone, or the sweeper has ended it.
+#[inline(never)]
+fn ended<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+) -> Option<Counter> {
+    let expired = flow.state() & STATE_EXPIRED != 0;
+    end(tables, flow);
+    let why = if expired { Counter::ResetExpired } else { Counter::ResetGone };
+    reply::reset(packet, tables, scratch, why)
+}
+
+/// Notes a FIN or an RST of the client's, if the replica may believe it.
+#[inline(never)]
+fn closing(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) {
+    write_replica_side(scratch, flow.get());
+    let Some(back) = tables.flow_back(&scratch.replica_side) else {
+        return;
+    };
+    if scratch.segment.seq.wrapping_sub(back.acked()) >= WINDOW {
+        return;
+    }
+    if !scratch.segment.has(flags::RST) {
+        note_fin(tables, flow, STATE_CLIENT_FIN);
+    } else if end(tables, flow) {
+        tables.count(Counter::Closed);
+    }
+}
+
+/// Notes a FIN; the second one ends the flow.
+#[inline(always)]
+pub fn note_fin(tables: &impl FlowTables, flow: Shared<Flow>, bit: u32) {
+    const BOTH: u32 = STATE_CLIENT_FIN | STATE_REPLICA_FIN;
+    if (flow.set_state(bit) | bit) & BOTH == BOTH && end(tables, flow) {
+        tables.count(Counter::Closed);
+    }
+}
+
+/// Ends a flow, once: it counts for its chat no longer. Returns whether it was live.
+#[inline(always)]
+pub fn end(tables: &impl FlowTables, shared: Shared<Flow>) -> bool {
+    const ENDED: u32 = STATE_CLOSED | STATE_EXPIRED;
+    if shared.set_state(STATE_CLOSED) & ENDED != 0 {
+        return false;
+    }
+    let flow = shared.get();
+    if flow.flags & FLOW_CHAT != 0 {
+        chats::release(tables, &chat_key(flow.service, flow.cookie), flow.replica);
+    }
+    true
+}
+
+/// Writes the replica side's tuple of a flow, whose client is that of the VIP side.
+#[inline(always)]
+fn write_replica_side(scratch: &mut Scratch, flow: &Flow) {
+    let tuple = &mut scratch.replica_side;
+    tuple.client = scratch.vip_side.client;
+    tuple.client_port = scratch.vip_side.client_port;
+    tuple.server = flow.replica_addr;
+    tuple.server_port = flow.replica_port;
+}
+
+/// A window field for a replica that does not scale, from a client that does.
+#[inline(always)]
+pub fn scale_up(window: u16, shift: u8) -> u16 {
+    if shift == 0 {
+        return window;
+    }
+    let scaled = (window as u32) << (shift & 15);
+    if scaled > 0xffff { 0xffff } else { scaled as u16 }
+}

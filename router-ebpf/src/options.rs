@@ -1,0 +1,218 @@
+//! TCP options: what a client offers, what a replica answers, and the ones that are translated.
+
+use crate::{
+    checksum::Sum,
+    maps::{OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS},
+    packet::Packet,
+    wire::{Options, Segment, TCP_LEN},
+};
+
+const END: u8 = 0;
+const NOP: u8 = 1;
+const MSS: u8 = 2;
+const SCALE: u8 = 3;
+const SACK_PERMITTED: u8 = 4;
+const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
+/// Forty bytes of options, each at least one byte.
+const MOST: usize = 40;
+/// The largest shift (RFC 7323 section 2.3).
+pub const MAX_SCALE: u8 = 14;
+
+/// The options of a handshake that we know.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Timestamp.
+    pub ts_val: u32,
+    /// Echoed timestamp.
+    pub ts_echo: u32,
+    /// Maximum segment size; 0 if not said.
+    pub mss: u16,
+    /// Which of the rest are there: `OFFER_*`.
+    pub offers: u8,
+    /// Window scale.
+    pub scale: u8,
+}
+
+impl Offer {
+    /// Whether this option is offered.
+    #[inline(always)]
+    pub const fn has(&self, offer: u8) -> bool {
+        self.offers & offer != 0
+    }
+
+    /// Reads the options of a well-formed segment. Malformed ones end the list, as in Linux
+    /// (`tcp_parse_options` in net/ipv4/tcp_input.c).
+    #[inline(never)]
+    pub fn parse(&mut self, packet: &impl Packet, segment: &Segment) -> Option<()> {
+        *self = Self::default();
+        let mut cursor = Cursor::new(segment);
+        for _ in 0..MOST {
+            let Some((kind, at, len)) = cursor.next(packet) else {
+                break;
+            };
+            match (kind, len) {
+                (MSS, 4) => self.mss = u16::from_be_bytes(packet.read(at + 2)?),
+                (SCALE, 3) => {
+                    self.offers |= OFFER_SCALE;
+                    let [scale] = packet.read(at + 2)?;
+                    self.scale = if scale > MAX_SCALE { MAX_SCALE } else { scale };
+                }
+                (SACK_PERMITTED, 2) => self.offers |= OFFER_SACK,
+                (TIMESTAMPS, 10) => {
+                    self.offers |= OFFER_TIMESTAMPS;
+                    self.ts_val = u32::from_be_bytes(packet.read(at + 2)?);
+                    self.ts_echo = u32::from_be_bytes(packet.read(at + 6)?);
+                }
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    /// Writes the options of a SYN or SYN-ACK, laid out as Linux does.
+    #[inline(always)]
+    pub fn write(&self, options: &mut Options) {
+        options.clear();
+        let [m0, m1] = self.mss.to_be_bytes();
+        options.push([MSS, 4, m0, m1]);
+        let sack = self.has(OFFER_SACK);
+        if self.has(OFFER_TIMESTAMPS) {
+            let [a, b] = if sack { [SACK_PERMITTED, 2] } else { [NOP, NOP] };
+            self.write_timestamps(options, [a, b, TIMESTAMPS, 10]);
+        } else if sack {
+            options.push([NOP, NOP, SACK_PERMITTED, 2]);
+        }
+        if self.has(OFFER_SCALE) {
+            options.push([NOP, SCALE, 3, self.scale]);
+        }
+    }
+
+    /// Writes the options of a segment behind the handshake: timestamps if they are on.
+    #[inline(always)]
+    pub fn write_established(&self, options: &mut Options) {
+        options.clear();
+        if self.has(OFFER_TIMESTAMPS) {
+            self.write_timestamps(options, [NOP, NOP, TIMESTAMPS, 10]);
+        }
+    }
+
+    #[inline(always)]
+    fn write_timestamps(&self, options: &mut Options, head: [u8; 4]) {
+        options.push(head);
+        options.push(self.ts_val.to_be_bytes());
+        options.push(self.ts_echo.to_be_bytes());
+    }
+}
+
+/// What is added to the numbers in the options of an established segment, modulo 2^32.
+#[derive(Clone, Copy, Debug)]
+pub struct Shift {
+    /// To the timestamp value.
+    pub ts_val: u32,
+    /// To the timestamp echo.
+    pub ts_echo: u32,
+    /// To both edges of every SACK block.
+    pub sack: u32,
+}
+
+/// Shifts the numbers in a segment's options and returns what that changed in its sum.
+#[inline(always)]
+pub fn translate<P: Packet>(packet: &mut P, segment: &Segment, shift: Shift) -> Option<Sum> {
+    let at = segment.l4() + TCP_LEN;
+    match segment.header_len() {
+        TCP_LEN => return Some(Sum::ZERO),
+        // Nearly every segment: two NOPs and timestamps.
+        32 if packet.read(at)? == [NOP, NOP, TIMESTAMPS, 10] => {
+            return translate_timestamps(packet, at + 4, shift);
+        }
+        _ => {}
+    }
+    translate_all(packet, segment, shift)
+}
+
+#[inline(always)]
+fn translate_timestamps<P: Packet>(packet: &mut P, at: usize, shift: Shift) -> Option<Sum> {
+    let mut sum = Sum::ZERO;
+    // A number that is not shifted is not touched: an echo of zero stays what it is.
+    if shift.ts_val != 0 {
+        sum = sum.plus(add(packet, at, shift.ts_val)?);
+    }
+    if shift.ts_echo != 0 {
+        sum = sum.plus(add(packet, at + 4, shift.ts_echo)?);
+    }
+    Some(sum)
+}
+
+#[inline(never)]
+fn translate_all<P: Packet>(packet: &mut P, segment: &Segment, shift: Shift) -> Option<Sum> {
+    let mut sum = Sum::ZERO;
+    let base = segment.l4();
+    let mut cursor = Cursor::new(segment);
+    for _ in 0..MOST {
+        let Some((kind, at, len)) = cursor.next(packet) else {
+            break;
+        };
+        let mut change = Sum::ZERO;
+        if kind == TIMESTAMPS && len == 10 {
+            change = translate_timestamps(packet, at + 2, shift)?;
+        } else if kind == SACK && shift.sack != 0 {
+            for edge in 0..8 {
+                if 2 + edge * 4 + 4 > len {
+                    break;
+                }
+                change = change.plus(add(packet, at + 2 + edge * 4, shift.sack)?);
+            }
+        }
+        sum = sum.plus(if (at - base) & 1 == 0 { change } else { change.at_odd_offset() });
+    }
+    Some(sum)
+}
+
+/// Adds to the number at `offset` and returns what that changed in the sum.
+#[inline(always)]
+fn add<P: Packet>(packet: &mut P, offset: usize, shift: u32) -> Option<Sum> {
+    let old = packet.read(offset)?;
+    let new = u32::from_be_bytes(old).wrapping_add(shift).to_be_bytes();
+    packet.write(offset, &new)?;
+    Some(Sum::ZERO.sub4(old).add4(new))
+}
+
+/// Walks over the options of a well-formed segment.
+struct Cursor {
+    at: usize,
+    end: usize,
+}
+
+impl Cursor {
+    #[inline(always)]
+    fn new(segment: &Segment) -> Self {
+        let l4 = segment.l4();
+        Self { at: l4 + TCP_LEN, end: l4 + segment.header_len() }
+    }
+
+    /// Kind, offset in the frame and length of the next option; `None` at the end.
+    #[inline(always)]
+    fn next(&mut self, packet: &impl Packet) -> Option<(u8, usize, usize)> {
+        if self.at >= self.end {
+            return None;
+        }
+        let at = self.at;
+        let [kind] = packet.read(at)?;
+        if kind == END {
+            return None;
+        }
+        if kind == NOP {
+            self.at += 1;
+            return Some((kind, at, 1));
+        }
+        let [len] = packet.read(at + 1)?;
+        let len = len as usize;
+        if len < 2 || len > MOST || at + len > self.end {
+            return None;
+        }
+        self.at += len;
+        Some((kind, at, len))
+    }
+}

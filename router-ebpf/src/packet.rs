@@ -1,0 +1,45 @@
+//! What the pipeline needs of a packet, whatever holds it: an XDP frame, a socket buffer at TC, or
+//! bytes in a test.
+
+use crate::{checksum::Sum, maps::STASH_LEN};
+
+/// A frame, from its Ethernet header to its end.
+///
+/// Reads and writes are bounds-checked, and `None` means that the frame ends before. The pipeline
+/// never keeps a reference into a frame: resizing moves it.
+pub trait Packet {
+    /// Length of the frame in bytes.
+    fn len(&self) -> usize;
+
+    /// The `N` bytes at `offset`.
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
+
+    /// The `N` bytes at `offset`, to write.
+    fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]>;
+
+    /// Copies `N` bytes at `offset`: for a few, which fit into a register.
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.view(offset).copied()
+    }
+
+    /// Overwrites `N` bytes at `offset`.
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Option<()> {
+        *self.view_mut(offset)? = *bytes;
+        Some(())
+    }
+
+    /// Cuts or extends the frame at its end.
+    fn resize(&mut self, len: usize) -> Option<()>;
+
+    /// Copies `len` bytes (1..=[`STASH_LEN`]) at `offset` to the front of `to`.
+    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()>;
+
+    /// Copies `len` bytes (1..=[`STASH_LEN`]) from the front of `from` to `offset`.
+    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()>;
+
+    /// Brings the TCP or ICMPv6 checksum field at `offset` up to date with what was changed in the
+    /// pseudo-header (`pseudo`) and in the segment (`body`).
+    fn update_l4_checksum(&mut self, offset: usize, pseudo: Sum, body: Sum) -> Option<()>;
+}

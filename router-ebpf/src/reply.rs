@@ -1,0 +1,106 @@
+//! Segments that we send ourselves, in place of the one in hand.
+
+use crate::{
+    maps::Service,
+    packet::Packet,
+    scratch::Scratch,
+    syn_cookie,
+    tables::FlowTables,
+    verdict::Counter,
+    wire::{flags, swap_macs},
+};
+
+/// The window that a client may fill before its replica has accepted: what can be stashed. Linux
+/// sends segments of half the window at the most, so this is also room for a full one.
+pub const HANDSHAKE_WINDOW: u16 = 4096;
+/// The window scale that we announce, the usual one of Linux; a replica's other one is translated.
+pub const ANNOUNCED_SCALE: u8 = 7;
+/// RSTs for each CPU: so many at once, and one more for each interval in nanoseconds (1000/s).
+const RESET_BURST: u64 = 1000;
+const RESET_INTERVAL: u64 = 1_000_000;
+
+/// Turns a SYN into a SYN-ACK whose sequence number is a SYN cookie.
+#[inline(always)]
+pub fn syn_ack<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    service: &Service,
+) -> Option<Counter> {
+    let now = tables.now();
+    let segment = &scratch.segment;
+    let offer = &scratch.offer;
+    let secrets = tables.secrets()?;
+    let isn = syn_cookie::make(secrets, &scratch.vip_side, segment.seq, offer, now);
+    let mss = if segment.is_v6() { service.mss6 } else { service.mss4 };
+    scratch.answer = syn_cookie::answer(offer, mss, ANNOUNCED_SCALE, now);
+    let header = &mut scratch.header;
+    header.answer(segment);
+    header.seq = isn;
+    header.ack = segment.seq.wrapping_add(1);
+    header.flags = flags::SYN | flags::ACK;
+    header.window = HANDSHAKE_WINDOW;
+    scratch.answer.write(&mut header.options);
+    send(packet, scratch)?;
+    swap_macs(packet)?;
+    Some(Counter::SynAnswered)
+}
+
+/// Turns a segment into the RST that answers it, if the limit allows one more.
+#[inline(never)]
+pub fn reset<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    why: Counter,
+) -> Option<Counter> {
+    if scratch.segment.has(flags::RST) {
+        return Some(Counter::DropStrayReset);
+    }
+    if !may_reset(tables.now(), scratch) {
+        return Some(Counter::DropResetLimit);
+    }
+    write_reset(scratch);
+    send(packet, scratch)?;
+    swap_macs(packet)?;
+    Some(why)
+}
+
+/// Makes `scratch.header` the RST that answers the segment (RFC 9293 section 3.5.2).
+#[inline(always)]
+pub fn write_reset(scratch: &mut Scratch) {
+    let segment = &scratch.segment;
+    let header = &mut scratch.header;
+    header.answer(segment);
+    if segment.has(flags::ACK) {
+        header.seq = segment.ack;
+        header.flags = flags::RST;
+    } else {
+        header.ack = segment.seq.wrapping_add(segment.sequence_len());
+        header.flags = flags::RST | flags::ACK;
+    }
+}
+
+/// Makes the packet one with `scratch.header` and no payload, with a checksum of its own.
+#[inline(always)]
+pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
+    let header = &scratch.header;
+    packet.resize(scratch.segment.l4() + header.len())?;
+    let check = header.pseudo_sum(0).plus(header.sum()).checksum();
+    header.write(packet, &scratch.segment, 0, check)
+}
+
+/// A token bucket for each CPU.
+#[inline(always)]
+fn may_reset(now: u64, scratch: &mut Scratch) -> bool {
+    let earned = now.saturating_sub(scratch.resets_at) / RESET_INTERVAL;
+    if earned > 0 {
+        scratch.resets_at = now;
+        scratch.resets_left = (scratch.resets_left + earned).min(RESET_BURST);
+    }
+    if scratch.resets_left == 0 {
+        return false;
+    }
+    scratch.resets_left -= 1;
+    true
+}

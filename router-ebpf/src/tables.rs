@@ -1,0 +1,189 @@
+//! What the pipeline needs of the maps: the kernel's own, or copies of them in a tool or a test.
+
+use core::ptr::NonNull;
+
+use crate::{
+    atomic::{TRIES, swap_u32, swap_u64},
+    maps::{
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash, Tuple,
+        Vip,
+    },
+    verdict::Counter,
+};
+
+/// Why a map took no new entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is one with this key.
+    Exists,
+    /// It is full, or there is no memory.
+    Full,
+}
+
+/// A value in a map that several CPUs change at the same time.
+///
+/// It stays readable while the program runs (maps are freed after an RCU grace period), though it
+/// may already be out of its map. Whoever makes one of these vouches for that.
+#[derive(Clone, Copy)]
+pub struct Shared<T>(NonNull<T>);
+
+/// Reads or writes a word once, as a whole.
+macro_rules! word {
+    ($this:expr, $field:ident) => {
+        // SAFETY: the pointer is valid and aligned, see `Shared`.
+        unsafe { (&raw const (*$this.0.as_ptr()).$field).read_volatile() }
+    };
+    ($this:expr, $field:ident = $value:expr) => {
+        // SAFETY: the pointer is valid and aligned, see `Shared`.
+        unsafe { (&raw mut (*$this.0.as_ptr()).$field).write_volatile($value) }
+    };
+}
+
+impl<T: Copy> Shared<T> {
+    /// Wraps a pointer to a map value.
+    ///
+    /// # Safety
+    ///
+    /// The pointer must be aligned and stay valid for as long as the value is used.
+    #[inline(always)]
+    pub const unsafe fn new(value: NonNull<T>) -> Self {
+        Self(value)
+    }
+
+    /// The value, for its fields that do not change once it is in its map.
+    #[inline(always)]
+    pub fn get(&self) -> &T {
+        // SAFETY: see `Shared`. Fields that change are words: a reader sees an old or a new one.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Shared<Flow> {
+    /// Notes that the client was heard of.
+    #[inline(always)]
+    pub fn touch(&self, now: u64) {
+        word!(self, last_seen = now);
+    }
+
+    /// The `STATE_*` bits.
+    #[inline(always)]
+    pub fn state(&self) -> u32 {
+        word!(self, state)
+    }
+
+    /// Sets bits and returns those that were set before.
+    #[inline(always)]
+    pub fn set_state(&self, bits: u32) -> u32 {
+        let mut state = self.state();
+        for _ in 0..TRIES {
+            // SAFETY: see `Shared`; this is the only writer of the field.
+            if unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | bits) } {
+                break;
+            }
+            state = self.state();
+        }
+        state
+    }
+}
+
+impl Shared<FlowBack> {
+    /// Notes where the replica's two directions stand.
+    #[inline(always)]
+    pub fn advance(&self, acked: u32, sent: u32) {
+        word!(self, acked = acked);
+        word!(self, sent = sent);
+    }
+
+    /// The replica's last acknowledgement number.
+    #[inline(always)]
+    pub fn acked(&self) -> u32 {
+        word!(self, acked)
+    }
+}
+
+impl Shared<Chat> {
+    /// The packed home and number of flows.
+    #[inline(always)]
+    pub fn state(&self) -> u64 {
+        word!(self, state)
+    }
+
+    /// Changes the state if it is still `old`.
+    #[inline(always)]
+    pub fn swap_state(&self, old: u64, new: u64) -> bool {
+        // SAFETY: see `Shared`; this is the only writer of the field.
+        unsafe { swap_u64(&raw mut (*self.0.as_ptr()).state, old, new) }
+    }
+
+    /// Notes that a connection was bound.
+    #[inline(always)]
+    pub fn set_bound_at(&self, now: u64) {
+        word!(self, bound_at = now);
+    }
+
+    /// Notes that the chat came to another home.
+    #[inline(always)]
+    pub fn set_since(&self, now: u64) {
+        word!(self, since = now);
+    }
+}
+
+impl Shared<Pending> {
+    /// Sets bits of `Pending::flags`. Only one packet of a connection is in the middle of its
+    /// handshake at a time, so a plain write is enough.
+    #[inline(always)]
+    pub fn set_flags(&self, bits: u8) {
+        // SAFETY: see `Shared`.
+        unsafe { (*self.0.as_ptr()).flags |= bits }
+    }
+}
+
+/// The maps, to read. Enough to say where a connection would go.
+pub trait Tables {
+    /// Now, in nanoseconds of `CLOCK_MONOTONIC`; may lag by a timer tick.
+    fn now(&self) -> u64;
+    /// `SECRETS`, if a daemon has filled it.
+    fn secrets(&self) -> Option<&Secrets>;
+    /// `VIPS`: the number of the service that owns this address and port.
+    fn vip(&self, vip: &Vip) -> Option<u32>;
+    /// `SERVICES`.
+    fn service(&self, number: u32) -> Option<&Service>;
+    /// `REPLICAS`.
+    fn replica(&self, number: u32) -> Option<&Replica>;
+    /// `SLOTS`: a replica's number.
+    fn slot(&self, index: u32) -> Option<u32>;
+    /// `CHAT_COOKIES`.
+    fn chat_cookie(&self, key: &ChatKey) -> Option<&ChatCookie>;
+    /// `CHATS`.
+    fn chat(&self, key: &ChatKey) -> Option<Shared<Chat>>;
+}
+
+/// The maps, to read and to write: what a packet needs.
+pub trait FlowTables: Tables {
+    /// Counts a packet.
+    fn count(&self, counter: Counter);
+    /// Adds to `CHATS`.
+    fn add_chat(&self, key: &ChatKey, chat: &Chat) -> Result<(), Refused>;
+    /// `FLOWS`, by client and VIP.
+    fn flow(&self, tuple: &Tuple) -> Option<Shared<Flow>>;
+    /// Adds to `FLOWS`.
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused>;
+    /// Removes from `FLOWS`.
+    fn remove_flow(&self, tuple: &Tuple);
+    /// `FLOWS_BACK`, by client and replica.
+    fn flow_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>>;
+    /// Adds to `FLOWS_BACK`.
+    fn add_flow_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused>;
+    /// Removes from `FLOWS_BACK`.
+    fn remove_flow_back(&self, tuple: &Tuple);
+    /// `PENDING`, by client and replica.
+    fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>>;
+    /// Sets in `PENDING`; another entry may go for it.
+    fn set_pending(&self, tuple: &Tuple, pending: &Pending) -> Result<(), Refused>;
+    /// Removes from `PENDING` and `STASH`.
+    fn remove_pending(&self, tuple: &Tuple);
+    /// `STASH`, by client and replica.
+    fn stash(&self, tuple: &Tuple) -> Option<&Stash>;
+    /// Sets in `STASH`; another entry may go for it.
+    fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused>;
+}

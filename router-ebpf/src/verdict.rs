@@ -1,0 +1,143 @@
+//! What can become of a packet, each with its own counter: nothing is dropped in silence.
+
+/// What the kernel is asked to do with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Go on as usual: it is not ours, or it was rewritten and is to be routed.
+    Pass,
+    /// Go no further.
+    Drop,
+    /// Back out of the interface that it came from (ingress only).
+    Reply,
+    /// Back into the interface that it was about to leave (egress only).
+    Turn,
+}
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $variant:ident = $name:literal, $action:expr;)+) => {
+        /// The data path's counters. The first ones are verdicts: each packet counts for exactly
+        /// one of them. Those with no action of their own say more about such a packet.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Counter {
+            $($(#[doc = $help])+ $variant,)+
+        }
+
+        impl Counter {
+            /// All of them, in the order of the map `COUNTERS`.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Its name in metrics and tables.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// What it counts.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($help),+),)+ }
+            }
+
+            /// What is done with the packet; `None` for what is not a verdict.
+            #[inline(always)]
+            pub const fn action(self) -> Option<Action> {
+                match self { $(Self::$variant => $action,)+ }
+            }
+        }
+    };
+}
+
+const PASS: Option<Action> = Some(Action::Pass);
+const DROP: Option<Action> = Some(Action::Drop);
+const REPLY: Option<Action> = Some(Action::Reply);
+const TURN: Option<Action> = Some(Action::Turn);
+
+counters! {
+    /// Packets from the client side that are no business of ours, passed untouched.
+    IngressPassed = "ingress_passed", PASS;
+    /// SYNs answered with a SYN cookie.
+    SynAnswered = "syn_answered", REPLY;
+    /// Bare ACKs that end a handshake, swallowed: the connection is bound at its first data.
+    AckSwallowed = "ack_swallowed", DROP;
+    /// Connections bound: the first data segment became a SYN to the replica.
+    Bound = "bound", PASS;
+    /// Segments translated on their way to the replica.
+    ToReplica = "to_replica", PASS;
+    /// SYNs reset because the service has no usable replica.
+    ResetNoReplica = "reset_no_replica", REPLY;
+    /// Connections reset because they have no key and the service rejects those.
+    ResetMissingKey = "reset_missing_key", REPLY;
+    /// Segments reset because they belong to no flow and carry no valid SYN cookie.
+    ResetUnknown = "reset_unknown", REPLY;
+    /// Connections closed by the client before it sent anything.
+    ResetUnused = "reset_unused", REPLY;
+    /// Connections reset because their replica is gone.
+    ResetGone = "reset_gone", REPLY;
+    /// Segments of flows that the sweeper has ended.
+    ResetExpired = "reset_expired", REPLY;
+    /// Connections reset because the client has the same port open to the replica through another VIP.
+    ResetConflict = "reset_conflict", REPLY;
+    /// Segments that would have been reset, but for the limit on RSTs.
+    DropResetLimit = "drop_reset_limit", DROP;
+    /// RSTs that belong to no flow.
+    DropStrayReset = "drop_stray_reset", DROP;
+    /// Segments to a VIP with IPv4 options or an impossible TCP header.
+    DropMalformed = "drop_malformed", DROP;
+    /// Segments to a VIP with flags that make no sense.
+    DropFlags = "drop_flags", DROP;
+    /// SYNs and first data segments with a wrong checksum.
+    DropChecksum = "drop_checksum", DROP;
+    /// Segments of a handshake of ours that came before the first one.
+    DropEarly = "drop_early", DROP;
+    /// First data segments larger than the window that was announced.
+    DropOversize = "drop_oversize", DROP;
+    /// Packets lost to a map, a helper or a frame that was not as it should be.
+    DropFault = "drop_fault", DROP;
+    /// ICMP errors translated on their way to the replica.
+    IcmpToReplica = "icmp_to_replica", PASS;
+
+    /// Packets on their way out that are no business of ours, passed untouched.
+    EgressPassed = "egress_passed", PASS;
+    /// Replicas that accepted: the stashed segment was delivered.
+    Delivered = "delivered", TURN;
+    /// Replicas that accepted when the stash was gone: acknowledged, the client sends again.
+    DeliveredEmpty = "delivered_empty", TURN;
+    /// Segments translated on their way to the client.
+    ToClient = "to_client", PASS;
+    /// SYN-ACKs that a replica sent again, dropped: the client's data is on its way.
+    DropSynAckAgain = "drop_syn_ack_again", DROP;
+    /// Connections that the replica refused: its RST went to the client.
+    Refused = "refused", PASS;
+    /// Connections refused because FLOWS is full: the client was reset.
+    ResetFull = "reset_full", PASS;
+    /// Connections reset because their chat came to live elsewhere before the replica answered.
+    ResetMoved = "reset_moved", PASS;
+    /// Replicas reset because the client is not there any more.
+    ResetReplica = "reset_replica", TURN;
+    /// Outgoing segments lost to a map, a helper or a frame that was not as it should be.
+    EgressDropFault = "egress_drop_fault", DROP;
+    /// ICMP errors translated on their way to the client.
+    IcmpToClient = "icmp_to_client", PASS;
+
+    /// Connections bound by a key in CHAT_COOKIES.
+    Overridden = "overridden", None;
+    /// Connections bound to a live home that the slot table would not have given.
+    HomeKept = "home_kept", None;
+    /// Connections without a key.
+    MissingKey = "missing_key", None;
+    /// Connections bound without an entry in CHATS because it is full.
+    ChatsFull = "chats_full", None;
+    /// Live flows replaced by a new connection on the same tuple.
+    Rebound = "rebound", None;
+    /// Flows that ended by FINs or an RST.
+    Closed = "closed", None;
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether it counts for packets from the client side.
+    pub const fn is_ingress(self) -> bool {
+        (self as u32) < Self::EgressPassed as u32
+    }
+}
