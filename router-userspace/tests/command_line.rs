@@ -2,6 +2,7 @@
 //! out readable. Needs root and a bpffs.
 
 use std::{
+    hash::Hasher as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -17,9 +18,9 @@ use router_ebpf::{
     verdict::Counter,
 };
 use serde_json::{Value, json};
+use siphasher::sip::SipHasher24;
 
 const BPFFS: &str = "/sys/fs/bpf";
-const COOKIE: u64 = 0xfedc_ba98_7654_3210;
 const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
 
 /// Maps of the schema in a directory of their own, which is removed in the end.
@@ -68,7 +69,7 @@ impl Pinned {
         slots.pin(pin("SLOTS"))?;
 
         let mut chats: HashMap<MapData, ChatKey, Chat> = HashMap::create(8, 0)?;
-        let key = ChatKey { cookie: COOKIE, service: 1, reserved: 0 };
+        let key = ChatKey { cookie: hash("42"), service: 1, reserved: 0 };
         let state = Chat::pack(1, 1);
         chats.insert(
             key,
@@ -144,6 +145,13 @@ fn name(text: &str) -> Name {
     Name::new(text.as_bytes())
 }
 
+/// The cookie of a chat that was not bound to another.
+fn hash(key: &str) -> u64 {
+    let mut hasher = SipHasher24::new_with_keys(SECRET[0], SECRET[1]);
+    hasher.write(key.as_bytes());
+    hasher.finish()
+}
+
 fn service() -> Service {
     let mut param = [0; 32];
     param[..4].copy_from_slice(b"chat");
@@ -190,7 +198,7 @@ fn flow() -> Flow {
     Flow {
         last_seen: 2,
         since: 1,
-        cookie: COOKIE,
+        cookie: hash("42"),
         replica_addr: addr("10.0.0.11"),
         replica_port: 8080u16.to_be_bytes(),
         flags: FLOW_CHAT,
@@ -239,7 +247,7 @@ fn lists_say_what_is_in_the_maps() {
     let chats = pinned.json(&["chats", "--service", "rooms", "--key", "42"]);
     assert_eq!(chats[0]["home"], "r1");
     assert_eq!(chats[0]["flows"], 1);
-    assert_eq!(chats[0]["cookie"], "fedcba9876543210");
+    assert_eq!(chats[0]["cookie"], format!("{:016x}", hash("42")));
     assert_eq!(pinned.json(&["chats", "--key", "43"]), json!([]));
     assert_eq!(pinned.text(&["chats", "--key", "43"]), "no chats\n");
 
@@ -264,7 +272,7 @@ fn dumps_are_typed_and_keep_secrets() {
 
     let dump = pinned.json(&["maps", "dump", "chats"]);
     let expected = json!([{"map": "CHATS", "entries": [{
-        "key": {"service": 1, "cookie": "fedcba9876543210"},
+        "key": {"service": 1, "cookie": format!("{:016x}", hash("42"))},
         "value": {"key": "42", "home": 1, "flows": 1, "since": 1, "bound_at": 1},
     }]}]);
     assert_eq!(dump, expected);
@@ -301,6 +309,94 @@ fn dumps_are_typed_and_keep_secrets() {
     assert_eq!(flows["kind"], "hash");
     assert_eq!((&flows["key_size"], &flows["value_size"]), (&json!(36), &json!(72)));
     assert_eq!((&flows["entries"], &flows["max_entries"]), (&json!(1), &json!(8)));
+}
+
+#[test]
+fn chats_are_bound_and_pinned() {
+    let pinned = Pinned::filled("chat");
+    assert_eq!(pinned.text(&["chat", "list"]), "no chat is bound, pinned or spread\n");
+
+    pinned.text(&["chat", "bind", "rooms", "guest", "--chat", "42"]);
+    pinned.text(&["chat", "pin", "rooms", "42", "--replica", "r0"]);
+    pinned.text(&["chat", "width", "rooms", "hall", "2"]);
+    let list = pinned.json(&["chat", "list", "--service", "rooms"]);
+    let lines: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| {
+            (
+                line["chat"].as_str().unwrap(),
+                line["key"].as_str().unwrap(),
+                line["replica"].as_str(),
+                line["width"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let expected =
+        [("42", "42", Some("r0"), 1), ("42", "guest", None, 1), ("hall", "hall", None, 2)];
+    assert_eq!(lines, expected);
+    assert_eq!(list[0]["cookie"], list[1]["cookie"], "one chat");
+
+    // The cookie is what the kernel program computes for `?chat=42`.
+    let dump = pinned.json(&["maps", "dump", "CHAT_COOKIES"]);
+    let hash = format!("{:016x}", hash("42"));
+    let entries = dump[0]["entries"].as_array().unwrap();
+    assert!(entries.iter().any(|entry| entry["key"]["key_hash"] == hash.as_str()));
+
+    let refused = [
+        (&["chat", "bind", "rooms", "hall", "--chat", "42"][..], "is pinned or has a width"),
+        (&["chat", "pin", "rooms", "42", "--replica", "r9"], "has no replica `r9`; it has: r0, r1"),
+        (&["chat", "pin", "room", "42", "--replica", "r0"], "no service `room`; there are: rooms"),
+        (&["chat", "unbind", "rooms", "42"], "not bound"),
+    ];
+    for (arguments, reason) in refused {
+        let output = pinned.roost(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{arguments:?}: {}", stderr(&output));
+    }
+
+    pinned.text(&["chat", "unbind", "rooms", "guest"]);
+    pinned.text(&["chat", "unpin", "rooms", "42"]);
+    pinned.text(&["chat", "width", "rooms", "hall", "1"]);
+    assert_eq!(pinned.json(&["chat", "list"]), json!([]));
+}
+
+#[test]
+fn explain_follows_the_pipeline() {
+    let pinned = Pinned::filled("explain");
+    let explain = |arguments: &[&str]| {
+        pinned.json(&[&["explain", "--service", "rooms"], arguments].concat())[0].clone()
+    };
+
+    let live = explain(&["--key", "42"]);
+    assert_eq!((&live["why"], &live["replica"]), (&json!("live_home"), &json!("r1")));
+    assert_eq!(live["chat"]["flows"], 1);
+    assert_eq!(live["cookie"], format!("{:016x}", hash("42")));
+    assert_eq!(live["slot"], hash("42") % u64::from(SLOT_COUNT));
+    assert_eq!(live["replica_address"], "10.0.0.11:8080");
+
+    let slot = explain(&["--key", "other"]);
+    let owner = if hash("other") % u64::from(SLOT_COUNT) < 100 { "r1" } else { "r0" };
+    assert_eq!((&slot["why"], &slot["replica"]), (&json!("slot"), &json!(owner)));
+    assert_eq!((&slot["chat"], &slot["overridden"]), (&Value::Null, &Value::Null));
+
+    pinned.text(&["chat", "bind", "rooms", "guest", "--chat", "other"]);
+    pinned.text(&["chat", "pin", "rooms", "other", "--replica", "r1"]);
+    let bound = explain(&["--key", "guest"]);
+    assert_eq!((&bound["why"], &bound["replica"]), (&json!("pinned"), &json!("r1")));
+    assert_eq!(bound["cookie"], slot["cookie"]);
+    assert_eq!(bound["overridden"], json!({"chat": "other", "pinned_to": "r1", "width": 1}));
+
+    let none = explain(&["--tuple", "198.51.100.7:40000,192.0.2.1:80"]);
+    assert_eq!((&none["why"], &none["replica"]), (&json!("rejected"), &Value::Null));
+
+    let text = pinned.text(&["explain", "--service", "rooms", "--key", "42"]);
+    assert!(text.ends_with("goes to    r1 at 10.0.0.11:8080: the chat lives there\n"), "{text}");
+    let output = pinned.roost(&["explain", "--service", "rooms", "--address", "192.0.2.9"]);
+    assert!(stderr(&output).contains("an address is no key"), "{}", stderr(&output));
+    let output = pinned.roost(&["explain", "--service", "rooms", "--tuple", "[::1]:1,[::2]:2"]);
+    assert!(stderr(&output).contains("no address of the family"), "{}", stderr(&output));
 }
 
 #[test]

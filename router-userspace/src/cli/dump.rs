@@ -275,6 +275,11 @@ pub struct ListReport(Vec<MapLine>);
 
 /// Asks the kernel about every map.
 pub fn list(tables: &Tables, pin_dir: &Path) -> Result<ListReport> {
+    lines(tables, pin_dir, MapName::value_variants()).map(ListReport)
+}
+
+/// Asks the kernel about these maps.
+pub fn lines(tables: &Tables, pin_dir: &Path, maps: &[MapName]) -> Result<Vec<MapLine>> {
     let names = Names::read(tables)?;
     let line = |name: &MapName| {
         let info = read::info(pin_dir, name.pin())?;
@@ -288,8 +293,7 @@ pub fn list(tables: &Tables, pin_dir: &Path) -> Result<ListReport> {
             memory_bytes: read::memory(&info)?,
         })
     };
-    let lines: Result<Vec<MapLine>> = MapName::value_variants().iter().map(line).collect();
-    Ok(ListReport(lines?))
+    maps.iter().map(line).collect()
 }
 
 fn kind(kind: aya::maps::MapType) -> String {

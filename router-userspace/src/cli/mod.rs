@@ -1,15 +1,21 @@
 //! The command line: reads the pinned maps, and needs no daemon for it.
 
+pub mod chat;
 pub mod chats;
 pub mod check;
 pub mod counters;
+pub mod daemon;
 pub mod decode;
 pub mod dump;
+pub mod explain;
 pub mod flows;
+pub mod key;
 pub mod names;
+pub mod netlink;
 pub mod output;
 pub mod read;
 pub mod services;
+pub mod status;
 pub mod table;
 pub mod text;
 
@@ -17,18 +23,28 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use serde::Serialize;
 
+use chat::ChatCommand;
 use dump::MapsCommand;
-use output::Format;
+use output::{Format, Report};
 
-use crate::tables::Tables;
+use crate::{loader, tables::Tables};
 
 /// Keep every connection of a chat on one replica, in the kernel.
 #[derive(Debug, Parser)]
 #[command(name = "roost", version, propagate_version = true, max_term_width = 100)]
 pub struct Cli {
-    /// Print as FORMAT: a table for people, or JSON for programs
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value = "table")]
+    /// Print as FORMAT: `table` for people, `json` for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "table",
+        hide_possible_values = true
+    )]
     pub output: Format,
 
     /// Find the pinned maps in DIR, which is under a bpffs
@@ -49,10 +65,16 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Remove all programs and maps: connections through Roost end
+    ///
+    /// A daemon that runs has to be stopped before.
+    Detach,
     /// Say what this machine and its interfaces can do, and what to do about the rest
     ///
     /// Changes nothing. Exits with 1 if something fails.
     Check(check::CheckArgs),
+    /// Show the whole at a glance: daemon, interfaces, services, limits, counters
+    Status,
     /// List the services: addresses, policy, key source, slot table
     Services,
     /// List the replicas: address, state, and the slots, chats and flows they carry
@@ -67,6 +89,16 @@ pub enum Command {
         #[arg(long, short)]
         all: bool,
     },
+    /// Say where a connection would go and why, by the same code as the kernel program
+    Explain(explain::ExplainArgs),
+    /// Bind keys to one chat, pin a chat to a replica, spread a large one
+    ///
+    /// A key is written by the service's key source: as text for `query`, as an IP address for
+    /// `client` and `destination`, as `client:port,vip:port` for `tuple`. A chat is written as one
+    /// of its keys, or as any text. Of a service with IPv4 and IPv6 addresses both halves are
+    /// changed.
+    #[command(subcommand)]
+    Chat(ChatCommand),
     /// List the pinned maps, or print what is in them
     #[command(subcommand)]
     Maps(dump::MapsCommand),
@@ -92,6 +124,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Status => output::print(format, &status::status(&open()?, &pin_dir)?)?,
         Command::Services => output::print(format, &services::services(&open()?)?)?,
         Command::Replicas => output::print(format, &services::replicas(&open()?)?)?,
         Command::Chats(args) => output::print(format, &chats::chats(&open()?, &args)?)?,
@@ -99,11 +132,22 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Counters { all } => {
             output::print(format, &counters::counters(&open()?, all)?)?;
         }
+        Command::Explain(args) => output::print(format, &explain::explain(&open()?, &args)?)?,
+        Command::Chat(ChatCommand::List { service }) => {
+            output::print(format, &chat::list(&open()?, service.as_deref())?)?;
+        }
+        Command::Chat(command) => {
+            output::print(format, &chat::change(&mut open()?, &command)?)?;
+        }
         Command::Maps(MapsCommand::List) => {
             output::print(format, &dump::list(&open()?, &pin_dir)?)?;
         }
         Command::Maps(MapsCommand::Dump { map }) => {
             output::print(format, &dump::dump(&open()?, map)?)?;
+        }
+        Command::Detach => {
+            let removed = loader::detach(&pin_dir)?;
+            output::print(format, &DetachReport { removed })?;
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -117,6 +161,21 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `roost detach` prints. JSON: `{"removed": [...]}`.
+#[derive(Debug, Serialize)]
+struct DetachReport {
+    removed: Vec<String>,
+}
+
+impl Report for DetachReport {
+    fn text(&self) -> String {
+        if self.removed.is_empty() {
+            return "nothing of roost is there\n".to_owned();
+        }
+        self.removed.iter().map(|what| format!("removed {what}\n")).collect()
+    }
 }
 
 #[cfg(test)]

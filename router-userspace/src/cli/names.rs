@@ -1,8 +1,8 @@
 //! What the numbers in the maps mean: services, replicas and the words for constants.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use router_ebpf::maps::{
     FLOW_CHAT, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
     MISSING_SPREAD, NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED,
@@ -47,6 +47,20 @@ impl Names {
             None if number == NO_REPLICA => text::NONE.to_owned(),
             None => format!("#{number}"),
         }
+    }
+
+    /// The services with this name: one for each address family.
+    pub fn numbers(&self, name: &str) -> Result<Vec<(u32, Service)>> {
+        let named = |service: &Service| text::name(&service.name) == name;
+        let of_name = self.services.iter().filter(|(_, service)| named(service));
+        let numbers: Vec<_> = of_name.map(|(number, service)| (*number, *service)).collect();
+        if numbers.is_empty() {
+            let known: BTreeSet<String> =
+                self.services.values().map(|service| text::name(&service.name)).collect();
+            let known: Vec<String> = known.into_iter().collect();
+            bail!("there is no service `{name}`; there are: {}", known.join(", "));
+        }
+        Ok(numbers)
     }
 
     /// The readable key of a chat of a service.

@@ -32,8 +32,46 @@ pub struct Link {
     pub link: u32,
     /// Whether `link` is an index in another network namespace.
     pub link_elsewhere: bool,
+    /// How an XDP program is attached; `None` if there is none.
+    pub xdp_mode: Option<XdpMode>,
     /// Ids of attached XDP programs.
     pub xdp_programs: Vec<u32>,
+}
+
+/// Where XDP programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the network stack.
+    Generic,
+    /// In the device.
+    Hardware,
+    /// In more than one of these.
+    Several,
+}
+
+impl XdpMode {
+    /// The mode of an `IFLA_XDP_ATTACHED`.
+    const fn from_kernel(mode: u8) -> Option<Self> {
+        match mode {
+            0 => None,
+            1 => Some(Self::Native),
+            2 => Some(Self::Generic),
+            3 => Some(Self::Hardware),
+            _ => Some(Self::Several),
+        }
+    }
+
+    /// Its name.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Hardware => "hardware",
+            Self::Several => "several",
+        }
+    }
 }
 
 /// Asks for an interface by its name.
@@ -69,6 +107,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
     const IFLA_INFO_KIND: u16 = 1;
     const IFLA_LINK_NETNSID: u16 = 37;
     const IFLA_XDP: u16 = 43;
+    const IFLA_XDP_ATTACHED: u16 = 2;
     /// `IFLA_XDP_PROG_ID`, and those of the driver, generic and hardware modes behind it.
     const XDP_PROG_IDS: std::ops::RangeInclusive<u16> = 4..=7;
 
@@ -89,6 +128,8 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
                 link.kind = kind.map(|(_, value)| text_of(value)).unwrap_or_default();
             }
             IFLA_XDP => {
+                let mode = attrs(value).find(|(kind, _)| *kind == IFLA_XDP_ATTACHED);
+                link.xdp_mode = mode.and_then(|(_, value)| XdpMode::from_kernel(*value.first()?));
                 let ids = attrs(value).filter(|(kind, _)| XDP_PROG_IDS.contains(kind));
                 link.xdp_programs = ids.map(|(_, value)| u32_of(value)).collect();
                 link.xdp_programs.sort_unstable();

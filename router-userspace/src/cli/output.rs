@@ -9,9 +9,9 @@ use serde::Serialize;
 /// The form of what a command prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Aligned columns for people
+    /// Aligned columns for people.
     Table,
-    /// One JSON object or array for programs
+    /// One JSON object or array for programs.
     Json,
 }
 

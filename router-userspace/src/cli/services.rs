@@ -98,40 +98,45 @@ fn is_of(replica: &router_ebpf::maps::Replica, service: u32) -> bool {
 
 impl Report for ServicesReport {
     fn text(&self) -> String {
-        if self.0.is_empty() {
-            return "no services\n".to_owned();
-        }
-        let columns = [
-            "service",
-            "#",
-            "address",
-            ">port",
-            "policy",
-            "key",
-            "without key",
-            ">usable",
-            ">replicas",
-            ">table",
-            "digest",
-        ];
-        let mut table = Table::new(columns);
-        for line in &self.0 {
-            table.row([
-                line.service.as_str().into(),
-                line.number.into(),
-                line.addresses.join(",").into(),
-                line.port.into(),
-                line.policy.as_str().into(),
-                line.key_source.as_str().into(),
-                line.on_missing_key.as_str().into(),
-                line.usable.into(),
-                line.replicas.into(),
-                line.generation.into(),
-                line.digest.as_str().into(),
-            ]);
-        }
-        table.to_string()
+        table(&self.0)
     }
+}
+
+/// The services as a table.
+pub fn table(services: &[ServiceLine]) -> String {
+    if services.is_empty() {
+        return "no services\n".to_owned();
+    }
+    let columns = [
+        "service",
+        "#",
+        "address",
+        ">port",
+        "policy",
+        "key",
+        "without key",
+        ">usable",
+        ">replicas",
+        ">table",
+        "digest",
+    ];
+    let mut table = Table::new(columns);
+    for line in services {
+        table.row([
+            line.service.as_str().into(),
+            line.number.into(),
+            line.addresses.join(",").into(),
+            line.port.into(),
+            line.policy.as_str().into(),
+            line.key_source.as_str().into(),
+            line.on_missing_key.as_str().into(),
+            line.usable.into(),
+            line.replicas.into(),
+            line.generation.into(),
+            line.digest.as_str().into(),
+        ]);
+    }
+    table.to_string()
 }
 
 /// A replica and what it carries. JSON: an array of these.

@@ -53,9 +53,12 @@ pub fn name(name: &Name) -> String {
 }
 
 /// The readable key of a chat. Sources that take the key from the packet's header keep its bytes,
-/// which are shown as an address or as `client:port,vip:port`.
+/// which are shown as an address or as `client:port,vip:port`. A chat that was named by a person
+/// can have the same length: it is text, which an address as good as never is.
 pub fn key(key_source: u8, key: &Name) -> String {
+    let is_text = key.kept().iter().all(|byte| matches!(byte, b' '..=b'~'));
     match key_source {
+        _ if is_text => {}
         KEY_CLIENT | KEY_DESTINATION => {
             if let Ok(addr) = Addr::try_from(key.kept()) {
                 return from_map(addr).to_string();
@@ -162,6 +165,7 @@ mod tests {
         let addr = to_map("192.0.2.7".parse().unwrap());
         assert_eq!(key(KEY_CLIENT, &Name::new(&addr)), "192.0.2.7");
         assert_eq!(key(KEY_DESTINATION, &Name::new(b"short")), "short");
+        assert_eq!(key(KEY_CLIENT, &Name::new(b"conference-room1")), "conference-room1");
         assert_eq!(key(router_ebpf::maps::KEY_QUERY, &Name::new(b"42")), "42");
         let tuple = Tuple {
             client: addr,

@@ -3,9 +3,9 @@
 use aya::programs::loaded_programs;
 
 use super::{
+    super::netlink::{self, Link},
     Finding,
     ethtool::{self, Setting},
-    netlink::{self, Link},
     sysctl,
 };
 

@@ -152,10 +152,15 @@ fn bpffs(pin_dir: &Path) -> Finding {
     let found = format!("{}", existing.display());
     match rustix::fs::statfs(&existing) {
         Ok(stat) if stat.f_type as u64 == BPF_FS_MAGIC => Finding::ok("bpffs", found),
+        Ok(_) if pin_dir.starts_with("/sys/fs/bpf") => Finding::warn(
+            "bpffs",
+            "not mounted at /sys/fs/bpf: `roost run` will mount it",
+            "mount -t bpf bpf /sys/fs/bpf, where it is to outlive a container",
+        ),
         Ok(_) => Finding::fail(
             "bpffs",
             format!("{} is not on one", pin_dir.display()),
-            "mount -t bpf bpf /sys/fs/bpf",
+            "mount -t bpf bpf DIR, or choose --pin-dir under /sys/fs/bpf",
         ),
         Err(error) => Finding::fail("bpffs", format!("{found}: {error}"), "mount it readable"),
     }

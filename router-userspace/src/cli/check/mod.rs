@@ -3,7 +3,6 @@
 mod ethtool;
 mod interface;
 mod machine;
-mod netlink;
 
 use std::{fs, path::Path};
 

@@ -1,0 +1,342 @@
+//! `roost chat`: which keys belong to one chat, and where a chat lives. Fills `CHAT_COOKIES`.
+
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Subcommand;
+use router_ebpf::maps::{
+    Chat, ChatCookie, ChatKey, NO_REPLICA, POLICY_HOME, REPLICA_GONE, Service, Vip,
+};
+use serde::Serialize;
+
+use self::plan::{Change, Edit, Named, plan};
+use super::{
+    key::{self, Family, Written},
+    names::{self, Names},
+    output::Report,
+    read,
+    table::Table,
+    text::{self, NONE},
+};
+use crate::{
+    addr::from_map,
+    tables::{Tables, optional},
+};
+
+/// What to do with chats.
+#[derive(Debug, Subcommand)]
+pub enum ChatCommand {
+    /// Let KEY belong to the chat CHAT, so that its connections go where that chat is
+    Bind {
+        /// The service
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// The key that joins: text, an IP address, or `client:port,vip:port`
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// The chat that it joins: one of its keys, or any text
+        #[arg(long, value_name = "CHAT")]
+        chat: String,
+    },
+    /// Let KEY be a chat of its own again
+    Unbind {
+        /// The service
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// The key that leaves its chat
+        #[arg(value_name = "KEY")]
+        key: String,
+    },
+    /// Let CHAT live on the replica REPLICA as soon as it has no live flow elsewhere
+    Pin {
+        /// The service
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// The chat: one of its keys, or any text
+        #[arg(value_name = "CHAT")]
+        chat: String,
+        /// The name of the replica
+        #[arg(long, value_name = "REPLICA")]
+        replica: String,
+    },
+    /// Let CHAT live where its slot is
+    Unpin {
+        /// The service
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// The chat: one of its keys, or any text
+        #[arg(value_name = "CHAT")]
+        chat: String,
+    },
+    /// Spread CHAT, which is too large for one replica, over N of them
+    Width {
+        /// The service
+        #[arg(value_name = "SERVICE")]
+        service: String,
+        /// The chat: one of its keys, or any text
+        #[arg(value_name = "CHAT")]
+        chat: String,
+        /// How many parts it has; 1 puts it together again
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+        width: u32,
+    },
+    /// List what was bound, pinned and spread
+    List {
+        /// List those of the service named SERVICE only
+        #[arg(long, value_name = "SERVICE")]
+        service: Option<String>,
+    },
+}
+
+/// An entry of `CHAT_COOKIES`. JSON: an array of these.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct BoundLine {
+    /// The service.
+    pub service: String,
+    /// The chat: the key itself, or the one that it is bound to.
+    pub chat: String,
+    /// The key.
+    pub key: String,
+    /// The replica that the chat is pinned to, or null.
+    pub replica: Option<String>,
+    /// How many replicas the chat is spread over.
+    pub width: u32,
+    /// The cookie of the chat.
+    pub cookie: String,
+    /// The number of the service in the maps.
+    pub service_number: u32,
+}
+
+impl BoundLine {
+    fn new(names: &Names, at: &ChatKey, entry: &ChatCookie) -> Self {
+        let key = names.key(at.service, &entry.key);
+        let is_own = entry.cookie == at.cookie;
+        Self {
+            service: names.service(at.service),
+            chat: if is_own { key.clone() } else { names.key(at.service, &entry.chat) },
+            key,
+            replica: (entry.replica != NO_REPLICA).then(|| names.replica(entry.replica)),
+            width: entry.width.max(1),
+            cookie: text::hex(entry.cookie),
+            service_number: at.service,
+        }
+    }
+}
+
+/// What `roost chat list` prints.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct BoundReport(Vec<BoundLine>);
+
+/// Reads what was bound, pinned and spread.
+pub fn list(tables: &Tables, service: Option<&str>) -> Result<BoundReport> {
+    let names = Names::read(tables)?;
+    let entries = read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?;
+    let lines = entries.iter().map(|(at, entry)| BoundLine::new(&names, at, entry));
+    let asked = |line: &BoundLine| service.is_none_or(|service| line.service == service);
+    let mut lines: Vec<BoundLine> = lines.filter(asked).collect();
+    lines.sort();
+    Ok(BoundReport(lines))
+}
+
+impl Report for BoundReport {
+    fn text(&self) -> String {
+        if self.0.is_empty() {
+            return "no chat is bound, pinned or spread\n".to_owned();
+        }
+        let columns = ["service", "chat", "key", "pinned to", ">width", "cookie"];
+        let mut table = Table::new(columns);
+        for line in &self.0 {
+            table.row([
+                line.service.as_str().into(),
+                line.chat.as_str().into(),
+                line.key.as_str().into(),
+                line.replica.as_deref().unwrap_or(NONE).into(),
+                line.width.into(),
+                line.cookie.as_str().into(),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
+/// What a change did. JSON: `{"changed": [...], "notes": [...]}`.
+#[derive(Debug, Serialize)]
+pub struct ChangeReport {
+    /// One entry for each number of the service.
+    pub changed: Vec<Changed>,
+    /// What else should be known.
+    pub notes: Vec<String>,
+}
+
+/// An entry that was set or removed.
+#[derive(Debug, Serialize)]
+pub struct Changed {
+    /// Whether the entry was removed.
+    pub removed: bool,
+    /// The hash of the key whose entry it is.
+    pub key_hash: String,
+    /// The number of the service in the maps.
+    pub service_number: u32,
+    /// The entry that was set; null if it was removed.
+    pub entry: Option<BoundLine>,
+}
+
+impl Report for ChangeReport {
+    fn text(&self) -> String {
+        let entries = match self.changed.len() {
+            1 => "1 entry of CHAT_COOKIES".to_owned(),
+            n => format!("{n} entries of CHAT_COOKIES"),
+        };
+        let done =
+            if self.changed.iter().all(|changed| changed.removed) { "removed" } else { "set" };
+        let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
+        format!("{done} {entries}\n{}", notes.collect::<String>())
+    }
+}
+
+/// Makes a change for every number of the service that it can concern: all are checked before the
+/// first is written.
+pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport> {
+    let names = Names::read(tables)?;
+    let entries = read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?;
+    let secret = tables.secrets.get(&0, 0).context("cannot read map SECRETS")?.chat;
+    let mut edits = Vec::new();
+    let mut notes = BTreeSet::new();
+    for (number, service) in halves(tables, &names, command)? {
+        let named = |written: Written| Named { hash: written.hash(&secret), name: written.name() };
+        let change = requested(&names, number, &service, command, named)?;
+        let edit = plan(&entries, number, &change, |name| names.key(number, name))?;
+        notes.extend(live_elsewhere(tables, &names, number, &change)?);
+        edits.push(edit);
+    }
+    let mut changed = Vec::new();
+    for edit in edits {
+        let map = &mut tables.chat_cookies;
+        let (at, entry) = match edit {
+            Edit::Put(at, entry) => {
+                map.insert(at, entry, 0).context("cannot write to map CHAT_COOKIES")?;
+                (at, Some(BoundLine::new(&names, &at, &entry)))
+            }
+            Edit::Remove(at) => {
+                optional(map.remove(&at)).context("cannot remove from map CHAT_COOKIES")?;
+                (at, None)
+            }
+        };
+        changed.push(Changed {
+            removed: entry.is_none(),
+            key_hash: text::hex(at.cookie),
+            service_number: at.service,
+            entry,
+        });
+    }
+    Ok(ChangeReport { changed, notes: notes.into_iter().collect() })
+}
+
+/// The numbers of the service that a command is about: one for each family, or the one of the
+/// family that its key has.
+fn halves(tables: &Tables, names: &Names, command: &ChatCommand) -> Result<Vec<(u32, Service)>> {
+    let (name, keyed) = match command {
+        ChatCommand::Bind { service, key, .. } | ChatCommand::Unbind { service, key } => {
+            (service, Some(key))
+        }
+        ChatCommand::Pin { service, .. }
+        | ChatCommand::Unpin { service, .. }
+        | ChatCommand::Width { service, .. } => (service, None),
+        ChatCommand::List { .. } => bail!("`list` changes nothing"),
+    };
+    let all = names.numbers(name)?;
+    if let Some((_, service)) = all.iter().find(|(_, service)| service.policy != POLICY_HOME) {
+        let policy = names::policy(service.policy);
+        bail!("service `{name}` has policy `{policy}`: only `home` has chats");
+    }
+    let Some(written) = keyed else { return Ok(all) };
+    let vips = read::vips(tables)?;
+    let mut halves = Vec::new();
+    for (number, service) in all {
+        let family = key::parse(&service, written)?.family;
+        if family.is_none_or(|family| families(&vips, number).contains(&family)) {
+            halves.push((number, service));
+        }
+    }
+    if halves.is_empty() {
+        bail!("service `{name}` has no address of the family of `{written}`");
+    }
+    Ok(halves)
+}
+
+/// The families of a service's addresses.
+fn families(vips: &BTreeMap<(u32, Vip), u32>, number: u32) -> Vec<Family> {
+    let own = vips.iter().filter(|(_, service)| **service == number);
+    own.map(|((_, vip), _)| Family::of(from_map(vip.addr))).collect()
+}
+
+fn requested(
+    names: &Names,
+    number: u32,
+    service: &Service,
+    command: &ChatCommand,
+    named: impl Fn(Written) -> Named,
+) -> Result<Change> {
+    let key = |text: &str| Ok::<_, anyhow::Error>(named(key::parse(service, text)?));
+    let chat = |text: &str| Ok::<_, anyhow::Error>(named(key::parse_chat(service, text)?));
+    Ok(match command {
+        ChatCommand::Bind { key: own, chat: of, .. } => {
+            Change::Bind { key: key(own)?, chat: chat(of)? }
+        }
+        ChatCommand::Unbind { key: own, .. } => Change::Unbind { key: key(own)? },
+        ChatCommand::Pin { chat: of, replica, .. } => {
+            Change::Pin { chat: chat(of)?, replica: replica_number(names, number, replica)? }
+        }
+        ChatCommand::Unpin { chat: of, .. } => Change::Unpin { chat: chat(of)? },
+        ChatCommand::Width { chat: of, width, .. } => {
+            Change::Width { chat: chat(of)?, width: *width }
+        }
+        ChatCommand::List { .. } => bail!("`list` changes nothing"),
+    })
+}
+
+fn replica_number(names: &Names, service: u32, wanted: &str) -> Result<u32> {
+    let of_service = |replica: &router_ebpf::maps::Replica| {
+        replica.service == service && replica.state != REPLICA_GONE
+    };
+    let mut known = Vec::new();
+    for (number, replica) in names.replicas.iter().filter(|(_, replica)| of_service(replica)) {
+        let name = text::name(&replica.name);
+        if name == wanted {
+            return Ok(*number);
+        }
+        known.push(name);
+    }
+    let (service, known) = (names.service(service), known.join(", "));
+    bail!("service `{service}` has no replica `{wanted}`; it has: {known}")
+}
+
+/// A chat with live flows stays where it is, whatever was said.
+fn live_elsewhere(
+    tables: &Tables,
+    names: &Names,
+    service: u32,
+    change: &Change,
+) -> Result<Option<String>> {
+    let (chat, wanted) = match change {
+        Change::Bind { key, .. } => (key, None),
+        Change::Pin { chat, replica } => (chat, Some(*replica)),
+        _ => return Ok(None),
+    };
+    let at = ChatKey { cookie: chat.hash, service, reserved: 0 };
+    let Some(live) = optional(tables.chats.get(&at, 0)).context("cannot read map CHATS")? else {
+        return Ok(None);
+    };
+    let (home, flows) = (Chat::home(live.state), Chat::flows(live.state));
+    if flows == 0 || wanted == Some(home) {
+        return Ok(None);
+    }
+    let (name, home) = (names.key(service, &chat.name), names.replica(home));
+    Ok(Some(match wanted {
+        Some(_) => format!("chat `{name}` stays on {home} until its {flows} live flows end"),
+        None => format!("{flows} live flows of `{name}` stay on {home} until they end"),
+    }))
+}

@@ -1,0 +1,58 @@
+//! Whether a daemon runs: who holds the lock of the pin directory.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// The process id of the daemon that works on a pin directory. Looking does not touch the lock: a
+/// daemon that starts at this moment gets it.
+pub fn pid(pin_dir: &Path) -> Option<u32> {
+    let lock = fs::metadata(lock_file(pin_dir)).ok()?;
+    holder(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
+}
+
+/// The file that [`crate::lock`] locks.
+fn lock_file(pin_dir: &Path) -> PathBuf {
+    let name = pin_dir.to_string_lossy().trim_matches('/').replace('/', "-");
+    Path::new("/run/roost").join(format!("{name}.lock"))
+}
+
+/// Finds who holds a lock in `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF`.
+fn holder(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid) = (words.next()?, words.nth(2)?);
+        (kind == "FLOCK" && words.next()? == file).then(|| pid.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found() {
+        let locks = "1: POSIX  ADVISORY  WRITE 10 00:1a:5678 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 11 00:1a:5679 0 EOF\n\
+                     3: -> FLOCK  ADVISORY  WRITE 12 00:1a:5678 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 13 00:1a:5678 0 EOF\n";
+        let device = rustix::fs::makedev(0, 0x1a);
+        assert_eq!(holder(locks, device, 5678), Some(13), "and not who waits for it");
+        assert_eq!(holder(locks, device, 1), None);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_names_this_process() {
+        let dir = Path::new("/sys/fs/bpf/roost-test-lock-of-the-command-line");
+        assert_eq!(pid(dir), None);
+        let Ok(lock) = crate::lock::Lock::acquire(dir) else { return };
+        assert_eq!(pid(dir), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(pid(dir), None);
+        let _ = fs::remove_file(lock_file(dir));
+    }
+}

@@ -1,0 +1,428 @@
+//! `roost explain`: where a connection would go and why, by the same code as the kernel program.
+
+use std::{cell::UnsafeCell, collections::BTreeMap, fmt::Write as _, net::IpAddr};
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::lpm_trie;
+use clap::ArgGroup;
+use router_ebpf::{
+    maps::{
+        Chat, ChatCookie, ChatKey, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NO_REPLICA, POLICY_HOME,
+        Replica, SLOT_COUNT, Secrets, Service, Tuple, Vip,
+    },
+    steer::{NoRoute, Route, Why, chat_key, steer},
+    tables::Shared,
+};
+use serde::Serialize;
+
+use super::{
+    key::{self, Family, Written},
+    names::{self, Names},
+    output::Report,
+    read, text,
+};
+use crate::{
+    addr::from_map,
+    tables::{Tables, optional},
+};
+
+/// Which connection to explain.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("connection").required(true).multiple(true))]
+pub struct ExplainArgs {
+    /// Explain a connection to the service named SERVICE
+    #[arg(long, value_name = "SERVICE")]
+    pub service: String,
+    /// Take KEY as its key: text for `query`, an IP address for `client` and `destination`,
+    /// `client:port,vip:port` for `tuple`
+    #[arg(long, value_name = "KEY", group = "connection")]
+    pub key: Option<String>,
+    /// Take the IP address ADDRESS as its key: of the client or of the VIP, by the key source
+    #[arg(long, value_name = "ADDRESS", group = "connection", conflicts_with = "key")]
+    pub address: Option<IpAddr>,
+    /// Explain the connection from CLIENT:PORT to VIP:PORT; without a key too if the key source is
+    /// the request
+    #[arg(long, value_name = "CLIENT:PORT,VIP:PORT", group = "connection")]
+    pub tuple: Option<String>,
+}
+
+/// The way of a connection, step by step. JSON: an array of these, one for each address family
+/// that the service and the key have in common.
+#[derive(Debug, Serialize)]
+pub struct Explained {
+    /// The service.
+    pub service: String,
+    /// Its number in the maps.
+    pub service_number: u32,
+    /// `spread` or `home`.
+    pub policy: String,
+    /// Where the key comes from.
+    pub key_source: String,
+    /// The key; null for a connection without one.
+    pub key: Option<String>,
+    /// The hash of the key, or of the 4-tuple without one; null if no replica was looked for.
+    pub key_hash: Option<String>,
+    /// What CHAT_COOKIES says about the key and its chat; null if nothing.
+    pub overridden: Option<Overridden>,
+    /// The cookie that stands for the chat.
+    pub cookie: Option<String>,
+    /// The chat's entry in CHATS; null if it has none, or if its policy is `spread`.
+    pub chat: Option<Live>,
+    /// The slot, and the replica that it belongs to.
+    pub slot: Option<u32>,
+    /// The replica that the slot table gives.
+    pub slot_replica: Option<String>,
+    /// The replica that the connection goes to; null if it is reset.
+    pub replica: Option<String>,
+    /// That replica's address and port.
+    pub replica_address: Option<String>,
+    /// `slot`, `pinned`, `live_home`, `missing_key`; or of a reset `rejected`, `no_replica`.
+    pub why: &'static str,
+    /// What else should be known.
+    pub notes: Vec<String>,
+}
+
+/// What `CHAT_COOKIES` says.
+#[derive(Debug, Serialize)]
+pub struct Overridden {
+    /// The chat that the key is bound to; null if it is a chat of its own.
+    pub chat: Option<String>,
+    /// The replica that the chat is pinned to.
+    pub pinned_to: Option<String>,
+    /// How many parts the chat is spread over.
+    pub width: u32,
+}
+
+/// What `CHATS` says.
+#[derive(Debug, Serialize)]
+pub struct Live {
+    /// The replica where the chat is.
+    pub home: String,
+    /// Its live flows.
+    pub flows: u32,
+    /// Milliseconds since a connection was bound to it.
+    pub bound_ms: u64,
+}
+
+/// What `roost explain` prints.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ExplainReport(Vec<Explained>);
+
+/// Explains a connection.
+pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<ExplainReport> {
+    let names = Names::read(tables)?;
+    let tuple = args.tuple.as_deref().map(key::parse_tuple).transpose()?;
+    let mut explained = Vec::new();
+    for (number, service) in names.numbers(&args.service)? {
+        let key = written(&service, args, tuple.as_ref())?;
+        let wanted = tuple.as_ref().map(|(_, family)| *family);
+        let wanted = wanted.or(key.as_ref().and_then(|key| key.family));
+        let has = |family| families(tables, number).map(|all| all.contains(&family));
+        if let Some(family) = wanted
+            && !has(family)?
+        {
+            continue;
+        }
+        let copies = Copies::read(tables, &names, number, &service)?;
+        let connection =
+            Connection { number, service: &service, key: key.as_ref(), tuple: tuple.map(|t| t.0) };
+        explained.push(connection.explain(&copies, &names));
+    }
+    if explained.is_empty() {
+        bail!("service `{}` has no address of the family of that connection", args.service);
+    }
+    Ok(ExplainReport(explained))
+}
+
+/// The key that a connection has by the service's key source.
+fn written(
+    service: &Service,
+    args: &ExplainArgs,
+    tuple: Option<&(Tuple, Family)>,
+) -> Result<Option<Written>> {
+    if let Some(text) = &args.key {
+        return key::parse(service, text).map(Some);
+    }
+    let source = names::key_source(service);
+    if let Some(address) = args.address {
+        if !matches!(service.key_source, KEY_CLIENT | KEY_DESTINATION) {
+            bail!("the key source is `{source}`: an address is no key, use --key or --tuple");
+        }
+        return key::parse(service, &address.to_string()).map(Some);
+    }
+    let (tuple, _) = tuple.context("one of --key, --address and --tuple is needed")?;
+    let key = match service.key_source {
+        KEY_CLIENT => from_map(tuple.client).to_string(),
+        KEY_DESTINATION => from_map(tuple.server).to_string(),
+        KEY_TUPLE => format!("{},{}", text::client(tuple), text::server(tuple)),
+        _ => return Ok(None),
+    };
+    key::parse(service, &key).map(Some)
+}
+
+fn families(tables: &Tables, number: u32) -> Result<Vec<Family>> {
+    let vips = read::vips(tables)?;
+    let own = vips.iter().filter(|(_, service)| **service == number);
+    Ok(own.map(|((_, vip), _)| Family::of(from_map(vip.addr))).collect())
+}
+
+struct Connection<'a> {
+    number: u32,
+    service: &'a Service,
+    key: Option<&'a Written>,
+    tuple: Option<Tuple>,
+}
+
+impl Connection<'_> {
+    fn explain(&self, copies: &Copies<'_>, names: &Names) -> Explained {
+        let secret = copies.secrets.chat;
+        let key_hash = self.key.map(|key| key.hash(&secret));
+        let tuple = self.tuple.unwrap_or_default();
+        let mut route = Route::NONE;
+        let (number, service) = (self.number, self.service);
+        let routed = steer(copies, number, service, &tuple, key_hash, &secret, &mut route);
+        let overridden = key_hash.and_then(|hash| self.overridden(copies, names, hash));
+        let mut explained = Explained {
+            service: names.service(self.number),
+            service_number: self.number,
+            policy: names::policy(self.service.policy),
+            key_source: names::key_source(self.service),
+            key: self.key.map(|key| names.key(self.number, &key.name())),
+            key_hash: key_hash.map(text::hex),
+            notes: self.notes(overridden.as_ref()),
+            overridden,
+            cookie: None,
+            chat: None,
+            slot: None,
+            slot_replica: None,
+            replica: None,
+            replica_address: None,
+            why: "no_replica",
+        };
+        match routed {
+            Ok(()) => self.follow(&mut explained, copies, names, &route),
+            Err(NoRoute::MissingKey) => explained.why = "rejected",
+            Err(NoRoute::NoReplica) => {}
+        }
+        explained
+    }
+
+    fn follow(&self, to: &mut Explained, copies: &Copies<'_>, names: &Names, route: &Route) {
+        to.key_hash = Some(text::hex(route.key_hash));
+        to.cookie = Some(text::hex(route.cookie));
+        if route.why != Why::MissingKey {
+            to.slot = Some(route.slot);
+        }
+        if route.slot_replica != NO_REPLICA {
+            to.slot_replica = Some(names.replica(route.slot_replica));
+        }
+        if route.chat != 0
+            && let Some(chat) = copies.chats.get(&chat_key(self.number, route.cookie))
+        {
+            // SAFETY: nothing writes to the copy.
+            let chat = unsafe { &*chat.get() };
+            to.chat = Some(Live {
+                home: names.replica(Chat::home(chat.state)),
+                flows: Chat::flows(chat.state),
+                bound_ms: read::ms_since(copies.now, chat.bound_at),
+            });
+        }
+        to.replica = Some(names.replica(route.replica));
+        let replica = names.replicas.get(&route.replica);
+        to.replica_address =
+            replica.map(|replica| text::endpoint(&replica.addr, replica.port).to_string());
+        to.why = match route.why {
+            Why::Slot => "slot",
+            Why::Pinned => "pinned",
+            Why::LiveHome => "live_home",
+            Why::MissingKey => "missing_key",
+        };
+    }
+
+    fn overridden(&self, copies: &Copies<'_>, names: &Names, hash: u64) -> Option<Overridden> {
+        let own = copies.chat_cookies.get(&chat_key(self.number, hash))?;
+        let bound = own.cookie != hash;
+        let of_chat = copies.chat_cookies.get(&chat_key(self.number, own.cookie));
+        let pinned = of_chat.map_or(NO_REPLICA, |entry| entry.replica);
+        Some(Overridden {
+            chat: bound.then(|| names.key(self.number, &own.chat)),
+            pinned_to: (pinned != NO_REPLICA).then(|| names.replica(pinned)),
+            width: of_chat.map_or(1, |entry| entry.width.max(1)),
+        })
+    }
+
+    fn notes(&self, overridden: Option<&Overridden>) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.service.policy != POLICY_HOME {
+            notes.push("by the policy the 4-tuple decides, and not the key".to_owned());
+        }
+        let by_tuple = self.service.policy != POLICY_HOME
+            || overridden.is_some_and(|overridden| overridden.width > 1);
+        if self.tuple.is_none() && by_tuple {
+            notes.push("the replica depends on the connection: give --tuple too".to_owned());
+        }
+        notes
+    }
+}
+
+/// Copies of the maps as the pipeline reads them.
+struct Copies<'a> {
+    tables: &'a Tables,
+    now: std::time::Duration,
+    secrets: Secrets,
+    services: &'a BTreeMap<u32, Service>,
+    replicas: &'a BTreeMap<u32, Replica>,
+    /// The published slot table, and the index in `SLOTS` where it begins.
+    slots: Vec<u32>,
+    first_slot: u32,
+    chat_cookies: BTreeMap<ChatKey, ChatCookie>,
+    chats: BTreeMap<ChatKey, UnsafeCell<Chat>>,
+}
+
+impl<'a> Copies<'a> {
+    fn read(tables: &'a Tables, names: &'a Names, number: u32, service: &Service) -> Result<Self> {
+        let end = service.slots.saturating_add(SLOT_COUNT);
+        let mut chats = read::sorted(&tables.chats, "CHATS")?;
+        chats.retain(|key, _| key.service == number);
+        Ok(Self {
+            tables,
+            now: read::now(),
+            secrets: tables.secrets.get(&0, 0).context("cannot read map SECRETS")?,
+            services: &names.services,
+            replicas: &names.replicas,
+            slots: read::range(&tables.slots, "SLOTS", service.slots..end)?,
+            first_slot: service.slots,
+            chat_cookies: read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?,
+            chats: chats.into_iter().map(|(key, chat)| (key, UnsafeCell::new(chat))).collect(),
+        })
+    }
+}
+
+impl router_ebpf::tables::Tables for Copies<'_> {
+    fn now(&self) -> u64 {
+        self.now.as_nanos() as u64
+    }
+    fn secrets(&self) -> Option<&Secrets> {
+        Some(&self.secrets)
+    }
+    fn vip(&self, vip: &Vip) -> Option<u32> {
+        let key = lpm_trie::Key::new(8 * size_of::<Vip>() as u32, *vip);
+        optional(self.tables.vips.get(&key, 0)).ok().flatten()
+    }
+    fn service(&self, number: u32) -> Option<&Service> {
+        self.services.get(&number)
+    }
+    fn replica(&self, number: u32) -> Option<&Replica> {
+        self.replicas.get(&number)
+    }
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index.checked_sub(self.first_slot)? as usize).copied()
+    }
+    fn chat_cookie(&self, key: &ChatKey) -> Option<&ChatCookie> {
+        self.chat_cookies.get(key)
+    }
+    fn chat(&self, key: &ChatKey) -> Option<Shared<Chat>> {
+        let chat = self.chats.get(key)?;
+        // SAFETY: the copy is aligned, and the pipeline drops the pointer before it returns.
+        Some(unsafe { Shared::new(chat.get()) })
+    }
+}
+
+impl Report for ExplainReport {
+    fn text(&self) -> String {
+        self.0.iter().map(Explained::text).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Explained {
+    fn text(&self) -> String {
+        let bold = anstyle::Style::new().bold();
+        let mut lines = vec![
+            (
+                "service",
+                format!("{} (#{}), policy {}", self.service, self.service_number, self.policy),
+            ),
+            (
+                "key",
+                match &self.key {
+                    Some(key) => format!("`{key}` from {}", self.key_source),
+                    None => format!("none, though {} should give one", self.key_source),
+                },
+            ),
+        ];
+        if let Some(hash) = &self.key_hash {
+            let of = if self.key.is_some() { "" } else { " of the 4-tuple" };
+            lines.push(("key hash", format!("{hash}{of}")));
+        }
+        lines.push((
+            "override",
+            match &self.overridden {
+                None => "none in CHAT_COOKIES".to_owned(),
+                Some(overridden) => overridden.text(),
+            },
+        ));
+        if let Some(cookie) = &self.cookie {
+            lines.push(("cookie", cookie.clone()));
+        }
+        lines.push((
+            "live home",
+            match &self.chat {
+                None => "none in CHATS".to_owned(),
+                Some(chat) => format!(
+                    "{} with {} flows, last bound {} ago",
+                    chat.home,
+                    chat.flows,
+                    text::age_ms(chat.bound_ms)
+                ),
+            },
+        ));
+        if let Some(slot) = self.slot {
+            let owner = self.slot_replica.as_deref().unwrap_or("no replica");
+            lines.push(("slot", format!("{slot} of {owner}")));
+        }
+        let mut text = String::new();
+        for (step, found) in lines {
+            let _ = writeln!(text, "{step:<10} {found}");
+        }
+        let (replica, why) = (self.replica.as_deref(), self.why_text());
+        let to = match (replica, &self.replica_address) {
+            (Some(replica), Some(address)) => format!("{bold}{replica}{bold:#} at {address}: "),
+            (Some(replica), None) => format!("{bold}{replica}{bold:#}: "),
+            (None, _) => format!("{bold}reset{bold:#}: "),
+        };
+        let _ = writeln!(text, "{:<10} {to}{why}", "goes to");
+        for note in &self.notes {
+            let _ = writeln!(text, "{:<10} {note}", "note");
+        }
+        text
+    }
+
+    fn why_text(&self) -> &'static str {
+        match self.why {
+            "slot" if self.chat.is_some() => "the chat has no live flow, the slot table decides",
+            "slot" => "the slot table decides",
+            "pinned" => "the chat is pinned to it",
+            "live_home" => "the chat lives there",
+            "missing_key" => "the service names it for connections without a key",
+            "rejected" => "the service rejects connections without a key",
+            _ => "no usable replica",
+        }
+    }
+}
+
+impl Overridden {
+    fn text(&self) -> String {
+        let mut says = Vec::new();
+        if let Some(chat) = &self.chat {
+            says.push(format!("bound to chat `{chat}`"));
+        }
+        if let Some(replica) = &self.pinned_to {
+            says.push(format!("pinned to {replica}"));
+        }
+        if self.width > 1 {
+            says.push(format!("spread over {} parts", self.width));
+        }
+        says.join(", ")
+    }
+}
