@@ -9,13 +9,13 @@ use super::show;
 use crate::lab::{Family, Lab, Roost, UPLINK, binary};
 
 /// The maps that explain where the chats are, as the command line shows them.
-pub(super) fn explanation(roost: &Roost<'_>, round: &Round) -> Result<String> {
+pub(super) fn explanation(roost: &Roost, round: &Round) -> Result<String> {
     let mut text = show::heading("why", "the maps of the data path, read from the kernel");
     let chat = round.chats.first().map_or("", |chat| chat.name.as_str());
     for args in [
         &["replicas"] as &[&str],
         &["chats"],
-        &["explain", "chat", "--key", chat],
+        &["explain", "--service", "chat", "--key", chat],
         &["maps", "dump", "SERVICES"],
         &["maps", "dump", "CHATS"],
     ] {
@@ -25,7 +25,7 @@ pub(super) fn explanation(roost: &Roost<'_>, round: &Round) -> Result<String> {
 }
 
 /// What can be done while everything runs.
-pub(super) fn next_steps(lab: &Lab, roost: &Roost<'_>) -> Result<String> {
+pub(super) fn next_steps(lab: &Lab, roost: &Roost) -> Result<String> {
     let vip = lab.vip(Family::V4);
     let vip6 = lab.vip(Family::V6);
     let chat = binary("roost-chat", "ROOST_CHAT_BIN")?;
@@ -60,7 +60,7 @@ pub(super) fn next_steps(lab: &Lab, roost: &Roost<'_>) -> Result<String> {
         &[
             format!("export ROOST_PIN_DIR={pins}"),
             format!("{program} chats"),
-            format!("{program} explain chat --key lobby"),
+            format!("{program} explain --service chat --key lobby"),
             format!("{program} counters"),
         ],
     );

@@ -111,7 +111,7 @@ pub fn run(options: &Options, park: impl FnOnce()) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn wait_for_policy(roost: &Roost<'_>, policy: &str) -> Result<()> {
+fn wait_for_policy(roost: &Roost, policy: &str) -> Result<()> {
     let what = format!("the daemon to take over policy = \"{policy}\"");
     try_until(Duration::from_secs(10), &what, || {
         let services = roost.json(&["services"])?;

@@ -24,6 +24,7 @@ mod netns;
 mod pins;
 mod process;
 mod roost;
+mod site;
 mod sweep;
 mod tools;
 mod wait;
@@ -35,12 +36,14 @@ pub use impair::{Capture, Way};
 pub use netns::Netns;
 pub use process::Process;
 pub use roost::Roost;
+pub use site::{Clients, Site, heavy};
 pub use sweep::clean_up_on_signals;
 pub use tools::{binary, run, run_in};
 pub use wait::{try_until, wait_until};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
@@ -78,12 +81,12 @@ pub struct Lab {
     /// `roost-<pid>-<name>`: what everything of this lab is called by.
     pub prefix: String,
     /// Where clients run.
-    pub client: Netns,
+    pub client: Arc<Netns>,
     /// Where Roost runs.
-    pub node: Netns,
+    pub node: Arc<Netns>,
     /// Where chat servers run.
     pub replicas: Vec<ReplicaSite>,
-    far: Option<Netns>,
+    far: Option<Arc<Netns>>,
     dir: tempfile::TempDir,
 }
 
@@ -174,8 +177,8 @@ impl Lab {
             tools::ensure_no_host_link()?;
         }
         // Each namespace is a guard: if a later step fails, those before it are removed again.
-        let client = Netns::create(format!("{prefix}-client"), &prefix)?;
-        let node = Netns::create(format!("{prefix}-node"), &prefix)?;
+        let client = Arc::new(Netns::create(format!("{prefix}-client"), &prefix)?);
+        let node = Arc::new(Netns::create(format!("{prefix}-node"), &prefix)?);
         let mut replicas = Vec::with_capacity(plan.replicas);
         for n in 1..=plan.replicas {
             let name = format!("replica-{n}");
@@ -184,7 +187,7 @@ impl Lab {
             replicas.push(ReplicaSite { name, ns, node_device: format!("rep{n}"), v4, v6 });
         }
         let far = if plan.far_client {
-            Some(Netns::create(format!("{prefix}-far"), &prefix)?)
+            Some(Arc::new(Netns::create(format!("{prefix}-far"), &prefix)?))
         } else {
             None
         };
@@ -287,7 +290,7 @@ impl Lab {
     }
 
     /// The second client namespace, behind a router ([`LabBuilder::far_client`]).
-    pub fn far_client(&self) -> &Netns {
+    pub fn far_client(&self) -> &Arc<Netns> {
         self.far.as_ref().expect("the lab was not built with a far client")
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,19 +17,19 @@ const START: Duration = Duration::from_secs(60);
 
 /// `roost run` on the node, with a configuration file and a pin directory of its own.
 #[derive(Debug)]
-pub struct Roost<'lab> {
-    node: &'lab Netns,
+pub struct Roost {
+    node: Arc<Netns>,
     binary: PathBuf,
     config: PathBuf,
     pin_dir: PathBuf,
     process: Option<Process>,
 }
 
-impl<'lab> Roost<'lab> {
+impl Roost {
     /// Writes `config` to a file, starts the daemon with it and waits until it is ready.
-    pub fn start(lab: &'lab Lab, config: &str) -> Result<Self> {
+    pub fn start(lab: &Lab, config: &str) -> Result<Self> {
         let mut roost = Self {
-            node: &lab.node,
+            node: Arc::clone(&lab.node),
             binary: tools::binary("roost", "ROOST_BIN")?,
             config: lab.dir().join("roost.toml"),
             pin_dir: lab.pin_dir(),
@@ -107,7 +108,7 @@ impl<'lab> Roost<'lab> {
     }
 }
 
-impl Drop for Roost<'_> {
+impl Drop for Roost {
     fn drop(&mut self) {
         self.process = None;
         pins::remove(&self.pin_dir);

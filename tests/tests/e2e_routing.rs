@@ -1,0 +1,270 @@
+//! Where connections go: chats, key sources, missing keys, overrides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Result;
+use roost_chat::client::{Http, Tab, Upgrade, load};
+use roost_tests::lab::{Clients, Config, Family, Lab, Site, VIP_PORT, heavy, try_until};
+
+const SECONDS: fn(u64) -> Duration = Duration::from_secs;
+
+/// Tabs of several chats, open at once.
+fn open(clients: &Clients, vip: SocketAddr, chats: usize, tabs: usize) -> Result<load::Load> {
+    let mut load = clients.run(load::open(&load::Plan::new(vip, chats, tabs)));
+    clients.run(load.say());
+    let opened = load.opened();
+    assert_eq!((opened.opened, opened.failed), (tabs, 0), "{:?}", opened.errors);
+    Ok(load)
+}
+
+fn close_all(clients: &Clients, load: load::Load) {
+    let ended = clients.run(load.hold(None, std::future::ready(())));
+    assert_eq!(ended.lost, 0, "{:?}", ended.errors);
+}
+
+/// Flows and chats end when their connections do.
+fn wait_until_empty(site: &Site) -> Result<()> {
+    try_until(SECONDS(10), "the flows and chats to end", || {
+        Ok((site.live_flows()?.is_empty() && site.live_chats()?.is_empty()).then_some(()))
+    })
+}
+
+#[test]
+fn every_chat_is_whole_at_its_home() -> Result<()> {
+    let site = Site::home("home")?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let load = open(&clients, site.vip(family), 20, 100)?;
+        let opened = load.opened();
+        assert_eq!((opened.whole, opened.reached), (20, Some(100)), "{family}: {opened:?}");
+        assert_eq!(opened.replicas.len(), 3, "{family}: every replica has some: {opened:?}");
+
+        let chats = site.live_chats()?;
+        assert_eq!(chats.len(), 20, "{family}");
+        for chat in &chats {
+            let homes = &opened.chats[chat["key"].as_str().expect("a key")];
+            assert_eq!(homes.keys().collect::<Vec<_>>(), [chat["home"].as_str().expect("a home")]);
+            assert_eq!(chat["flows"], 5, "{family}: {chat}");
+        }
+        assert_eq!(site.live_flows()?.len(), 100);
+        close_all(&clients, load);
+        wait_until_empty(&site)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_replica_sees_the_client_itself() -> Result<()> {
+    let site = Site::home("peer")?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let tab = clients.tab(site.vip(family), "1")?;
+        assert_eq!(tab.hello().peer, tab.local_addr());
+        assert_eq!(tab.hello().peer.ip(), site.lab.client_addr(family));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_chat_written_in_two_ways_is_one() -> Result<()> {
+    let site = Site::home("written")?;
+    let clients = site.clients()?;
+    let vip = site.vip(Family::V4);
+    let ways = ["/ws?chat=%61b%20c", "/ws?chat=ab%20c", "/ws?x=1&chat=a%62%20c&y=2"];
+    let mut tabs = Vec::new();
+    for path in ways {
+        let stream = site.lab.client.connect(vip)?;
+        let request = Upgrade::path(vip.to_string(), path);
+        tabs.push(clients.run(Tab::upgrade(stream, &request))?);
+    }
+    let chats = site.live_chats()?;
+    assert_eq!(chats.len(), 1, "{chats:?}");
+    assert_eq!((&chats[0]["key"], &chats[0]["flows"]), (&"ab c".into(), &3.into()));
+    Ok(())
+}
+
+#[test]
+fn spread_uses_every_replica_and_keeps_no_chats() -> Result<()> {
+    let site = Site::start(Lab::builder("spread"), |lab| Config::new(lab).policy("spread"))?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let load = open(&clients, site.vip(family), 10, 90)?;
+        let opened = load.opened();
+        assert_eq!(opened.replicas.len(), 3, "{family}: {opened:?}");
+        // 90 tabs: 10 and less on a replica would be a chance of one in a million.
+        assert!(opened.replicas.values().all(|tabs| *tabs > 10), "{family}: {opened:?}");
+        assert!(site.live_chats()?.is_empty());
+        close_all(&clients, load);
+    }
+    Ok(())
+}
+
+#[test]
+fn thousands_of_tabs_over_hundreds_of_chats_are_whole() -> Result<()> {
+    let _heavy = heavy()?;
+    let site = Site::home("many")?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let load = open(&clients, site.vip(family), 300, 3000)?;
+        let opened = load.opened();
+        assert_eq!((opened.whole, opened.reached), (300, Some(3000)), "{family}");
+        assert_eq!(site.live_flows()?.len(), 3000);
+        assert_eq!(site.live_chats()?.len(), 300);
+        close_all(&clients, load);
+        wait_until_empty(&site)?;
+    }
+    Ok(())
+}
+
+/// The replicas that a number of tabs are on.
+fn replicas<'a>(tabs: impl IntoIterator<Item = &'a Tab>) -> BTreeSet<&'a str> {
+    tabs.into_iter().map(Tab::replica).collect()
+}
+
+#[test]
+fn the_client_address_can_name_the_chat() -> Result<()> {
+    let site = Site::start(Lab::builder("client"), |lab| Config::new(lab).key("client"))?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let mut homes = BTreeSet::new();
+        let mut tabs: BTreeMap<IpAddr, Vec<Tab>> = BTreeMap::new();
+        for (n, round) in (0..8).flat_map(|n| (0..3).map(move |round| (n, round))) {
+            let from = site.lab.client_addr_n(family, n);
+            // The request does not matter.
+            let tab = clients.tab_from((from, 0).into(), site.vip(family), &round.to_string())?;
+            tabs.entry(from).or_default().push(tab);
+        }
+        for (from, tabs) in &tabs {
+            let on = replicas(tabs);
+            assert_eq!(on.len(), 1, "{from} is split over {on:?}");
+            homes.extend(on.into_iter().map(str::to_owned));
+        }
+        assert!(homes.len() > 1, "{family}: eight clients, but all are on {homes:?}");
+        assert_eq!(site.live_chats()?.len(), 8);
+        drop(tabs);
+        wait_until_empty(&site)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_destination_address_can_name_the_chat() -> Result<()> {
+    let config = |lab: &Lab| {
+        let mut config = Config::new(lab).key("destination");
+        config.addresses = Family::BOTH.map(|family| lab.vip_prefix(family).to_owned()).into();
+        config
+    };
+    let site = Site::start(Lab::builder("destination"), config)?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let mut all = Vec::new();
+        let mut homes = BTreeSet::new();
+        for n in 1..=8 {
+            let vip = SocketAddr::new(site.lab.vip_n(family, n), VIP_PORT);
+            let tabs = (0..3).map(|tab| clients.tab(vip, &tab.to_string()));
+            let tabs: Vec<Tab> = tabs.collect::<Result<_>>()?;
+            assert_eq!(replicas(&tabs).len(), 1, "{vip} is split");
+            homes.extend(replicas(&tabs).into_iter().map(str::to_owned));
+            all.extend(tabs);
+        }
+        assert!(homes.len() > 1, "{family}: eight addresses, but all are on {homes:?}");
+        drop(all);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_tuple_can_name_the_chat() -> Result<()> {
+    let site = Site::start(Lab::builder("tuple"), |lab| Config::new(lab).key("tuple"))?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let mut seen = BTreeSet::new();
+        for port in 20_000..20_010 {
+            let from = SocketAddr::new(site.lab.client_addr(family), port);
+            let first = clients.tab_from(from, site.vip(family), "any")?;
+            let replica = first.replica().to_owned();
+            // The client's end has no TIME_WAIT after an RST: the tuple is free at once.
+            first.abort()?;
+            let second = clients.tab_from(from, site.vip(family), "other")?;
+            assert_eq!(second.replica(), replica, "the same tuple is the same chat");
+            seen.insert(replica);
+        }
+        assert!(seen.len() > 1, "{family}: ten tuples, but all went to {seen:?}");
+    }
+    Ok(())
+}
+
+/// Opens HTTP connections without a key; the replicas that answered, or the errors.
+fn keyless(site: &Site, family: Family, connections: usize) -> Result<Vec<Result<String>>> {
+    let clients = site.clients()?;
+    let vip = site.vip(family);
+    let one = || {
+        clients.run(async {
+            let mut http = Http::open(vip, &vip.to_string(), None).await?;
+            Ok(http.whoami().await?.replica)
+        })
+    };
+    Ok((0..connections).map(|_| one()).collect())
+}
+
+#[test]
+fn without_a_key_connections_can_be_spread() -> Result<()> {
+    let config = |lab: &Lab| Config::new(lab).with("on_missing_key = \"spread\"");
+    let site = Site::start(Lab::builder("missing-spread"), config)?;
+    for family in Family::BOTH {
+        let replicas = keyless(&site, family, 60)?.into_iter().collect::<Result<BTreeSet<_>>>()?;
+        assert_eq!(replicas.len(), 3, "{family}: {replicas:?}");
+    }
+    assert!(site.live_chats()?.is_empty(), "no key is no chat");
+    assert_eq!(site.counter("missing_key")?, 120);
+    Ok(())
+}
+
+#[test]
+fn without_a_key_connections_can_be_rejected() -> Result<()> {
+    let config = |lab: &Lab| Config::new(lab).with("on_missing_key = \"reject\"");
+    let site = Site::start(Lab::builder("missing-reject"), config)?;
+    for family in Family::BOTH {
+        for answer in keyless(&site, family, 3)? {
+            let error = format!("{:#}", answer.expect_err("reset"));
+            assert!(error.to_lowercase().contains("reset"), "{family}: {error}");
+        }
+        // Those with a key are served.
+        site.clients()?.tab(site.vip(family), "1")?;
+    }
+    assert_eq!(site.counter("reset_missing_key")?, 6);
+    Ok(())
+}
+
+#[test]
+fn without_a_key_connections_can_go_to_one_replica() -> Result<()> {
+    let config = |lab: &Lab| Config::new(lab).with("on_missing_key = \"replica-2\"");
+    let site = Site::start(Lab::builder("missing-replica"), config)?;
+    for family in Family::BOTH {
+        for answer in keyless(&site, family, 10)? {
+            assert_eq!(answer?, "replica-2", "{family}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn keys_can_be_bound_to_one_chat_and_a_chat_pinned() -> Result<()> {
+    let site = Site::home("override")?;
+    let clients = site.clients()?;
+    let roost = &site.roost;
+    for (n, target) in ["replica-1", "replica-2", "replica-3"].into_iter().enumerate() {
+        let family = Family::BOTH[n % 2];
+        let (chat, guest) = (format!("host-{n}"), format!("guest-{n}"));
+        roost.text(&["chat", "bind", "chat", &guest, "--chat", &chat])?;
+        roost.text(&["chat", "pin", "chat", &chat, "--replica", target])?;
+        let tabs = [chat, guest].map(|key| clients.tab(site.vip(family), &key));
+        for tab in tabs {
+            assert_eq!(tab?.replica(), target, "{family}");
+        }
+    }
+    assert_eq!(site.counter("overridden")?, 6);
+    Ok(())
+}
