@@ -4,7 +4,6 @@ pub mod chat;
 pub mod chats;
 pub mod check;
 pub mod counters;
-pub mod daemon;
 pub mod decode;
 pub mod dump;
 pub mod explain;
@@ -14,6 +13,7 @@ pub mod names;
 pub mod netlink;
 pub mod output;
 pub mod read;
+pub mod running;
 pub mod services;
 pub mod status;
 pub mod table;
@@ -21,7 +21,7 @@ pub mod text;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use serde::Serialize;
 
@@ -29,7 +29,11 @@ use chat::ChatCommand;
 use dump::MapsCommand;
 use output::{Format, Report};
 
-use crate::{loader, tables::Tables};
+use crate::{
+    daemon::{self, RunArgs},
+    loader,
+    tables::Tables,
+};
 
 /// Keep every connection of a chat on one replica, in the kernel.
 #[derive(Debug, Parser)]
@@ -65,6 +69,11 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the daemon: load, attach, keep the maps as the configuration says
+    ///
+    /// Connections do not need it: when it stops, they go on and new ones are taken. A daemon that
+    /// starts takes over from the one before.
+    Run(RunArgs),
     /// Remove all programs and maps: connections through Roost end
     ///
     /// A daemon that runs has to be stopped before.
@@ -124,6 +133,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?
+            .block_on(daemon::run(args, &pin_dir))?,
         Command::Status => output::print(format, &status::status(&open()?, &pin_dir)?)?,
         Command::Services => output::print(format, &services::services(&open()?)?)?,
         Command::Replicas => output::print(format, &services::replicas(&open()?)?)?,

@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use super::{
     counters::{self, CounterLine},
-    daemon,
     dump::{self, MapName},
     netlink::{self, XdpMode},
     output::Report,
+    running,
     services::{self, ServiceLine},
     table::{Cell, Table},
     text::NONE,
@@ -76,7 +76,7 @@ pub fn status(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
     };
     let maps = dump::lines(tables, pin_dir, &BOUNDED)?;
     Ok(StatusReport {
-        daemon_pid: daemon::pid(pin_dir),
+        daemon_pid: running::pid(pin_dir),
         pin_dir: pin_dir.to_owned(),
         interfaces: interfaces(pin_dir)?,
         services: services::services(tables)?.0,

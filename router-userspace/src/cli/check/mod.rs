@@ -3,8 +3,12 @@
 mod ethtool;
 mod interface;
 mod machine;
+mod network;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -14,6 +18,7 @@ use super::{
     table::{Cell, Table},
     text::NONE,
 };
+use crate::config::Config;
 
 /// What to look at.
 #[derive(Debug, clap::Args)]
@@ -21,6 +26,9 @@ pub struct CheckArgs {
     /// Check the interface IF, which clients reach; can be given more than once
     #[arg(long, short, value_name = "IF")]
     pub interface: Vec<String>,
+    /// Check the configuration in FILE, its interfaces, and the way to its replicas
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// How a check came out.
@@ -83,29 +91,28 @@ pub struct CheckReport {
 /// Looks at the machine and at the interfaces that were asked for.
 pub fn check(args: &CheckArgs, pin_dir: &Path) -> CheckReport {
     let mut findings = machine::findings(pin_dir);
-    findings.extend(forwarding());
-    for name in &args.interface {
+    let mut interfaces = args.interface.clone();
+    let config = args.config.as_deref().map(Config::load);
+    match &config {
+        None => findings.extend(network::forwarding(None)),
+        Some(Ok(config)) => {
+            let services = config.services.len();
+            findings.push(Finding::ok("config", format!("valid, {services} services")));
+            findings.extend(network::forwarding(Some(config)));
+            interfaces.extend(config.interfaces.iter().cloned());
+        }
+        Some(Err(error)) => findings.extend(error.problems.iter().map(|problem| {
+            let place = format!("{}:{}:{}", error.file, problem.line, problem.column);
+            Finding::fail("config", place, format!("{} {}", problem.field, problem.message))
+        })),
+    }
+    interfaces.sort();
+    interfaces.dedup();
+    for name in &interfaces {
         findings.extend(interface::findings(name));
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     CheckReport { fails: count(Level::Fail), warns: count(Level::Warn), findings }
-}
-
-/// Without forwarding, only replicas on the node itself are reached.
-fn forwarding() -> [Finding; 2] {
-    let check = |check, path: &str, advice: &str| match sysctl(path).as_deref() {
-        Some("1" | "2") => Finding::ok(check, "on"),
-        Some(_) => Finding::warn(check, "off: replicas behind this node are not reached", advice),
-        None => Finding::warn(check, "not readable", "boot with this address family"),
-    };
-    [
-        check("ip_forward", "net/ipv4/ip_forward", "sysctl -w net.ipv4.ip_forward=1"),
-        check(
-            "ip6_forward",
-            "net/ipv6/conf/all/forwarding",
-            "sysctl -w net.ipv6.conf.all.forwarding=1",
-        ),
-    ]
 }
 
 /// A value under `/proc/sys`, without the line's end.

@@ -1,30 +1,25 @@
 //! `roost explain`: where a connection would go and why, by the same code as the kernel program.
 
-use std::{cell::UnsafeCell, collections::BTreeMap, fmt::Write as _, net::IpAddr};
+mod copies;
+mod render;
+
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::lpm_trie;
 use clap::ArgGroup;
 use router_ebpf::{
-    maps::{
-        Chat, ChatCookie, ChatKey, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NO_REPLICA, POLICY_HOME,
-        Replica, SLOT_COUNT, Secrets, Service, Tuple, Vip,
-    },
+    maps::{Chat, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NO_REPLICA, POLICY_HOME, Service, Tuple},
     steer::{NoRoute, Route, Why, chat_key, steer},
-    tables::Shared,
 };
 use serde::Serialize;
 
+use self::copies::Copies;
 use super::{
     key::{self, Family, Written},
     names::{self, Names},
-    output::Report,
     read, text,
 };
-use crate::{
-    addr::from_map,
-    tables::{Tables, optional},
-};
+use crate::{addr::from_map, tables::Tables};
 
 /// Which connection to explain.
 #[derive(Debug, clap::Args)]
@@ -218,10 +213,8 @@ impl Connection<'_> {
             to.slot_replica = Some(names.replica(route.slot_replica));
         }
         if route.chat != 0
-            && let Some(chat) = copies.chats.get(&chat_key(self.number, route.cookie))
+            && let Some(chat) = copies.live(&chat_key(self.number, route.cookie))
         {
-            // SAFETY: nothing writes to the copy.
-            let chat = unsafe { &*chat.get() };
             to.chat = Some(Live {
                 home: names.replica(Chat::home(chat.state)),
                 flows: Chat::flows(chat.state),
@@ -263,166 +256,5 @@ impl Connection<'_> {
             notes.push("the replica depends on the connection: give --tuple too".to_owned());
         }
         notes
-    }
-}
-
-/// Copies of the maps as the pipeline reads them.
-struct Copies<'a> {
-    tables: &'a Tables,
-    now: std::time::Duration,
-    secrets: Secrets,
-    services: &'a BTreeMap<u32, Service>,
-    replicas: &'a BTreeMap<u32, Replica>,
-    /// The published slot table, and the index in `SLOTS` where it begins.
-    slots: Vec<u32>,
-    first_slot: u32,
-    chat_cookies: BTreeMap<ChatKey, ChatCookie>,
-    chats: BTreeMap<ChatKey, UnsafeCell<Chat>>,
-}
-
-impl<'a> Copies<'a> {
-    fn read(tables: &'a Tables, names: &'a Names, number: u32, service: &Service) -> Result<Self> {
-        let end = service.slots.saturating_add(SLOT_COUNT);
-        let mut chats = read::sorted(&tables.chats, "CHATS")?;
-        chats.retain(|key, _| key.service == number);
-        Ok(Self {
-            tables,
-            now: read::now(),
-            secrets: tables.secrets.get(&0, 0).context("cannot read map SECRETS")?,
-            services: &names.services,
-            replicas: &names.replicas,
-            slots: read::range(&tables.slots, "SLOTS", service.slots..end)?,
-            first_slot: service.slots,
-            chat_cookies: read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?,
-            chats: chats.into_iter().map(|(key, chat)| (key, UnsafeCell::new(chat))).collect(),
-        })
-    }
-}
-
-impl router_ebpf::tables::Tables for Copies<'_> {
-    fn now(&self) -> u64 {
-        self.now.as_nanos() as u64
-    }
-    fn secrets(&self) -> Option<&Secrets> {
-        Some(&self.secrets)
-    }
-    fn vip(&self, vip: &Vip) -> Option<u32> {
-        let key = lpm_trie::Key::new(8 * size_of::<Vip>() as u32, *vip);
-        optional(self.tables.vips.get(&key, 0)).ok().flatten()
-    }
-    fn service(&self, number: u32) -> Option<&Service> {
-        self.services.get(&number)
-    }
-    fn replica(&self, number: u32) -> Option<&Replica> {
-        self.replicas.get(&number)
-    }
-    fn slot(&self, index: u32) -> Option<u32> {
-        self.slots.get(index.checked_sub(self.first_slot)? as usize).copied()
-    }
-    fn chat_cookie(&self, key: &ChatKey) -> Option<&ChatCookie> {
-        self.chat_cookies.get(key)
-    }
-    fn chat(&self, key: &ChatKey) -> Option<Shared<Chat>> {
-        let chat = self.chats.get(key)?;
-        // SAFETY: the copy is aligned, and the pipeline drops the pointer before it returns.
-        Some(unsafe { Shared::new(chat.get()) })
-    }
-}
-
-impl Report for ExplainReport {
-    fn text(&self) -> String {
-        self.0.iter().map(Explained::text).collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl Explained {
-    fn text(&self) -> String {
-        let bold = anstyle::Style::new().bold();
-        let mut lines = vec![
-            (
-                "service",
-                format!("{} (#{}), policy {}", self.service, self.service_number, self.policy),
-            ),
-            (
-                "key",
-                match &self.key {
-                    Some(key) => format!("`{key}` from {}", self.key_source),
-                    None => format!("none, though {} should give one", self.key_source),
-                },
-            ),
-        ];
-        if let Some(hash) = &self.key_hash {
-            let of = if self.key.is_some() { "" } else { " of the 4-tuple" };
-            lines.push(("key hash", format!("{hash}{of}")));
-        }
-        lines.push((
-            "override",
-            match &self.overridden {
-                None => "none in CHAT_COOKIES".to_owned(),
-                Some(overridden) => overridden.text(),
-            },
-        ));
-        if let Some(cookie) = &self.cookie {
-            lines.push(("cookie", cookie.clone()));
-        }
-        lines.push((
-            "live home",
-            match &self.chat {
-                None => "none in CHATS".to_owned(),
-                Some(chat) => format!(
-                    "{} with {} flows, last bound {} ago",
-                    chat.home,
-                    chat.flows,
-                    text::age_ms(chat.bound_ms)
-                ),
-            },
-        ));
-        if let Some(slot) = self.slot {
-            let owner = self.slot_replica.as_deref().unwrap_or("no replica");
-            lines.push(("slot", format!("{slot} of {owner}")));
-        }
-        let mut text = String::new();
-        for (step, found) in lines {
-            let _ = writeln!(text, "{step:<10} {found}");
-        }
-        let (replica, why) = (self.replica.as_deref(), self.why_text());
-        let to = match (replica, &self.replica_address) {
-            (Some(replica), Some(address)) => format!("{bold}{replica}{bold:#} at {address}: "),
-            (Some(replica), None) => format!("{bold}{replica}{bold:#}: "),
-            (None, _) => format!("{bold}reset{bold:#}: "),
-        };
-        let _ = writeln!(text, "{:<10} {to}{why}", "goes to");
-        for note in &self.notes {
-            let _ = writeln!(text, "{:<10} {note}", "note");
-        }
-        text
-    }
-
-    fn why_text(&self) -> &'static str {
-        match self.why {
-            "slot" if self.chat.is_some() => "the chat has no live flow, the slot table decides",
-            "slot" => "the slot table decides",
-            "pinned" => "the chat is pinned to it",
-            "live_home" => "the chat lives there",
-            "missing_key" => "the service names it for connections without a key",
-            "rejected" => "the service rejects connections without a key",
-            _ => "no usable replica",
-        }
-    }
-}
-
-impl Overridden {
-    fn text(&self) -> String {
-        let mut says = Vec::new();
-        if let Some(chat) = &self.chat {
-            says.push(format!("bound to chat `{chat}`"));
-        }
-        if let Some(replica) = &self.pinned_to {
-            says.push(format!("pinned to {replica}"));
-        }
-        if self.width > 1 {
-            says.push(format!("spread over {} parts", self.width));
-        }
-        says.join(", ")
     }
 }
