@@ -1,9 +1,17 @@
 //! Roost in userspace: a pure core (configuration, slot tables, index) and thin shells around it
 //! (loader, daemon, sweeper), with typed access to the pinned maps for them and the command line.
 
-pub mod cli;
 pub mod addr;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod index;
+pub mod loader;
+pub mod lock;
+pub mod paths;
+pub mod secrets;
 pub mod slots;
+pub mod sweeper;
+mod sys;
 pub mod tables;
+pub mod writer;

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, lpm_trie::Key},
 };
 use router_ebpf::maps::{
     Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SCHEMA, Secrets, Service, Stash,
@@ -47,6 +47,8 @@ pub struct Tables {
     pub secrets: Array<MapData, Secrets>,
     /// `COUNTERS`.
     pub counters: PerCpuArray<MapData, u64>,
+    /// How many entries fit into `SERVICES`.
+    pub(crate) service_room: u32,
 }
 
 /// Why the pinned maps cannot be used.
@@ -144,6 +146,10 @@ impl Tables {
     pub(crate) fn open_unfilled(pin_dir: &Path) -> Result<Self, TablesError> {
         // First, because whose version differs may lack or misshape any other.
         let secrets = open(pin_dir, "SECRETS")?;
+        let services = pin_dir.join("SERVICES");
+        let service_room = MapInfo::from_pin(&services)
+            .map(|info| info.max_entries())
+            .map_err(|e| TablesError { map: "SERVICES", path: services, cause: Cause::Open(e) })?;
         Ok(Self {
             vips: open(pin_dir, "VIPS")?,
             services: open(pin_dir, "SERVICES")?,
@@ -157,6 +163,7 @@ impl Tables {
             flows_back: open(pin_dir, "FLOWS_BACK")?,
             secrets,
             counters: open(pin_dir, "COUNTERS")?,
+            service_room,
         })
     }
 

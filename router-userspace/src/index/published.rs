@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use router_ebpf::maps::{Replica, Service, Vip};
+use router_ebpf::maps::{Name, Replica, Service, Vip};
+
+use crate::addr;
 
 /// An address family. A service with addresses of both is one service of each in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +93,37 @@ pub enum Change {
         /// Its number.
         number: u32,
     },
+}
+
+impl Change {
+    /// The change in a few words, for the log.
+    pub fn summary(&self) -> String {
+        let name = |name: &Name| String::from_utf8_lossy(name.kept()).into_owned();
+        match self {
+            Self::Replica { number, value } => {
+                let Replica { state, port, .. } = value;
+                let (addr, port) = (addr::from_map(value.addr), u16::from_be_bytes(*port));
+                let name = name(&value.name);
+                format!("replica {number}: {name} at {addr} port {port}, state {state}")
+            }
+            Self::Slots { service, places } => {
+                format!("{} slots of service {service}", places.len())
+            }
+            Self::Service { number, value } => {
+                let Service { usable, generation, .. } = value;
+                let name = name(&value.name);
+                format!("service {number}: {name}, {usable} usable, generation {generation}")
+            }
+            Self::Vip { prefix_len, vip, service } => {
+                format!("address {}/{prefix_len} of service {service}", addr::from_map(vip.addr))
+            }
+            Self::RemoveVip { prefix_len, vip } => {
+                format!("removal of address {}/{prefix_len}", addr::from_map(vip.addr))
+            }
+            Self::RemoveService { number } => format!("removal of service {number}"),
+            Self::RemoveReplica { number } => format!("replica number {number} as free"),
+        }
+    }
 }
 
 /// The maps of the control plane.

@@ -1,0 +1,288 @@
+//! `roost run`: keeps the maps as the configuration file says and sweeps them. The data path itself
+//! needs no daemon.
+
+mod args;
+mod watch;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+    time::{Interval, MissedTickBehavior, interval},
+};
+use tracing::{debug, error, info, warn};
+
+use crate::{
+    config::{Config, ConfigError},
+    index::{Index, Maps as _, Published, Room, SyncError},
+    loader::DataPath,
+    lock::Lock,
+    paths, secrets,
+    sweeper::{Report, SweepError, Sweeper},
+    tables::Tables,
+    writer::{self, WriteError},
+};
+
+pub use args::{LogFormat, RunArgs};
+use watch::Watch;
+
+/// The file, as a source of the index.
+const FILE: &str = "file";
+/// How often the file is looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Runs the daemon until SIGTERM or SIGINT. What it has pinned under `pin_dir` stays.
+pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
+    args.start_logging()?;
+    let mut watch = Watch::new(&args.config);
+    let config = watch.first()?;
+    if args.check_only {
+        check_room(&config)?;
+        info!(services = config.services.len(), "the file is good; nothing was changed");
+        return Ok(());
+    }
+    let _lock = Lock::acquire(pin_dir)?;
+    // Before anything is attached, so that a signal in between is not lost.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut daemon = Daemon::start(&args, pin_dir, config)?;
+    if args.events {
+        daemon.follow_events()?;
+    }
+    info!(
+        services = daemon.config.services.len(),
+        interfaces = daemon.config.interfaces.len(),
+        "ready"
+    );
+    daemon.serve(&args, watch, &mut terminate, &mut interrupt).await?;
+    info!(
+        "stopped; programs and maps stay, connections go on and new ones are taken. `roost run` \
+         takes over, `roost detach` removes everything"
+    );
+    Ok(())
+}
+
+/// Whether new maps of the file's sizes would hold what the file says.
+fn check_room(config: &Config) -> Result<()> {
+    let room = Room { services: config.limits.services, replicas: config.limits.replicas };
+    let mut index = Index::new(room, Published::default());
+    index.reset(FILE, config.services.clone());
+    index.plan()?;
+    Ok(())
+}
+
+struct Daemon {
+    data_path: DataPath,
+    tables: Tables,
+    index: Index,
+    config: Config,
+}
+
+impl Daemon {
+    fn start(args: &RunArgs, pin_dir: &Path, config: Config) -> Result<Self> {
+        let data_path = DataPath::load(pin_dir, &config.limits, args.events)?;
+        let mut tables = Tables::open_unfilled(pin_dir)?;
+        secrets::set(&mut tables, &config.secrets)?;
+        let mut index = Index::new(writer::room(&tables), tables.read()?);
+        // Numbers that connections still refer to must not be given to others.
+        let mut sweeper = Sweeper::new(pin_dir, args.linger)?;
+        let now = secrets::monotonic();
+        index.free_unused(&sweeper.sweep(now)?.used, now);
+        let mut daemon = Self { data_path, tables, index, config };
+        daemon.publish(&daemon.config.clone())?;
+        for interface in daemon.config.interfaces.clone() {
+            daemon.data_path.attach(&interface)?;
+        }
+        daemon.detach_others();
+        paths::warn_unrouted(&daemon.config);
+        Ok(daemon)
+    }
+
+    /// Brings the maps to what `config` says. If that does not fit, nothing is written, and the index
+    /// says what it said before.
+    fn publish(&mut self, config: &Config) -> Result<()> {
+        for (service, mss) in paths::mss(config) {
+            self.index.set_mss(&service, mss);
+        }
+        let before = self.index.reset(FILE, config.services.clone());
+        match self.sync() {
+            Err(SyncError::Plan(e)) => {
+                self.index.reset(FILE, before);
+                Err(e.into())
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), SyncError<WriteError>> {
+        let changes = self.index.sync(&mut self.tables, secrets::monotonic())?;
+        for change in &changes {
+            debug!("wrote {}", change.summary());
+        }
+        if !changes.is_empty() {
+            info!(changes = changes.len(), "published");
+        }
+        Ok(())
+    }
+
+    /// Applies a changed file, or leaves everything as it is.
+    fn reload(&mut self, config: Config) -> Result<()> {
+        if config == self.config {
+            debug!("the file says the same as before");
+            return Ok(());
+        }
+        if config.limits != self.config.limits {
+            warn!(
+                "[limits] have changed: they hold for new maps only, after `roost detach` and a \
+                 fresh start (ends the connections)"
+            );
+        }
+        let mut attached = Vec::new();
+        let result = self.attach_new(&config, &mut attached).and_then(|()| self.publish(&config));
+        if let Err(e) = result {
+            for interface in attached {
+                self.data_path.detach(&interface);
+            }
+            return Err(e);
+        }
+        secrets::set(&mut self.tables, &config.secrets)?;
+        self.config = config;
+        self.detach_others();
+        paths::warn_unrouted(&self.config);
+        info!(services = self.config.services.len(), "applied the changed file");
+        Ok(())
+    }
+
+    fn attach_new(&mut self, config: &Config, attached: &mut Vec<String>) -> Result<()> {
+        for interface in &config.interfaces {
+            if !self.config.interfaces.contains(interface) {
+                self.data_path.attach(interface)?;
+                attached.push(interface.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches from interfaces that are not in the file, whichever daemon attached to them.
+    fn detach_others(&mut self) {
+        for interface in self.data_path.pinned_interfaces() {
+            if !self.config.interfaces.contains(&interface) {
+                self.data_path.detach(&interface);
+            }
+        }
+    }
+
+    /// Writes the data path's events to the log.
+    fn follow_events(&mut self) -> Result<()> {
+        use tokio::io::{Interest, unix::AsyncFd};
+        let logger = self.data_path.events()?;
+        // SAFETY: the logger owns its ring buffer, and with it the one descriptor that it shows,
+        // until it is dropped with the `AsyncFd`.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        let mut logger = logger.map_err(|e| anyhow!("waiting for the data path's events: {e}"))?;
+        tokio::spawn(async move {
+            while let Ok(mut guard) = logger.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
+    async fn serve(
+        &mut self,
+        args: &RunArgs,
+        mut watch: Watch,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+    ) -> Result<()> {
+        let mut poll = ticks(POLL);
+        let mut sweeps = ticks(args.sweep_interval);
+        let mut sweeping: Option<JoinHandle<(Sweeper, Result<Report, SweepError>)>> = None;
+        let mut sweeper = Some(Sweeper::new(self.data_path.pin_dir(), args.linger)?);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = poll.tick() => {
+                    if let Some(found) = watch.look() {
+                        self.take(found);
+                    }
+                }
+                _ = sweeps.tick() => {
+                    self.refresh();
+                    // A walk of large maps takes a while, and is not to hold up the file.
+                    if let Some(mut sweeper) = sweeper.take() {
+                        sweeping = Some(tokio::task::spawn_blocking(move || {
+                            let report = sweeper.sweep(secrets::monotonic());
+                            (sweeper, report)
+                        }));
+                    }
+                }
+                done = async { sweeping.as_mut().expect("a sweep runs").await },
+                    if sweeping.is_some() =>
+                {
+                    sweeping = None;
+                    let (back, report) = done.context("the sweeper failed")?;
+                    sweeper = Some(back);
+                    self.after_sweep(report);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, found: Result<Config, ConfigError>) {
+        let result = found.map_err(anyhow::Error::from).and_then(|config| self.reload(config));
+        if let Err(e) = result {
+            for line in format!("{e:#}").lines() {
+                error!("{line}");
+            }
+            error!("the changed file was not applied; everything stays as it was");
+        }
+    }
+
+    fn refresh(&mut self) {
+        if let Err(e) = secrets::refresh_clock(&mut self.tables) {
+            warn!("{e:#}");
+        }
+        self.data_path.refresh();
+    }
+
+    fn after_sweep(&mut self, report: Result<Report, SweepError>) {
+        let report = match report {
+            Ok(report) => report,
+            Err(e) => return warn!("a sweep ended early: {e}"),
+        };
+        log_sweep(&report);
+        self.index.free_unused(&report.used, secrets::monotonic());
+        // What is free now, and what could not be written before.
+        if let Err(e) = self.sync() {
+            warn!("the maps are not as they should be: {e}");
+        }
+    }
+}
+
+fn log_sweep(report: &Report) {
+    let Report { flows, chats, expired, removed, orphans, chats_removed, .. } = report;
+    debug!(flows, chats, expired, removed, orphans, chats_removed, "swept");
+    if *expired > 0 {
+        info!(flows = expired, "ended flows that were idle or had lost their service or replica");
+    }
+    if report.corrected > 0 {
+        info!(chats = report.corrected, "corrected the number of flows");
+    }
+    if report.repinned > 0 {
+        info!(pins = report.repinned, "moved pins along with their replica");
+    }
+    if report.forgotten > 0 {
+        info!(keys = report.forgotten, "forgot what was registered for services that are no more");
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

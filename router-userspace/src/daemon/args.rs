@@ -1,0 +1,97 @@
+//! The arguments of `roost run`, and what they mean for the log.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::EnvFilter;
+
+/// Run the daemon: load, attach, and follow the configuration file
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Read services and replicas from FILE, and follow its changes
+    #[arg(long, value_name = "FILE", env = "ROOST_CONFIG")]
+    pub config: PathBuf,
+
+    /// Say whether the file is good, and change nothing
+    #[arg(long)]
+    pub check_only: bool,
+
+    /// Log what the data path does with every connection (slower)
+    #[arg(long)]
+    pub events: bool,
+
+    /// Walk the maps every DURATION for what is idle or left over
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub sweep_interval: Duration,
+
+    /// Keep a flow that has ended for DURATION, for its late segments
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub linger: Duration,
+
+    /// Write the log, on standard error, as FORMAT
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Log at LEVEL: error, warn, info, debug or trace, also by module
+    #[arg(long, value_name = "LEVEL", env = "ROOST_LOG", default_value = "info")]
+    pub log_level: String,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    Text,
+    /// A JSON object on each line
+    Json,
+}
+
+impl RunArgs {
+    /// Starts logging to standard error, for the whole process.
+    pub(super) fn start_logging(&self) -> Result<()> {
+        let filter = EnvFilter::try_new(&self.log_level).with_context(|| {
+            format!(
+                "--log-level {:?}: write for example \"debug\" or \"roost=debug\"",
+                self.log_level
+            )
+        })?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.try_init(),
+            LogFormat::Json => log.json().flatten_event(true).try_init(),
+        }
+        .map_err(|e| anyhow::anyhow!("starting the log: {e}"))
+    }
+}
+
+/// `200ms`, `5s`, `1m`: at least 10 ms.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    let milliseconds = digits.parse().ok().and_then(|n: u64| n.checked_mul(unit)).unwrap_or(0);
+    if milliseconds < 10 {
+        return Err("write a duration of 10ms or more, such as 200ms, 5s or 1m".into());
+    }
+    Ok(Duration::from_millis(milliseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        for wrong in ["", "5", "s", "1ms", "0s", "-5s", "5 s", "99999999999999999999h"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Ends what nobody ends: idle flows, chats without connections, entries that were left over.
+//!
+//! The kernel's programs go on changing entries meanwhile, and a hash map has no compare-and-swap
+//! for userspace. So what is written is read again just before, what can wait is only believed when
+//! seen twice, and a chat's count that does not match its flows for several sweeps is corrected.
+
+pub mod judge;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    time::Duration,
+};
+
+use aya::maps::MapError;
+use router_ebpf::maps::{
+    Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
+};
+
+use crate::{
+    index::Used,
+    sys,
+    tables::{Tables, TablesError, entries, optional},
+};
+
+use judge::{Fate, Place};
+
+/// `BPF_NOEXIST` and `BPF_EXIST`.
+const ONLY_NEW: u64 = 1;
+const ONLY_OLD: u64 = 2;
+
+/// A flow of a replica that is gone is given this long for the replica to come back.
+const GONE: Duration = Duration::from_secs(60);
+/// The same for what was registered for a service.
+const NO_SERVICE: Duration = Duration::from_secs(60);
+/// A chat's count is corrected when it was wrong, and the same, in so many sweeps.
+const WRONG_COUNTS: u32 = 3;
+
+/// Why a sweep ended early. What it has not done is for the next one.
+#[derive(Debug)]
+pub struct SweepError {
+    map: &'static str,
+    error: String,
+}
+
+impl fmt::Display for SweepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map {}: {}", self.map, self.error)
+    }
+}
+
+impl std::error::Error for SweepError {}
+
+fn failed<E: fmt::Display>(map: &'static str) -> impl FnOnce(E) -> SweepError {
+    move |error| SweepError { map, error: error.to_string() }
+}
+
+/// What a sweep found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What the maps refer to.
+    pub used: Used,
+    /// Live flows.
+    pub flows: usize,
+    /// Chats with an entry.
+    pub chats: usize,
+    /// Flows that were ended.
+    pub expired: usize,
+    /// Flows whose entries were removed.
+    pub removed: usize,
+    /// Entries of `FLOWS_BACK` without a flow that were removed.
+    pub orphans: usize,
+    /// Chats that were removed.
+    pub chats_removed: usize,
+    /// Chats whose count was corrected.
+    pub corrected: usize,
+    /// Pins that followed their replica to its new number.
+    pub repinned: usize,
+    /// Entries of `CHAT_COOKIES` of services that are no more, removed.
+    pub forgotten: usize,
+}
+
+/// Walks the maps now and then.
+pub struct Sweeper {
+    tables: Tables,
+    chats: OwnedFd,
+    linger: Duration,
+    /// Replicas that are gone, since when.
+    gone: HashMap<u32, Duration>,
+    /// Services that something refers to but that are not there, since when.
+    no_service: HashMap<u32, Duration>,
+    /// `FLOWS_BACK` without a flow in the last sweep.
+    orphans: HashSet<Tuple>,
+    /// Chats with a wrong count: their state, what it should count, and how often it was so.
+    wrong: HashMap<ChatKey, (u64, u32, u32)>,
+}
+
+/// What one sweep knows.
+struct Round {
+    now: Duration,
+    timeouts: HashMap<u32, Duration>,
+    replicas: HashMap<u32, Replica>,
+    report: Report,
+}
+
+impl Sweeper {
+    /// A sweeper of the maps pinned under `pin_dir`.
+    pub fn new(pin_dir: &Path, linger: Duration) -> Result<Self, TablesError> {
+        let tables = Tables::open(pin_dir)?;
+        let path = pin_dir.join("CHATS");
+        let chats = sys::open_pin(&path).map_err(|e| TablesError {
+            map: "CHATS",
+            path,
+            cause: crate::tables::Cause::Open(MapError::IoError(e)),
+        })?;
+        Ok(Self {
+            tables,
+            chats,
+            linger,
+            gone: HashMap::new(),
+            no_service: HashMap::new(),
+            orphans: HashSet::new(),
+            wrong: HashMap::new(),
+        })
+    }
+
+    /// Walks the maps once. `now` is of the monotonic clock.
+    pub fn sweep(&mut self, now: Duration) -> Result<Report, SweepError> {
+        let services = entries(&self.tables.services).map_err(failed("SERVICES"))?;
+        let replicas = self.tables.all_replicas().map_err(failed("REPLICAS"))?;
+        let mut round = Round {
+            now,
+            timeouts: services
+                .into_iter()
+                .map(|(n, s)| (n, Duration::from_secs(s.idle_timeout.into())))
+                .collect(),
+            replicas: replicas.into_iter().collect(),
+            report: Report::default(),
+        };
+        let is_gone = |n: &u32| round.replicas.get(n).is_some_and(|r| r.state == REPLICA_GONE);
+        self.gone.retain(|n, _| is_gone(n));
+        for number in round.replicas.keys().filter(|n| is_gone(n)) {
+            self.gone.entry(*number).or_insert(now);
+        }
+        let live = self.flows(&mut round)?;
+        self.chats(&mut round, &live)?;
+        self.registered(&mut round)?;
+        for (_, pending) in entries(&self.tables.pending).map_err(failed("PENDING"))? {
+            round.uses(pending.service, pending.replica);
+        }
+        Ok(round.report)
+    }
+
+    /// Returns how many live flows each chat has at which home.
+    fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, SweepError> {
+        let mut live = HashMap::new();
+        let mut backs = HashSet::new();
+        for (tuple, flow) in entries(&self.tables.flows).map_err(failed("FLOWS"))? {
+            let place = Place {
+                idle_timeout: round.timeouts.get(&flow.service).copied(),
+                is_gone: self.gone.get(&flow.replica).is_some_and(|t| round.now - *t >= GONE),
+            };
+            let mut fate = judge::flow(&flow, place, round.now, self.linger);
+            if fate == Fate::Expire && !self.expire(&tuple, place, round)? {
+                fate = Fate::Keep;
+            }
+            if fate == Fate::Remove {
+                self.remove_flow(&tuple, &flow)?;
+                round.report.removed += 1;
+                continue;
+            }
+            backs.insert(back_of(&tuple, &flow));
+            round.uses(flow.service, flow.replica);
+            if fate == Fate::Keep && !judge::has_ended(&flow) {
+                round.report.flows += 1;
+                if flow.flags & FLOW_CHAT != 0 {
+                    *live.entry((chat_of(&flow), flow.replica)).or_default() += 1;
+                }
+            }
+        }
+        self.remove_orphans(&backs, round)?;
+        Ok(live)
+    }
+
+    /// Ends a flow. `false`: it is not idle any more.
+    fn expire(
+        &mut self,
+        tuple: &Tuple,
+        place: Place,
+        round: &mut Round,
+    ) -> Result<bool, SweepError> {
+        let flow = optional(self.tables.flows.get(tuple, 0)).map_err(failed("FLOWS"))?;
+        let still = |flow: &Flow| judge::flow(flow, place, round.now, self.linger) == Fate::Expire;
+        let Some(mut flow) = flow.filter(still) else { return Ok(false) };
+        flow.state |= STATE_EXPIRED;
+        // Its linger begins now.
+        flow.last_seen = round.now.as_nanos() as u64;
+        let written = self.tables.flows.insert(tuple, flow, ONLY_OLD);
+        if optional(written).map_err(failed("FLOWS"))?.is_none() {
+            return Ok(false);
+        }
+        let back_of = back_of(tuple, &flow);
+        let back = optional(self.tables.flows_back.get(&back_of, 0));
+        if let Some(mut back) = back.map_err(failed("FLOWS_BACK"))? {
+            back.state |= STATE_EXPIRED;
+            let written = self.tables.flows_back.insert(back_of, back, ONLY_OLD);
+            optional(written).map_err(failed("FLOWS_BACK"))?;
+        }
+        if flow.flags & FLOW_CHAT != 0 {
+            let key = chat_of(&flow);
+            let chat = optional(self.tables.chats.get(&key, 0)).map_err(failed("CHATS"))?;
+            let released = chat.and_then(|chat| {
+                Some(Chat { state: judge::released(chat.state, flow.replica)?, ..chat })
+            });
+            if let Some(chat) = released {
+                let written = self.tables.chats.insert(key, chat, ONLY_OLD);
+                optional(written).map_err(failed("CHATS"))?;
+            }
+        }
+        round.report.expired += 1;
+        Ok(true)
+    }
+
+    fn remove_flow(&mut self, tuple: &Tuple, flow: &Flow) -> Result<(), SweepError> {
+        // The replica's side first: without the client's side nothing would find it.
+        let back = back_of(tuple, flow);
+        optional(self.tables.flows_back.remove(&back)).map_err(failed("FLOWS_BACK"))?;
+        optional(self.tables.flows.remove(tuple)).map_err(failed("FLOWS"))?;
+        Ok(())
+    }
+
+    /// A flow that is just being established has one side only, so it takes two sweeps.
+    fn remove_orphans(
+        &mut self,
+        backs: &HashSet<Tuple>,
+        round: &mut Round,
+    ) -> Result<(), SweepError> {
+        let mut orphans = HashSet::new();
+        for (tuple, _) in entries(&self.tables.flows_back).map_err(failed("FLOWS_BACK"))? {
+            if backs.contains(&tuple) {
+                continue;
+            }
+            if self.orphans.contains(&tuple) {
+                let removed = self.tables.flows_back.remove(&tuple);
+                optional(removed).map_err(failed("FLOWS_BACK"))?;
+                round.report.orphans += 1;
+            } else {
+                orphans.insert(tuple);
+            }
+        }
+        self.orphans = orphans;
+        Ok(())
+    }
+
+    fn chats(
+        &mut self,
+        round: &mut Round,
+        live: &HashMap<(ChatKey, u32), u32>,
+    ) -> Result<(), SweepError> {
+        let mut wrong = HashMap::new();
+        for (key, chat) in entries(&self.tables.chats).map_err(failed("CHATS"))? {
+            if judge::is_over(&chat, round.now) {
+                if self.remove_chat(&key)? {
+                    round.report.chats_removed += 1;
+                    continue;
+                }
+            } else {
+                let home = Chat::home(chat.state);
+                let count = live.get(&(key, home)).copied().unwrap_or(0);
+                if count != Chat::flows(chat.state) {
+                    let times = match self.wrong.get(&key) {
+                        Some((state, as_before, times))
+                            if (*state, *as_before) == (chat.state, count) =>
+                        {
+                            times + 1
+                        }
+                        _ => 1,
+                    };
+                    if times < WRONG_COUNTS {
+                        wrong.insert(key, (chat.state, count, times));
+                    } else if self.correct(&key, &chat, Chat::pack(home, count))? {
+                        round.report.corrected += 1;
+                    }
+                }
+            }
+            round.report.chats += 1;
+            round.uses(key.service, Chat::home(chat.state));
+        }
+        self.wrong = wrong;
+        Ok(())
+    }
+
+    /// Removes a chat; `false`: a connection came in between.
+    fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, SweepError> {
+        match sys::take_entry::<_, Chat>(self.chats.as_fd(), key).map_err(failed("CHATS"))? {
+            Some(chat) if Chat::flows(chat.state) > 0 => {
+                // Back it goes, unless the next connection has already made a new entry.
+                let _ = self.tables.chats.insert(key, chat, ONLY_NEW);
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn correct(&mut self, key: &ChatKey, seen: &Chat, state: u64) -> Result<bool, SweepError> {
+        let chat = optional(self.tables.chats.get(key, 0)).map_err(failed("CHATS"))?;
+        let Some(chat) = chat.filter(|chat| chat == seen) else { return Ok(false) };
+        let written = self.tables.chats.insert(key, Chat { state, ..chat }, ONLY_OLD);
+        Ok(optional(written).map_err(failed("CHATS"))?.is_some())
+    }
+
+    /// What userspace has registered: a pin follows its replica's identity to a new number, and
+    /// entries of a service that is no more go.
+    fn registered(&mut self, round: &mut Round) -> Result<(), SweepError> {
+        let all = entries(&self.tables.chat_cookies).map_err(failed("CHAT_COOKIES"))?;
+        let mut no_service = HashMap::new();
+        for (key, mut cookie) in all {
+            if !round.timeouts.contains_key(&key.service) {
+                let since = self.no_service.get(&key.service).copied().unwrap_or(round.now);
+                no_service.insert(key.service, since);
+                if round.now.saturating_sub(since) >= NO_SERVICE {
+                    let removed = self.tables.chat_cookies.remove(&key);
+                    optional(removed).map_err(failed("CHAT_COOKIES"))?;
+                    round.report.forgotten += 1;
+                    continue;
+                }
+            }
+            if let Some(successor) = successor(&round.replicas, cookie.replica) {
+                cookie.replica = successor;
+                let written = self.tables.chat_cookies.insert(key, cookie, ONLY_OLD);
+                optional(written).map_err(failed("CHAT_COOKIES"))?;
+                round.report.repinned += 1;
+            }
+            round.uses(key.service, cookie.replica);
+        }
+        self.no_service = no_service;
+        Ok(())
+    }
+}
+
+impl Round {
+    fn uses(&mut self, service: u32, replica: u32) {
+        self.report.used.services.insert(service);
+        if replica != NO_REPLICA {
+            self.report.used.replicas.insert(replica);
+        }
+    }
+}
+
+/// The number that a gone replica's identity has now.
+fn successor(replicas: &HashMap<u32, Replica>, number: u32) -> Option<u32> {
+    let gone = replicas.get(&number).filter(|r| r.state == REPLICA_GONE)?;
+    let same = |r: &Replica| (r.service, r.name) == (gone.service, gone.name);
+    let found = replicas.iter().find(|(_, r)| same(r) && r.state != REPLICA_GONE);
+    found.filter(|(_, r)| r.name != Name::EMPTY).map(|(n, _)| *n)
+}
+
+/// The key of a flow's other side.
+fn back_of(tuple: &Tuple, flow: &Flow) -> Tuple {
+    Tuple { server: flow.replica_addr, server_port: flow.replica_port, ..*tuple }
+}
+
+fn chat_of(flow: &Flow) -> ChatKey {
+    ChatKey { cookie: flow.cookie, service: flow.service, reserved: 0 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! The few system calls that no library offers safely, each behind a safe function.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    mem::MaybeUninit,
+    net::UdpSocket,
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
+
+/// `union bpf_attr` of `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr` of the `BPF_MAP_*_ELEM` commands.
+#[repr(C)]
+struct MapElem {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Calls `bpf(2)`.
+///
+/// # Safety
+///
+/// `attr` must be what `command` expects, and pointers in it must be good for what it does.
+unsafe fn bpf<T>(command: libc::c_int, attr: &T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `attr`; the rest is the caller's promise.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Opens what is pinned at `path`.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attr = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: `pathname` is a string with its end, alive during the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &attr) }?;
+    // SAFETY: the kernel has just given us this descriptor, and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// The interface that a pinned link is attached to; 0 if that is gone.
+pub(crate) fn pinned_link_interface(path: &Path) -> io::Result<u32> {
+    let fd = open_pin(path)?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let index = info.lines().find_map(|line| line.strip_prefix("ifindex:"));
+    index
+        .and_then(|index| index.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("not a link of a network interface"))
+}
+
+/// Removes an entry of a hash map and returns its last value; `None` if there is none.
+pub(crate) fn take_entry<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let attr = MapElem {
+        map_fd: map.as_raw_fd() as u32,
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value have room for the map's sizes: the caller opened the map as one of
+    // these types.
+    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr) } {
+        // SAFETY: the kernel has filled it, and any bytes are a `Pod`.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// An interface's index, by name.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: a string with its end, alive during the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// An interface's MTU, in our network namespace (which `/sys` may not show).
+pub(crate) fn interface_mtu(name: &str) -> io::Result<u32> {
+    let socket = UdpSocket::bind("127.0.0.1:0").or_else(|_| UdpSocket::bind("[::1]:0"))?;
+    // SAFETY: all zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: SIOCGIFMTU reads and writes an `ifreq`.
+    let result =
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFMTU has filled this field.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
+}

@@ -1,0 +1,122 @@
+//! The index's maps in the kernel.
+
+use std::{error::Error, fmt};
+
+use aya::maps::{MapError, lpm_trie::Key};
+use router_ebpf::maps::{NO_REPLICA, Name, Replica, SLOT_STRIDE};
+
+use crate::{
+    index::{Change, Maps, Published, Room},
+    tables::{Tables, optional},
+};
+
+/// A map that refused.
+#[derive(Debug)]
+pub struct WriteError {
+    map: &'static str,
+    what: String,
+    error: MapError,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map {}: {}: ", self.map, self.what)?;
+        match &self.error {
+            MapError::SyscallError(e) => {
+                write!(f, "{}", e.io_error)?;
+                match e.io_error.raw_os_error() {
+                    Some(libc::E2BIG | libc::ENOSPC) => f.write_str(
+                        " (the map is full: raise [limits] services, then `roost detach` and start \
+                         anew)",
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            e => e.fmt(f),
+        }
+    }
+}
+
+impl Error for WriteError {}
+
+fn failed(map: &'static str, what: impl Into<String>) -> impl FnOnce(MapError) -> WriteError {
+    let what = what.into();
+    move |error| WriteError { map, what, error }
+}
+
+/// What fits into the maps as they are.
+pub fn room(tables: &Tables) -> Room {
+    let slot_tables = tables.slots.len() / (2 * SLOT_STRIDE);
+    Room { services: tables.service_room.min(slot_tables), replicas: tables.replicas.len() }
+}
+
+/// An entry of `REPLICAS` whose number is free.
+const FREE: Replica = Replica {
+    addr: [0; 16],
+    port: [0; 2],
+    state: 0,
+    reserved: 0,
+    service: 0,
+    weight: 0,
+    name: Name::EMPTY,
+};
+
+impl Maps for Tables {
+    type Error = WriteError;
+
+    fn read(&self) -> Result<Published, WriteError> {
+        let mut out = Published::default();
+        let vips = self.all_vips().map_err(failed("VIPS", "reading"))?;
+        out.vips = vips.into_iter().map(|(len, vip, service)| ((len, vip), service)).collect();
+        let services = crate::tables::entries(&self.services);
+        out.services = services.map_err(failed("SERVICES", "reading"))?.into_iter().collect();
+        let replicas = self.all_replicas().map_err(failed("REPLICAS", "reading"))?;
+        out.replicas = replicas.into_iter().collect();
+        for (number, service) in &out.services {
+            if service.slots == NO_REPLICA {
+                continue;
+            }
+            // Both places of the service: what is in the other one need not be written again.
+            let first = 2 * number * SLOT_STRIDE;
+            for at in first..(first + 2 * SLOT_STRIDE).min(self.slots.len()) {
+                let replica = self.slots.get(&at, 0).map_err(failed("SLOTS", "reading"))?;
+                out.slots.insert(at, replica);
+            }
+        }
+        Ok(out)
+    }
+
+    fn write(&mut self, change: &Change) -> Result<(), WriteError> {
+        match change {
+            Change::Replica { number, value } => self
+                .replicas
+                .set(*number, value, 0)
+                .map_err(failed("REPLICAS", format!("setting number {number}"))),
+            Change::Slots { places, .. } => places.iter().try_for_each(|(at, replica)| {
+                self.slots
+                    .set(*at, replica, 0)
+                    .map_err(failed("SLOTS", format!("setting place {at}")))
+            }),
+            Change::Service { number, value } => self
+                .services
+                .insert(number, value, 0)
+                .map_err(failed("SERVICES", format!("setting number {number}"))),
+            Change::Vip { prefix_len, vip, service } => self
+                .vips
+                .insert(&Key::new(*prefix_len, *vip), service, 0)
+                .map_err(failed("VIPS", format!("adding {vip:?}/{prefix_len}"))),
+            Change::RemoveVip { prefix_len, vip } => {
+                optional(self.vips.remove(&Key::new(*prefix_len, *vip)))
+                    .map(drop)
+                    .map_err(failed("VIPS", format!("removing {vip:?}/{prefix_len}")))
+            }
+            Change::RemoveService { number } => optional(self.services.remove(number))
+                .map(drop)
+                .map_err(failed("SERVICES", format!("removing number {number}"))),
+            Change::RemoveReplica { number } => self
+                .replicas
+                .set(*number, FREE, 0)
+                .map_err(failed("REPLICAS", format!("clearing number {number}"))),
+        }
+    }
+}
