@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::BTreeMap, ptr::NonNull, time::Duration};
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie;
 use router_ebpf::{
-    maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, Vip},
+    maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, VipKey},
     tables::Shared,
 };
 
@@ -62,8 +62,8 @@ impl router_ebpf::tables::Tables for Copies<'_> {
     fn secrets(&self) -> Option<&Secrets> {
         Some(&self.secrets)
     }
-    fn vip(&self, vip: &Vip) -> Option<u32> {
-        let key = lpm_trie::Key::new(8 * size_of::<Vip>() as u32, *vip);
+    fn vip(&self, key: &VipKey) -> Option<u32> {
+        let key = lpm_trie::Key::new(key.prefix_len, key.vip);
         optional(self.tables.vips.get(&key, 0)).ok().flatten()
     }
     fn service(&self, number: u32) -> Option<&Service> {
