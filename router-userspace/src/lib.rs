@@ -14,4 +14,6 @@ pub mod slots;
 pub mod sweeper;
 mod sys;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 pub mod writer;

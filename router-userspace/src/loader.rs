@@ -54,23 +54,7 @@ impl fmt::Debug for DataPath {
 impl DataPath {
     /// Loads the programs; creates and pins the maps, or takes those over that are pinned.
     pub fn load(pin_dir: &Path, limits: &Limits, events: bool) -> Result<Self> {
-        bpffs::prepare(pin_dir)?;
-        let links = pin_dir.join(LINKS);
-        fs::create_dir_all(&links).with_context(|| format!("creating {}", links.display()))?;
-        takes_over(pin_dir)?;
-        let sizes = sizes(limits);
-        for (map, size) in sizes {
-            kept_size(pin_dir, map, size);
-        }
-        let level = if events { u8::MAX } else { 0 };
-        let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(pin_dir);
-        // Read-only data: with the level at 0 the verifier removes the events altogether.
-        loader.override_global(aya_log::LEVEL, &level, false);
-        for (map, size) in sizes {
-            loader.map_max_entries(map, size);
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|e| load_error("the eBPF object", e))?;
+        let mut ebpf = maps(pin_dir, limits, events)?;
         let xdp: &mut Xdp = program(&mut ebpf, INGRESS)?;
         xdp.load().map_err(|e| load_error(INGRESS, e.into()))?;
         let classifier: &mut SchedClassifier = program(&mut ebpf, EGRESS)?;
@@ -92,6 +76,27 @@ impl DataPath {
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         self.attached.keys().map(String::as_str)
     }
+}
+
+/// Creates and pins the maps, or opens those that are pinned; the programs are not loaded yet.
+pub(crate) fn maps(pin_dir: &Path, limits: &Limits, events: bool) -> Result<Ebpf> {
+    bpffs::prepare(pin_dir)?;
+    let links = pin_dir.join(LINKS);
+    fs::create_dir_all(&links).with_context(|| format!("creating {}", links.display()))?;
+    takes_over(pin_dir)?;
+    let sizes = sizes(limits);
+    for (map, size) in sizes {
+        kept_size(pin_dir, map, size);
+    }
+    let level = if events { u8::MAX } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(pin_dir);
+    // Read-only data: with the level at 0 the verifier removes the events altogether.
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for (map, size) in sizes {
+        loader.map_max_entries(map, size);
+    }
+    loader.load(OBJECT).map_err(|e| load_error("the eBPF object", e))
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>
@@ -171,7 +176,8 @@ fn load_error(what: &str, error: EbpfError) -> anyhow::Error {
             let log = verifier_log.to_string();
             let lines: Vec<_> = log.trim_end().lines().collect();
             let end = lines[lines.len().saturating_sub(LINES)..].join("\n  ");
-            let hint = hint(&io_error);
+            // The verifier says no with EACCES, too.
+            let hint = if log.is_empty() { hint(&io_error) } else { "" };
             anyhow::anyhow!(
                 "the kernel does not load {what}: {io_error}{hint}; the end of the verifier's \
                  log:\n  {end}"

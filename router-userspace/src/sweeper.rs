@@ -367,4 +367,6 @@ fn chat_of(flow: &Flow) -> ChatKey {
 }
 
 #[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
 mod tests;

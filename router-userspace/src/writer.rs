@@ -120,3 +120,6 @@ impl Maps for Tables {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
 //! The arguments of `roost run`, and what they mean for the log.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
@@ -49,18 +53,30 @@ pub enum LogFormat {
 impl RunArgs {
     /// Starts logging to standard error, for the whole process.
     pub(super) fn start_logging(&self) -> Result<()> {
-        let filter = EnvFilter::try_new(&self.log_level).with_context(|| {
-            format!(
-                "--log-level {:?}: write for example \"debug\" or \"roost=debug\"",
-                self.log_level
-            )
+        let filter = EnvFilter::try_new(self.log_filter()).with_context(|| {
+            let level = &self.log_level;
+            format!("--log-level {level:?}: write for example \"debug\" or \"roost=debug\"")
         })?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal());
         match self.log_format {
             LogFormat::Text => log.try_init(),
             LogFormat::Json => log.json().flatten_event(true).try_init(),
         }
         .map_err(|e| anyhow::anyhow!("starting the log: {e}"))
+    }
+
+    /// A level alone is for what roost itself says; its events come under the names of the crates
+    /// of the data path.
+    fn log_filter(&self) -> String {
+        let level = self.log_level.trim();
+        if level.contains(['=', ',']) {
+            return level.to_owned();
+        }
+        let events = if self.events { "trace" } else { "off" };
+        format!("warn,roost={level},roost_ebpf={events},router_ebpf={events}")
     }
 }
 
