@@ -16,8 +16,8 @@ pub struct Options {
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     json: bool,
-    /// Pass further arguments to the benchmark program.
-    #[arg(last = true)]
+    /// Pass these on too: target/release/roost-bench --help has all.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 

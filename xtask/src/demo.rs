@@ -19,8 +19,8 @@ pub struct Options {
     /// Leave everything running, and print what to try next.
     #[arg(long)]
     keep: bool,
-    /// Pass further arguments to the demo program.
-    #[arg(last = true)]
+    /// Pass these on too: `--chats 20`, `--tabs 5`, `--ipv6`; target/release/roost-demo --help has all.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
 }
 

@@ -56,3 +56,24 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Command::command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_flags_of_the_demo_are_passed_on() {
+        for line in [&["--json", "--chats", "5"][..], &["--chats", "5", "--json"]] {
+            let words = ["cargo xtask", "demo"].iter().chain(line);
+            Command::try_parse_from(words).expect("flags of the demo program");
+        }
+        assert!(Command::try_parse_from(["cargo xtask", "build", "--chats"]).is_err());
+    }
+}
