@@ -2,9 +2,15 @@
 //! none of the operations that both read and write, though every kernel since 5.12 has them; so the
 //! one that is needed, compare-and-swap, is called by its intrinsic there.
 
-/// Tries of a compare-and-swap before giving up. More losses in a row than this do not happen: each
-/// is another CPU's success on the same word in the same few nanoseconds.
-pub const TRIES: u32 = 64;
+/// Tries something that ends in a compare-and-swap until it is `Some`. More losses in a row than
+/// these do not happen: each is another CPU's success on the same word in the same nanoseconds. It
+/// is no loop, because the verifier walks through a loop's body with every state of the map.
+macro_rules! try_some {
+    ($attempt:expr) => {
+        $attempt.or_else(|| $attempt).or_else(|| $attempt).or_else(|| $attempt)
+    };
+}
+pub(crate) use try_some;
 
 macro_rules! compare_and_swap {
     ($name:ident, $word:ty, $atomic:ident) => {
@@ -23,9 +29,11 @@ macro_rules! compare_and_swap {
             }
             #[cfg(not(target_arch = "bpf"))]
             {
-                use core::sync::atomic::{$atomic, Ordering::SeqCst};
+                use core::sync::atomic::{Ordering::SeqCst, $atomic};
                 // SAFETY: the caller vouches for the pointer.
-                unsafe { $atomic::from_ptr(word) }.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+                unsafe { $atomic::from_ptr(word) }
+                    .compare_exchange(old, new, SeqCst, SeqCst)
+                    .is_ok()
             }
         }
     };

@@ -5,9 +5,7 @@ use crate::{
     chats,
     checksum::{Sum, pseudo_header, sum_words},
     key::extract,
-    maps::{
-        FLOW_CHAT, OFFER_TIMESTAMPS, Replica, STASH_LEN, STATE_CLOSED, STATE_EXPIRED, Service,
-    },
+    maps::{FLOW_CHAT, OFFER_TIMESTAMPS, Replica, STASH_LEN, STATE_CLOSED, STATE_EXPIRED, Service},
     packet::Packet,
     reply,
     scratch::Scratch,
@@ -33,7 +31,7 @@ pub fn bind<P: Packet>(
     if !checksum_is_right(packet, &scratch.segment, payload)? {
         return Some(Counter::DropChecksum);
     }
-    scratch.answer.parse(packet, &scratch.segment)?;
+    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     scratch.offer.offers |= scratch.answer.offers & OFFER_TIMESTAMPS;
     scratch.offer.ts_val = scratch.answer.ts_val;
 
@@ -104,7 +102,7 @@ fn choose(
 ) -> Option<Result<(), NoRoute>> {
     let secrets = tables.secrets()?;
     let len = scratch.stash.len as usize;
-    let key_hash = if extract(service, len, scratch) {
+    let key_hash = if extract(tables, service, len, scratch) {
         Some(scratch.key.hash(&secrets.chat))
     } else {
         tables.count(Counter::MissingKey);

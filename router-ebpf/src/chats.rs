@@ -4,8 +4,8 @@
 //! get a second home between two looks at it.
 
 use crate::{
-    atomic::TRIES,
-    maps::{Chat, ChatKey, Name},
+    atomic::try_some,
+    maps::{Chat, ChatKey, NO_REPLICA, Name},
     scratch::Scratch,
     steer::is_live,
     tables::{FlowTables, Refused, Shared},
@@ -16,33 +16,40 @@ use crate::{
 /// returns its home. `None`: the map is full, and the chat goes without an entry.
 #[inline(always)]
 pub fn claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
+    match try_some!(try_claim(tables, scratch)) {
+        Some(NO_REPLICA) | None => None,
+        home => home,
+    }
+}
+
+/// `Some(NO_REPLICA)` if the map is full, `None` if another CPU was faster.
+#[inline(never)]
+fn try_claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
     let now = tables.now();
     let replica = scratch.route.replica;
-    // Twice: another CPU may add the chat in between.
-    for _ in 0..2 {
-        if let Some(chat) = tables.chat(&scratch.chat_key) {
-            let state = chat.state();
-            if !is_live(tables, chat.get(), state) && Chat::home(state) != replica {
-                if !chat.swap_state(state, Chat::pack(replica, 0)) {
-                    continue;
-                }
-                chat.set_since(now);
-            }
-            chat.set_bound_at(now);
-            return Some(Chat::home(chat.state()));
-        }
-        prepare(scratch, Chat::pack(replica, 0), now);
-        scratch.key.write_name(&mut scratch.chat.key);
-        match tables.add_chat(&scratch.chat_key, &scratch.chat) {
-            Ok(()) => return Some(replica),
-            Err(Refused::Exists) => {}
-            Err(Refused::Full) => {
-                tables.count(Counter::ChatsFull);
+    if let Some(chat) = tables.chat(&scratch.chat_key) {
+        let mut state = chat.state();
+        if !is_live(tables, chat.get(), state) && Chat::home(state) != replica {
+            let new = Chat::pack(replica, 0);
+            if !chat.swap_state(state, new) {
                 return None;
             }
+            state = new;
+            chat.set_since(now);
+        }
+        chat.set_bound_at(now);
+        return Some(Chat::home(state));
+    }
+    prepare(scratch, Chat::pack(replica, 0), now);
+    scratch.key.write_name(&mut scratch.chat.key);
+    match tables.add_chat(&scratch.chat_key, &scratch.chat) {
+        Ok(()) => Some(replica),
+        Err(Refused::Exists) => None,
+        Err(Refused::Full) => {
+            tables.count(Counter::ChatsFull);
+            Some(NO_REPLICA)
         }
     }
-    None
 }
 
 #[inline(always)]
@@ -69,50 +76,46 @@ pub enum Acquired {
 /// Counts a new flow to `scratch.flow.replica` for the chat `scratch.chat_key`.
 #[inline(always)]
 pub fn acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Acquired {
+    try_some!(try_acquire(tables, scratch)).unwrap_or(Acquired::Uncounted)
+}
+
+#[inline(never)]
+fn try_acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Acquired> {
     let replica = scratch.flow.replica;
-    for _ in 0..TRIES {
-        let Some(chat) = tables.chat(&scratch.chat_key) else {
-            // The entry may be swept between binding and acceptance.
-            prepare(scratch, Chat::pack(replica, 1), tables.now());
-            match tables.add_chat(&scratch.chat_key, &scratch.chat) {
-                Ok(()) => return Acquired::Counted,
-                Err(Refused::Exists) => continue,
-                Err(Refused::Full) => return Acquired::Uncounted,
-            }
+    let Some(chat) = tables.chat(&scratch.chat_key) else {
+        // The entry may be swept between binding and acceptance.
+        prepare(scratch, Chat::pack(replica, 1), tables.now());
+        return match tables.add_chat(&scratch.chat_key, &scratch.chat) {
+            Ok(()) => Some(Acquired::Counted),
+            Err(Refused::Exists) => None,
+            Err(Refused::Full) => Some(Acquired::Uncounted),
         };
-        let state = chat.state();
-        let new = if Chat::home(state) == replica {
-            state + 1
-        } else if is_live(tables, chat.get(), state) {
-            return Acquired::Elsewhere;
-        } else {
-            Chat::pack(replica, 1)
-        };
-        if chat.swap_state(state, new) {
-            return Acquired::Counted;
-        }
-    }
-    Acquired::Uncounted
+    };
+    let state = chat.state();
+    let new = if Chat::home(state) == replica {
+        state + 1
+    } else if is_live(tables, chat.get(), state) {
+        return Some(Acquired::Elsewhere);
+    } else {
+        Chat::pack(replica, 1)
+    };
+    chat.swap_state(state, new).then_some(Acquired::Counted)
 }
 
 /// Counts a flow to `replica` no longer.
 #[inline(always)]
 pub fn release(tables: &impl FlowTables, key: &ChatKey, replica: u32) {
     if let Some(chat) = tables.chat(key) {
-        release_one(chat, replica);
+        try_some!(try_release(chat, replica));
     }
 }
 
-#[inline(always)]
-fn release_one(chat: Shared<Chat>, replica: u32) {
-    for _ in 0..TRIES {
-        let state = chat.state();
-        // A chat whose home was gone has started anew elsewhere and never counted this flow.
-        if Chat::home(state) != replica || Chat::flows(state) == 0 {
-            return;
-        }
-        if chat.swap_state(state, state - 1) {
-            return;
-        }
+#[inline(never)]
+fn try_release(chat: Shared<Chat>, replica: u32) -> Option<()> {
+    let state = chat.state();
+    // A chat whose home was gone has started anew elsewhere and never counted this flow.
+    if Chat::home(state) != replica || Chat::flows(state) == 0 {
+        return Some(());
     }
+    chat.swap_state(state, state - 1).then_some(())
 }

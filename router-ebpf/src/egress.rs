@@ -76,7 +76,7 @@ fn established<P: Packet>(
         shared.advance(segment.ack, segment.seq.wrapping_add(segment.sequence_len()));
     }
     let shift = Shift { ts_val: back.ts_delta, ts_echo: 0, sack: 0 };
-    let changed = options::translate(packet, segment, shift)?;
+    let changed = options::translate(packet, segment, &mut scratch.cursor, &shift)?;
     let seq = segment.seq.wrapping_sub(back.seq_delta);
     let window = rescale(segment.window, back.replica_scale, back.announced_scale);
     let body = changed
@@ -174,7 +174,7 @@ fn accepted<P: Packet>(
         tables.remove_pending(&scratch.replica_side);
         return reset_replica(packet, scratch);
     }
-    scratch.answer.parse(packet, &scratch.segment)?;
+    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     write_flow(tables, scratch, pending);
     match enter(tables, scratch) {
         Entered::Yes => {}

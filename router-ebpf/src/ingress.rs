@@ -6,7 +6,7 @@ use crate::{
     icmp,
     maps::{
         FLOW_CHAT, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
-        STATE_REPLICA_FIN, STATE_SYN_SEEN, Vip,
+        STATE_REPLICA_FIN, STATE_SYN_SEEN, VipKey,
     },
     options::{self, Shift},
     packet::Packet,
@@ -50,8 +50,10 @@ fn tcp<P: Packet>(
     if scratch.segment.parse_tcp(packet).is_none() {
         return Some(Counter::IngressPassed);
     }
-    let vip = Vip { port: scratch.segment.dst_port, addr: scratch.segment.dst };
-    let Some(number) = tables.vip(&vip) else {
+    scratch.vip.prefix_len = VipKey::WHOLE;
+    scratch.vip.vip.port = scratch.segment.dst_port;
+    scratch.vip.vip.addr = scratch.segment.dst;
+    let Some(number) = tables.vip(&scratch.vip) else {
         return Some(Counter::IngressPassed);
     };
     // From here on it is ours.
@@ -91,23 +93,23 @@ fn open<P: Packet>(
         return Some(Counter::DropFlags);
     }
     match check(tables, scratch)? {
-        Check::First(offer) if scratch.segment.payload_len() > 0 => {
-            scratch.offer = offer;
+        Check::First if scratch.segment.payload_len() > 0 => {
+            scratch.offer = syn_cookie::offer(scratch.segment.ack);
             if let Some(flow) = flow {
                 discard(tables, scratch, flow);
             }
             bind::bind(packet, tables, scratch)
         }
-        Check::First(_) if scratch.segment.has(flags::FIN) => {
+        Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
         }
-        Check::First(_) => Some(Counter::AckSwallowed),
+        Check::First => Some(Counter::AckSwallowed),
         Check::Later => Some(Counter::DropEarly),
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn check(tables: &impl FlowTables, scratch: &Scratch) -> Option<Check> {
     let secrets = tables.secrets()?;
     let Segment { seq, ack, .. } = scratch.segment;
@@ -132,7 +134,7 @@ fn syn<P: Packet>(
     if service.usable == 0 {
         return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
     }
-    scratch.offer.parse(packet, &scratch.segment)?;
+    scratch.offer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     reply::syn_ack(packet, tables, scratch, service)
 }
 
@@ -152,7 +154,7 @@ fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -
     {
         return false;
     }
-    matches!(check(tables, scratch), Some(Check::First(_)))
+    matches!(check(tables, scratch), Some(Check::First))
 }
 
 /// Drops what is left of a flow whose tuple begins anew. Its replica, should it still have the old
@@ -185,12 +187,8 @@ fn established<P: Packet>(
         closing(tables, scratch, shared);
     }
     let segment = &scratch.segment;
-    let shift = Shift {
-        ts_val: 0,
-        ts_echo: flow.ts_delta.wrapping_neg(),
-        sack: flow.seq_delta,
-    };
-    let changed = options::translate(packet, segment, shift)?;
+    let shift = Shift { ts_val: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.seq_delta };
+    let changed = options::translate(packet, segment, &mut scratch.cursor, &shift)?;
     let ack = segment.ack.wrapping_add(if segment.has(flags::ACK) { flow.seq_delta } else { 0 });
     let window = scale_up(segment.window, flow.window_shift);
     let body = changed

@@ -5,11 +5,12 @@
 
 use crate::{
     maps::{
-        Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, NAME_LEN, Name, PARAM_LEN, STASH_LEN, Service,
-        Tuple,
+        Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, NAME_LEN, Name, PARAM_LEN, STASH_LEN,
+        Service, Tuple,
     },
     scratch::Scratch,
     siphash,
+    tables::FlowTables,
 };
 
 /// The bytes that name a chat.
@@ -76,9 +77,14 @@ impl Key {
 /// Finds the key of a connection that begins with the `len` bytes in `scratch.stash.data` and puts
 /// it into `scratch.key`. Returns whether there is one.
 #[inline(always)]
-pub fn extract(service: &Service, len: usize, scratch: &mut Scratch) -> bool {
+pub fn extract(
+    tables: &impl FlowTables,
+    service: &Service,
+    len: usize,
+    scratch: &mut Scratch,
+) -> bool {
     match service.key_source {
-        KEY_QUERY => return query(service, len, scratch),
+        KEY_QUERY => return query(tables, service, len, scratch),
         KEY_CLIENT => scratch.key.set_addr(&scratch.vip_side.client),
         KEY_DESTINATION => scratch.key.set_addr(&scratch.vip_side.server),
         _ => scratch.key.set_tuple(&scratch.vip_side),
@@ -102,6 +108,7 @@ const IN_PATH: u32 = 0;
 const IN_NAME: u32 = 1;
 const IN_VALUE: u32 = 2;
 const IN_OTHER_VALUE: u32 = 3;
+const FOUND: u32 = 4;
 const DIFFERS: u32 = u32::MAX;
 
 /// The value of a query parameter in the request line of an HTTP/1.1 GET (RFC 9112 section 3),
@@ -109,62 +116,61 @@ const DIFFERS: u32 = u32::MAX;
 /// of that name counts; an empty value is a missing one, and so is one whose end is not in the
 /// segment.
 #[inline(always)]
-fn query(service: &Service, len: usize, scratch: &mut Scratch) -> bool {
-    let data = &scratch.stash.data;
-    if len < 4 || data[..4] != *b"GET " {
+fn query(tables: &impl FlowTables, service: &Service, len: usize, scratch: &mut Scratch) -> bool {
+    if len < 4 || scratch.stash.data[..4] != *b"GET " {
         return false;
     }
     scratch.key.clear();
     scratch.scan = Scan { part: IN_PATH, same: 0, skip: 0, reserved: 0 };
-    for at in 4..STASH_LEN {
-        if at >= len {
-            break;
+    tables.each_byte(service, scratch, len as u32);
+    scratch.scan.part == FOUND && finish(&mut scratch.key)
+}
+
+/// Looks at the byte `at` of a request head of `len` bytes. Returns whether to go on.
+#[inline(always)]
+pub fn query_step(service: &Service, scratch: &mut Scratch, at: usize, len: usize) -> bool {
+    let Scratch { stash, scan, key, .. } = scratch;
+    let Some(&byte) = stash.data.get(at) else {
+        return false;
+    };
+    // The method, which was looked at before.
+    if at < 4 {
+        return true;
+    }
+    if byte == b' ' {
+        scan.part = if scan.part == IN_VALUE { FOUND } else { IN_PATH };
+        return false;
+    }
+    if scan.skip > 0 {
+        scan.skip -= 1;
+        return true;
+    }
+    match (scan.part, byte) {
+        (IN_PATH, b'?') | (IN_OTHER_VALUE, b'&') => {
+            scan.part = IN_NAME;
+            scan.same = 0;
         }
-        let byte = scratch.stash.data[at];
-        if byte == b' ' {
-            return scratch.scan.part == IN_VALUE && finish(&mut scratch.key);
+        (IN_PATH | IN_OTHER_VALUE, _) => {}
+        (IN_VALUE, b'&') => {
+            scan.part = FOUND;
+            return false;
         }
-        if scratch.scan.skip > 0 {
-            scratch.scan.skip -= 1;
-            continue;
+        (IN_NAME, b'&') => scan.same = 0,
+        (IN_NAME, b'=') => {
+            let found = scan.same == service.param_len as u32;
+            scan.part = if found { IN_VALUE } else { IN_OTHER_VALUE };
         }
-        match scratch.scan.part {
-            IN_PATH => {
-                if byte == b'?' {
-                    scratch.scan.part = IN_NAME;
-                }
-                continue;
+        _ => {
+            let (decoded, skip) = decode(&stash.data, at, len, byte);
+            scan.skip = skip;
+            if scan.part == IN_NAME {
+                scan.same = compare(service, scan.same, decoded);
+            } else {
+                push(key, decoded);
             }
-            IN_OTHER_VALUE => {
-                if byte == b'&' {
-                    scratch.scan.part = IN_NAME;
-                    scratch.scan.same = 0;
-                }
-                continue;
-            }
-            _ => {}
-        }
-        if byte == b'&' {
-            if scratch.scan.part == IN_VALUE {
-                return finish(&mut scratch.key);
-            }
-            scratch.scan.same = 0;
-            continue;
-        }
-        if scratch.scan.part == IN_NAME && byte == b'=' {
-            let found = scratch.scan.same == service.param_len as u32;
-            scratch.scan.part = if found { IN_VALUE } else { IN_OTHER_VALUE };
-            continue;
-        }
-        let (decoded, skip) = decode(&scratch.stash.data, at, len, byte);
-        scratch.scan.skip = skip;
-        if scratch.scan.part == IN_NAME {
-            scratch.scan.same = compare(service, scratch.scan.same, decoded);
-        } else {
-            push(&mut scratch.key, decoded);
         }
     }
-    false
+    true
 }
 
 /// The byte at `at`, decoded, and how many more bytes of the text it takes. Digits that are none

@@ -15,8 +15,8 @@ extern crate std;
 
 mod atomic;
 pub mod bind;
-pub mod checksum;
 pub mod chats;
+pub mod checksum;
 pub mod egress;
 pub mod icmp;
 pub mod ingress;

@@ -108,6 +108,21 @@ pub struct Vip {
     pub addr: Addr,
 }
 
+/// A whole key of `VIPS`, as the kernel reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipKey {
+    /// How many bits count.
+    pub prefix_len: u32,
+    /// The bits.
+    pub vip: Vip,
+}
+
+impl VipKey {
+    /// The bits of a whole address and port.
+    pub const WHOLE: u32 = 8 * size_of::<Vip>() as u32;
+}
+
 /// The two ends of a connection: `FLOWS` has the VIP as its server, `FLOWS_BACK`, `PENDING` and
 /// `STASH` have the replica.
 #[repr(C)]

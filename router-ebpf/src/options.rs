@@ -45,9 +45,14 @@ impl Offer {
     /// Reads the options of a well-formed segment. Malformed ones end the list, as in Linux
     /// (`tcp_parse_options` in net/ipv4/tcp_input.c).
     #[inline(never)]
-    pub fn parse(&mut self, packet: &impl Packet, segment: &Segment) -> Option<()> {
+    pub fn parse(
+        &mut self,
+        packet: &impl Packet,
+        segment: &Segment,
+        cursor: &mut Cursor,
+    ) -> Option<()> {
         *self = Self::default();
-        let mut cursor = Cursor::new(segment);
+        cursor.start(segment);
         for _ in 0..MOST {
             let Some((kind, at, len)) = cursor.next(packet) else {
                 break;
@@ -119,7 +124,12 @@ pub struct Shift {
 
 /// Shifts the numbers in a segment's options and returns what that changed in its sum.
 #[inline(always)]
-pub fn translate<P: Packet>(packet: &mut P, segment: &Segment, shift: Shift) -> Option<Sum> {
+pub fn translate<P: Packet>(
+    packet: &mut P,
+    segment: &Segment,
+    cursor: &mut Cursor,
+    shift: &Shift,
+) -> Option<Sum> {
     let at = segment.l4() + TCP_LEN;
     match segment.header_len() {
         TCP_LEN => return Some(Sum::ZERO),
@@ -129,11 +139,11 @@ pub fn translate<P: Packet>(packet: &mut P, segment: &Segment, shift: Shift) -> 
         }
         _ => {}
     }
-    translate_all(packet, segment, shift)
+    translate_all(packet, segment, cursor, shift)
 }
 
 #[inline(always)]
-fn translate_timestamps<P: Packet>(packet: &mut P, at: usize, shift: Shift) -> Option<Sum> {
+fn translate_timestamps<P: Packet>(packet: &mut P, at: usize, shift: &Shift) -> Option<Sum> {
     let mut sum = Sum::ZERO;
     // A number that is not shifted is not touched: an echo of zero stays what it is.
     if shift.ts_val != 0 {
@@ -146,10 +156,15 @@ fn translate_timestamps<P: Packet>(packet: &mut P, at: usize, shift: Shift) -> O
 }
 
 #[inline(never)]
-fn translate_all<P: Packet>(packet: &mut P, segment: &Segment, shift: Shift) -> Option<Sum> {
+fn translate_all<P: Packet>(
+    packet: &mut P,
+    segment: &Segment,
+    cursor: &mut Cursor,
+    shift: &Shift,
+) -> Option<Sum> {
     let mut sum = Sum::ZERO;
     let base = segment.l4();
-    let mut cursor = Cursor::new(segment);
+    cursor.start(segment);
     for _ in 0..MOST {
         let Some((kind, at, len)) = cursor.next(packet) else {
             break;
@@ -179,40 +194,54 @@ fn add<P: Packet>(packet: &mut P, offset: usize, shift: u32) -> Option<Sum> {
     Some(Sum::ZERO.sub4(old).add4(new))
 }
 
-/// Walks over the options of a well-formed segment.
-struct Cursor {
-    at: usize,
-    end: usize,
+/// Walks over the options of a well-formed segment. It is to be in map memory: each step begins with
+/// a number that the verifier knows nothing about, and so there are not many ways to get there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    at: u32,
+    end: u32,
 }
 
 impl Cursor {
+    /// Where to begin does not matter.
+    pub const START: Self = Self { at: 0, end: 0 };
+
     #[inline(always)]
-    fn new(segment: &Segment) -> Self {
-        let l4 = segment.l4();
-        Self { at: l4 + TCP_LEN, end: l4 + segment.header_len() }
+    fn start(&mut self, segment: &Segment) {
+        self.at = segment.l4 + TCP_LEN as u32;
+        self.end = segment.l4 + segment.header_len;
     }
 
     /// Kind, offset in the frame and length of the next option; `None` at the end.
     #[inline(always)]
     fn next(&mut self, packet: &impl Packet) -> Option<(u8, usize, usize)> {
-        if self.at >= self.end {
+        let at = unknown(&self.at) as usize;
+        let end = unknown(&self.end) as usize;
+        if at >= end {
             return None;
         }
-        let at = self.at;
         let [kind] = packet.read(at)?;
         if kind == END {
             return None;
         }
         if kind == NOP {
-            self.at += 1;
+            self.at = (at + 1) as u32;
             return Some((kind, at, 1));
         }
         let [len] = packet.read(at + 1)?;
         let len = len as usize;
-        if len < 2 || len > MOST || at + len > self.end {
+        if len < 2 || len > MOST || at + len > end {
             return None;
         }
-        self.at += len;
+        self.at = (at + len) as u32;
         Some((kind, at, len))
     }
+}
+
+/// Reads a number anew, whatever the compiler believes to know of it.
+#[inline(always)]
+fn unknown(number: &u32) -> u32 {
+    // SAFETY: it is a reference.
+    unsafe { core::ptr::from_ref(number).read_volatile() }
 }

@@ -20,7 +20,7 @@ const RESET_BURST: u64 = 1000;
 const RESET_INTERVAL: u64 = 1_000_000;
 
 /// Turns a SYN into a SYN-ACK whose sequence number is a SYN cookie.
-#[inline(always)]
+#[inline(never)]
 pub fn syn_ack<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
@@ -82,7 +82,7 @@ pub fn write_reset(scratch: &mut Scratch) {
 }
 
 /// Makes the packet one with `scratch.header` and no payload, with a checksum of its own.
-#[inline(always)]
+#[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
     let header = &scratch.header;
     packet.resize(scratch.segment.l4() + header.len())?;

@@ -3,8 +3,8 @@
 
 use crate::{
     key::{Key, Scan},
-    maps::{Chat, ChatKey, Flow, FlowBack, Pending, Stash, Tuple},
-    options::Offer,
+    maps::{Chat, ChatKey, Flow, FlowBack, Pending, Stash, Tuple, VipKey},
+    options::{Cursor, Offer},
     steer::Route,
     wire::{Header, Segment},
 };
@@ -15,6 +15,8 @@ use crate::{
 pub struct Scratch {
     /// The segment in hand.
     pub segment: Segment,
+    /// Its destination, to be looked up in `VIPS`.
+    pub vip: VipKey,
     /// Client and VIP.
     pub vip_side: Tuple,
     /// Client and replica.
@@ -25,6 +27,8 @@ pub struct Scratch {
     pub offer: Offer,
     /// What the replica answers.
     pub answer: Offer,
+    /// Where a walk over TCP options is.
+    pub cursor: Cursor,
     /// A header to be written.
     pub header: Header,
     /// Where the connection goes.

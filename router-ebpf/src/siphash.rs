@@ -52,7 +52,7 @@ impl State {
 }
 
 /// Hash of `N` words, which are `8 * N` bytes in little-endian order.
-#[inline(always)]
+#[inline(never)]
 pub fn words<const N: usize>(key: &Key, input: &[u64; N]) -> u64 {
     let mut state = State::new(key);
     let mut i = 0;
@@ -66,38 +66,25 @@ pub fn words<const N: usize>(key: &Key, input: &[u64; N]) -> u64 {
 /// Hash of the first `len` bytes of `data`; `len` is cut to `N`, a multiple of eight.
 ///
 /// Bytes behind `len` up to the next multiple of eight must be zero.
-#[inline(always)]
+#[inline(never)]
 pub fn bytes<const N: usize>(key: &Key, data: &[u8; N], len: usize) -> u64 {
     let mut state = State::new(key);
-    let mut at = 0;
+    let words = data.as_chunks::<8>().0;
     // Whole words only; the last, partial one carries the length in its upper byte.
-    while at + 8 <= N {
-        if at + 8 > len {
+    for (i, word) in words.iter().enumerate() {
+        if i * 8 + 8 > len {
             break;
         }
-        state = state.block(word(data, at));
-        at += 8;
+        state = state.block(u64::from_le_bytes(*word));
     }
-    let rest = if len & 7 == 0 { 0 } else { tail(data, len) };
-    state.block(rest | ((len as u64 & 0xff) << 56)).finish()
-}
-
-#[inline(always)]
-fn word<const N: usize>(data: &[u8; N], at: usize) -> u64 {
-    let mut word = [0; 8];
-    word.copy_from_slice(&data[at..at + 8]);
-    u64::from_le_bytes(word)
-}
-
-/// The word that the last one to seven bytes are in. The index is bounded once more: the verifier
-/// does not remember what the loop left.
-#[inline(always)]
-fn tail<const N: usize>(data: &[u8; N], len: usize) -> u64 {
-    let at = core::hint::black_box(len & !7);
-    if at > N - 8 {
-        return 0;
+    let mut last = (len as u64 & 0xff) << 56;
+    // The verifier does not remember what the loop left: the index is bounded once more.
+    if len & 7 != 0
+        && let Some(word) = words.get(core::hint::black_box(len / 8))
+    {
+        last |= u64::from_le_bytes(*word);
     }
-    word(data, at)
+    state.block(last).finish()
 }
 
 #[cfg(test)]

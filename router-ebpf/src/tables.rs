@@ -3,11 +3,13 @@
 use core::ptr::NonNull;
 
 use crate::{
-    atomic::{TRIES, swap_u32, swap_u64},
+    atomic::{swap_u32, swap_u64, try_some},
+    key::query_step,
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash, Tuple,
-        Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash,
+        Tuple, VipKey,
     },
+    scratch::Scratch,
     verdict::Counter,
 };
 
@@ -74,15 +76,13 @@ impl Shared<Flow> {
     /// Sets bits and returns those that were set before.
     #[inline(always)]
     pub fn set_state(&self, bits: u32) -> u32 {
-        let mut state = self.state();
-        for _ in 0..TRIES {
+        let attempt = || {
+            let state = self.state();
             // SAFETY: see `Shared`; this is the only writer of the field.
-            if unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | bits) } {
-                break;
-            }
-            state = self.state();
-        }
-        state
+            let done = unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | bits) };
+            done.then_some(state)
+        };
+        try_some!(attempt()).unwrap_or(bits)
     }
 }
 
@@ -145,7 +145,7 @@ pub trait Tables {
     /// `SECRETS`, if a daemon has filled it.
     fn secrets(&self) -> Option<&Secrets>;
     /// `VIPS`: the number of the service that owns this address and port.
-    fn vip(&self, vip: &Vip) -> Option<u32>;
+    fn vip(&self, vip: &VipKey) -> Option<u32>;
     /// `SERVICES`.
     fn service(&self, number: u32) -> Option<&Service>;
     /// `REPLICAS`.
@@ -160,6 +160,16 @@ pub trait Tables {
 
 /// The maps, to read and to write: what a packet needs.
 pub trait FlowTables: Tables {
+    /// Calls [`query_step`](crate::key::query_step) for each of the first `len` bytes until it says
+    /// no. A loop that the verifier walks through once, not once for each byte.
+    #[inline(always)]
+    fn each_byte(&self, service: &Service, scratch: &mut Scratch, len: u32) {
+        for at in 0..len as usize {
+            if !query_step(service, scratch, at, len as usize) {
+                break;
+            }
+        }
+    }
     /// Counts a packet.
     fn count(&self, counter: Counter);
     /// Adds to `CHATS`.

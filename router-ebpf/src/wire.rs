@@ -491,10 +491,11 @@ pub fn write_address<P: Packet>(
     new: &Addr,
 ) -> Option<()> {
     if v6 {
-        let at = l3 + match side {
-            Side::Src => 8,
-            Side::Dst => 24,
-        };
+        let at = l3
+            + match side {
+                Side::Src => 8,
+                Side::Dst => 24,
+            };
         return packet.write(at, new);
     }
     let new = unmapped(new);

@@ -19,10 +19,27 @@ impl Frame {
 
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        // SAFETY: the context is valid while the program runs.
-        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
+        let (data, end) = self.bounds();
         bytes_at(data, end, offset)
     }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (pointer(&raw const (*self.ctx).data), pointer(&raw const (*self.ctx).data_end)) }
+    }
+}
+
+/// Reads one of the packet pointers of a context, which look like 32-bit numbers there. Each time
+/// anew: LLVM would move a kept one as the 32 bits it believes it to be, which breaks a pointer.
+///
+/// # Safety
+///
+/// `field` must be valid.
+#[inline(always)]
+pub unsafe fn pointer(field: *const u32) -> usize {
+    // SAFETY: the caller vouches for it.
+    unsafe { field.read_volatile() as usize }
 }
 
 /// A pointer to `N` bytes at `offset`, if they end before `end`.
@@ -33,7 +50,9 @@ pub fn bytes_at<const N: usize>(data: usize, end: usize, offset: usize) -> Optio
         return None;
     }
     let start = data + offset;
-    if start + N > end {
+    // For one byte LLVM would make this `start >= end`, which the verifier does not understand.
+    let limit = if N == 1 { core::hint::black_box(start + N) } else { start + N };
+    if limit > end {
         return None;
     }
     Some(start as *mut [u8; N])
@@ -52,8 +71,8 @@ pub fn helper_len(len: usize) -> Option<u32> {
 impl Packet for Frame {
     #[inline(always)]
     fn len(&self) -> usize {
-        // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.ctx).data_end as usize - (*self.ctx).data as usize }
+        let (data, end) = self.bounds();
+        end - data
     }
 
     #[inline(always)]
@@ -71,7 +90,8 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
-        let delta = len as i32 - self.len() as i32;
+        // Not to be mixed with the arithmetic of pointers, which the verifier forbids in 32 bits.
+        let delta = len as i32 - core::hint::black_box(self.len()) as i32;
         // SAFETY: the context is valid while the program runs.
         let result = unsafe { bpf_xdp_adjust_tail(self.ctx, delta) };
         (result == 0).then_some(())
@@ -81,9 +101,8 @@ impl Packet for Frame {
     fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
         let len = helper_len(len)?;
         // SAFETY: `to` has room for STASH_LEN bytes, and `len` is not more.
-        let result = unsafe {
-            bpf_xdp_load_bytes(self.ctx, offset as u32, to.as_mut_ptr().cast(), len)
-        };
+        let result =
+            unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to.as_mut_ptr().cast(), len) };
         (result == 0).then_some(())
     }
 

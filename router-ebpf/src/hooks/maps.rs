@@ -4,14 +4,16 @@ use core::ptr::NonNull;
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    helpers::bpf_ktime_get_coarse_ns,
+    cty::c_void,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_loop},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
 };
 use router_ebpf::{
+    key::query_step,
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SLOT_STRIDE, Secrets, Service,
-        Stash, Tuple, Vip,
+        Stash, Tuple, Vip, VipKey,
     },
     scratch::Scratch,
     tables::{FlowTables, Refused, Shared, Tables},
@@ -65,6 +67,22 @@ pub fn scratch(hook: u32) -> Option<&'static mut Scratch> {
 /// The maps themselves.
 pub struct KernelTables;
 
+/// What a loop over bytes needs, on the stack: `bpf_loop` takes nothing else.
+struct Walk {
+    service: *const Service,
+    scratch: *mut Scratch,
+    len: u32,
+}
+
+/// One step of the loop: 0 to go on, 1 to stop.
+unsafe extern "C" fn step(at: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: `each_byte` made it from references that outlive the loop.
+    let (service, scratch) = unsafe { (&*(*walk).service, &mut *(*walk).scratch) };
+    // SAFETY: as above.
+    let len = unsafe { (*walk).len };
+    !query_step(service, scratch, at as usize, len as usize) as i64
+}
+
 /// A map value as the pipeline shares it.
 #[inline(always)]
 fn shared<T: Copy>(value: *mut T) -> Option<Shared<T>> {
@@ -95,9 +113,11 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn vip(&self, vip: &Vip) -> Option<u32> {
-        const BITS: u32 = size_of::<Vip>() as u32 * 8;
-        VIPS.get(lpm_trie::Key::new(BITS, *vip)).copied()
+    fn vip(&self, vip: &VipKey) -> Option<u32> {
+        const { assert!(size_of::<lpm_trie::Key<Vip>>() <= size_of::<VipKey>()) };
+        // SAFETY: both are a prefix length and the bits behind it, and the other type is packed.
+        let key = unsafe { &*core::ptr::from_ref(vip).cast::<lpm_trie::Key<Vip>>() };
+        VIPS.get(key).copied()
     }
 
     #[inline(always)]
@@ -129,6 +149,14 @@ impl Tables for KernelTables {
 }
 
 impl FlowTables for KernelTables {
+    #[inline(always)]
+    fn each_byte(&self, service: &Service, scratch: &mut Scratch, len: u32) {
+        let mut walk = Walk { service, scratch, len };
+        let step: unsafe extern "C" fn(u32, *mut Walk) -> i64 = step;
+        // SAFETY: the helper calls `step` with this context, `len` times at the most, and returns.
+        unsafe { bpf_loop(len, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    }
+
     #[inline(always)]
     fn count(&self, counter: Counter) {
         if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {

@@ -10,12 +10,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use router_ebpf::{
-    egress::egress,
-    ingress::ingress,
-    tables::FlowTables as _,
-    verdict::Action,
-};
+use router_ebpf::{egress::egress, ingress::ingress, tables::FlowTables as _, verdict::Action};
 
 use self::{frame::Frame, maps::KernelTables, skb::Skb};
 
@@ -57,7 +52,6 @@ fn turn(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid while the program runs; the helper takes plain numbers.
     unsafe { bpf_redirect((*ctx.skb.skb).ifindex, BPF_F_INGRESS) as i32 }
 }
-
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use router_ebpf::{checksum::Sum, maps::STASH_LEN, packet::Packet};
 
-use super::frame::{bytes_at, helper_len};
+use super::frame::{bytes_at, helper_len, pointer};
 
 /// Ethernet with two VLAN tags, IPv6, TCP with all options; an ICMP error quotes less.
 const HEADERS_LEN: usize = 14 + 8 + 40 + 60;
@@ -43,7 +43,7 @@ impl Skb {
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: the context is valid while the program runs.
-        unsafe { ((*self.skb).data as usize, (*self.skb).data_end as usize) }
+        unsafe { (pointer(&raw const (*self.skb).data), pointer(&raw const (*self.skb).data_end)) }
     }
 
     #[inline(always)]
@@ -95,9 +95,8 @@ impl Packet for Skb {
     fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
         let len = helper_len(len)?;
         // SAFETY: `from` has STASH_LEN bytes, and `len` is not more.
-        let result = unsafe {
-            bpf_skb_store_bytes(self.skb, offset as u32, from.as_ptr().cast(), len, 0)
-        };
+        let result =
+            unsafe { bpf_skb_store_bytes(self.skb, offset as u32, from.as_ptr().cast(), len, 0) };
         (result == 0).then_some(())
     }
 
