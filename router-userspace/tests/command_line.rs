@@ -400,6 +400,26 @@ fn explain_follows_the_pipeline() {
 }
 
 #[test]
+fn status_and_detach_need_no_daemon() {
+    let pinned = Pinned::filled("status");
+
+    let status = pinned.json(&["status"]);
+    assert_eq!((&status["daemon_pid"], &status["interfaces"]), (&Value::Null, &json!([])));
+    assert_eq!(status["services"], pinned.json(&["services"]));
+    assert_eq!(status["counters"], pinned.json(&["counters"]));
+    let flows = json!({"map": "FLOWS", "entries": 1, "max_entries": 8});
+    assert!(status["limits"].as_array().unwrap().contains(&flows));
+    let text = pinned.text(&["status"]);
+    assert!(text.starts_with("daemon  not running"), "{text}");
+    assert!(text.contains("not attached to any interface"), "{text}");
+
+    let removed = pinned.json(&["detach"]);
+    assert!(removed["removed"].as_array().unwrap().contains(&json!("map FLOWS")), "{removed}");
+    assert!(!pinned.dir.exists());
+    assert_eq!(pinned.text(&["detach"]), "nothing of roost is there\n");
+}
+
+#[test]
 fn maps_that_are_not_there_are_an_error() {
     let pinned = Pinned { dir: Path::new(BPFFS).join("roost-test-nothing") };
     let output = pinned.roost(&["chats"]);

@@ -35,12 +35,20 @@ pub struct Cli {
         value_name = "FORMAT",
         value_enum,
         default_value = "table",
-        hide_possible_values = true
+        hide_possible_values = true,
+        help_heading = "Options of all commands"
     )]
     pub output: Format,
 
     /// Find the pinned maps in DIR, which is under a bpffs
-    #[arg(long, global = true, value_name = "DIR", env = "ROOST_PIN_DIR", default_value = PIN_DIR)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "ROOST_PIN_DIR",
+        default_value = PIN_DIR,
+        help_heading = "Options of all commands"
+    )]
     pub pin_dir: PathBuf,
 
     /// What to do.
