@@ -6,6 +6,7 @@ use aya::maps::{MapError, lpm_trie::Key};
 use router_ebpf::maps::{NO_REPLICA, Name, Replica, SLOT_STRIDE};
 
 use crate::{
+    addr::vip_text,
     index::{Change, Maps, Published, Room},
     tables::{Tables, optional},
 };
@@ -104,11 +105,11 @@ impl Maps for Tables {
             Change::Vip { prefix_len, vip, service } => self
                 .vips
                 .insert(&Key::new(*prefix_len, *vip), service, 0)
-                .map_err(failed("VIPS", format!("adding {vip:?}/{prefix_len}"))),
+                .map_err(failed("VIPS", format!("adding {}", vip_text(*prefix_len, vip)))),
             Change::RemoveVip { prefix_len, vip } => {
                 optional(self.vips.remove(&Key::new(*prefix_len, *vip)))
                     .map(drop)
-                    .map_err(failed("VIPS", format!("removing {vip:?}/{prefix_len}")))
+                    .map_err(failed("VIPS", format!("removing {}", vip_text(*prefix_len, vip))))
             }
             Change::RemoveService { number } => optional(self.services.remove(number))
                 .map(drop)

@@ -83,9 +83,8 @@ impl<'a> Desired<'a> {
         let number = self.service_number(service, family)?;
         let replicas = self.replicas(number, service, family)?;
         for prefix in service.addresses.iter().filter(|p| Family::of(p.addr) == family) {
-            let before = if family == Family::V4 { 16 + 96 } else { 16 };
             let vip = Vip { port: service.port.to_be_bytes(), addr: addr::to_map(prefix.addr) };
-            self.out.vips.insert((before + u32::from(prefix.len), vip), number);
+            self.out.vips.insert((addr::vip_bits(prefix), vip), number);
         }
         let ready = |r: &&Numbered<'_>| r.replica.state == State::Ready;
         let mut usable: Vec<&Numbered<'_>> = replicas.iter().filter(ready).collect();

@@ -115,10 +115,10 @@ impl Change {
                 format!("service {number}: {name}, {usable} usable, generation {generation}")
             }
             Self::Vip { prefix_len, vip, service } => {
-                format!("address {}/{prefix_len} of service {service}", addr::from_map(vip.addr))
+                format!("address {} of service {service}", addr::vip_text(*prefix_len, vip))
             }
             Self::RemoveVip { prefix_len, vip } => {
-                format!("removal of address {}/{prefix_len}", addr::from_map(vip.addr))
+                format!("removal of address {}", addr::vip_text(*prefix_len, vip))
             }
             Self::RemoveService { number } => format!("removal of service {number}"),
             Self::RemoveReplica { number } => format!("replica number {number} as free"),
