@@ -349,6 +349,8 @@ fn chats_are_bound_and_pinned() {
         (&["chat", "pin", "rooms", "42", "--replica", "r9"], "has no replica `r9`; it has: r0, r1"),
         (&["chat", "pin", "room", "42", "--replica", "r0"], "no service `room`; there are: rooms"),
         (&["chat", "unbind", "rooms", "42"], "not bound"),
+        (&["chat", "list", "--service", "room"], "no service `room`; there are: rooms"),
+        (&["flows", "--service", "room"], "no service `room`; there are: rooms"),
     ];
     for (arguments, reason) in refused {
         let output = pinned.roost(arguments);

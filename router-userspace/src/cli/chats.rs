@@ -48,12 +48,10 @@ pub struct ChatsReport(pub Vec<ChatLine>);
 
 /// Reads the chats.
 pub fn chats(tables: &Tables, args: &ChatsArgs) -> Result<ChatsReport> {
-    Ok(ChatsReport(lines(
-        &Names::read(tables)?,
-        &read::sorted(&tables.chats, "CHATS")?,
-        args,
-        read::now(),
-    )))
+    let names = Names::read(tables)?;
+    names.check(args.service.as_deref())?;
+    let chats = read::sorted(&tables.chats, "CHATS")?;
+    Ok(ChatsReport(lines(&names, &chats, args, read::now())))
 }
 
 fn lines(

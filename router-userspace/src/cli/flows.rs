@@ -63,6 +63,7 @@ pub struct FlowsReport(pub Vec<FlowLine>);
 /// Reads the flows.
 pub fn flows(tables: &Tables, args: &FlowsArgs) -> Result<FlowsReport> {
     let names = Names::read(tables)?;
+    names.check(args.service.as_deref())?;
     let chats: BTreeMap<ChatKey, Chat> = read::sorted(&tables.chats, "CHATS")?;
     let flows: BTreeMap<Tuple, Flow> = read::sorted(&tables.flows, "FLOWS")?;
     let now = read::now();

@@ -58,9 +58,17 @@ impl Names {
             let known: BTreeSet<String> =
                 self.services.values().map(|service| text::name(&service.name)).collect();
             let known: Vec<String> = known.into_iter().collect();
-            bail!("there is no service `{name}`; there are: {}", known.join(", "));
+            match known.as_slice() {
+                [] => bail!("there is no service `{name}`, nor any other"),
+                known => bail!("there is no service `{name}`; there are: {}", known.join(", ")),
+            }
         }
         Ok(numbers)
+    }
+
+    /// Refuses the name of a service that is not there: an empty list would hide a slip.
+    pub fn check(&self, service: Option<&str>) -> Result<()> {
+        service.map_or(Ok(()), |name| self.numbers(name).map(drop))
     }
 
     /// The readable key of a chat of a service.

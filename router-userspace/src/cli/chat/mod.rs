@@ -133,6 +133,7 @@ pub struct BoundReport(Vec<BoundLine>);
 /// Reads what was bound, pinned and spread.
 pub fn list(tables: &Tables, service: Option<&str>) -> Result<BoundReport> {
     let names = Names::read(tables)?;
+    names.check(service)?;
     let entries = read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?;
     let lines = entries.iter().map(|(at, entry)| BoundLine::new(&names, at, entry));
     let asked = |line: &BoundLine| service.is_none_or(|service| line.service == service);
