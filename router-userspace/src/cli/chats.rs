@@ -7,7 +7,7 @@ use router_ebpf::maps::{Chat, ChatKey};
 use serde::Serialize;
 
 use super::{names::Names, output::Report, read, table::Table, text};
-use crate::tables::Tables;
+use crate::{secrets::monotonic, tables::Tables};
 
 /// Which chats to show.
 #[derive(Debug, Default, clap::Args)]
@@ -51,7 +51,7 @@ pub fn chats(tables: &Tables, args: &ChatsArgs) -> Result<ChatsReport> {
     let names = Names::read(tables)?;
     names.check(args.service.as_deref())?;
     let chats = read::sorted(&tables.chats, "CHATS")?;
-    Ok(ChatsReport(lines(&names, &chats, args, read::now())))
+    Ok(ChatsReport(lines(&names, &chats, args, monotonic())))
 }
 
 fn lines(

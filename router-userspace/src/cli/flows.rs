@@ -16,7 +16,7 @@ use super::{
     table::{Cell, Table},
     text::{self, NONE},
 };
-use crate::tables::Tables;
+use crate::{secrets::monotonic, tables::Tables};
 
 /// Which flows to show.
 #[derive(Debug, Default, clap::Args)]
@@ -66,7 +66,7 @@ pub fn flows(tables: &Tables, args: &FlowsArgs) -> Result<FlowsReport> {
     names.check(args.service.as_deref())?;
     let chats: BTreeMap<ChatKey, Chat> = read::sorted(&tables.chats, "CHATS")?;
     let flows: BTreeMap<Tuple, Flow> = read::sorted(&tables.flows, "FLOWS")?;
-    let now = read::now();
+    let now = monotonic();
     let lines = flows.iter().map(|(tuple, flow)| line(&names, &chats, now, tuple, flow));
     let asked =
         |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;

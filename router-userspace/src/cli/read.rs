@@ -70,12 +70,6 @@ pub fn memory(info: &MapInfo) -> Result<Option<u64>> {
     Ok(memory.and_then(|bytes| bytes.trim().parse().ok()))
 }
 
-/// The time of the clock that the kernel programs use.
-pub fn now() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
-}
-
 /// Milliseconds since an instant of that clock; 0 if it lies ahead, which coarse clocks make
 /// possible.
 pub fn ms_since(now: Duration, at: u64) -> u64 {

@@ -97,7 +97,7 @@ pub fn check(args: &CheckArgs, pin_dir: &Path) -> CheckReport {
         None => findings.extend(network::forwarding(None)),
         Some(Ok(config)) => {
             let services = config.services.len();
-            findings.push(Finding::ok("config", format!("valid, {services} services")));
+            findings.push(Finding::ok("config", format!("valid; services: {services}")));
             findings.extend(network::forwarding(Some(config)));
             interfaces.extend(config.interfaces.iter().cloned());
         }

@@ -10,7 +10,10 @@ use router_ebpf::{
 };
 
 use super::super::{names::Names, read};
-use crate::tables::{Tables, optional};
+use crate::{
+    secrets::monotonic,
+    tables::{Tables, optional},
+};
 
 /// Copies of the maps as the pipeline reads them.
 pub(super) struct Copies<'a> {
@@ -38,7 +41,7 @@ impl<'a> Copies<'a> {
         chats.retain(|key, _| key.service == number);
         Ok(Self {
             tables,
-            now: read::now(),
+            now: monotonic(),
             secrets: tables.secrets.get(&0, 0).context("cannot read map SECRETS")?,
             services: &names.services,
             replicas: &names.replicas,
