@@ -1,11 +1,12 @@
 //! Sets a laboratory up, says how to use it, and takes it down at Enter or Ctrl-C.
 
 use std::io::{BufRead, stdin};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use roost_tests::lab::{ChatServer, Family, Lab, UPLINK, clean_up_on_signals};
+use roost_tests::lab::{ChatServer, Config, Family, Lab, UPLINK, clean_up_on_signals};
 
 /// Open a lab by hand: a client, a node and replicas in network namespaces.
 #[derive(Parser)]
@@ -41,7 +42,9 @@ fn main() -> Result<ExitCode> {
         .build()?;
     let _servers =
         if args.no_servers { Vec::new() } else { ChatServer::start_all(&lab, args.port)? };
-    println!("{}", describe(&lab, &args));
+    let config = lab.dir().join("roost.toml");
+    std::fs::write(&config, Config::new(&lab).to_string())?;
+    println!("{}", describe(&lab, &args, &config));
 
     // The end of the input is not Enter: without a terminal, a signal ends the lab.
     if matches!(stdin().lock().read_line(&mut String::new()), Ok(0) | Err(_)) {
@@ -52,7 +55,7 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(lab: &Lab, args: &Args) -> String {
+fn describe(lab: &Lab, args: &Args, config: &Path) -> String {
     let enter = |ns: &str| format!("nsenter --net=/run/netns/{ns}");
     let mut text = format!("lab {}, files in {}\n\n", lab.prefix, lab.dir().display());
     let [client4, client6] = Family::BOTH.map(|family| lab.client_addr(family));
@@ -69,10 +72,16 @@ fn describe(lab: &Lab, args: &Args) -> String {
     let [vip4, vip6] = Family::BOTH.map(|family| lab.vip_prefix(family));
     text += &format!("VIPs       {vip4}  {vip6}  routed to the node\n");
     text += &format!("pin dir    {}\n\n", lab.pin_dir().display());
+    let client = enter(lab.client.name());
+    let (replica, vip) = (lab.replica_at(1, Family::V4, args.port), lab.vip(Family::V4));
     text += &format!(
-        "a replica, directly:\n  {} curl -s http://{}/\n\nEnter or Ctrl-C ends the lab.",
-        enter(lab.client.name()),
-        lab.replica_at(1, Family::V4, args.port),
+        "a replica, directly:\n  {client} curl -s http://{replica}/whoami\n\
+         the daemon, with a file for all of this:\n  {} roost run --config {} --pin-dir {}\n\
+         through it:\n  {client} curl -s 'http://{vip}/whoami?chat=1'\n\n\
+         Enter or Ctrl-C ends the lab.",
+        enter(lab.node.name()),
+        config.display(),
+        lab.pin_dir().display(),
     );
     text
 }

@@ -1,0 +1,78 @@
+//! The demo as a user runs it: what it prints, what it exits with, and that nothing is left.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use roost_tests::lab::{Process, run, try_until};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn demo(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roost-demo"));
+    command.args(args).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+    command
+}
+
+/// Fails if something of the demo with this process number is left.
+fn nothing_left(pid: u32) -> Result<()> {
+    let prefix = format!("roost-{pid}-");
+    for place in ["/run/netns", "/sys/fs/bpf", "/tmp"] {
+        let mut names = std::fs::read_dir(place)?.flatten().map(|entry| entry.file_name());
+        let left = names.find(|name| name.to_string_lossy().starts_with(&prefix));
+        ensure!(left.is_none(), "{left:?} is left in {place}");
+    }
+    Ok(())
+}
+
+#[test]
+fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
+    let command = &mut demo(&["--json", "--chats", "6", "--tabs", "4"]);
+    let child: Child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = child.id();
+    let output = child.wait_with_output()?;
+    let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    ensure!(output.status.success(), "{}:\n{stderr}\n{stdout}", output.status);
+    let last = stdout.lines().last().context("nothing on stdout")?;
+    let result: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    assert_eq!(result["home"], json!({"chats": 6, "whole": 6, "tabs": 24, "reached": 24}));
+    let spread = &result["spread"];
+    assert_eq!((&spread["chats"], &spread["tabs"]), (&6.into(), &24.into()));
+    // Six chats of four tabs, all whole by chance: one in 3 to the 18th.
+    assert!(
+        spread["whole"].as_u64() < Some(6) && spread["reached"].as_u64() < Some(24),
+        "{result}"
+    );
+    assert!(!stdout.contains('\x1b'), "colours without a terminal:\n{stdout}");
+    nothing_left(pid)
+}
+
+#[test]
+fn it_cleans_up_when_it_is_interrupted() -> Result<()> {
+    let home = ["--keep", "--chats", "2", "--tabs", "2"];
+    let mut kept = Process::spawn("roost-demo", &mut demo(&home))?;
+    kept.wait_line(LIMIT, "Ctrl-C")?;
+    // This machine is a client too.
+    let answer = run("curl", &["-sS", "--max-time", "5", "http://198.18.200.1/whoami?chat=lobby"])?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    assert_eq!(answer["peer"].as_str().and_then(|peer| peer.split(':').next()), Some("198.18.2.2"));
+    let six = "http://[fd52:6f6f:7374:200::1]/whoami?chat=lobby";
+    run("curl", &["-sS", "--max-time", "5", six])?;
+    kill(Pid::from_raw(kept.pid() as i32), Signal::SIGINT)?;
+    let status = kept.wait(LIMIT)?;
+    assert_eq!(status.code(), Some(130), "{}", kept.log());
+    nothing_left(kept.pid())?;
+    try_until(LIMIT, "the link to this machine to go", || {
+        Ok(run("ip", &["link", "show", "roost-host"]).is_err().then_some(()))
+    })?;
+
+    // In the middle of its work.
+    let mut early = Process::spawn("roost-demo", &mut demo(&[]))?;
+    early.wait_line(LIMIT, "chat servers")?;
+    kill(Pid::from_raw(early.pid() as i32), Signal::SIGTERM)?;
+    assert_eq!(early.wait(LIMIT)?.code(), Some(143), "{}", early.log());
+    nothing_left(early.pid())
+}
