@@ -1,0 +1,182 @@
+//! The command line beside a daemon, with the real programs on a veth pair in a network namespace.
+//! Needs root and a bpffs.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+const CONFIG: &str = r#"
+interfaces = ["cli0"]
+
+[limits]
+flows = 1024
+chats = 1024
+pending = 64
+stash = 64
+services = 4
+replicas = 16
+
+[[service]]
+name = "rooms"
+addresses = ["192.0.2.1", "2001:db8::1"]
+port = 80
+policy = "home"
+key = "query:chat"
+
+[[service.replica]]
+name = "r0"
+address = ["10.0.0.10", "fd00::10"]
+port = 8080
+
+[[service.replica]]
+name = "r1"
+address = ["10.0.0.11", "fd00::11"]
+port = 8080
+"#;
+
+/// A daemon in a network namespace of its own, which ends with it.
+struct Daemon {
+    process: Child,
+    pin_dir: PathBuf,
+    log: NamedTempFile,
+    _config: NamedTempFile,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = self.roost(&["detach"], false);
+    }
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let (config, log) = (NamedTempFile::new().unwrap(), NamedTempFile::new().unwrap());
+        std::fs::write(config.path(), CONFIG).unwrap();
+        let pin_dir =
+            PathBuf::from(format!("/sys/fs/bpf/roost-test-daemon-{}", std::process::id()));
+        let script = "ip link add cli0 type veth peer name cli1 && ip link set cli0 up && \
+                      ip link set cli1 up && exec \"$0\" run --config \"$1\" --pin-dir \"$2\"";
+        let process = Command::new("unshare")
+            .args(["--net", "sh", "-c", script, env!("CARGO_BIN_EXE_roost")])
+            .arg(config.path())
+            .arg(&pin_dir)
+            .stdin(Stdio::null())
+            .stderr(log.reopen().unwrap())
+            .spawn()
+            .expect("cannot start unshare; it is in util-linux");
+        let daemon = Self { process, pin_dir, log, _config: config };
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    fn wait_until_ready(&self) {
+        let start = Instant::now();
+        loop {
+            let output = self.roost(&["status", "-o", "json"], true);
+            let status: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+            let ready = |status: &Value| status["interfaces"][0]["ingress"].is_string();
+            if status.is_some_and(|status| ready(&status)) {
+                return;
+            }
+            let log = std::fs::read_to_string(self.log.path()).unwrap();
+            assert!(start.elapsed() < Duration::from_secs(60), "the daemon is not ready: {log}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Runs a command, in the daemon's network namespace or outside.
+    fn roost(&self, arguments: &[&str], inside: bool) -> Output {
+        let mut command = if inside {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/proc/{}/ns/net", self.process.id()));
+            command.arg(env!("CARGO_BIN_EXE_roost"));
+            command
+        } else {
+            Command::new(env!("CARGO_BIN_EXE_roost"))
+        };
+        command.args(arguments).arg("--pin-dir").arg(&self.pin_dir).output().unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.roost(&[arguments, &["-o", "json"]].concat(), true);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+#[test]
+fn the_command_line_sees_what_the_daemon_did() {
+    let mut daemon = Daemon::start();
+
+    let status = daemon.json(&["status"]);
+    assert_eq!(status["daemon_pid"], daemon.process.id());
+    let interface = &status["interfaces"][0];
+    assert_eq!(interface["interface"], "cli0");
+    assert_eq!((&interface["ingress"], &interface["problem"]), (&json!("native"), &json!("")));
+    assert!(["tcx", "clsact"].iter().any(|hook| interface["egress"] == *hook), "{interface}");
+
+    let services = daemon.json(&["services"]);
+    let services = services.as_array().unwrap();
+    assert_eq!(services.len(), 2, "one for each family");
+    assert_eq!(services[0]["digest"], services[1]["digest"], "the same identities");
+    assert!(services.iter().all(|service| service["usable"] == 2), "{services:?}");
+
+    let maps = daemon.json(&["maps", "list"]);
+    let kinds: Vec<(&str, &str)> = maps
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|map| (map["name"].as_str().unwrap(), map["kind"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        ("VIPS", "lpm_trie"),
+        ("SERVICES", "hash"),
+        ("REPLICAS", "array"),
+        ("SLOTS", "array"),
+        ("CHAT_COOKIES", "hash"),
+        ("CHATS", "hash"),
+        ("PENDING", "lru_hash"),
+        ("STASH", "lru_hash"),
+        ("FLOWS", "hash"),
+        ("FLOWS_BACK", "hash"),
+        ("SECRETS", "array"),
+        ("COUNTERS", "percpu_array"),
+    ];
+    assert_eq!(kinds, expected);
+    daemon.json(&["maps", "dump"]);
+
+    // Both families, one replica: the cookie and the identities are the same.
+    let explained = daemon.json(&["explain", "--service", "rooms", "--key", "42"]);
+    assert_eq!(explained[0]["why"], "slot");
+    assert_eq!(explained[0]["replica"], explained[1]["replica"]);
+    let home = explained[0]["replica"].as_str().unwrap();
+    let other = if home == "r0" { "r1" } else { "r0" };
+
+    daemon.json(&["chat", "pin", "rooms", "42", "--replica", other]);
+    let explained = daemon.json(&["explain", "--service", "rooms", "--key", "42"]);
+    for half in explained.as_array().unwrap() {
+        assert_eq!((&half["why"], &half["replica"]), (&json!("pinned"), &json!(other)));
+    }
+
+    let refused = daemon.roost(&["detach"], true);
+    assert_eq!(refused.status.code(), Some(1), "a daemon runs");
+
+    daemon.process.kill().unwrap();
+    daemon.process.wait().unwrap();
+    let output = daemon.roost(&["status", "-o", "json"], false);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["daemon_pid"], Value::Null);
+    assert_eq!(status["services"].as_array().unwrap().len(), 2, "maps outlive the daemon");
+    let removed = daemon.roost(&["detach"], false);
+    assert!(removed.status.success());
+    assert!(!daemon.pin_dir.exists());
+}
