@@ -17,38 +17,90 @@ use crate::{
 
 /// Binds the connection whose first data segment is in hand; `scratch.offer` is what the client
 /// offered in its SYN, as far as the SYN cookie tells.
-#[inline(never)]
+///
+/// Three steps, each with a stack frame of its own that is gone before the next one.
+#[inline(always)]
 pub fn bind<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<Counter> {
+    if let Some(counter) = read(packet, scratch)? {
+        return Some(counter);
+    }
+    if let Some(counter) = choose(tables, scratch)? {
+        return reply::reset(packet, tables, scratch, counter);
+    }
+    connect(packet, tables, scratch)
+}
+
+/// Reads the segment. `Some(Some(_))` is a verdict.
+#[inline(never)]
+fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Option<Counter>> {
     if scratch.segment.payload_len() > STASH_LEN {
-        return Some(Counter::DropOversize);
+        return Some(Some(Counter::DropOversize));
     }
     load_payload(packet, scratch)?;
     let payload = Sum::from_raw(scratch.stash.payload_sum);
     if !checksum_is_right(packet, &scratch.segment, payload)? {
-        return Some(Counter::DropChecksum);
+        return Some(Some(Counter::DropChecksum));
     }
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     scratch.offer.offers |= scratch.answer.offers & OFFER_TIMESTAMPS;
     scratch.offer.ts_val = scratch.answer.ts_val;
+    Some(None)
+}
 
+/// Finds the key, the cookie and the home, and holds the chat there. `Some(Some(_))` is why not.
+#[inline(never)]
+fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Counter>> {
     let service = tables.service(scratch.service)?;
-    if let Err(why) = choose(tables, scratch, service)? {
-        let counter = match why {
+    let secrets = tables.secrets()?;
+    let len = scratch.stash.len as usize;
+    let key_hash = if extract(tables, service, len, scratch) {
+        Some(scratch.key.hash(&secrets.chat))
+    } else {
+        tables.count(Counter::MissingKey);
+        None
+    };
+    let (number, tuple) = (scratch.service, &scratch.vip_side);
+    let route = &mut scratch.route;
+    if let Err(why) = steer(tables, number, service, tuple, key_hash, &secrets.chat, route) {
+        return Some(Some(match why {
             NoRoute::MissingKey => Counter::ResetMissingKey,
             NoRoute::NoReplica => Counter::ResetNoReplica,
-        };
-        return reply::reset(packet, tables, scratch, counter);
+        }));
     }
+    if route.overridden != 0 {
+        tables.count(Counter::Overridden);
+    }
+    if matches!(route.why, Why::LiveHome) && route.replica != route.slot_replica {
+        tables.count(Counter::HomeKept);
+    }
+    if route.chat != 0 {
+        scratch.chat_key = chat_key(number, route.cookie);
+        match chats::claim(tables, scratch) {
+            Some(home) => scratch.route.replica = home,
+            None => scratch.route.chat = 0,
+        }
+    }
+    Some(None)
+}
+
+/// Turns the segment into the SYN to the replica.
+#[inline(never)]
+fn connect<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
     let replica = tables.replica(scratch.route.replica)?;
     write_replica_side(scratch, replica);
     if taken(tables, scratch) {
         return reply::reset(packet, tables, scratch, Counter::ResetConflict);
     }
     remember(tables, scratch)?;
+    let service = tables.service(scratch.service)?;
     write_syn(scratch, service);
     reply::send(packet, scratch)?;
     Some(Counter::Bound)
@@ -91,42 +143,6 @@ pub fn checksum_is_right(packet: &impl Packet, segment: &Segment, payload: Sum) 
         sum = sum.add4(packet.read(l4 + word * 4)?);
     }
     Some(sum.fold() == 0xffff)
-}
-
-/// Finds the key, the cookie and the home, and holds the chat there.
-#[inline(always)]
-fn choose(
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    service: &Service,
-) -> Option<Result<(), NoRoute>> {
-    let secrets = tables.secrets()?;
-    let len = scratch.stash.len as usize;
-    let key_hash = if extract(tables, service, len, scratch) {
-        Some(scratch.key.hash(&secrets.chat))
-    } else {
-        tables.count(Counter::MissingKey);
-        None
-    };
-    let (number, tuple) = (scratch.service, &scratch.vip_side);
-    let route = &mut scratch.route;
-    if let Err(why) = steer(tables, number, service, tuple, key_hash, &secrets.chat, route) {
-        return Some(Err(why));
-    }
-    if route.overridden != 0 {
-        tables.count(Counter::Overridden);
-    }
-    if matches!(route.why, Why::LiveHome) && route.replica != route.slot_replica {
-        tables.count(Counter::HomeKept);
-    }
-    if route.chat != 0 {
-        scratch.chat_key = chat_key(number, route.cookie);
-        match chats::claim(tables, scratch) {
-            Some(home) => scratch.route.replica = home,
-            None => scratch.route.chat = 0,
-        }
-    }
-    Some(Ok(()))
 }
 
 /// Writes the replica side's tuple of a connection to `replica`.

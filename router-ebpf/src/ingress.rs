@@ -69,7 +69,16 @@ fn tcp<P: Packet>(
     {
         return established(packet, tables, scratch, flow);
     }
-    open(packet, tables, scratch, flow)
+    match open(packet, tables, scratch, flow)? {
+        Opened::Decided(counter) => Some(counter),
+        Opened::FirstData => bind::bind(packet, tables, scratch),
+    }
+}
+
+enum Opened {
+    Decided(Counter),
+    /// The first data segment of a connection.
+    FirstData,
 }
 
 /// A segment of a connection that has no flow yet, or begins anew.
@@ -79,26 +88,26 @@ fn open<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     flow: Option<Shared<Flow>>,
-) -> Option<Counter> {
+) -> Option<Opened> {
     if scratch.segment.has(flags::SYN) {
         if let Some(flow) = flow {
             flow.set_state(STATE_SYN_SEEN);
         }
-        return syn(packet, tables, scratch);
+        return syn(packet, tables, scratch).map(Opened::Decided);
     }
     if scratch.segment.has(flags::RST) {
-        return Some(Counter::DropStrayReset);
+        return Some(Opened::Decided(Counter::DropStrayReset));
     }
     if !scratch.segment.has(flags::ACK) {
-        return Some(Counter::DropFlags);
+        return Some(Opened::Decided(Counter::DropFlags));
     }
-    match check(tables, scratch)? {
+    let decided = match check(tables, scratch)? {
         Check::First if scratch.segment.payload_len() > 0 => {
             scratch.offer = syn_cookie::offer(scratch.segment.ack);
             if let Some(flow) = flow {
                 discard(tables, scratch, flow);
             }
-            bind::bind(packet, tables, scratch)
+            return Some(Opened::FirstData);
         }
         Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
@@ -106,7 +115,8 @@ fn open<P: Packet>(
         Check::First => Some(Counter::AckSwallowed),
         Check::Later => Some(Counter::DropEarly),
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
-    }
+    };
+    decided.map(Opened::Decided)
 }
 
 #[inline(never)]
