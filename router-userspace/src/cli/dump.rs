@@ -214,7 +214,11 @@ impl Report for DumpReport {
     fn text(&self) -> String {
         let bold = anstyle::Style::new().bold();
         let one = |dumped: &Dumped| {
-            let title = format!("{bold}{}{bold:#}: {} entries\n", dumped.map, dumped.entries.len());
+            let entries = match dumped.entries.len() {
+                1 => "1 entry".to_owned(),
+                n => format!("{n} entries"),
+            };
+            let title = format!("{bold}{}{bold:#}: {entries}\n", dumped.map);
             title + &fields_table(&dumped.entries)
         };
         self.0.iter().map(one).collect::<Vec<_>>().join("\n")

@@ -84,6 +84,8 @@ impl Display for Table {
             for (index, cell) in row.iter().enumerate() {
                 let pad = " ".repeat(widths[index].saturating_sub(cell.text.width()));
                 let Cell { text, style } = cell;
+                // No style around nothing: it would hide the spaces at the end of the line.
+                let style = if text.is_empty() { &Style::new() } else { style };
                 let gap = if index == 0 { "" } else { GAP };
                 match self.columns[index].1 {
                     Align::Right => write!(line, "{gap}{pad}{style}{text}{style:#}")?,
@@ -104,8 +106,8 @@ mod tests {
     fn columns_are_aligned_whatever_their_text() {
         let mut table = Table::new(["chat", ">flows", "home"]);
         table.row(["42".into(), 7.into(), "r0".into()]);
-        table.row(["部屋".into(), 1234567.into(), "r1".into()]);
+        table.row(["部屋".into(), 1234567.into(), Cell::styled("", HEADING)]);
         let plain = anstream::adapter::strip_str(&table.to_string()).to_string();
-        assert_eq!(plain, "CHAT    FLOWS  HOME\n42          7  r0\n部屋  1234567  r1\n");
+        assert_eq!(plain, "CHAT    FLOWS  HOME\n42          7  r0\n部屋  1234567\n");
     }
 }

@@ -147,11 +147,12 @@ impl Report for BoundReport {
         if self.0.is_empty() {
             return "no chat is bound, pinned or spread\n".to_owned();
         }
-        let columns = ["service", "chat", "key", "pinned to", ">width", "cookie"];
+        let columns = ["service", "#", "chat", "key", "pinned to", ">width", "cookie"];
         let mut table = Table::new(columns);
         for line in &self.0 {
             table.row([
                 line.service.as_str().into(),
+                line.service_number.into(),
                 line.chat.as_str().into(),
                 line.key.as_str().into(),
                 line.replica.as_deref().unwrap_or(NONE).into(),
