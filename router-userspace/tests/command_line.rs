@@ -31,6 +31,8 @@ struct Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let _ = std::fs::remove_file(format!("/run/roost/sys-fs-bpf-{name}.lock"));
     }
 }
 

@@ -52,6 +52,8 @@ impl Drop for Daemon {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let _ = self.roost(&["detach"], false);
+        let name = self.pin_dir.file_name().unwrap_or_default().to_string_lossy();
+        let _ = std::fs::remove_file(format!("/run/roost/sys-fs-bpf-{name}.lock"));
     }
 }
 
