@@ -2,6 +2,7 @@
 
 mod check;
 mod model;
+mod read;
 mod reader;
 mod value;
 
@@ -85,7 +86,7 @@ impl Config {
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         let problems = Problems::new(text);
         let config = match toml::de::DeTable::parse(text) {
-            Ok(root) => Some(model::read(&Table::root(&root, &problems))),
+            Ok(root) => Some(read::read(&Table::root(&root, &problems))),
             Err(e) => {
                 let at = e.span().map_or(0, |span| span.start);
                 problems.add(at, "", format!("is not TOML: {}", e.message()));

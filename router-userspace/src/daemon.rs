@@ -92,8 +92,10 @@ impl Daemon {
         index.free_unused(&sweeper.sweep(now)?.used, now);
         let mut daemon = Self { data_path, tables, index, config };
         daemon.publish(&daemon.config.clone())?;
-        for interface in daemon.config.interfaces.clone() {
-            daemon.data_path.attach(&interface)?;
+        let mut attached = Vec::new();
+        if let Err(e) = daemon.attach(&daemon.config.clone(), &mut attached) {
+            daemon.give_back(attached);
+            return Err(e);
         }
         daemon.detach_others();
         paths::warn_unrouted(&daemon.config);
@@ -140,11 +142,9 @@ impl Daemon {
             );
         }
         let mut attached = Vec::new();
-        let result = self.attach_new(&config, &mut attached).and_then(|()| self.publish(&config));
+        let result = self.attach(&config, &mut attached).and_then(|()| self.publish(&config));
         if let Err(e) = result {
-            for interface in attached {
-                self.data_path.detach(&interface);
-            }
+            self.give_back(attached);
             return Err(e);
         }
         secrets::set(&mut self.tables, &config.secrets)?;
@@ -155,14 +155,21 @@ impl Daemon {
         Ok(())
     }
 
-    fn attach_new(&mut self, config: &Config, attached: &mut Vec<String>) -> Result<()> {
+    /// Attaches to all interfaces of a file where that is not done yet, and notes those that no
+    /// daemon was attached to before.
+    fn attach(&mut self, config: &Config, new: &mut Vec<String>) -> Result<()> {
         for interface in &config.interfaces {
-            if !self.config.interfaces.contains(interface) {
-                self.data_path.attach(interface)?;
-                attached.push(interface.clone());
+            if !self.data_path.is_attached(interface) && self.data_path.attach(interface)? {
+                new.push(interface.clone());
             }
         }
         Ok(())
+    }
+
+    fn give_back(&mut self, interfaces: Vec<String>) {
+        for interface in interfaces {
+            self.data_path.detach(&interface);
+        }
     }
 
     /// Detaches from interfaces that are not in the file, whichever daemon attached to them.
@@ -257,8 +264,9 @@ impl Daemon {
         };
         log_sweep(&report);
         self.index.free_unused(&report.used, secrets::monotonic());
-        // What is free now, and what could not be written before.
-        if let Err(e) = self.sync() {
+        if self.index.is_behind()
+            && let Err(e) = self.sync()
+        {
             warn!("the maps are not as they should be: {e}");
         }
     }

@@ -110,6 +110,8 @@ pub struct Index {
     unused: BTreeSet<u32>,
     /// The last slot table of each service number, and what it was built from.
     tables: BTreeMap<u32, (Vec<(String, u32)>, SlotTable)>,
+    /// A write has failed.
+    is_behind: bool,
 }
 
 impl Index {
@@ -124,6 +126,7 @@ impl Index {
             gone: BTreeMap::new(),
             unused: BTreeSet::new(),
             tables: BTreeMap::new(),
+            is_behind: false,
         }
     }
 
@@ -176,6 +179,12 @@ impl Index {
         Ok(plan::changes(&self.published, &desired))
     }
 
+    /// Whether there may be something to write though no source has said anything: numbers to free,
+    /// or what could not be written before.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind || !self.unused.is_empty()
+    }
+
     /// Plans and writes. After an error the rest is in the next plan.
     pub fn sync<M: Maps>(
         &mut self,
@@ -183,6 +192,7 @@ impl Index {
         now: Duration,
     ) -> Result<Vec<Change>, SyncError<M::Error>> {
         let changes = self.plan().map_err(SyncError::Plan)?;
+        self.is_behind = true;
         for change in &changes {
             maps.write(change).map_err(SyncError::Write)?;
             self.published.note(change);
@@ -194,9 +204,13 @@ impl Index {
                     self.retired.insert(*number, now);
                     self.tables.remove(number);
                 }
+                Change::RemoveReplica { number } => {
+                    self.unused.remove(number);
+                }
                 _ => {}
             }
         }
+        self.is_behind = false;
         Ok(changes)
     }
 

@@ -1,9 +1,9 @@
 //! The index's maps in the kernel.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, sync::Arc};
 
 use aya::maps::{MapError, lpm_trie::Key};
-use router_ebpf::maps::{NO_REPLICA, Name, Replica, SLOT_STRIDE};
+use router_ebpf::maps::{Name, Replica, SLOT_COUNT, SLOT_STRIDE};
 
 use crate::{
     addr::vip_text,
@@ -73,16 +73,16 @@ impl Maps for Tables {
         out.services = services.map_err(failed("SERVICES", "reading"))?.into_iter().collect();
         let replicas = self.all_replicas().map_err(failed("REPLICAS", "reading"))?;
         out.replicas = replicas.into_iter().collect();
-        for (number, service) in &out.services {
-            if service.slots == NO_REPLICA {
+        for service in out.services.values() {
+            // What is in the service's other place need not be known: it is written as a whole.
+            let end = service.slots.saturating_add(SLOT_COUNT);
+            if end > self.slots.len() {
                 continue;
             }
-            // Both places of the service: what is in the other one need not be written again.
-            let first = 2 * number * SLOT_STRIDE;
-            for at in first..(first + 2 * SLOT_STRIDE).min(self.slots.len()) {
-                let replica = self.slots.get(&at, 0).map_err(failed("SLOTS", "reading"))?;
-                out.slots.insert(at, replica);
-            }
+            let table: Result<Vec<u32>, _> =
+                (service.slots..end).map(|at| self.slots.get(&at, 0)).collect();
+            let table = table.map_err(failed("SLOTS", "reading"))?;
+            out.slots.insert(service.slots, Arc::new(table));
         }
         Ok(out)
     }
@@ -93,9 +93,10 @@ impl Maps for Tables {
                 .replicas
                 .set(*number, value, 0)
                 .map_err(failed("REPLICAS", format!("setting number {number}"))),
-            Change::Slots { places, .. } => places.iter().try_for_each(|(at, replica)| {
+            Change::Slots { first, slots } => slots.iter().try_for_each(|(slot, replica)| {
+                let at = first + slot;
                 self.slots
-                    .set(*at, replica, 0)
+                    .set(at, replica, 0)
                     .map_err(failed("SLOTS", format!("setting place {at}")))
             }),
             Change::Service { number, value } => self

@@ -5,7 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use super::model::{OnMissing, Service, ServiceFields};
+use super::{
+    model::{OnMissing, Service},
+    read::ServiceFields,
+};
 
 /// Notes what does not fit together.
 pub(super) fn across(services: &[(Service, ServiceFields<'_>)]) {

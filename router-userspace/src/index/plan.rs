@@ -1,6 +1,9 @@
 //! From what sources say to what the maps should hold, and the way there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use router_ebpf::maps::{
     KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
@@ -220,21 +223,20 @@ impl<'a> Desired<'a> {
         let Some((_, table)) = tables.get(&service) else {
             return (NO_REPLICA, generation, 0);
         };
-        let places = |first: u32| {
-            let number = |owner: &u32| usable[*owner as usize].number;
-            (first..).zip(table.owners.iter().map(number))
-        };
+        let number = |owner: &u32| usable[*owner as usize].number;
+        let wanted: Vec<u32> = table.owners.iter().map(number).collect();
         let regions = [2 * service * SLOT_STRIDE, (2 * service + 1) * SLOT_STRIDE];
         let current = published.map(|s| s.slots);
-        if let Some(first) = current.filter(|first| regions.contains(first)) {
-            let is_there = |(at, to): (u32, u32)| self.index.published.slots.get(&at) == Some(&to);
-            if places(first).all(is_there) {
-                self.out.slots.extend(places(first));
-                return (first, generation, table.digest);
-            }
+        let there =
+            current.and_then(|first| Some((first, self.index.published.slots.get(&first)?)));
+        if let Some((first, there)) = there
+            && **there == wanted
+        {
+            self.out.slots.insert(first, Arc::clone(there));
+            return (first, generation, table.digest);
         }
         let first = if current == Some(regions[0]) { regions[1] } else { regions[0] };
-        self.out.slots.extend(places(first));
+        self.out.slots.insert(first, Arc::new(wanted));
         (first, generation.wrapping_add(1), table.digest)
     }
 }
@@ -249,18 +251,14 @@ pub(super) fn changes(from: &Published, to: &Published) -> Vec<Change> {
     let (gone, here): (Vec<_>, Vec<_>) =
         to.replicas.iter().partition(|(_, r)| r.state == REPLICA_GONE);
     changes.extend(here.into_iter().filter_map(replica));
-    for (number, service) in &to.services {
-        if service.slots == NO_REPLICA {
-            continue;
-        }
-        let places: Vec<_> = to
-            .slots
-            .range(service.slots..service.slots + SLOT_STRIDE)
-            .filter(|(at, replica)| from.slots.get(at) != Some(replica))
-            .map(|(at, replica)| (*at, *replica))
-            .collect();
-        if !places.is_empty() {
-            changes.push(Change::Slots { service: *number, places });
+    for (first, wanted) in &to.slots {
+        let there = from.slots.get(first);
+        let differs = |(slot, replica): &(u32, u32)| {
+            there.and_then(|there| there.get(*slot as usize)) != Some(replica)
+        };
+        let slots: Vec<_> = (0..).zip(wanted.iter().copied()).filter(differs).collect();
+        if !slots.is_empty() {
+            changes.push(Change::Slots { first: *first, slots });
         }
     }
     for (number, value) in &to.services {

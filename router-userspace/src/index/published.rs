@@ -1,8 +1,8 @@
 //! What the maps hold, and single changes of it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use router_ebpf::maps::{Name, Replica, Service, Vip};
+use router_ebpf::maps::{NO_REPLICA, Name, Replica, SLOT_COUNT, Service, Vip};
 
 use crate::addr;
 
@@ -39,8 +39,8 @@ pub struct Published {
     pub services: BTreeMap<u32, Service>,
     /// `REPLICAS`, without the free numbers.
     pub replicas: BTreeMap<u32, Replica>,
-    /// `SLOTS`, without the places that were never written.
-    pub slots: BTreeMap<u32, u32>,
+    /// `SLOTS`: the tables that are known, by where they begin.
+    pub slots: BTreeMap<u32, Arc<Vec<u32>>>,
 }
 
 /// One write.
@@ -55,10 +55,10 @@ pub enum Change {
     },
     /// Sets places of `SLOTS`.
     Slots {
-        /// The service whose table this becomes.
-        service: u32,
-        /// Places and replica numbers.
-        places: Vec<(u32, u32)>,
+        /// Where the table begins.
+        first: u32,
+        /// Slots and replica numbers; those that are the same already are left out.
+        slots: Vec<(u32, u32)>,
     },
     /// Sets an entry of `SERVICES`.
     Service {
@@ -106,8 +106,8 @@ impl Change {
                 let name = name(&value.name);
                 format!("replica {number}: {name} at {addr} port {port}, state {state}")
             }
-            Self::Slots { service, places } => {
-                format!("{} slots of service {service}", places.len())
+            Self::Slots { first, slots } => {
+                format!("{} slots of the table at {first}", slots.len())
             }
             Self::Service { number, value } => {
                 let Service { usable, generation, .. } = value;
@@ -143,7 +143,13 @@ impl Published {
             Change::Replica { number, value } => {
                 self.replicas.insert(*number, *value);
             }
-            Change::Slots { places, .. } => self.slots.extend(places.iter().copied()),
+            Change::Slots { first, slots } => {
+                let empty = || Arc::new(vec![NO_REPLICA; SLOT_COUNT as usize]);
+                let table = Arc::make_mut(self.slots.entry(*first).or_insert_with(empty));
+                for (slot, replica) in slots {
+                    table[*slot as usize] = *replica;
+                }
+            }
             Change::Service { number, value } => {
                 self.services.insert(*number, *value);
             }

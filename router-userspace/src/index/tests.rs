@@ -49,7 +49,7 @@ impl World {
     }
 
     fn slots(&self, service: &Service) -> Vec<u32> {
-        (0..SLOT_COUNT).map(|s| self.maps.slots[&(service.slots + s)]).collect()
+        self.maps.slots[&service.slots].to_vec()
     }
 }
 
@@ -240,12 +240,13 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
 fn is_consistent(maps: &Published) {
     for number in maps.vips.values() {
         let service = &maps.services[number];
+        let owner = number;
         if service.usable == 0 {
             continue;
         }
-        for slot in 0..SLOT_COUNT {
-            let replica = &maps.replicas[&maps.slots[&(service.slots + slot)]];
-            assert_eq!(replica.service, *number);
+        for number in &*maps.slots[&service.slots] {
+            let replica = &maps.replicas[number];
+            assert_eq!(replica.service, *owner);
             assert_ne!(replica.state, REPLICA_GONE);
         }
     }

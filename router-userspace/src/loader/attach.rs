@@ -58,8 +58,14 @@ pub(super) const TCX: &str = "tcx";
 pub(super) const CLSACT: &str = "clsact";
 
 impl DataPath {
-    /// Attaches both programs to an interface, or replaces those of the daemon before.
-    pub fn attach(&mut self, interface: &str) -> Result<()> {
+    /// Whether this daemon has attached to an interface.
+    pub fn is_attached(&self, interface: &str) -> bool {
+        self.attached.contains_key(interface)
+    }
+
+    /// Attaches both programs to an interface, or replaces those of the daemon before. Returns whether
+    /// none were there.
+    pub fn attach(&mut self, interface: &str) -> Result<bool> {
         let index = sys::interface_index(interface).map_err(|e| no_interface(interface, &e))?;
         // Egress first: nothing that a client starts may come back untranslated.
         let egress = self.attach_egress(interface, index)?;
@@ -70,7 +76,7 @@ impl DataPath {
         })?;
         info!(interface, %ingress, %egress, "attached");
         self.attached.insert(interface.to_owned(), index);
-        Ok(())
+        Ok(ingress != Attached::TakenOver)
     }
 
     /// Attaches again where an interface has been made anew under the same name.

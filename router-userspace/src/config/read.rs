@@ -1,0 +1,242 @@
+//! Reads the model from the file's tables.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use router_ebpf::maps::NAME_LEN;
+
+use super::{
+    check,
+    model::{Config, Key, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State},
+    reader::{Field, Table},
+    value,
+};
+
+/// Reads the whole file. With problems noted, the result is incomplete and not to be used.
+pub(super) fn read(root: &Table<'_>) -> Config {
+    root.only(&["interfaces", "limits", "secrets", "service"]);
+    let interfaces = interfaces(root);
+    let limits = root.table("limits").map_or_else(Limits::default, |table| limits(&table));
+    let secrets = root.table("secrets").map_or_else(SecretFiles::default, |table| secrets(&table));
+    let read: Vec<_> = root.tables("service").iter().map(service).collect();
+    // A value that was refused is missing here, and what is missed by it would only confuse.
+    if root.is_sound() {
+        check::across(&read);
+    }
+    let services = read.into_iter().map(|(service, _)| service).collect();
+    Config { interfaces, limits, secrets, services }
+}
+
+fn interfaces(root: &Table<'_>) -> Vec<String> {
+    let right = "the client-facing interfaces, interfaces = [\"eth0\"]";
+    let Some(field) = root.required("interfaces", right) else { return Vec::new() };
+    let mut names: Vec<String> = Vec::new();
+    for item in field.list() {
+        let Some(name) = item.text("an interface's name") else { continue };
+        let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
+            item.refuse(format!(
+                "{name:?} cannot be an interface's name: 1 to 15 bytes without space or slash"
+            ));
+        } else if names.iter().any(|n| n == name) {
+            item.refuse(format!("{name:?} is listed twice; leave one out"));
+        } else {
+            names.push(name.to_owned());
+        }
+    }
+    if field.is_list() && field.list().is_empty() {
+        field.refuse(format!("is empty; write {right}"));
+    }
+    names
+}
+
+fn limits(table: &Table<'_>) -> Limits {
+    table.only(&["flows", "chats", "pending", "stash", "services", "replicas"]);
+    let d = Limits::default();
+    let size = |name: &str, most: i64, default: u32| {
+        let value = table.get(name).and_then(|field| field.integer(1..=most));
+        value.map_or(default, |value| value as u32)
+    };
+    Limits {
+        flows: size("flows", 1 << 26, d.flows),
+        chats: size("chats", 1 << 26, d.chats),
+        pending: size("pending", 1 << 24, d.pending),
+        stash: size("stash", 1 << 20, d.stash),
+        services: size("services", 4096, d.services),
+        replicas: size("replicas", 1 << 20, d.replicas),
+    }
+}
+
+fn secrets(table: &Table<'_>) -> SecretFiles {
+    table.only(&["handshake_file", "chat_file"]);
+    let file = |name: &str| {
+        let field = table.get(name)?;
+        let text = field.text("a file name")?;
+        if text.is_empty() {
+            field.refuse("is empty; write the name of a file with 32 hex digits");
+        }
+        Some(PathBuf::from(text))
+    };
+    SecretFiles { handshake_file: file("handshake_file"), chat_file: file("chat_file") }
+}
+
+/// Where the values are, for checks across fields.
+pub(super) struct ServiceFields<'a> {
+    pub(super) name: Option<Field<'a>>,
+    pub(super) addresses: Vec<Field<'a>>,
+    pub(super) on_missing_key: Option<Field<'a>>,
+    pub(super) replicas: Vec<ReplicaFields<'a>>,
+}
+
+/// Where the values of a replica are.
+pub(super) struct ReplicaFields<'a> {
+    pub(super) name: Option<Field<'a>>,
+    pub(super) addresses: Vec<Field<'a>>,
+}
+
+fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
+    table.only(&[
+        "name",
+        "addresses",
+        "port",
+        "policy",
+        "key",
+        "on_missing_key",
+        "idle_timeout",
+        "mss",
+        "replica",
+    ]);
+    let name = table.required("name", "a name, name = \"chat\"");
+    let port = table.required("port", "the service's TCP port, port = 80");
+    let port = port.and_then(|f| f.integer(1..=65535)).unwrap_or(0) as u16;
+    let policy = policy(table);
+    let on_missing_key = table.get("on_missing_key");
+    let (addresses, address_fields) = addresses(table);
+    let replicas: Vec<_> = table.tables("replica").iter().map(|t| replica(t, port)).collect();
+    let (replicas, replica_fields) = replicas.into_iter().unzip();
+    let service = Service {
+        name: name.as_ref().map_or_else(String::new, read_name),
+        addresses,
+        port,
+        policy,
+        key: key(table, policy),
+        on_missing_key: match on_missing_key.as_ref().and_then(|f| f.text("\"spread\"")) {
+            None | Some("spread") => OnMissing::Spread,
+            Some("reject") => OnMissing::Reject,
+            Some(name) => OnMissing::Replica(name.to_owned()),
+        },
+        idle_timeout: parsed(table.get("idle_timeout"), "a duration, \"3h\",", value::duration)
+            .unwrap_or(Duration::from_secs(3 * 3600)),
+        mss: table.get("mss").and_then(|f| f.integer(536..=65495)).map(|mss| mss as u16),
+        replicas,
+    };
+    let fields =
+        ServiceFields { name, addresses: address_fields, on_missing_key, replicas: replica_fields };
+    (service, fields)
+}
+
+fn addresses<'a>(table: &Table<'a>) -> (Vec<Prefix>, Vec<Field<'a>>) {
+    let right = "the addresses to answer for, addresses = [\"10.0.0.1\"]";
+    let Some(field) = table.required("addresses", right) else { return Default::default() };
+    if field.is_list() && field.list().is_empty() {
+        field.refuse(format!("is empty; write {right}"));
+    }
+    field
+        .list()
+        .into_iter()
+        .filter_map(|item| Some((parsed(Some(item.clone()), "an address", value::prefix)?, item)))
+        .unzip()
+}
+
+fn policy(table: &Table<'_>) -> Policy {
+    let right = "policy = \"home\" or policy = \"spread\"";
+    let Some(field) = table.required("policy", right) else { return Policy::Spread };
+    match field.text("\"home\" or \"spread\"") {
+        None | Some("spread") => Policy::Spread,
+        Some("home") => Policy::Home,
+        Some("thin") => {
+            field.refuse("\"thin\" is not in this version; write \"home\" or \"spread\"");
+            Policy::Spread
+        }
+        Some(other) => {
+            field.refuse(format!("{other:?} is no policy; write \"home\" or \"spread\""));
+            Policy::Spread
+        }
+    }
+}
+
+fn key(table: &Table<'_>, policy: Policy) -> Key {
+    let right = "where a connection names its chat, key = \"query:chat\" (or \"client\", \
+                 \"destination\", \"tuple\")";
+    let field = match policy {
+        Policy::Home => table.required("key", right),
+        Policy::Spread => table.get("key"),
+    };
+    parsed(field, "\"query:chat\"", value::key).unwrap_or(Key::Tuple)
+}
+
+fn replica<'a>(table: &Table<'a>, service_port: u16) -> (Replica, ReplicaFields<'a>) {
+    table.only(&["name", "address", "port", "weight", "state"]);
+    let name = table.required("name", "an identity that stays, name = \"replica-1\"");
+    let field = table.required("address", "where it listens, address = \"10.1.0.2\"");
+    let items = match field {
+        Some(field) if field.is_list() => field.list(),
+        field => field.into_iter().collect(),
+    };
+    let (addresses, fields): (Vec<IpAddr>, Vec<_>) = items
+        .into_iter()
+        .filter_map(|item| Some((parsed(Some(item.clone()), "an address", value::address)?, item)))
+        .unzip();
+    for (i, addr) in addresses.iter().enumerate() {
+        if addresses[..i].iter().any(|a| a.is_ipv4() == addr.is_ipv4()) {
+            fields[i].refuse(format!("\"{addr}\" is a second address of its family; write one"));
+        }
+    }
+    let replica = Replica {
+        name: name.as_ref().map_or_else(String::new, read_name),
+        addresses,
+        port: match table.get("port") {
+            Some(field) => field.integer(1..=65535).unwrap_or(0) as u16,
+            None => service_port,
+        },
+        weight: table.get("weight").and_then(|f| f.integer(1..=100)).unwrap_or(1) as u32,
+        state: match table.get("state") {
+            None => State::Ready,
+            Some(field) => match field.text("\"ready\" or \"draining\"") {
+                None | Some("ready") => State::Ready,
+                Some("draining") => State::Draining,
+                Some(other) => {
+                    field.refuse(format!("{other:?} is no state; write \"ready\" or \"draining\""));
+                    State::Ready
+                }
+            },
+        },
+    };
+    (replica, ReplicaFields { name, addresses: fields })
+}
+
+fn read_name(field: &Field<'_>) -> String {
+    let Some(name) = field.text("a name") else { return String::new() };
+    if name.is_empty() || name.len() > NAME_LEN || name.contains(char::is_control) {
+        field.refuse(format!(
+            "{name:?} has {} bytes; a name has 1 to {NAME_LEN} and no control characters",
+            name.len()
+        ));
+    }
+    name.to_owned()
+}
+
+/// Parses a string field; a value that does not parse is noted and `None`.
+fn parsed<T>(
+    field: Option<Field<'_>>,
+    right: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<T> {
+    let field = field?;
+    match parse(field.text(right)?) {
+        Ok(value) => Some(value),
+        Err(message) => {
+            field.refuse(message);
+            None
+        }
+    }
+}
