@@ -50,7 +50,7 @@ impl Tools {
     pub fn cargo(&self, workspace: &Workspace, subcommand: &str) -> Command {
         let mut cargo = workspace.cargo();
         cargo.args([subcommand, "--package", "router-ebpf", "--features", "hooks"]);
-        cargo.args(["--bin", "roost-ebpf", "--profile", "ebpf"]);
+        cargo.args(["--bins", "--profile", "ebpf"]);
         cargo.args(["--target", TARGET, "-Z", "build-std=core"]);
         cargo.arg("--target-dir").arg(build_dir(workspace));
         // `-Z` is for nightly compilers, unless this says otherwise.
@@ -85,8 +85,9 @@ pub fn build(workspace: &Workspace) -> Result<Tools> {
         say("building the eBPF object, and core for it (about a minute, once)");
     }
     run(&mut tools.cargo(workspace, "build"))?;
-    let built = build_dir(workspace).join(TARGET).join("ebpf/roost-ebpf");
-    publish(&built, &workspace.ebpf_object())?;
+    let built = build_dir(workspace).join(TARGET).join("ebpf");
+    publish(&built.join("roost-ebpf"), &workspace.ebpf_object())?;
+    publish(&built.join("roost-pass"), &workspace.pass_object())?;
     Ok(tools)
 }
 

@@ -46,6 +46,11 @@ impl Workspace {
         self.target.join("bpf/roost.o")
     }
 
+    /// The object with a program that passes every packet, for tests and benchmarks.
+    pub fn pass_object(&self) -> PathBuf {
+        self.target.join("bpf/pass.o")
+    }
+
     /// Peer libraries of the tests: see [`crate::peers`].
     pub fn peers(&self) -> PathBuf {
         self.target.join("peers")
@@ -73,6 +78,7 @@ impl Workspace {
         vec![
             ("ROOST_BIN", self.binary(profile, "roost").into()),
             ("ROOST_CHAT_BIN", self.binary(profile, "roost-chat").into()),
+            ("ROOST_PASS_OBJECT", self.pass_object().into()),
             ("ROOST_PEERS", self.peers().into()),
         ]
     }

@@ -255,9 +255,7 @@ impl Lab {
         if let Some(far) = &self.far {
             far.set_offload("eth0", "tx", false)?;
         }
-        // GRO switches NAPI on in veth: without it (or an XDP program) at the client's end, what
-        // the node sends by XDP_TX is silently lost.
-        self.client.set_offload("eth0", "gro", true)
+        tools::attach_pass(Some(&self.client), "eth0")
     }
 
     /// The VIP of a family that tests use when one is enough.

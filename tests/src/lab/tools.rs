@@ -1,7 +1,7 @@
 //! Running the tools that set up networks, with errors that say what was run and what it said.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use std::{env, fs};
@@ -70,6 +70,23 @@ pub(super) fn ensure_no_host_link() -> Result<()> {
         ensure!(routes.is_empty(), "this machine has a route into {net} already: {routes}");
     }
     Ok(())
+}
+
+/// Lets XDP_TX frames arrive at this end of a veth: the kernel only wakes a receiver that has an XDP
+/// program of its own, so it gets one that passes everything.
+pub fn attach_pass(ns: Option<&Netns>, device: &str) -> Result<()> {
+    const VARIABLE: &str = "ROOST_PASS_OBJECT";
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/pass.o");
+    let object = env::var(VARIABLE).unwrap_or_else(|_| built.to_owned());
+    ensure!(
+        Path::new(&object).is_file(),
+        "{VARIABLE}: there is no file {object}: build it (cargo xtask build)"
+    );
+    let words = ["link", "set", "dev", device, "xdpdrv", "obj", &object, "sec", "xdp"];
+    match ns {
+        Some(ns) => run_in(ns, "ip", &words).map(drop),
+        None => run("ip", &words).map(drop),
+    }
 }
 
 /// Where a binary of this workspace is: the variable `variable` says so, or it is beside the
