@@ -17,7 +17,7 @@ const TARGET: &str =
 
 /// Flags that every build of the object has: types for the verifier and the loader, and the
 /// first instruction set that has 32-bit arithmetic and atomics (Linux 5.12).
-const BASE_FLAGS: &[&str] = &["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+const BASE_FLAGS: &[&str] = &["-Clink-arg=--btf", "-Ctarget-cpu=v3"];
 
 /// Flags for wide copies. They belong together: with both, LLVM copies a 16-byte address from a
 /// packet by two loads, without either by 16 loads of a byte. On the eBPF stack an access must

@@ -5,12 +5,24 @@ mod maps;
 mod skb;
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
     helpers::bpf_redirect,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use router_ebpf::{egress::egress, ingress::ingress, tables::FlowTables as _, verdict::Action};
+use aya_log_ebpf::{
+    info,
+    macro_support::{Level, level_enabled},
+};
+use router_ebpf::{
+    egress::egress,
+    ingress::ingress,
+    scratch::Scratch,
+    tables::FlowTables as _,
+    verdict::{Action, Counter},
+    wire::Segment,
+};
 
 use self::{frame::Frame, maps::KernelTables, skb::Skb};
 
@@ -24,6 +36,7 @@ pub fn roost_ingress(ctx: XdpContext) -> u32 {
     };
     let verdict = ingress(&mut Frame::new(&ctx), &KernelTables, scratch);
     KernelTables.count(verdict);
+    report(&ctx, verdict, scratch);
     match verdict.action() {
         Some(Action::Pass) => xdp_action::XDP_PASS,
         Some(Action::Reply) => xdp_action::XDP_TX,
@@ -39,11 +52,38 @@ pub fn roost_egress(ctx: TcContext) -> i32 {
     };
     let verdict = egress(&mut Skb::new(&ctx), &KernelTables, scratch);
     KernelTables.count(verdict);
+    report(&ctx, verdict, scratch);
     match verdict.action() {
         Some(Action::Pass) => TC_ACT_OK,
         Some(Action::Turn) => turn(&ctx),
         Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,
     }
+}
+
+/// Tells the daemon's log of a verdict, but not of those that every packet of a flow gets. The level
+/// is a constant to the verifier, which removes all of this when events are off.
+#[inline(always)]
+fn report(ctx: &impl EbpfContext, verdict: Counter, scratch: &Scratch) {
+    let usual = matches!(
+        verdict,
+        Counter::IngressPassed | Counter::EgressPassed | Counter::ToReplica | Counter::ToClient
+    );
+    if level_enabled(Level::Info) && !usual {
+        log(ctx, verdict, &scratch.segment);
+    }
+}
+
+#[inline(never)]
+fn log(ctx: &impl EbpfContext, verdict: Counter, segment: &Segment) {
+    info!(
+        ctx,
+        "{} {:i} {} {:i} {}",
+        verdict.name(),
+        segment.src,
+        u16::from_be_bytes(segment.src_port),
+        segment.dst,
+        u16::from_be_bytes(segment.dst_port)
+    );
 }
 
 /// Sends a packet that was about to leave back in, as if it had come from the client.
