@@ -220,11 +220,10 @@ impl Lab {
             ));
         }
         if plan.host_link {
-            links.push(format!(
-                "link add {} type veth peer name host netns {}",
-                addr::HOST_DEVICE,
-                self.client.name(),
-            ));
+            let (device, client) = (addr::HOST_DEVICE, self.client.name());
+            links.push(format!("link add {device} type veth peer name host netns {client}"));
+            // So that it is known whose it is.
+            links.push(format!("link set {device} alias {}", self.prefix));
         }
         tools::ip_batch(None, &links)?;
 
@@ -319,5 +318,6 @@ impl Drop for Lab {
             sweep::end_processes(site.ns.name(), &self.prefix);
         }
         pins::remove(&self.pin_dir());
+        sweep::remove_host_link(|prefix| prefix == self.prefix);
     }
 }

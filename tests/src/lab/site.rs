@@ -85,7 +85,11 @@ impl Site {
                 ready.filter_map(|replica| replica["replica"].as_str()).collect();
             ready.sort_unstable();
             ready.dedup();
-            Ok((ready == names).then_some(()))
+            // The service that uses them comes after new replicas and before those that go.
+            let services = self.roost.json(&["services"])?;
+            let mut services = services.as_array().into_iter().flatten();
+            let used = services.all(|service| service["usable"] == names.len());
+            Ok((ready == names && used).then_some(()))
         })
     }
 }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::addr::HOST_DEVICE;
 use super::netns::MARK;
 use super::{pins, tools};
 
@@ -57,12 +58,22 @@ fn remove_labs(whose: impl Fn(i32) -> bool) {
     for dir in names_in(pins::BPFFS.as_ref()).filter(ours) {
         pins::remove(&Path::new(pins::BPFFS).join(dir));
     }
+    remove_host_link(|prefix| lab_pid(prefix).is_some_and(&whose));
     for ns in namespaces {
         // Somebody else may be removing it too, and get there first.
         let _ = tools::run("ip", &["netns", "del", &ns]);
     }
     for dir in names_in(&env::temp_dir()).filter(ours) {
         let _ = fs::remove_dir_all(env::temp_dir().join(dir));
+    }
+}
+
+/// Removes the link to the machine's own namespace if it is of a lab with such a prefix. It would
+/// go with the lab's namespace, but that stays until its last unanswered connection has timed out.
+pub(super) fn remove_host_link(whose: impl Fn(&str) -> bool) {
+    let alias = fs::read_to_string(format!("/sys/class/net/{HOST_DEVICE}/ifalias"));
+    if alias.is_ok_and(|alias| whose(alias.trim())) {
+        let _ = tools::run("ip", &["link", "del", HOST_DEVICE]);
     }
 }
 

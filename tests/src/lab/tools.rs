@@ -3,14 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::addr::{HOST_DEVICE, LAB_V4, LAB_V6};
 use super::netns::Netns;
-use super::wait;
 
 /// Runs a command in this process's namespaces and returns its standard output.
 pub fn run(program: &str, args: &[&str]) -> Result<String> {
@@ -59,12 +57,10 @@ pub(super) fn ip_batch(ns: Option<&Netns>, lines: &[String]) -> Result<()> {
 
 /// Fails if the machine's own namespace already has what a lab would give it.
 pub(super) fn ensure_no_host_link() -> Result<()> {
-    // A dead lab's goes with its namespace, a moment after the last process has left that.
-    let limit = Duration::from_secs(5);
-    let what = format!("{HOST_DEVICE} to go: another lab is open to this machine; end it first");
-    wait::try_until(limit, &what, || {
-        Ok((!fs::exists(format!("/sys/class/net/{HOST_DEVICE}"))?).then_some(()))
-    })?;
+    ensure!(
+        !fs::exists(format!("/sys/class/net/{HOST_DEVICE}"))?,
+        "the interface {HOST_DEVICE} exists: another lab is open to this machine; end it first",
+    );
     for (family, net) in [("-4", LAB_V4), ("-6", LAB_V6)] {
         let routes = run("ip", &[family, "route", "show", "root", net])?;
         ensure!(routes.is_empty(), "this machine has a route into {net} already: {routes}");
