@@ -85,7 +85,7 @@ impl Daemon {
         let data_path = DataPath::load(pin_dir, &config.limits, args.events)?;
         let mut tables = Tables::open_unfilled(pin_dir)?;
         secrets::set(&mut tables, &config.secrets)?;
-        let mut index = Index::new(writer::room(&tables), tables.read()?);
+        let mut index = Index::new(writer::room(&tables)?, tables.read()?);
         // Numbers that connections still refer to must not be given to others.
         let mut sweeper = Sweeper::new(pin_dir, args.linger)?;
         let now = secrets::monotonic();

@@ -9,20 +9,17 @@ pub mod judge;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     time::Duration,
 };
 
-use aya::maps::MapError;
 use router_ebpf::maps::{
     Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
 };
 
 use crate::{
     index::Used,
-    sys,
-    tables::{Tables, TablesError, entries, optional},
+    tables::{Tables, TablesError, optional},
 };
 
 use judge::{Fate, Place};
@@ -35,6 +32,8 @@ const ONLY_OLD: u64 = 2;
 const GONE: Duration = Duration::from_secs(60);
 /// The same for what was registered for a service.
 const NO_SERVICE: Duration = Duration::from_secs(60);
+/// How often `FLOWS_BACK` is compared with `FLOWS`: nothing should be found, and it doubles the work.
+const ORPHANS: Duration = Duration::from_secs(30);
 /// A chat's count is corrected when it was wrong, and the same, in so many sweeps.
 const WRONG_COUNTS: u32 = 3;
 
@@ -85,14 +84,15 @@ pub struct Report {
 /// Walks the maps now and then.
 pub struct Sweeper {
     tables: Tables,
-    chats: OwnedFd,
     linger: Duration,
     /// Replicas that are gone, since when.
     gone: HashMap<u32, Duration>,
     /// Services that something refers to but that are not there, since when.
     no_service: HashMap<u32, Duration>,
-    /// `FLOWS_BACK` without a flow in the last sweep.
+    /// `FLOWS_BACK` without a flow when that was last looked at.
     orphans: HashSet<Tuple>,
+    /// When it is looked at next.
+    next_orphans: Duration,
     /// Chats with a wrong count: their state, what it should count, and how often it was so.
     wrong: HashMap<ChatKey, (u64, u32, u32)>,
 }
@@ -108,27 +108,20 @@ struct Round {
 impl Sweeper {
     /// A sweeper of the maps pinned under `pin_dir`.
     pub fn new(pin_dir: &Path, linger: Duration) -> Result<Self, TablesError> {
-        let tables = Tables::open(pin_dir)?;
-        let path = pin_dir.join("CHATS");
-        let chats = sys::open_pin(&path).map_err(|e| TablesError {
-            map: "CHATS",
-            path,
-            cause: crate::tables::Cause::Open(MapError::IoError(e)),
-        })?;
         Ok(Self {
-            tables,
-            chats,
+            tables: Tables::open(pin_dir)?,
             linger,
             gone: HashMap::new(),
             no_service: HashMap::new(),
             orphans: HashSet::new(),
+            next_orphans: Duration::ZERO,
             wrong: HashMap::new(),
         })
     }
 
     /// Walks the maps once. `now` is of the monotonic clock.
     pub fn sweep(&mut self, now: Duration) -> Result<Report, SweepError> {
-        let services = entries(&self.tables.services).map_err(failed("SERVICES"))?;
+        let services = self.tables.services.entries().map_err(failed("SERVICES"))?;
         let replicas = self.tables.all_replicas().map_err(failed("REPLICAS"))?;
         let mut round = Round {
             now,
@@ -147,7 +140,7 @@ impl Sweeper {
         let live = self.flows(&mut round)?;
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
-        for (_, pending) in entries(&self.tables.pending).map_err(failed("PENDING"))? {
+        for (_, pending) in self.tables.pending.entries().map_err(failed("PENDING"))? {
             round.uses(pending.service, pending.replica);
         }
         Ok(round.report)
@@ -156,8 +149,8 @@ impl Sweeper {
     /// Returns how many live flows each chat has at which home.
     fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, SweepError> {
         let mut live = HashMap::new();
-        let mut backs = HashSet::new();
-        for (tuple, flow) in entries(&self.tables.flows).map_err(failed("FLOWS"))? {
+        let mut backs = (round.now >= self.next_orphans).then(HashSet::new);
+        for (tuple, flow) in self.tables.flows.entries().map_err(failed("FLOWS"))? {
             let place = Place {
                 idle_timeout: round.timeouts.get(&flow.service).copied(),
                 is_gone: self.gone.get(&flow.replica).is_some_and(|t| round.now - *t >= GONE),
@@ -171,7 +164,9 @@ impl Sweeper {
                 round.report.removed += 1;
                 continue;
             }
-            backs.insert(back_of(&tuple, &flow));
+            if let Some(backs) = &mut backs {
+                backs.insert(back_of(&tuple, &flow));
+            }
             round.uses(flow.service, flow.replica);
             if fate == Fate::Keep && !judge::has_ended(&flow) {
                 round.report.flows += 1;
@@ -180,7 +175,10 @@ impl Sweeper {
                 }
             }
         }
-        self.remove_orphans(&backs, round)?;
+        if let Some(backs) = backs {
+            self.remove_orphans(&backs, round)?;
+            self.next_orphans = round.now + ORPHANS;
+        }
         Ok(live)
     }
 
@@ -231,14 +229,14 @@ impl Sweeper {
         Ok(())
     }
 
-    /// A flow that is just being established has one side only, so it takes two sweeps.
+    /// A flow that is just being established has one side only, so it takes two looks.
     fn remove_orphans(
         &mut self,
         backs: &HashSet<Tuple>,
         round: &mut Round,
     ) -> Result<(), SweepError> {
         let mut orphans = HashSet::new();
-        for (tuple, _) in entries(&self.tables.flows_back).map_err(failed("FLOWS_BACK"))? {
+        for (tuple, _) in self.tables.flows_back.entries().map_err(failed("FLOWS_BACK"))? {
             if backs.contains(&tuple) {
                 continue;
             }
@@ -260,7 +258,7 @@ impl Sweeper {
         live: &HashMap<(ChatKey, u32), u32>,
     ) -> Result<(), SweepError> {
         let mut wrong = HashMap::new();
-        for (key, chat) in entries(&self.tables.chats).map_err(failed("CHATS"))? {
+        for (key, chat) in self.tables.chats.entries().map_err(failed("CHATS"))? {
             if judge::is_over(&chat, round.now) {
                 if self.remove_chat(&key)? {
                     round.report.chats_removed += 1;
@@ -294,7 +292,7 @@ impl Sweeper {
 
     /// Removes a chat; `false`: a connection came in between.
     fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, SweepError> {
-        match sys::take_entry::<_, Chat>(self.chats.as_fd(), key).map_err(failed("CHATS"))? {
+        match self.tables.chats.take(key).map_err(failed("CHATS"))? {
             Some(chat) if Chat::flows(chat.state) > 0 => {
                 // Back it goes, unless the next connection has already made a new entry.
                 let _ = self.tables.chats.insert(key, chat, ONLY_NEW);
@@ -314,7 +312,7 @@ impl Sweeper {
     /// What userspace has registered: a pin follows its replica's identity to a new number, and
     /// entries of a service that is no more go.
     fn registered(&mut self, round: &mut Round) -> Result<(), SweepError> {
-        let all = entries(&self.tables.chat_cookies).map_err(failed("CHAT_COOKIES"))?;
+        let all = self.tables.chat_cookies.entries().map_err(failed("CHAT_COOKIES"))?;
         let mut no_service = HashMap::new();
         for (key, mut cookie) in all {
             if !round.timeouts.contains_key(&key.service) {

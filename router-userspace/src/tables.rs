@@ -1,22 +1,26 @@
 //! Typed access to the pinned maps, for the daemon, the sweeper and the command line. No daemon is
 //! needed: the kernel keeps them.
 
+mod hash;
+
 use std::{
     collections::HashMap as StdHashMap,
     fmt,
-    hash::Hash,
+    hash::Hash as HashKey,
     io,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
 };
 use router_ebpf::maps::{
     Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SCHEMA, Secrets, Service, Stash,
     Tuple, Vip,
 };
+
+pub use hash::Hash;
 
 /// Where maps and links are pinned unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/roost";
@@ -26,29 +30,27 @@ pub struct Tables {
     /// `VIPS`.
     pub vips: LpmTrie<MapData, Vip, u32>,
     /// `SERVICES`.
-    pub services: HashMap<MapData, u32, Service>,
+    pub services: Hash<u32, Service>,
     /// `REPLICAS`.
     pub replicas: Array<MapData, Replica>,
     /// `SLOTS`.
     pub slots: Array<MapData, u32>,
     /// `CHAT_COOKIES`.
-    pub chat_cookies: HashMap<MapData, ChatKey, ChatCookie>,
+    pub chat_cookies: Hash<ChatKey, ChatCookie>,
     /// `CHATS`.
-    pub chats: HashMap<MapData, ChatKey, Chat>,
+    pub chats: Hash<ChatKey, Chat>,
     /// `PENDING`.
-    pub pending: HashMap<MapData, Tuple, Pending>,
+    pub pending: Hash<Tuple, Pending>,
     /// `STASH`.
-    pub stash: HashMap<MapData, Tuple, Stash>,
+    pub stash: Hash<Tuple, Stash>,
     /// `FLOWS`.
-    pub flows: HashMap<MapData, Tuple, Flow>,
+    pub flows: Hash<Tuple, Flow>,
     /// `FLOWS_BACK`.
-    pub flows_back: HashMap<MapData, Tuple, FlowBack>,
+    pub flows_back: Hash<Tuple, FlowBack>,
     /// `SECRETS`.
     pub secrets: Array<MapData, Secrets>,
     /// `COUNTERS`.
     pub counters: PerCpuArray<MapData, u64>,
-    /// How many entries fit into `SERVICES`.
-    pub(crate) service_room: u32,
 }
 
 /// Why the pinned maps cannot be used.
@@ -146,24 +148,19 @@ impl Tables {
     pub(crate) fn open_unfilled(pin_dir: &Path) -> Result<Self, TablesError> {
         // First, because whose version differs may lack or misshape any other.
         let secrets = open(pin_dir, "SECRETS")?;
-        let services = pin_dir.join("SERVICES");
-        let service_room = MapInfo::from_pin(&services)
-            .map(|info| info.max_entries())
-            .map_err(|e| TablesError { map: "SERVICES", path: services, cause: Cause::Open(e) })?;
         Ok(Self {
             vips: open(pin_dir, "VIPS")?,
-            services: open(pin_dir, "SERVICES")?,
+            services: open_hash(pin_dir, "SERVICES")?,
             replicas: open(pin_dir, "REPLICAS")?,
             slots: open(pin_dir, "SLOTS")?,
-            chat_cookies: open(pin_dir, "CHAT_COOKIES")?,
-            chats: open(pin_dir, "CHATS")?,
-            pending: open(pin_dir, "PENDING")?,
-            stash: open(pin_dir, "STASH")?,
-            flows: open(pin_dir, "FLOWS")?,
-            flows_back: open(pin_dir, "FLOWS_BACK")?,
+            chat_cookies: open_hash(pin_dir, "CHAT_COOKIES")?,
+            chats: open_hash(pin_dir, "CHATS")?,
+            pending: open_hash(pin_dir, "PENDING")?,
+            stash: open_hash(pin_dir, "STASH")?,
+            flows: open_hash(pin_dir, "FLOWS")?,
+            flows_back: open_hash(pin_dir, "FLOWS_BACK")?,
             secrets,
             counters: open(pin_dir, "COUNTERS")?,
-            service_room,
         })
     }
 
@@ -194,6 +191,14 @@ impl Tables {
     }
 }
 
+fn open_hash<K: Pod + Eq + HashKey, V: Pod>(
+    pin_dir: &Path,
+    map: &'static str,
+) -> Result<Hash<K, V>, TablesError> {
+    let path = pin_dir.join(map);
+    Hash::from_pin(&path).map_err(|e| TablesError { map, path, cause: Cause::Open(e) })
+}
+
 fn secrets_error(pin_dir: &Path, cause: Cause) -> TablesError {
     TablesError { map: "SECRETS", path: pin_dir.join("SECRETS"), cause }
 }
@@ -207,9 +212,10 @@ fn open<T: TryFrom<Map, Error = MapError>>(
     data.map_err(|e| TablesError { map, path, cause: Cause::Open(e) })
 }
 
-/// Reads a hash map that others change meanwhile. An entry may be missed or be gone by now, but none
-/// comes twice, and a walk that deletions throw back to the start ends.
-pub fn entries<K: Pod + Eq + Hash, V: Pod>(
+/// Reads a hash map entry by entry, while others change it; [`Hash::entries`] is much quicker. An
+/// entry may be missed or be gone by now, but none comes twice, and a walk that deletions throw back
+/// to the start ends.
+pub fn entries<K: Pod + Eq + HashKey, V: Pod>(
     map: &HashMap<MapData, K, V>,
 ) -> Result<Vec<(K, V)>, MapError> {
     let mut seen = StdHashMap::new();

@@ -46,9 +46,11 @@ fn failed(map: &'static str, what: impl Into<String>) -> impl FnOnce(MapError) -
 }
 
 /// What fits into the maps as they are.
-pub fn room(tables: &Tables) -> Room {
+pub fn room(tables: &Tables) -> Result<Room, WriteError> {
+    let services = tables.services.room();
+    let services = services.map_err(|e| failed("SERVICES", "its size")(MapError::IoError(e)))?;
     let slot_tables = tables.slots.len() / (2 * SLOT_STRIDE);
-    Room { services: tables.service_room.min(slot_tables), replicas: tables.replicas.len() }
+    Ok(Room { services: services.min(slot_tables), replicas: tables.replicas.len() })
 }
 
 /// An entry of `REPLICAS` whose number is free.
@@ -69,7 +71,7 @@ impl Maps for Tables {
         let mut out = Published::default();
         let vips = self.all_vips().map_err(failed("VIPS", "reading"))?;
         out.vips = vips.into_iter().map(|(len, vip, service)| ((len, vip), service)).collect();
-        let services = crate::tables::entries(&self.services);
+        let services = self.services.entries();
         out.services = services.map_err(failed("SERVICES", "reading"))?.into_iter().collect();
         let replicas = self.all_replicas().map_err(failed("REPLICAS", "reading"))?;
         out.replicas = replicas.into_iter().collect();

@@ -20,8 +20,8 @@ const ONE: &str = "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\", \"20
 fn what_is_written_is_read_back_and_not_written_again() {
     let maps = TestMaps::new();
     let mut tables = maps.tables();
-    assert_eq!(room(&tables), Room { services: 4, replicas: 32 });
-    let mut index = Index::new(room(&tables), tables.read().unwrap());
+    assert_eq!(room(&tables).unwrap(), Room { services: 4, replicas: 32 });
+    let mut index = Index::new(room(&tables).unwrap(), tables.read().unwrap());
     index.reset("file", services(ONE));
     assert!(!index.sync(&mut tables, NOW).unwrap().is_empty());
     let read = tables.read().unwrap();
@@ -29,7 +29,7 @@ fn what_is_written_is_read_back_and_not_written_again() {
     assert_eq!(read.services, index.published().services);
     assert_eq!(read.replicas, index.published().replicas);
     assert_eq!(read.slots, index.published().slots);
-    let mut again = Index::new(room(&tables), read);
+    let mut again = Index::new(room(&tables).unwrap(), read);
     again.reset("file", services(ONE));
     assert_eq!(again.sync(&mut tables, NOW).unwrap(), []);
     again.reset("file", []);
