@@ -5,7 +5,9 @@ use crate::{
     chats,
     checksum::{Sum, pseudo_header, sum_words},
     key::extract,
-    maps::{FLOW_CHAT, OFFER_TIMESTAMPS, Replica, STASH_LEN, STATE_CLOSED, STATE_EXPIRED, Service},
+    maps::{
+        Addr, FLOW_CHAT, OFFER_TIMESTAMPS, Port, STASH_LEN, STATE_CLOSED, STATE_EXPIRED, Service,
+    },
     packet::Packet,
     reply,
     scratch::Scratch,
@@ -95,7 +97,11 @@ fn connect<P: Packet>(
     scratch: &mut Scratch,
 ) -> Option<Counter> {
     let replica = tables.replica(scratch.route.replica)?;
-    write_replica_side(scratch, replica);
+    let addr = if scratch.segment.is_v6() { &replica.v6 } else { &replica.v4 };
+    if *addr == [0; 16] {
+        return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
+    }
+    write_replica_side(scratch, addr, replica.port);
     if taken(tables, scratch) {
         return reply::reset(packet, tables, scratch, Counter::ResetConflict);
     }
@@ -145,14 +151,14 @@ pub fn checksum_is_right(packet: &impl Packet, segment: &Segment, payload: Sum) 
     Some(sum.fold() == 0xffff)
 }
 
-/// Writes the replica side's tuple of a connection to `replica`.
+/// Writes the replica side's tuple of a connection to a replica.
 #[inline(always)]
-fn write_replica_side(scratch: &mut Scratch, replica: &Replica) {
+fn write_replica_side(scratch: &mut Scratch, addr: &Addr, port: Port) {
     let tuple = &mut scratch.replica_side;
     tuple.client = scratch.vip_side.client;
     tuple.client_port = scratch.vip_side.client_port;
-    tuple.server = replica.addr;
-    tuple.server_port = replica.port;
+    tuple.server = *addr;
+    tuple.server_port = port;
 }
 
 /// Whether the replica's side of this connection belongs to another live flow: the client uses the

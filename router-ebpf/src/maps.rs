@@ -26,7 +26,7 @@ pub type Addr = [u8; 16];
 pub type Port = [u8; 2];
 
 /// Version of this schema. The daemon takes pinned maps over only if theirs is the same.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// Slots of a service: a prime, so that `cookie mod M` uses all bits, and above 100 x replicas.
 pub const SLOT_COUNT: u32 = 16381;
 /// Room of one slot table in `SLOTS`: the power of two above [`SLOT_COUNT`].
@@ -173,13 +173,16 @@ pub struct Service {
     pub name: Name,
 }
 
-/// A replica. The entry of a number never changes its address while a flow may use it.
+/// A replica, with an address for each family of the service's VIPs: a chat with clients of both has
+/// one home. The entry of a number never changes its addresses while a flow may use it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// Where it listens.
-    pub addr: Addr,
-    /// Where it listens.
+    /// Where IPv4 clients find it, mapped; zero if they do not.
+    pub v4: Addr,
+    /// Where IPv6 clients find it; zero if they do not.
+    pub v6: Addr,
+    /// The port it listens on.
     pub port: Port,
     /// One of `REPLICA_*`; 0: this number is free.
     pub state: u8,
@@ -421,7 +424,7 @@ sizes! {
     Vip = 18,
     Tuple = 36,
     Service = 136,
-    Replica = 96,
+    Replica = 112,
     ChatKey = 16,
     ChatCookie = 152,
     Chat = 96,
