@@ -231,7 +231,7 @@ impl Cursor {
         }
         let [len] = packet.read(at + 1)?;
         let len = len as usize;
-        if len < 2 || len > MOST || at + len > end {
+        if !(2..=MOST).contains(&len) || at + len > end {
             return None;
         }
         self.at = (at + len) as u32;

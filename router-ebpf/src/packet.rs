@@ -7,6 +7,7 @@ use crate::{checksum::Sum, maps::STASH_LEN};
 ///
 /// Reads and writes are bounds-checked, and `None` means that the frame ends before. The pipeline
 /// never keeps a reference into a frame: resizing moves it.
+#[expect(clippy::len_without_is_empty, reason = "no frame is empty")]
 pub trait Packet {
     /// Length of the frame in bytes.
     fn len(&self) -> usize;

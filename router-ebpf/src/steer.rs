@@ -191,7 +191,7 @@ pub fn is_live(tables: &impl Tables, chat: &Chat, state: u64) -> bool {
 /// Whether connections can go to this replica.
 #[inline(always)]
 pub fn is_usable(tables: &impl Tables, number: u32) -> bool {
-    tables.replica(number).is_some_and(|replica| usable(replica))
+    tables.replica(number).is_some_and(usable)
 }
 
 #[inline(always)]

@@ -355,6 +355,7 @@ impl Options {
 impl Header {
     /// Length of the TCP header.
     #[inline(always)]
+    #[expect(clippy::len_without_is_empty, reason = "no header is empty")]
     pub const fn len(&self) -> usize {
         TCP_LEN + (self.options.len & 7) as usize * 4
     }
