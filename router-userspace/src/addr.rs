@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use router_ebpf::maps::{Addr, Vip};
+use router_ebpf::maps::{Addr, Replica, Vip};
 
 use crate::config::Prefix;
 
@@ -17,6 +17,12 @@ pub fn to_map(addr: IpAddr) -> Addr {
 /// An address of a map.
 pub fn from_map(addr: Addr) -> IpAddr {
     Ipv6Addr::from(addr).to_canonical()
+}
+
+/// The addresses of a replica, IPv4 first.
+pub fn of_replica(replica: &Replica) -> impl Iterator<Item = IpAddr> + use<> {
+    let is_set = |addr: &Addr| *addr != Addr::default();
+    [replica.v4, replica.v6].into_iter().filter(is_set).map(from_map)
 }
 
 /// Bits of the port in a key of `VIPS`.

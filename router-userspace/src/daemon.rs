@@ -48,9 +48,6 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut daemon = Daemon::start(&args, pin_dir, config)?;
-    if args.events {
-        daemon.follow_events()?;
-    }
     info!(
         services = daemon.config.services.len(),
         interfaces = daemon.config.interfaces.len(),
@@ -82,7 +79,10 @@ struct Daemon {
 
 impl Daemon {
     fn start(args: &RunArgs, pin_dir: &Path, config: Config) -> Result<Self> {
-        let data_path = DataPath::load(pin_dir, &config.limits, args.events)?;
+        let mut data_path = DataPath::load(pin_dir, &config.limits, args.events)?;
+        if args.events {
+            follow_events(&mut data_path)?;
+        }
         let mut tables = Tables::open_unfilled(pin_dir)?;
         secrets::set(&mut tables, &config.secrets)?;
         let mut index = Index::new(writer::room(&tables)?, tables.read()?);
@@ -181,23 +181,6 @@ impl Daemon {
         }
     }
 
-    /// Writes the data path's events to the log.
-    fn follow_events(&mut self) -> Result<()> {
-        use tokio::io::{Interest, unix::AsyncFd};
-        let logger = self.data_path.events()?;
-        // SAFETY: the logger owns its ring buffer, and with it the one descriptor that it shows,
-        // until it is dropped with the `AsyncFd`.
-        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-        let mut logger = logger.map_err(|e| anyhow!("waiting for the data path's events: {e}"))?;
-        tokio::spawn(async move {
-            while let Ok(mut guard) = logger.readable_mut().await {
-                guard.get_inner_mut().flush();
-                guard.clear_ready();
-            }
-        });
-        Ok(())
-    }
-
     async fn serve(
         &mut self,
         args: &RunArgs,
@@ -270,6 +253,23 @@ impl Daemon {
             warn!("the maps are not as they should be: {e}");
         }
     }
+}
+
+/// Writes the data path's events to the log.
+fn follow_events(data_path: &mut DataPath) -> Result<()> {
+    use tokio::io::{Interest, unix::AsyncFd};
+    let logger = data_path.events()?;
+    // SAFETY: the logger owns its ring buffer, and with it the one descriptor that it shows,
+    // until it is dropped with the `AsyncFd`.
+    let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+    let mut logger = logger.map_err(|e| anyhow!("waiting for the data path's events: {e}"))?;
+    tokio::spawn(async move {
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+    Ok(())
 }
 
 fn log_sweep(report: &Report) {

@@ -3,8 +3,8 @@
 //! kernel.
 //!
 //! Numbers are stable without a register of their own: what the maps hold is the register. A service
-//! keeps its number by name and family, a replica by service, name, address and port. A number that
-//! is not needed any more is given away only when nothing refers to it ([`Index::free_unused`]).
+//! keeps its number by name, a replica by service, name, addresses and port. A number that is not
+//! needed any more is given away only when nothing refers to it ([`Index::free_unused`]).
 
 mod plan;
 mod published;
@@ -19,7 +19,7 @@ use router_ebpf::maps::REPLICA_GONE;
 
 use crate::{config, slots::SlotTable};
 
-pub use published::{Change, Family, Maps, Published};
+pub use published::{Change, Maps, Published};
 
 /// How long a number stays taken at least after it was given up: longer than any connection waits
 /// for its replica.
@@ -28,7 +28,7 @@ const QUARANTINE: Duration = Duration::from_secs(60);
 /// Room in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Services, one for each family.
+    /// Services.
     pub services: u32,
     /// Replicas.
     pub replicas: u32,

@@ -55,7 +55,8 @@ pub fn room(tables: &Tables) -> Result<Room, WriteError> {
 
 /// An entry of `REPLICAS` whose number is free.
 const FREE: Replica = Replica {
-    addr: [0; 16],
+    v4: [0; 16],
+    v6: [0; 16],
     port: [0; 2],
     state: 0,
     reserved: 0,

@@ -99,36 +99,31 @@ fn endpoints(
     }
 }
 
-/// The data path does not translate between families.
+/// The data path does not translate between families, and any client may have any chat.
 fn families(service: &Service, fields: &ServiceFields<'_>) {
+    let name = &service.name;
     for ipv4 in [true, false] {
         let (family, other) = if ipv4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-        let has_vip = service.addresses.iter().any(|p| p.addr.is_ipv4() == ipv4);
-        let serves = |addr: &IpAddr| addr.is_ipv4() == ipv4;
-        if !has_vip && !service.addresses.is_empty() {
-            for (replica, fields) in service.replicas.iter().zip(&fields.replicas) {
-                for (addr, field) in replica.addresses.iter().zip(&fields.addresses) {
-                    if serves(addr) {
-                        field.refuse(format!(
-                            "\"{addr}\" is an {family} address, but service {:?} has only {other} \
-                             addresses and families are not translated; give an {other} address \
-                             or add an {family} address to the service",
-                            service.name
-                        ));
-                    }
-                }
+        let Some(vip) = service.addresses.iter().find(|p| p.addr.is_ipv4() == ipv4) else {
+            continue;
+        };
+        for (replica, fields) in service.replicas.iter().zip(&fields.replicas) {
+            let Some(only) = replica.addresses.first() else { continue };
+            if replica.addresses.iter().any(|addr| addr.is_ipv4() == ipv4) {
+                continue;
             }
-        }
-        let both = has_vip && service.addresses.iter().any(|p| p.addr.is_ipv4() != ipv4);
-        let served = service.replicas.iter().flat_map(|r| &r.addresses).any(serves);
-        if both && !service.replicas.is_empty() && !served {
-            let without = service.addresses.iter().position(|p| p.addr.is_ipv4() == ipv4);
-            let Some(field) = without.and_then(|i| fields.addresses.get(i)) else { continue };
-            field.refuse(format!(
-                "is an {family} address, but no replica of service {:?} has one and families are \
-                 not translated; give a replica an {family} address or leave this one out",
-                service.name
-            ));
+            let both = service.addresses.iter().any(|p| p.addr.is_ipv4() != ipv4);
+            let right = if both {
+                format!("give both, address = [\"{only}\", an {family} one]")
+            } else {
+                format!("give an {family} one, or let the service have {other} addresses only")
+            };
+            if let Some(field) = fields.addresses.first() {
+                field.refuse(format!(
+                    "\"{only}\" cannot serve clients of \"{vip}\" of service {name:?}: it is an \
+                     {other} address, and families are not translated; {right}"
+                ));
+            }
         }
     }
 }
@@ -138,24 +133,12 @@ fn on_missing_key(service: &Service, fields: &ServiceFields<'_>) {
     else {
         return;
     };
-    let Some(replica) = service.replicas.iter().find(|r| r.name == *name) else {
+    if service.replicas.iter().all(|r| r.name != *name) {
         let known: Vec<_> = service.replicas.iter().map(|r| format!("{:?}", r.name)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         field.refuse(format!(
             "{name:?} is no replica of this service; write \"spread\", \"reject\" or one of its \
              replicas ({known})"
         ));
-        return;
-    };
-    for ipv4 in [true, false] {
-        let family = if ipv4 { "IPv4" } else { "IPv6" };
-        if service.addresses.iter().any(|p| p.addr.is_ipv4() == ipv4)
-            && !replica.addresses.iter().any(|a| a.is_ipv4() == ipv4)
-        {
-            field.refuse(format!(
-                "replica {name:?} has no {family} address, which clients of this service's {family} \
-                 addresses need; give it one, or write \"spread\" or \"reject\""
-            ));
-        }
     }
 }

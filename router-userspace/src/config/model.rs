@@ -26,7 +26,7 @@ pub struct Limits {
     pub pending: u32,
     /// First segments that wait for a replica.
     pub stash: u32,
-    /// Services; one with IPv4 and IPv6 addresses counts twice.
+    /// Services.
     pub services: u32,
     /// Replicas of all services, with those that are gone but still have connections.
     pub replicas: u32,
@@ -153,7 +153,7 @@ pub enum OnMissing {
 pub struct Replica {
     /// Its identity.
     pub name: String,
-    /// Where it listens: one address, or one of each family.
+    /// Where it listens: an address of each family that the service's clients have.
     pub addresses: Vec<IpAddr>,
     /// TCP port.
     pub port: u16,

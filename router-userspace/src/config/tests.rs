@@ -21,7 +21,7 @@ idle_timeout = "1h30m"
   weight = 3
   [[service.replica]]
   name = "replica-2"
-  address = "10.1.0.3"
+  address = ["10.1.0.3", "fd00:1::3"]
   state = "draining"
 "#;
 
@@ -106,7 +106,11 @@ fn what_does_not_fit_together_is_refused() {
     assert_eq!(problems(&one), Vec::<String>::new());
     refused(&replica("name = \"spread\"\naddress = \"10.1.0.2\""), "9:8", "on_missing_key");
     refused(&replica("name = \"r\"\naddress = \"10.0.0.1\""), "10:11", "itself an address of");
-    refused(&replica("name = \"r\"\naddress = \"fd00::2\""), "10:11", "only IPv4 addresses");
+    refused(
+        &replica("name = \"r\"\naddress = \"fd00::2\""),
+        "10:11",
+        "cannot serve clients of \"10.0.0.1\"",
+    );
     refused(
         &replica("name = \"r\"\naddress = [\"10.1.0.2\", \"10.1.0.3\"]"),
         "10:24: service[0].replica[0].address[1]",
@@ -117,8 +121,8 @@ fn what_does_not_fit_together_is_refused() {
     refused(&with("name = \"s\"\naddress = \"10.1.0.2\""), "13:11", "also replica \"r\"");
     refused(
         &one.replace("\"10.0.0.1\"", "\"10.0.0.1\", \"fd00::1\""),
-        "4:26: service[0].addresses[1]",
-        "no replica of service \"a\" has one",
+        "10:11: service[0].replica[0].address",
+        "give both, address = [\"10.1.0.2\", an IPv6 one]",
     );
     refused(
         &one.replace("port = 80", "port = 80\non_missing_key = \"q\""),

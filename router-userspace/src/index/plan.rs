@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
 use router_ebpf::maps::{
-    KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
+    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
     MISSING_SPREAD, NO_REPLICA, Name, PARAM_LEN, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING,
     REPLICA_GONE, REPLICA_READY, Replica, SLOT_STRIDE, Service, Vip,
 };
@@ -17,7 +18,7 @@ use crate::{
     slots::{self, Candidate, SlotTable},
 };
 
-use super::{Change, Family, Index, PlanError, Published};
+use super::{Change, Index, PlanError, Published};
 
 /// What the maps should hold. Gone replicas keep their entries, with their state.
 pub(super) fn desired(index: &mut Index) -> Result<Published, PlanError> {
@@ -36,7 +37,7 @@ struct Desired<'a> {
     free_replicas: Box<dyn Iterator<Item = u32> + 'a>,
 }
 
-/// A replica of one family, with its number.
+/// A replica with its number.
 struct Numbered<'a> {
     number: u32,
     replica: &'a config::Replica,
@@ -68,24 +69,15 @@ impl<'a> Desired<'a> {
 
     fn build(mut self, tables: &mut Tables) -> Result<Published, PlanError> {
         for service in self.index.services().into_values() {
-            for family in Family::ALL {
-                if service.addresses.iter().any(|p| Family::of(p.addr) == family) {
-                    self.service(service, family, tables)?;
-                }
-            }
+            self.service(service, tables)?;
         }
         Ok(self.out)
     }
 
-    fn service(
-        &mut self,
-        service: &config::Service,
-        family: Family,
-        tables: &mut Tables,
-    ) -> Result<(), PlanError> {
-        let number = self.service_number(service, family)?;
-        let replicas = self.replicas(number, service, family)?;
-        for prefix in service.addresses.iter().filter(|p| Family::of(p.addr) == family) {
+    fn service(&mut self, service: &config::Service, tables: &mut Tables) -> Result<(), PlanError> {
+        let number = self.service_number(service)?;
+        let replicas = self.replicas(number, service)?;
+        for prefix in &service.addresses {
             let vip = Vip { port: service.port.to_be_bytes(), addr: addr::to_map(prefix.addr) };
             self.out.vips.insert((addr::vip_bits(prefix), vip), number);
         }
@@ -110,10 +102,6 @@ impl<'a> Desired<'a> {
             Key::Tuple => (KEY_TUPLE, &[][..]),
         };
         let mss = self.index.mss.get(&service.name).copied().unwrap_or_default();
-        let (mss4, mss6) = match family {
-            Family::V4 => (service.mss.unwrap_or(mss.v4), 0),
-            Family::V6 => (0, service.mss.unwrap_or(mss.v6)),
-        };
         let mut padded = [0; PARAM_LEN];
         padded[..param.len()].copy_from_slice(param);
         let value = Service {
@@ -123,8 +111,8 @@ impl<'a> Desired<'a> {
             usable: usable.len() as u32,
             missing_replica,
             idle_timeout: u32::try_from(service.idle_timeout.as_secs()).unwrap_or(u32::MAX),
-            mss4,
-            mss6,
+            mss4: service.mss.unwrap_or(mss.v4),
+            mss6: service.mss.unwrap_or(mss.v6),
             policy: match service.policy {
                 Policy::Spread => POLICY_SPREAD,
                 Policy::Home => POLICY_HOME,
@@ -139,14 +127,9 @@ impl<'a> Desired<'a> {
         Ok(())
     }
 
-    fn service_number(
-        &mut self,
-        service: &config::Service,
-        family: Family,
-    ) -> Result<u32, PlanError> {
+    fn service_number(&mut self, service: &config::Service) -> Result<u32, PlanError> {
         let name = Name::new(service.name.as_bytes());
-        let same = |s: &Service| s.name == name && Family::of_service(s) == family;
-        let known = self.index.published.services.iter().find(|(_, s)| same(s));
+        let known = self.index.published.services.iter().find(|(_, s)| s.name == name);
         if let Some((number, _)) = known {
             return Ok(*number);
         }
@@ -162,17 +145,18 @@ impl<'a> Desired<'a> {
         &mut self,
         service: u32,
         config: &'s config::Service,
-        family: Family,
     ) -> Result<Vec<Numbered<'s>>, PlanError> {
         let known: Vec<_> =
             self.index.published.replicas.iter().filter(|(_, r)| r.service == service).collect();
         let mut all = Vec::new();
         for replica in &config.replicas {
-            let Some(ip) = replica.addresses.iter().find(|a| Family::of(**a) == family) else {
-                continue;
+            let address = |is: fn(&IpAddr) -> bool| {
+                let found = replica.addresses.iter().copied().find(is);
+                found.map_or(Addr::default(), addr::to_map)
             };
             let value = Replica {
-                addr: addr::to_map(*ip),
+                v4: address(IpAddr::is_ipv4),
+                v6: address(IpAddr::is_ipv6),
                 port: replica.port.to_be_bytes(),
                 state: match replica.state {
                     State::Ready => REPLICA_READY,
@@ -183,8 +167,13 @@ impl<'a> Desired<'a> {
                 weight: replica.weight,
                 name: Name::new(replica.name.as_bytes()),
             };
-            let same =
-                |r: &Replica| (r.addr, r.port, r.name) == (value.addr, value.port, value.name);
+            // An address may come to a replica, but none that a flow may use changes or goes.
+            let fits = |old: Addr, new: Addr| old == new || old == Addr::default();
+            let same = |r: &Replica| {
+                (r.name, r.port) == (value.name, value.port)
+                    && fits(r.v4, value.v4)
+                    && fits(r.v6, value.v6)
+            };
             let number = match known.iter().find(|(_, r)| same(r)) {
                 Some((number, _)) => **number,
                 None => self.free_replicas.next().ok_or_else(|| PlanError::Replicas {

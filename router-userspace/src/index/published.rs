@@ -1,34 +1,10 @@
 //! What the maps hold, and single changes of it.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use router_ebpf::maps::{NO_REPLICA, Name, Replica, SLOT_COUNT, Service, Vip};
 
 use crate::addr;
-
-/// An address family. A service with addresses of both is one service of each in the maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// An address's.
-    pub fn of(addr: IpAddr) -> Self {
-        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// A published service's: it has an MSS for its own family only.
-    pub fn of_service(service: &Service) -> Self {
-        if service.mss6 == 0 { Self::V4 } else { Self::V6 }
-    }
-}
 
 /// What the maps hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,9 +78,10 @@ impl Change {
         match self {
             Self::Replica { number, value } => {
                 let Replica { state, port, .. } = value;
-                let (addr, port) = (addr::from_map(value.addr), u16::from_be_bytes(*port));
+                let addresses: Vec<_> = addr::of_replica(value).map(|a| a.to_string()).collect();
+                let (addresses, port) = (addresses.join(" and "), u16::from_be_bytes(*port));
                 let name = name(&value.name);
-                format!("replica {number}: {name} at {addr} port {port}, state {state}")
+                format!("replica {number}: {name} at {addresses} port {port}, state {state}")
             }
             Self::Slots { first, slots } => {
                 format!("{} slots of the table at {first}", slots.len())

@@ -88,7 +88,7 @@ fn a_first_service_is_written_in_the_safe_order_and_once() {
     assert_eq!(world.set(&text), []);
     let chat = world.maps.services[&0];
     assert_eq!((chat.usable, chat.slots, chat.generation), (2, 0, 1));
-    assert_eq!((chat.mss4, chat.mss6), (1460, 0));
+    assert_eq!((chat.mss4, chat.mss6), (1460, 1440));
     let (a, b) = (world.number("a"), world.number("b"));
     let share = world.slots(&chat).iter().filter(|n| **n == b).count() as f64;
     assert!((share / f64::from(SLOT_COUNT) - 2.0 / 3.0).abs() < 0.03, "{share}");
@@ -187,26 +187,41 @@ fn a_service_without_replicas_has_no_table() {
 }
 
 #[test]
-fn both_families_become_two_services_with_equal_tables() {
+fn both_families_share_a_service_and_its_replicas() {
+    let dual = |second: &str| {
+        format!(
+            "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\"{second}]\nport = 80\n\
+             policy = \"home\"\nkey = \"query:chat\"\non_missing_key = \"b\"\n\
+             [[service.replica]]\nname = \"a\"\naddress = [\"10.1.0.2\", \"fd00::2\"]\n\
+             [[service.replica]]\nname = \"b\"\naddress = [\"fd00::3\", \"10.1.0.3\"]\n"
+        )
+    };
     let mut world = World::new();
-    world.set(
-        "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\", \"2001:db8::/64\"]\nport = 80\n\
-         policy = \"home\"\nkey = \"query:chat\"\non_missing_key = \"b\"\n\
-         [[service.replica]]\nname = \"a\"\naddress = [\"10.1.0.2\", \"fd00::2\"]\n\
-         [[service.replica]]\nname = \"b\"\naddress = [\"fd00::3\", \"10.1.0.3\"]\n",
-    );
-    let [v4, v6] = [0, 1].map(|n| world.maps.services[&n]);
-    assert_eq!([v4, v6].map(|s| (s.mss4, s.mss6)), [(1460, 0), (0, 1440)]);
-    assert_eq!(v4.digest, v6.digest);
-    for s in [v4, v6] {
-        assert_eq!(s.on_missing_key, MISSING_REPLICA);
-        assert_eq!(world.maps.replicas[&s.missing_replica].name.kept(), b"b");
-    }
-    assert_ne!(v4.missing_replica, v6.missing_replica);
+    world.set(&dual(", \"2001:db8::/64\""));
+    assert_eq!((world.maps.services.len(), world.maps.replicas.len()), (1, 2));
     let vips: Vec<_> = world.maps.vips.iter().map(|((len, _), n)| (*len, *n)).collect();
-    assert_eq!(vips, [(80, 1), (144, 0)]);
-    world.restart();
-    assert_eq!(world.index.published(), &world.maps);
+    assert_eq!(vips, [(80, 0), (144, 0)]);
+    let chat = world.maps.services[&0];
+    assert_eq!(chat.on_missing_key, MISSING_REPLICA);
+    let b = world.maps.replicas[&chat.missing_replica];
+    assert_eq!((b.name.kept(), b.v4[15], b.v6[15]), (&b"b"[..], 3, 3));
+    assert_eq!(kinds(&world.set(&dual(""))), "V");
+}
+
+#[test]
+fn an_address_comes_to_a_replica_but_none_changes() {
+    let one = |addresses: &str| {
+        format!(
+            "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\"]\nport = 80\n\
+             policy = \"spread\"\n[[service.replica]]\nname = \"a\"\naddress = [{addresses}]\n"
+        )
+    };
+    let mut world = World::new();
+    world.set(&one("\"10.1.0.2\""));
+    assert_eq!(kinds(&world.set(&one("\"10.1.0.2\", \"fd00::2\""))), "r");
+    assert_eq!(world.number("a"), 0);
+    assert_eq!(kinds(&world.set(&one("\"10.1.0.2\", \"fd00::3\""))), "rtsg");
+    assert_eq!(world.number("a"), 1);
 }
 
 #[test]

@@ -26,7 +26,8 @@ fn world() -> (TestMaps, Tables, Sweeper) {
 
 fn set_replica(tables: &mut Tables, number: u32, state: u8, name: &[u8]) {
     let replica = Replica {
-        addr: [number as u8; 16],
+        v4: [number as u8; 16],
+        v6: [0; 16],
         port: [0, 80],
         state,
         reserved: 0,

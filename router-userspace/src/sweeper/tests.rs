@@ -83,7 +83,8 @@ fn a_chat_is_over_without_flows_and_bindings() {
 #[test]
 fn a_pin_follows_the_identity_of_its_replica() {
     let replica = |state, service, name: &[u8]| Replica {
-        addr: [0; 16],
+        v4: [0; 16],
+        v6: [0; 16],
         port: [0; 2],
         state,
         reserved: 0,
