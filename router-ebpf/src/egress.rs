@@ -362,6 +362,7 @@ fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, stash: Option<&Stash>) 
     };
     let payload_at = l4 + header.len();
     packet.resize(payload_at + payload_len)?;
+    packet.reach(payload_at);
     let mut new_body = header.sum();
     if let Some(stash) = stash {
         packet.store(payload_at, &stash.data, payload_len)?;

@@ -34,11 +34,12 @@ impl Quote {
     /// `None` if this is no error, or one about something else.
     #[inline(always)]
     fn parse(
-        packet: &impl Packet,
+        packet: &mut impl Packet,
         outer: &Segment,
         sender: Sender,
         tuple: &mut Tuple,
     ) -> Option<Self> {
+        packet.reach(outer.l4() + ICMP_LEN + Ipv6Hdr::LEN + 8);
         let [kind] = packet.read(outer.l4())?;
         let l3 = outer.l4() + ICMP_LEN;
         let v6 = outer.is_v6();

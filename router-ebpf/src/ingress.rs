@@ -19,8 +19,8 @@ use crate::{
     wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
 };
 
-/// How far behind the replica's last acknowledgement a FIN or RST may be to end a flow. The replica
-/// is stricter (RFC 5961 section 3); this keeps a blind attacker from having a live flow swept.
+/// How far ahead of the replica's last acknowledgement an RST may be to end a flow. The replica is
+/// stricter (RFC 5961 section 3); this keeps a blind attacker from having a live flow swept.
 const WINDOW: u32 = 1 << 20;
 
 /// Decides about a packet from the client side and rewrites it.
@@ -239,19 +239,19 @@ fn ended<P: Packet>(
     reply::reset(packet, tables, scratch, why)
 }
 
-/// Notes a FIN or an RST of the client's, if the replica may believe it.
+/// Notes a FIN of the client's, or an RST that the replica may believe.
 #[inline(never)]
 fn closing(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) {
+    if !scratch.segment.has(flags::RST) {
+        note_fin(tables, flow, STATE_CLIENT_FIN);
+        return;
+    }
     write_replica_side(scratch, flow.get());
     let Some(back) = tables.flow_back(&scratch.replica_side) else {
         return;
     };
-    if scratch.segment.seq.wrapping_sub(back.acked()) >= WINDOW {
-        return;
-    }
-    if !scratch.segment.has(flags::RST) {
-        note_fin(tables, flow, STATE_CLIENT_FIN);
-    } else if end(tables, flow) {
+    let ahead = scratch.segment.seq.wrapping_sub(back.acked());
+    if ahead < WINDOW && end(tables, flow) {
         tables.count(Counter::Closed);
     }
 }

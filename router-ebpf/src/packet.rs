@@ -12,6 +12,11 @@ pub trait Packet {
     /// Length of the frame in bytes.
     fn len(&self) -> usize;
 
+    /// Makes the first `len` bytes viewable, where a packet may be in pieces. To be called before a
+    /// view: it may move the packet.
+    #[inline(always)]
+    fn reach(&mut self, _len: usize) {}
+
     /// The `N` bytes at `offset`.
     fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 

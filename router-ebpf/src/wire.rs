@@ -131,8 +131,9 @@ impl Segment {
     /// Reads Ethernet, up to two VLAN tags, and an IPv4 or IPv6 header. `None` is what is passed
     /// untouched: other protocols, fragments, extension headers, truncated packets.
     #[inline(always)]
-    pub fn parse_ip(&mut self, packet: &impl Packet) -> Option<()> {
+    pub fn parse_ip(&mut self, packet: &mut impl Packet) -> Option<()> {
         let mut l3 = EthHdr::LEN;
+        packet.reach(l3 + 2 * VLAN_LEN);
         let mut ethertype: [u8; 2] = packet.read(l3 - 2)?;
         if matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_QINQ) {
             l3 += VLAN_LEN;
@@ -150,7 +151,8 @@ impl Segment {
     }
 
     #[inline(always)]
-    fn parse_v4(&mut self, packet: &impl Packet, l3: usize) -> Option<()> {
+    fn parse_v4(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
+        packet.reach(l3 + Ipv4Hdr::LEN + TCP_LEN);
         let header: &[u8; Ipv4Hdr::LEN] = packet.view(l3)?;
         let header_len = ((header[0] & 0xf) as usize) * 4;
         let len = u16::from_be_bytes([header[2], header[3]]) as usize;
@@ -177,7 +179,8 @@ impl Segment {
     }
 
     #[inline(always)]
-    fn parse_v6(&mut self, packet: &impl Packet, l3: usize) -> Option<()> {
+    fn parse_v6(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
+        packet.reach(l3 + Ipv6Hdr::LEN + TCP_LEN);
         let header: &[u8; Ipv6Hdr::LEN] = packet.view(l3)?;
         let len = Ipv6Hdr::LEN + u16::from_be_bytes([header[4], header[5]]) as usize;
         if header[0] >> 4 != 6 || l3 + len > packet.len() {
@@ -197,7 +200,7 @@ impl Segment {
 
     /// Reads the TCP header behind the IP header. `None` if the packet ends before.
     #[inline(always)]
-    pub fn parse_tcp(&mut self, packet: &impl Packet) -> Option<()> {
+    pub fn parse_tcp(&mut self, packet: &mut impl Packet) -> Option<()> {
         if self.l4() + TCP_LEN > self.end() {
             return None;
         }
@@ -210,6 +213,7 @@ impl Segment {
         self.flags = h[13];
         self.window = u16::from_be_bytes([h[14], h[15]]);
         self.check = [h[16], h[17]];
+        packet.reach(self.l4() + self.header_len());
         Some(())
     }
 

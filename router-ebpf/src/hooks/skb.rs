@@ -12,8 +12,6 @@ use router_ebpf::{checksum::Sum, maps::STASH_LEN, packet::Packet};
 
 use super::frame::{bytes_at, helper_len, pointer};
 
-/// Ethernet with two VLAN tags, IPv6, TCP with all options; an ICMP error quotes less.
-const HEADERS_LEN: usize = 14 + 8 + 40 + 60;
 const BPF_F_PSEUDO_HDR: u64 = 0x10;
 
 pub struct Skb {
@@ -21,23 +19,9 @@ pub struct Skb {
 }
 
 impl Skb {
-    /// Makes the headers readable: without that, a header in a page fragment looks like a packet
-    /// that is cut short.
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
-        let this = Self { skb: ctx.skb.skb };
-        this.pull();
-        this
-    }
-
-    #[inline(always)]
-    fn pull(&self) {
-        let (data, end) = self.bounds();
-        let wanted = self.len().min(HEADERS_LEN);
-        if data + wanted > end {
-            // SAFETY: the context is valid while the program runs. Without success the reads fail.
-            unsafe { bpf_skb_pull_data(self.skb, wanted as u32) };
-        }
+        Self { skb: ctx.skb.skb }
     }
 
     #[inline(always)]
@@ -60,6 +44,19 @@ impl Packet for Skb {
         unsafe { (*self.skb).len as usize }
     }
 
+    /// Headers in a page fragment would look like a packet that is cut short. No more is pulled than
+    /// asked for: most buffers have just their headers in the linear part, and a copy costs more than
+    /// all else that happens to them here.
+    #[inline(always)]
+    fn reach(&mut self, len: usize) {
+        let (data, end) = self.bounds();
+        if data + len > end {
+            let most = self.len();
+            // SAFETY: the context is valid while the program runs. Without success the views fail.
+            unsafe { bpf_skb_pull_data(self.skb, len.min(most) as u32) };
+        }
+    }
+
     #[inline(always)]
     fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         // SAFETY: `at` has checked that all bytes are there, and they stay until the next resize,
@@ -77,7 +74,6 @@ impl Packet for Skb {
     fn resize(&mut self, len: usize) -> Option<()> {
         // SAFETY: the context is valid while the program runs.
         let result = unsafe { bpf_skb_change_tail(self.skb, len as u32, 0) };
-        self.pull();
         (result == 0).then_some(())
     }
 
