@@ -177,7 +177,8 @@ fn service() -> Service {
 
 fn replica(identity: &str, address: &str, state: u8) -> Replica {
     Replica {
-        addr: addr(address),
+        v4: addr(address),
+        v6: addr("fd00::1"),
         port: 8080u16.to_be_bytes(),
         state,
         reserved: 0,
@@ -241,7 +242,8 @@ fn lists_say_what_is_in_the_maps() {
     let replicas = pinned.json(&["replicas"]);
     assert_eq!(replicas[0]["replica"], "r0");
     assert_eq!(replicas[0]["slots"], SLOT_COUNT - 100);
-    assert_eq!(replicas[1]["address"], "10.0.0.11:8080");
+    assert_eq!(replicas[1]["addresses"], json!(["10.0.0.11", "fd00::1"]));
+    assert_eq!(replicas[1]["port"], 8080);
     assert_eq!(replicas[1]["state"], "draining");
     assert_eq!(replicas[1]["slots"], 100);
     assert_eq!((&replicas[1]["chats"], &replicas[1]["flows"]), (&json!(1), &json!(1)));
@@ -369,16 +371,17 @@ fn chats_are_bound_and_pinned() {
 #[test]
 fn explain_follows_the_pipeline() {
     let pinned = Pinned::filled("explain");
-    let explain = |arguments: &[&str]| {
-        pinned.json(&[&["explain", "--service", "rooms"], arguments].concat())[0].clone()
-    };
+    let explain =
+        |arguments: &[&str]| pinned.json(&[&["explain", "--service", "rooms"], arguments].concat());
 
     let live = explain(&["--key", "42"]);
     assert_eq!((&live["why"], &live["replica"]), (&json!("live_home"), &json!("r1")));
     assert_eq!(live["chat"]["flows"], 1);
     assert_eq!(live["cookie"], format!("{:016x}", hash("42")));
     assert_eq!(live["slot"], hash("42") % u64::from(SLOT_COUNT));
-    assert_eq!(live["replica_address"], "10.0.0.11:8080");
+    assert_eq!(live["replica_addresses"], json!(["10.0.0.11:8080", "[fd00::1]:8080"]));
+    let tuple = explain(&["--key", "42", "--tuple", "198.51.100.7:40000,192.0.2.1:80"]);
+    assert_eq!(tuple["replica_addresses"], json!(["10.0.0.11:8080"]));
 
     let slot = explain(&["--key", "other"]);
     let owner = if hash("other") % u64::from(SLOT_COUNT) < 100 { "r1" } else { "r0" };
@@ -396,11 +399,12 @@ fn explain_follows_the_pipeline() {
     assert_eq!((&none["why"], &none["replica"]), (&json!("rejected"), &Value::Null));
 
     let text = pinned.text(&["explain", "--service", "rooms", "--key", "42"]);
-    assert!(text.ends_with("goes to    r1 at 10.0.0.11:8080: the chat lives there\n"), "{text}");
+    let goes = "goes to    r1 at 10.0.0.11:8080 and [fd00::1]:8080: the chat lives there\n";
+    assert!(text.ends_with(goes), "{text}");
     let output = pinned.roost(&["explain", "--service", "rooms", "--address", "192.0.2.9"]);
     assert!(stderr(&output).contains("an address is no key"), "{}", stderr(&output));
     let output = pinned.roost(&["explain", "--service", "rooms", "--tuple", "[::1]:1,[::2]:2"]);
-    assert!(stderr(&output).contains("no address of the family"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no IPv6 address"), "{}", stderr(&output));
 }
 
 #[test]

@@ -128,9 +128,9 @@ fn the_command_line_sees_what_the_daemon_did() {
 
     let services = daemon.json(&["services"]);
     let services = services.as_array().unwrap();
-    assert_eq!(services.len(), 2, "one for each family");
-    assert_eq!(services[0]["digest"], services[1]["digest"], "the same identities");
-    assert!(services.iter().all(|service| service["usable"] == 2), "{services:?}");
+    assert_eq!(services.len(), 1, "both families in one");
+    assert_eq!(services[0]["addresses"], json!(["2001:db8::1", "192.0.2.1"]));
+    assert_eq!(services[0]["usable"], 2);
 
     let maps = daemon.json(&["maps", "list"]);
     let kinds: Vec<(&str, &str)> = maps
@@ -156,18 +156,15 @@ fn the_command_line_sees_what_the_daemon_did() {
     assert_eq!(kinds, expected);
     daemon.json(&["maps", "dump"]);
 
-    // Both families, one replica: the cookie and the identities are the same.
     let explained = daemon.json(&["explain", "--service", "rooms", "--key", "42"]);
-    assert_eq!(explained[0]["why"], "slot");
-    assert_eq!(explained[0]["replica"], explained[1]["replica"]);
-    let home = explained[0]["replica"].as_str().unwrap();
+    assert_eq!(explained["why"], "slot");
+    assert_eq!(explained["replica_addresses"].as_array().unwrap().len(), 2, "{explained}");
+    let home = explained["replica"].as_str().unwrap();
     let other = if home == "r0" { "r1" } else { "r0" };
 
     daemon.json(&["chat", "pin", "rooms", "42", "--replica", other]);
     let explained = daemon.json(&["explain", "--service", "rooms", "--key", "42"]);
-    for half in explained.as_array().unwrap() {
-        assert_eq!((&half["why"], &half["replica"]), (&json!("pinned"), &json!(other)));
-    }
+    assert_eq!((&explained["why"], &explained["replica"]), (&json!("pinned"), &json!(other)));
 
     let refused = daemon.roost(&["detach"], true);
     assert_eq!(refused.status.code(), Some(1), "a daemon runs");
@@ -177,7 +174,7 @@ fn the_command_line_sees_what_the_daemon_did() {
     let output = daemon.roost(&["status", "-o", "json"], false);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(status["daemon_pid"], Value::Null);
-    assert_eq!(status["services"].as_array().unwrap().len(), 2, "maps outlive the daemon");
+    assert_eq!(status["services"].as_array().unwrap().len(), 1, "maps outlive the daemon");
     let removed = daemon.roost(&["detach"], false);
     assert!(removed.status.success());
     assert!(!daemon.pin_dir.exists());

@@ -89,8 +89,7 @@ pub enum Command {
 
     /// List the services: addresses, policy, key source, slot table
     ///
-    /// A service with IPv4 and IPv6 addresses is two in the maps, and in this list. Nodes with the
-    /// same replicas have the same digest.
+    /// Nodes with the same replicas have the same digest.
     ///
     /// JSON: `[{service, number, addresses: [text], port, policy, key_source, on_missing_key,
     /// replicas, usable, generation, digest, idle_timeout_s, mss4, mss6}]`.
@@ -98,8 +97,8 @@ pub enum Command {
 
     /// List the replicas: address, state, and the slots, chats and flows they carry
     ///
-    /// JSON: `[{service, replica, number, address, state, weight, slots, chats, flows}]`; the state
-    /// is `ready`, `draining` or `gone`.
+    /// JSON: `[{service, replica, number, addresses: [text], port, state, weight, slots, chats,
+    /// flows}]`; the state is `ready`, `draining` or `gone`.
     Replicas,
 
     /// List the chats by their readable key: home, flows, age
@@ -126,18 +125,19 @@ pub enum Command {
 
     /// Say where a connection would go and why, by the same code as the kernel program
     ///
-    /// JSON: `[{service, service_number, policy, key_source, key, key_hash, overridden, cookie,
-    /// chat, slot, slot_replica, replica, replica_address, why, notes}]`, one for each address
-    /// family that is meant; the reason is `slot`, `pinned`, `live_home` or `missing_key`, and of a
-    /// reset `rejected` or `no_replica`.
+    /// JSON: `{service, service_number, policy, key_source, key, key_hash, overridden, cookie, chat,
+    /// slot, slot_replica, replica, replica_addresses: [text], why, notes}`; the reason is `slot`,
+    /// `pinned`, `live_home` or `missing_key`, and of a reset `rejected` or `no_replica`.
     Explain(ExplainArgs),
 
     /// Bind keys to one chat, pin a chat to a replica, spread a large one
     ///
     /// A key is written by the service's key source: as text for `query`, as an IP address for
     /// `client` and `destination`, as `client:port,vip:port` for `tuple`. A chat is written as one
-    /// of its keys, or as any text. Of a service with IPv4 and IPv6 addresses both halves are
-    /// changed.
+    /// of its keys, or as any text.
+    ///
+    /// JSON of a change: `{removed, key_hash, service_number, entry, notes}`; of the list:
+    /// `[{service, chat, key, replica, width, cookie, service_number}]`.
     #[command(subcommand)]
     Chat(ChatCommand),
 

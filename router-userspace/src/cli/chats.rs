@@ -85,12 +85,11 @@ impl Report for ChatsReport {
         if self.0.is_empty() {
             return "no chats\n".to_owned();
         }
-        let columns = ["service", "#", "chat", "home", ">flows", ">age", ">bound", "cookie"];
+        let columns = ["service", "chat", "home", ">flows", ">age", ">bound", "cookie"];
         let mut table = Table::new(columns);
         for line in &self.0 {
             table.row([
                 line.service.as_str().into(),
-                line.service_number.into(),
                 line.key.as_str().into(),
                 line.home.as_str().into(),
                 line.flows.into(),

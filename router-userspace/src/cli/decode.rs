@@ -16,7 +16,7 @@ use super::{
     names::{self, Names},
     text,
 };
-use crate::addr::from_map;
+use crate::addr::{from_map, of_replica};
 
 /// A replica's number, or null.
 fn replica_number(number: u32) -> Option<u32> {
@@ -81,7 +81,8 @@ pub fn replica(replica: &Replica) -> Value {
     json!({
         "name": text::name(&replica.name),
         "service": replica.service,
-        "address": text::endpoint(&replica.addr, replica.port).to_string(),
+        "addresses": of_replica(replica).collect::<Vec<_>>(),
+        "port": u16::from_be_bytes(replica.port),
         "state": names::replica_state(replica.state),
         "weight": replica.weight,
     })

@@ -1,6 +1,6 @@
 //! What the numbers in the maps mean: services, replicas and the words for constants.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::maps::{
@@ -49,26 +49,24 @@ impl Names {
         }
     }
 
-    /// The services with this name: one for each address family.
-    pub fn numbers(&self, name: &str) -> Result<Vec<(u32, Service)>> {
+    /// The service with this name, and its number.
+    pub fn find(&self, name: &str) -> Result<(u32, Service)> {
         let named = |service: &Service| text::name(&service.name) == name;
-        let of_name = self.services.iter().filter(|(_, service)| named(service));
-        let numbers: Vec<_> = of_name.map(|(number, service)| (*number, *service)).collect();
-        if numbers.is_empty() {
-            let known: BTreeSet<String> =
-                self.services.values().map(|service| text::name(&service.name)).collect();
-            let known: Vec<String> = known.into_iter().collect();
-            match known.as_slice() {
-                [] => bail!("there is no service `{name}`, nor any other"),
-                known => bail!("there is no service `{name}`; there are: {}", known.join(", ")),
-            }
+        if let Some((number, service)) = self.services.iter().find(|(_, service)| named(service)) {
+            return Ok((*number, *service));
         }
-        Ok(numbers)
+        let known = self.services.values().map(|service| text::name(&service.name));
+        let mut known: Vec<String> = known.collect();
+        known.sort();
+        match known.as_slice() {
+            [] => bail!("there is no service `{name}`, nor any other"),
+            known => bail!("there is no service `{name}`; there are: {}", known.join(", ")),
+        }
     }
 
     /// Refuses the name of a service that is not there: an empty list would hide a slip.
     pub fn check(&self, service: Option<&str>) -> Result<()> {
-        service.map_or(Ok(()), |name| self.numbers(name).map(drop))
+        service.map_or(Ok(()), |name| self.find(name).map(drop))
     }
 
     /// The readable key of a chat of a service.

@@ -10,14 +10,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
     maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray},
 };
 use router_ebpf::maps::Vip;
 
-use crate::tables::{self, Tables};
+use super::key::Family;
+use crate::{
+    addr::from_map,
+    tables::{self, Tables},
+};
 
 /// All entries of a hash map, in the order of their keys.
 pub fn sorted<K, V>(map: &HashMap<MapData, K, V>, name: &str) -> Result<BTreeMap<K, V>>
@@ -38,6 +42,15 @@ pub fn count<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, max: u32) -> usize {
 pub fn vips(tables: &Tables) -> Result<BTreeMap<(u32, Vip), u32>> {
     let all = tables.all_vips().context("cannot read map VIPS")?;
     Ok(all.into_iter().map(|(bits, vip, service)| ((bits, vip), service)).collect())
+}
+
+/// Refuses a connection of a family that a service has no address of.
+pub fn check_family(tables: &Tables, name: &str, number: u32, family: Family) -> Result<()> {
+    let mut own = vips(tables)?.into_iter().filter(|(_, service)| *service == number);
+    if !own.any(|((_, vip), _)| Family::of(from_map(vip.addr)) == family) {
+        bail!("service `{name}` has no {family} address, which such a connection needs");
+    }
+    Ok(())
 }
 
 /// A part of an array; what lies behind its end is left out.

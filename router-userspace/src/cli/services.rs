@@ -17,12 +17,12 @@ use super::{
     table::Table,
     text,
 };
-use crate::tables::Tables;
+use crate::{addr::of_replica, tables::Tables};
 
-/// A service of one address family, as the kernel has it. JSON: an array of these.
+/// A service as the kernel has it. JSON: an array of these.
 #[derive(Debug, Serialize)]
 pub struct ServiceLine {
-    /// Its name; a dual-stack service has a line for each family.
+    /// Its name.
     pub service: String,
     /// Its number in the maps.
     pub number: u32,
@@ -109,7 +109,6 @@ pub fn table(services: &[ServiceLine]) -> String {
     }
     let columns = [
         "service",
-        "#",
         "address",
         ">port",
         "policy",
@@ -124,7 +123,6 @@ pub fn table(services: &[ServiceLine]) -> String {
     for line in services {
         table.row([
             line.service.as_str().into(),
-            line.number.into(),
             line.addresses.join(",").into(),
             line.port.into(),
             line.policy.as_str().into(),
@@ -148,8 +146,10 @@ pub struct ReplicaLine {
     pub replica: String,
     /// Its number in the maps.
     pub number: u32,
-    /// Where it listens.
-    pub address: String,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<String>,
+    /// The port that it listens on.
+    pub port: u16,
     /// `ready`, `draining` or `gone`.
     pub state: String,
     /// Its weight.
@@ -197,7 +197,8 @@ pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
             service: names.service(replica.service),
             replica: text::name(&replica.name),
             number: *number,
-            address: text::endpoint(&replica.addr, replica.port).to_string(),
+            addresses: of_replica(replica).map(|addr| addr.to_string()).collect(),
+            port: u16::from_be_bytes(replica.port),
             state: names::replica_state(replica.state),
             weight: replica.weight,
             slots: of(&slots, *number),
@@ -217,7 +218,8 @@ impl Report for ReplicasReport {
             return "no replicas\n".to_owned();
         }
         let columns = [
-            "service", "replica", "#", "address", "state", ">weight", ">slots", ">chats", ">flows",
+            "service", "replica", "#", "address", ">port", "state", ">weight", ">slots", ">chats",
+            ">flows",
         ];
         let ready = names::replica_state(REPLICA_READY);
         let muted = anstyle::Style::new().dimmed();
@@ -228,7 +230,8 @@ impl Report for ReplicasReport {
                 line.service.as_str().into(),
                 line.replica.as_str().into(),
                 line.number.into(),
-                line.address.as_str().into(),
+                line.addresses.join(",").into(),
+                line.port.into(),
                 super::table::Cell::styled(&line.state, style),
                 line.weight.into(),
                 line.slots.into(),

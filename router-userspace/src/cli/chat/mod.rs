@@ -2,28 +2,23 @@
 
 mod plan;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use router_ebpf::maps::{
-    Chat, ChatCookie, ChatKey, NO_REPLICA, POLICY_HOME, REPLICA_GONE, Service, Vip,
+    Chat, ChatCookie, ChatKey, NO_REPLICA, POLICY_HOME, REPLICA_GONE, Service,
 };
 use serde::Serialize;
 
 use self::plan::{Change, Edit, Named, plan};
 use super::{
-    key::{self, Family, Written},
+    key::{self, Written},
     names::{self, Names},
     output::Report,
     read,
     table::Table,
     text::{self, NONE},
 };
-use crate::{
-    addr::from_map,
-    tables::{Tables, optional},
-};
+use crate::tables::{Tables, optional};
 
 /// What to do with chats.
 #[derive(Debug, Subcommand)]
@@ -147,12 +142,11 @@ impl Report for BoundReport {
         if self.0.is_empty() {
             return "no chat is bound, pinned or spread\n".to_owned();
         }
-        let columns = ["service", "#", "chat", "key", "pinned to", ">width", "cookie"];
+        let columns = ["service", "chat", "key", "pinned to", ">width", "cookie"];
         let mut table = Table::new(columns);
         for line in &self.0 {
             table.row([
                 line.service.as_str().into(),
-                line.service_number.into(),
                 line.chat.as_str().into(),
                 line.key.as_str().into(),
                 line.replica.as_deref().unwrap_or(NONE).into(),
@@ -164,18 +158,9 @@ impl Report for BoundReport {
     }
 }
 
-/// What a change did. JSON: `{"changed": [...], "notes": [...]}`.
+/// What a change did: the entry that was set or removed. JSON: this object.
 #[derive(Debug, Serialize)]
 pub struct ChangeReport {
-    /// One entry for each number of the service.
-    pub changed: Vec<Changed>,
-    /// What else should be known.
-    pub notes: Vec<String>,
-}
-
-/// An entry that was set or removed.
-#[derive(Debug, Serialize)]
-pub struct Changed {
     /// Whether the entry was removed.
     pub removed: bool,
     /// The hash of the key whose entry it is.
@@ -184,62 +169,50 @@ pub struct Changed {
     pub service_number: u32,
     /// The entry that was set; null if it was removed.
     pub entry: Option<BoundLine>,
+    /// What else should be known.
+    pub notes: Vec<String>,
 }
 
 impl Report for ChangeReport {
     fn text(&self) -> String {
-        let entries = match self.changed.len() {
-            1 => "1 entry of CHAT_COOKIES".to_owned(),
-            n => format!("{n} entries of CHAT_COOKIES"),
-        };
-        let done =
-            if self.changed.iter().all(|changed| changed.removed) { "removed" } else { "set" };
+        let done = if self.removed { "removed" } else { "set" };
         let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
-        format!("{done} {entries}\n{}", notes.collect::<String>())
+        format!("{done} an entry of CHAT_COOKIES\n{}", notes.collect::<String>())
     }
 }
 
-/// Makes a change for every number of the service that it can concern: all are checked before the
-/// first is written.
+/// Makes a change.
 pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport> {
     let names = Names::read(tables)?;
     let entries = read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?;
     let secret = tables.secrets.get(&0, 0).context("cannot read map SECRETS")?.chat;
-    let mut edits = Vec::new();
-    let mut notes = BTreeSet::new();
-    for (number, service) in halves(tables, &names, command)? {
-        let named = |written: Written| Named { hash: written.hash(&secret), name: written.name() };
-        let change = requested(&names, number, &service, command, named)?;
-        let edit = plan(&entries, number, &change, |name| names.key(number, name))?;
-        notes.extend(live_elsewhere(tables, &names, number, &change)?);
-        edits.push(edit);
-    }
-    let mut changed = Vec::new();
-    for edit in edits {
-        let map = &mut tables.chat_cookies;
-        let (at, entry) = match edit {
-            Edit::Put(at, entry) => {
-                map.insert(at, entry, 0).context("cannot write to map CHAT_COOKIES")?;
-                (at, Some(BoundLine::new(&names, &at, &entry)))
-            }
-            Edit::Remove(at) => {
-                optional(map.remove(&at)).context("cannot remove from map CHAT_COOKIES")?;
-                (at, None)
-            }
-        };
-        changed.push(Changed {
-            removed: entry.is_none(),
-            key_hash: text::hex(at.cookie),
-            service_number: at.service,
-            entry,
-        });
-    }
-    Ok(ChangeReport { changed, notes: notes.into_iter().collect() })
+    let (number, service) = service_of(tables, &names, command)?;
+    let named = |written: Written| Named { hash: written.hash(&secret), name: written.name() };
+    let change = requested(&names, number, &service, command, named)?;
+    let edit = plan(&entries, number, &change, |name| names.key(number, name))?;
+    let notes = live_elsewhere(tables, &names, number, &change)?;
+    let map = &mut tables.chat_cookies;
+    let (at, entry) = match edit {
+        Edit::Put(at, entry) => {
+            map.insert(at, entry, 0).context("cannot write to map CHAT_COOKIES")?;
+            (at, Some(BoundLine::new(&names, &at, &entry)))
+        }
+        Edit::Remove(at) => {
+            optional(map.remove(&at)).context("cannot remove from map CHAT_COOKIES")?;
+            (at, None)
+        }
+    };
+    Ok(ChangeReport {
+        removed: entry.is_none(),
+        key_hash: text::hex(at.cookie),
+        service_number: at.service,
+        entry,
+        notes: notes.into_iter().collect(),
+    })
 }
 
-/// The numbers of the service that a command is about: one for each family, or the one of the
-/// family that its key has.
-fn halves(tables: &Tables, names: &Names, command: &ChatCommand) -> Result<Vec<(u32, Service)>> {
+/// The service that a command is about: it has chats, and an address of its key's family.
+fn service_of(tables: &Tables, names: &Names, command: &ChatCommand) -> Result<(u32, Service)> {
     let (name, keyed) = match command {
         ChatCommand::Bind { service, key, .. } | ChatCommand::Unbind { service, key } => {
             (service, Some(key))
@@ -249,30 +222,16 @@ fn halves(tables: &Tables, names: &Names, command: &ChatCommand) -> Result<Vec<(
         | ChatCommand::Width { service, .. } => (service, None),
         ChatCommand::List { .. } => bail!("`list` changes nothing"),
     };
-    let all = names.numbers(name)?;
-    if let Some((_, service)) = all.iter().find(|(_, service)| service.policy != POLICY_HOME) {
+    let (number, service) = names.find(name)?;
+    if service.policy != POLICY_HOME {
         let policy = names::policy(service.policy);
         bail!("service `{name}` has policy `{policy}`: only `home` has chats");
     }
-    let Some(written) = keyed else { return Ok(all) };
-    let vips = read::vips(tables)?;
-    let mut halves = Vec::new();
-    for (number, service) in all {
-        let family = key::parse(&service, written)?.family;
-        if family.is_none_or(|family| families(&vips, number).contains(&family)) {
-            halves.push((number, service));
-        }
+    let written = keyed.map(|key| key::parse(&service, key)).transpose()?;
+    if let Some(family) = written.and_then(|written| written.family) {
+        read::check_family(tables, name, number, family)?;
     }
-    if halves.is_empty() {
-        bail!("service `{name}` has no address of the family of `{written}`");
-    }
-    Ok(halves)
-}
-
-/// The families of a service's addresses.
-fn families(vips: &BTreeMap<(u32, Vip), u32>, number: u32) -> Vec<Family> {
-    let own = vips.iter().filter(|(_, service)| **service == number);
-    own.map(|((_, vip), _)| Family::of(from_map(vip.addr))).collect()
+    Ok((number, service))
 }
 
 fn requested(

@@ -3,7 +3,7 @@
 mod copies;
 mod render;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ArgGroup;
@@ -19,7 +19,10 @@ use super::{
     names::{self, Names},
     read, text,
 };
-use crate::{addr::from_map, tables::Tables};
+use crate::{
+    addr::{from_map, of_replica},
+    tables::Tables,
+};
 
 /// Which connection to explain.
 #[derive(Debug, clap::Args)]
@@ -41,8 +44,7 @@ pub struct ExplainArgs {
     pub tuple: Option<String>,
 }
 
-/// The way of a connection, step by step. JSON: an array of these, one for each address family
-/// that the service and the key have in common.
+/// The way of a connection, step by step. What `roost explain` prints. JSON: this object.
 #[derive(Debug, Serialize)]
 pub struct Explained {
     /// The service.
@@ -69,8 +71,8 @@ pub struct Explained {
     pub slot_replica: Option<String>,
     /// The replica that the connection goes to; null if it is reset.
     pub replica: Option<String>,
-    /// That replica's address and port.
-    pub replica_address: Option<String>,
+    /// Where that replica listens: at an address for each family, unless the connection's is known.
+    pub replica_addresses: Vec<String>,
     /// `slot`, `pinned`, `live_home`, `missing_key`; or of a reset `rejected`, `no_replica`.
     pub why: &'static str,
     /// What else should be known.
@@ -99,35 +101,20 @@ pub struct Live {
     pub bound_ms: u64,
 }
 
-/// What `roost explain` prints.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub struct ExplainReport(Vec<Explained>);
-
 /// Explains a connection.
-pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<ExplainReport> {
+pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
     let names = Names::read(tables)?;
     let tuple = args.tuple.as_deref().map(key::parse_tuple).transpose()?;
-    let mut explained = Vec::new();
-    for (number, service) in names.numbers(&args.service)? {
-        let key = written(&service, args, tuple.as_ref())?;
-        let wanted = tuple.as_ref().map(|(_, family)| *family);
-        let wanted = wanted.or(key.as_ref().and_then(|key| key.family));
-        let has = |family| families(tables, number).map(|all| all.contains(&family));
-        if let Some(family) = wanted
-            && !has(family)?
-        {
-            continue;
-        }
-        let copies = Copies::read(tables, &names, number, &service)?;
-        let connection =
-            Connection { number, service: &service, key: key.as_ref(), tuple: tuple.map(|t| t.0) };
-        explained.push(connection.explain(&copies, &names));
+    let (number, service) = names.find(&args.service)?;
+    let key = written(&service, args, tuple.as_ref())?;
+    let family = tuple.map(|(_, family)| family).or(key.as_ref().and_then(|key| key.family));
+    if let Some(family) = family {
+        read::check_family(tables, &args.service, number, family)?;
     }
-    if explained.is_empty() {
-        bail!("service `{}` has no address of the family of that connection", args.service);
-    }
-    Ok(ExplainReport(explained))
+    let copies = Copies::read(tables, &names, number, &service)?;
+    let tuple = tuple.map(|(tuple, _)| tuple);
+    let connection = Connection { number, service: &service, key: key.as_ref(), tuple, family };
+    Ok(connection.explain(&copies, &names))
 }
 
 /// The key that a connection has by the service's key source.
@@ -156,17 +143,13 @@ fn written(
     key::parse(service, &key).map(Some)
 }
 
-fn families(tables: &Tables, number: u32) -> Result<Vec<Family>> {
-    let vips = read::vips(tables)?;
-    let own = vips.iter().filter(|(_, service)| **service == number);
-    Ok(own.map(|((_, vip), _)| Family::of(from_map(vip.addr))).collect())
-}
-
 struct Connection<'a> {
     number: u32,
     service: &'a Service,
     key: Option<&'a Written>,
     tuple: Option<Tuple>,
+    /// Of both its ends, if it is known.
+    family: Option<Family>,
 }
 
 impl Connection<'_> {
@@ -192,7 +175,7 @@ impl Connection<'_> {
             slot: None,
             slot_replica: None,
             replica: None,
-            replica_address: None,
+            replica_addresses: Vec::new(),
             why: "no_replica",
         };
         match routed {
@@ -222,9 +205,14 @@ impl Connection<'_> {
             });
         }
         to.replica = Some(names.replica(route.replica));
-        let replica = names.replicas.get(&route.replica);
-        to.replica_address =
-            replica.map(|replica| text::endpoint(&replica.addr, replica.port).to_string());
+        if let Some(replica) = names.replicas.get(&route.replica) {
+            let meant =
+                |addr: &IpAddr| self.family.is_none_or(|family| Family::of(*addr) == family);
+            let port = u16::from_be_bytes(replica.port);
+            let listens = of_replica(replica).filter(meant);
+            to.replica_addresses =
+                listens.map(|addr| SocketAddr::new(addr, port).to_string()).collect();
+        }
         to.why = match route.why {
             Why::Slot => "slot",
             Why::Pinned => "pinned",

@@ -4,23 +4,14 @@ use std::fmt::Write as _;
 
 use super::{
     super::{output::Report, text},
-    ExplainReport, Explained, Overridden,
+    Explained, Overridden,
 };
 
-impl Report for ExplainReport {
-    fn text(&self) -> String {
-        self.0.iter().map(Explained::text).collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl Explained {
+impl Report for Explained {
     fn text(&self) -> String {
         let bold = anstyle::Style::new().bold();
         let mut lines = vec![
-            (
-                "service",
-                format!("{} (#{}), policy {}", self.service, self.service_number, self.policy),
-            ),
+            ("service", format!("{}, policy {}", self.service, self.policy)),
             (
                 "key",
                 match &self.key {
@@ -64,9 +55,9 @@ impl Explained {
             let _ = writeln!(text, "{step:<10} {found}");
         }
         let (replica, why) = (self.replica.as_deref(), self.why_text());
-        let to = match (replica, &self.replica_address) {
-            (Some(replica), Some(address)) => format!("{bold}{replica}{bold:#} at {address}: "),
-            (Some(replica), None) => format!("{bold}{replica}{bold:#}: "),
+        let to = match (replica, self.replica_addresses.join(" and ")) {
+            (Some(replica), at) if at.is_empty() => format!("{bold}{replica}{bold:#}: "),
+            (Some(replica), at) => format!("{bold}{replica}{bold:#} at {at}: "),
             (None, _) => format!("{bold}reset{bold:#}: "),
         };
         let _ = writeln!(text, "{:<10} {to}{why}", "goes to");
@@ -75,7 +66,9 @@ impl Explained {
         }
         text
     }
+}
 
+impl Explained {
     fn why_text(&self) -> &'static str {
         match self.why {
             "slot" if self.chat.is_some() => "the chat has no live flow, the slot table decides",
