@@ -1,4 +1,5 @@
 //! What Roost's tests and its demo stand on: a laboratory of network namespaces, and the demo.
 
+pub mod bench;
 pub mod demo;
 pub mod lab;

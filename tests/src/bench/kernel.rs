@@ -1,0 +1,247 @@
+//! The programs under the benchmark, loaded apart from any daemon's and attached to nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+use std::time::Duration;
+use std::{env, io};
+
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, TestRunResult};
+use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use object::write::{Object, Symbol, SymbolSection};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind};
+use object::{SymbolFlags, SymbolKind, SymbolScope};
+use router_ebpf::verdict::Counter;
+
+/// Program names in the objects.
+pub const INGRESS: &str = "roost_ingress";
+/// As above.
+pub const EGRESS: &str = "roost_egress";
+const PASS: &str = "roost_pass";
+
+/// The log level of the data path: off, as in a daemon that was not told otherwise. With that the
+/// verifier removes the events.
+const LOG_LEVEL: (&str, u8) = ("AYA_LOG_LEVEL", 0);
+
+/// What the verifier says about a program.
+pub struct Verified {
+    /// Instructions that it walked through.
+    pub instructions: u32,
+    /// Bytes of stack of the program and of each of its functions.
+    pub stack: String,
+}
+
+/// Roost's programs with their maps, and the ones to compare with.
+pub struct Kernel {
+    roost: Ebpf,
+    pass_xdp: Ebpf,
+    pass_tc: Ebpf,
+    /// By program name.
+    pub verified: BTreeMap<&'static str, Verified>,
+}
+
+impl Kernel {
+    /// Loads everything.
+    pub fn load() -> Result<Self> {
+        let mut roost = load_object(&object("ROOST_EBPF_OBJECT", "roost.o")?)?;
+        let mut verified = BTreeMap::new();
+        for name in [INGRESS, EGRESS] {
+            verified.insert(name, load_program(&mut roost, name)?);
+        }
+        let pass = object("ROOST_PASS_OBJECT", "pass.o")?;
+        let mut pass_tc = load_object(&empty_classifier()?)?;
+        let mut pass_xdp = load_object(&pass)?;
+        for pass in [&mut pass_xdp, &mut pass_tc] {
+            load_program(pass, PASS)?;
+        }
+        Ok(Self { roost, pass_xdp, pass_tc, verified })
+    }
+
+    /// Runs a program `repeat` times on one buffer that begins as `packet`; the time is the mean.
+    pub fn run(&self, program: &str, packet: &[u8], repeat: u32) -> Result<TestRunResult> {
+        test_run(&self.roost, program, packet, repeat)
+    }
+
+    /// The same for the empty program of the same type.
+    pub fn run_control(&self, program: &str, packet: &[u8], repeat: u32) -> Result<Duration> {
+        let control = if program == EGRESS { &self.pass_tc } else { &self.pass_xdp };
+        Ok(test_run(control, PASS, packet, repeat)?.duration)
+    }
+
+    /// All counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>> {
+        let map = self.roost.map("COUNTERS").context("the object has no map COUNTERS")?;
+        let map: PerCpuArray<&MapData, u64> = map.try_into().context("map COUNTERS")?;
+        let read = |(at, counter): (usize, &Counter)| {
+            let values = map.get(&(at as u32), 0)?;
+            Ok((*counter, values.iter().sum()))
+        };
+        Counter::ALL.iter().enumerate().map(read).collect()
+    }
+
+    /// A map that is an array.
+    pub fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        self.map(name)?.try_into().with_context(|| format!("map {name}"))
+    }
+
+    /// A map that is a hash map.
+    pub fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+        self.map(name)?.try_into().with_context(|| format!("map {name}"))
+    }
+
+    /// A map that is a trie.
+    pub fn trie<K: Pod, V: Pod>(&mut self, name: &str) -> Result<LpmTrie<&mut MapData, K, V>> {
+        self.map(name)?.try_into().with_context(|| format!("map {name}"))
+    }
+
+    /// Writes a whole address into a trie.
+    pub fn insert_whole<K: Pod>(
+        &mut self,
+        name: &str,
+        bits: u32,
+        key: K,
+        value: u32,
+    ) -> Result<()> {
+        let mut trie = self.trie(name)?;
+        trie.insert(&lpm_trie::Key::new(bits, key), value, 0)
+            .with_context(|| format!("writing the map {name}"))
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.roost.map_mut(name).with_context(|| format!("the eBPF object has no map {name}"))
+    }
+
+    /// Bytes that a hash map takes, as the kernel accounts for them.
+    pub fn memory(&self, name: &str) -> Result<u64> {
+        let map = self.roost.map(name).with_context(|| format!("no map {name}"))?;
+        let Map::HashMap(data) = map else { bail!("map {name} is no hash map") };
+        let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+        let info = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let locked = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+        let locked = locked.with_context(|| format!("{path} has no line `memlock`:\n{info}"))?;
+        locked.trim().parse().with_context(|| format!("memlock of the map {name}: {locked}"))
+    }
+}
+
+fn test_run(ebpf: &Ebpf, name: &str, packet: &[u8], repeat: u32) -> Result<TestRunResult> {
+    let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
+    let run = match ebpf.program(name) {
+        Some(Program::Xdp(program)) => program.test_run(options),
+        Some(Program::SchedClassifier(program)) => program.test_run(options),
+        _ => bail!("no XDP or TC program {name}"),
+    };
+    run.with_context(|| format!("running {name} on {} bytes", packet.len()))
+}
+
+/// Reads an object: where `variable` says, or where `cargo xtask build` puts it.
+fn object(variable: &str, name: &str) -> Result<Vec<u8>> {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf").join(name);
+    let path = env::var_os(variable).map_or(built, Into::into);
+    fs::read(&path)
+        .with_context(|| format!("reading {}: run `cargo xtask build` first", path.display()))
+}
+
+/// An object with the empty program for TC, whose bare run costs a little more or less than XDP's.
+/// The object that is built has only the one for XDP.
+fn empty_classifier() -> Result<Vec<u8>> {
+    // r0 = TC_ACT_OK; exit
+    const CODE: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let mut elf = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::default());
+    let code = elf.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+    elf.append_section_data(code, CODE.as_flattened(), 8);
+    let license = elf.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+    elf.append_section_data(license, b"Dual MIT/GPL\0", 1);
+    elf.add_symbol(Symbol {
+        name: PASS.into(),
+        value: 0,
+        size: CODE.as_flattened().len() as u64,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(code),
+        flags: SymbolFlags::None,
+    });
+    elf.write().context("making the empty program for TC")
+}
+
+/// Creates the maps. Those that are to be pinned need a bpffs for it: one of its own that is gone at
+/// once, so that nothing of a daemon on this machine is touched.
+fn load_object(object: &[u8]) -> Result<Ebpf> {
+    let dir = tempfile::Builder::new().prefix("roost-bench-").tempdir()?;
+    mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>)
+        .context("mounting a bpffs (are you root?)")?;
+    let (level, off) = LOG_LEVEL;
+    let loaded = EbpfLoader::new()
+        .default_map_pin_directory(dir.path())
+        .override_global(level, &off, false)
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .load(object);
+    umount2(dir.path(), MntFlags::MNT_DETACH).context("unmounting the bpffs")?;
+    loaded.context("loading an eBPF object")
+}
+
+/// Loads a program, and finds out what the verifier had to do for it.
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<Verified> {
+    let program =
+        ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))?;
+    let log = without_descriptors(|| load(program))?;
+    load(program).with_context(|| format!("loading the program {name}"))?;
+    let info = match program {
+        Program::Xdp(program) => program.info(),
+        Program::SchedClassifier(program) => program.info(),
+        _ => bail!("{name} is no XDP or TC program"),
+    };
+    let info = info.with_context(|| format!("asking about the program {name}"))?;
+    let instructions = info
+        .verified_instruction_count()
+        .context("this kernel does not count verified instructions (Linux 5.16 does)")?;
+    let log = match log {
+        Err(ProgramError::LoadError { verifier_log, .. }) => verifier_log.to_string(),
+        _ => String::new(),
+    };
+    Ok(Verified { instructions, stack: stack(&log).unwrap_or("unknown").to_owned() })
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Does something while this process can open nothing more.
+///
+/// aya hands out the verifier's log only of a load that fails. This one fails behind the verifier,
+/// when the kernel wants to give a file descriptor for what it has accepted.
+fn without_descriptors<T>(action: impl FnOnce() -> T) -> Result<T> {
+    let next = File::open("/dev/null")?.as_raw_fd();
+    ensure!(next >= 0, "file descriptor {next}");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, next as u64, hard).map_err(io::Error::from)?;
+    let result = action();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(io::Error::from)?;
+    Ok(result)
+}
+
+/// The line about the stack in the verifier's log.
+fn stack(log: &str) -> Option<&str> {
+    log.lines().find_map(|line| line.strip_prefix("stack depth ")).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_is_found_in_the_log() {
+        let log = "verification time 815 usec\nstack depth 8+0+136\nprocessed 99 insns\n";
+        assert_eq!(stack(log), Some("8+0+136"));
+        assert_eq!(stack("processed 99 insns"), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! `cargo xtask bench`: what the data path costs on this machine.
+
+mod kernel;
+mod measure;
+mod memory;
+mod packets;
+mod report;
+mod slots;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use router_ebpf::verdict::Counter;
+
+use kernel::{EGRESS, INGRESS, Kernel};
+use measure::{Case, Effort, Way};
+use memory::Memory;
+use packets::Family;
+use report::Report;
+
+/// Sizes of the slot tables that are built.
+const REPLICAS: [usize; 3] = [10, 100, 1000];
+
+/// What to measure, and how much.
+#[derive(Args)]
+pub struct Options {
+    /// Print one JSON object as the last line of stdout
+    #[arg(long)]
+    json: bool,
+    /// Rounds, each of which measures every case once
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    rounds: u32,
+}
+
+/// Measures everything and prints it.
+pub fn run(options: &Options) -> Result<()> {
+    ensure!(options.rounds > 0, "--rounds 0: at least one is needed");
+    // Before the process keeps to one CPU: a large table is built by several threads.
+    let slot_tables = REPLICAS.map(|replicas| (replicas, slots::build_ms(replicas)));
+    let cpu = pin()?;
+    let mut kernel = Kernel::load()?;
+    let memory = Memory::measure(&mut kernel)?;
+    packets::fill(&mut kernel)?;
+    let cases = cases();
+    let effort = Effort { rounds: options.rounds, repeat: 100_000, single: 1000 };
+    let timings = measure::measure(&kernel, &cases, effort)?;
+    let rows = cases.iter().zip(timings).collect();
+    let report = Report { cpu, effort, rows, verified: &kernel.verified, memory, slot_tables };
+    report.print(options.json)
+}
+
+/// Keeps the process on the last CPU that it may use, which is the least busy with interrupts.
+fn pin() -> Result<usize> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).context("asking for the CPUs of this process")?;
+    let cpu = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let cpu = cpu.context("this process may use no CPU")?;
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(this, &only).with_context(|| format!("keeping to CPU {cpu}"))?;
+    Ok(cpu)
+}
+
+/// Names of the rows that the JSON object has.
+mod names {
+    pub const PASS: &str = "not ours";
+    pub const SYN: &str = "SYN";
+    pub const BIND: &str = "bind";
+    pub const TO_REPLICA: &str = "established to replica";
+    pub const TO_CLIENT: &str = "established to client";
+}
+
+fn cases() -> Vec<Case> {
+    use Counter::{Bound, IngressPassed, SynAnswered, ToClient, ToReplica};
+    use Family::{V4, V6};
+    use Way::{Repeat, Single};
+    let same = |name, program, way, verdict, packet: Vec<u8>| Case {
+        name,
+        program,
+        way,
+        verdict,
+        packets: Box::new(move |_| Ok(packet.clone())),
+        constant: true,
+    };
+    let replica = |name, way, family, far| {
+        same(name, INGRESS, way, ToReplica, packets::to_replica(family, far))
+    };
+    let client =
+        |name, way, family, far| same(name, EGRESS, way, ToClient, packets::to_client(family, far));
+    vec![
+        same(names::PASS, INGRESS, Repeat, IngressPassed, packets::not_ours()),
+        same(names::SYN, INGRESS, Single, SynAnswered, packets::syn()),
+        Case {
+            name: names::BIND,
+            program: INGRESS,
+            way: Single,
+            verdict: Bound,
+            packets: Box::new(packets::first_data),
+            constant: false,
+        },
+        replica(names::TO_REPLICA, Repeat, V4, false),
+        replica("  one by one", Single, V4, true),
+        replica("  IPv6", Repeat, V6, false),
+        client(names::TO_CLIENT, Repeat, V4, false),
+        client("  one by one", Single, V4, true),
+        client("  IPv6", Repeat, V6, false),
+    ]
+}

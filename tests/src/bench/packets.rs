@@ -1,0 +1,304 @@
+//! What the benchmarks send through the programs: one service, its replicas, and segments to them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
+use nix::time::{ClockId, clock_gettime};
+use router_ebpf::maps::{
+    Addr, Flow, FlowBack, KEY_QUERY, MISSING_SPREAD, NO_REPLICA, Name, OFFER_SACK, OFFER_SCALE,
+    PARAM_LEN, POLICY_HOME, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, Secrets, Service, Tuple,
+    Vip, VipKey,
+};
+use router_ebpf::options::Offer;
+use router_ebpf::syn_cookie;
+
+use super::kernel::Kernel;
+
+const PORT: u16 = 80;
+const CLIENT_PORT: u16 = 40_000;
+const REPLICA_PORT: u16 = 8080;
+const REPLICAS: u32 = 3;
+/// Chats that the measured connections belong to.
+const CHATS: u32 = 100;
+/// Changes a number back and forth: with this added every time, two packets take turns.
+const TOGGLE: u32 = 1 << 31;
+const DELTA: u32 = 123_456_789;
+const CLIENT_SEQ: u32 = 0x1000_0000;
+const SERVER_SEQ: u32 = 0x2000_0000;
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const SECRETS: Secrets = Secrets {
+    schema: SCHEMA,
+    reserved: 0,
+    clock_offset: 0,
+    handshake: [1, 2],
+    handshake_before: [1, 2],
+    chat: [3, 4],
+};
+
+/// Which version of IP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// An address, by two numbers.
+    fn addr(self, net: u8, host: u32) -> IpAddr {
+        let [_, a, b, c] = host.to_be_bytes();
+        match self {
+            Self::V4 => Ipv4Addr::new(net, a, b, c).into(),
+            Self::V6 => {
+                let [high, low] = [u16::from(a), u16::from_be_bytes([b, c])];
+                Ipv6Addr::new(0x2001, 0xdb8, net.into(), 0, 0, 0, high, low).into()
+            }
+        }
+    }
+
+    fn client(self) -> SocketAddr {
+        SocketAddr::new(self.addr(10, 1), CLIENT_PORT)
+    }
+
+    fn vip(self) -> SocketAddr {
+        SocketAddr::new(self.addr(20, 1), PORT)
+    }
+
+    /// A client whose flow really leads to another address.
+    fn far_client(self) -> SocketAddr {
+        SocketAddr::new(self.addr(10, 2), CLIENT_PORT)
+    }
+
+    fn replica(self) -> SocketAddr {
+        SocketAddr::new(self.addr(30, 1), REPLICA_PORT)
+    }
+}
+
+/// Fills the maps as a daemon would, and enters the flows that are measured.
+pub fn fill(kernel: &mut Kernel) -> Result<()> {
+    kernel.array("SECRETS")?.set(0, SECRETS, 0).context("writing the map SECRETS")?;
+    kernel.hash("SERVICES")?.insert(0u32, service(), 0).context("writing the map SERVICES")?;
+    for number in 0..REPLICAS {
+        let mut replicas = kernel.array("REPLICAS")?;
+        replicas.set(number, replica(number), 0).context("writing the map REPLICAS")?;
+    }
+    let mut slots = kernel.array("SLOTS")?;
+    for slot in 0..SLOT_COUNT {
+        slots.set(slot, slot % REPLICAS, 0).context("writing the map SLOTS")?;
+    }
+    for family in [Family::V4, Family::V6] {
+        let vip = Vip { port: PORT.to_be_bytes(), addr: addr(family.vip()) };
+        kernel.insert_whole("VIPS", VipKey::WHOLE, vip, 0)?;
+        // Onto itself, so that a translated segment is like the one before.
+        add_flow(kernel, family.client(), family.vip(), family.vip(), [0, TOGGLE])?;
+        add_flow(kernel, family.far_client(), family.vip(), family.replica(), [DELTA, DELTA])?;
+    }
+    Ok(())
+}
+
+fn service() -> Service {
+    let mut param = [0; PARAM_LEN];
+    param[..4].copy_from_slice(b"chat");
+    Service {
+        digest: 0,
+        slots: 0,
+        generation: 1,
+        usable: REPLICAS,
+        missing_replica: NO_REPLICA,
+        idle_timeout: 9000,
+        mss4: 1460,
+        mss6: 1440,
+        policy: POLICY_HOME,
+        key_source: KEY_QUERY,
+        on_missing_key: MISSING_SPREAD,
+        param_len: 4,
+        param,
+        name: Name::new(b"bench"),
+    }
+}
+
+fn replica(number: u32) -> Replica {
+    let at = |family: Family| addr(SocketAddr::new(family.addr(30, 1 + number), REPLICA_PORT));
+    Replica {
+        v4: at(Family::V4),
+        v6: at(Family::V6),
+        port: REPLICA_PORT.to_be_bytes(),
+        state: REPLICA_READY,
+        reserved: 0,
+        service: 0,
+        weight: 1,
+        name: Name::new(format!("replica-{number}").as_bytes()),
+    }
+}
+
+fn add_flow(
+    kernel: &mut Kernel,
+    client: SocketAddr,
+    vip: SocketAddr,
+    replica: SocketAddr,
+    [seq_delta, ts_delta]: [u32; 2],
+) -> Result<()> {
+    let flow = Flow {
+        replica_addr: addr(replica),
+        replica_port: replica.port().to_be_bytes(),
+        seq_delta,
+        ts_delta,
+        ..any_flow()
+    };
+    let back = FlowBack {
+        vip: addr(vip),
+        vip_port: vip.port().to_be_bytes(),
+        seq_delta,
+        ts_delta,
+        ..any_back()
+    };
+    let mut flows = kernel.hash("FLOWS")?;
+    flows.insert(tuple(client, vip), flow, 0).context("writing the map FLOWS")?;
+    let mut flows = kernel.hash("FLOWS_BACK")?;
+    flows.insert(tuple(client, replica), back, 0).context("writing the map FLOWS_BACK")
+}
+
+/// A flow to nowhere.
+pub fn any_flow() -> Flow {
+    Flow {
+        last_seen: 0,
+        since: 0,
+        cookie: 0,
+        replica_addr: [0; 16],
+        replica_port: [0; 2],
+        flags: 0,
+        window_shift: 0,
+        service: 0,
+        replica: 0,
+        state: 0,
+        seq_delta: 0,
+        ts_delta: 0,
+        client_isn: CLIENT_SEQ - 1,
+        server_isn: SERVER_SEQ - 1,
+    }
+}
+
+/// The other side of a flow from nowhere.
+pub fn any_back() -> FlowBack {
+    FlowBack {
+        vip: [0; 16],
+        vip_port: [0; 2],
+        replica_scale: 7,
+        announced_scale: 7,
+        seq_delta: 0,
+        ts_delta: 0,
+        acked: CLIENT_SEQ,
+        sent: SERVER_SEQ,
+        state: 0,
+    }
+}
+
+/// Both ends of a connection of a client of the number `n`.
+pub fn numbered_tuple(n: u32) -> Tuple {
+    tuple(SocketAddr::new(Family::V4.addr(11, n), CLIENT_PORT), Family::V4.vip())
+}
+
+fn addr(at: SocketAddr) -> Addr {
+    match at.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn tuple(client: SocketAddr, server: SocketAddr) -> Tuple {
+    Tuple {
+        client: addr(client),
+        server: addr(server),
+        client_port: client.port().to_be_bytes(),
+        server_port: server.port().to_be_bytes(),
+    }
+}
+
+/// A segment to an address that no service has.
+pub fn not_ours() -> Vec<u8> {
+    let other = SocketAddr::new(Family::V4.addr(20, 99), PORT);
+    segment(Family::V4.client(), other, |_| {}, &timestamps(), &[0; 100])
+}
+
+/// A SYN of a Linux client.
+pub fn syn() -> Vec<u8> {
+    use TcpOptionElement::{
+        MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp,
+    };
+    let options = [
+        MaximumSegmentSize(1460),
+        SelectiveAcknowledgementPermitted,
+        Timestamp(1000, 0),
+        Noop,
+        TcpOptionElement::WindowScale(7),
+    ];
+    let flags = |tcp: &mut TcpHeader| (tcp.syn, tcp.ack) = (true, false);
+    segment(Family::V4.far_client(), Family::V4.vip(), flags, &options, &[])
+}
+
+/// A segment of a flow, from its client, with a small message. A flow of its own, or one to itself.
+pub fn to_replica(family: Family, far: bool) -> Vec<u8> {
+    let client = if far { family.far_client() } else { family.client() };
+    segment(client, family.vip(), |_| {}, &timestamps(), &[0; 100])
+}
+
+/// A segment of a flow, from its replica, with a small message.
+pub fn to_client(family: Family, far: bool) -> Vec<u8> {
+    let (client, replica) =
+        if far { (family.far_client(), family.replica()) } else { (family.client(), family.vip()) };
+    segment(replica, client, |_| {}, &timestamps(), &[0; 100])
+}
+
+/// The first data segment of the `n`th connection, as a browser's WebSocket sends it.
+pub fn first_data(n: u32) -> Result<Vec<u8>> {
+    let client = numbered_tuple(n);
+    let offer = Offer { offers: OFFER_SACK | OFFER_SCALE, scale: 7, mss: 1460, ..Offer::default() };
+    // A little late: the kernel's coarse clock may be behind this one, and takes no cookie of a tick
+    // that has not begun.
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    let now = (now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) - 50_000_000;
+    let isn = syn_cookie::make(&SECRETS, &client, CLIENT_SEQ - 1, &offer, now);
+    let from = SocketAddr::new(Family::V4.addr(11, n), CLIENT_PORT);
+    let change = |tcp: &mut TcpHeader| tcp.acknowledgment_number = isn.wrapping_add(1);
+    Ok(segment(from, Family::V4.vip(), change, &timestamps(), request(n % CHATS).as_bytes()))
+}
+
+fn request(chat: u32) -> String {
+    format!(
+        "GET /ws?chat=room-{chat:04} HTTP/1.1\r\nHost: chat.example.com\r\nConnection: Upgrade\r\n\
+         Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) \
+         AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36\r\nUpgrade: \
+         websocket\r\nOrigin: https://chat.example.com\r\nSec-WebSocket-Version: 13\r\n\
+         Accept-Encoding: gzip, deflate\r\nAccept-Language: en-GB\r\nSec-WebSocket-Key: \
+         dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+fn timestamps() -> [TcpOptionElement; 3] {
+    [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(2000, 1000)]
+}
+
+fn segment(
+    src: SocketAddr,
+    dst: SocketAddr,
+    change: impl FnOnce(&mut TcpHeader),
+    options: &[TcpOptionElement],
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut tcp = TcpHeader::new(src.port(), dst.port(), CLIENT_SEQ, 512);
+    tcp.acknowledgment_number = SERVER_SEQ;
+    tcp.ack = true;
+    tcp.set_options(options).expect("the options fit");
+    change(&mut tcp);
+    let builder = PacketBuilder::ethernet2(MAC, MAC);
+    let builder = match (src.ip(), dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => builder.ipv4(src.octets(), dst.octets(), 64),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => builder.ipv6(src.octets(), dst.octets(), 64),
+        _ => unreachable!("both ends are of one family"),
+    };
+    let mut bytes = Vec::new();
+    builder.tcp_header(tcp).write(&mut bytes, payload).expect("a vector takes all bytes");
+    bytes
+}
