@@ -1,0 +1,373 @@
+//! The same code on the host, with hash maps for maps and bytes for a frame.
+
+use std::{cell::RefCell, collections::HashMap, hash::Hash, ptr::NonNull};
+
+use nix::time::{ClockId, clock_gettime};
+use router_ebpf::{
+    checksum::Sum,
+    egress::egress,
+    ingress::ingress,
+    maps::{
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STASH_LEN, Secrets, Service,
+        Stash, Tuple, Vip, VipKey,
+    },
+    packet::Packet,
+    scratch::Scratch,
+    tables::{FlowTables, Refused, Shared, Tables},
+    verdict::Counter,
+};
+
+use super::{
+    Hook, Machine, Outcome,
+    world::{World, slot_table},
+};
+
+/// A frame in memory.
+pub struct Bytes(pub Vec<u8>);
+
+impl Packet for Bytes {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.0.get(offset..offset + N)?.try_into().ok()
+    }
+
+    fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        self.0.get_mut(offset..offset + N)?.try_into().ok()
+    }
+
+    fn resize(&mut self, len: usize) -> Option<()> {
+        self.0.resize(len, 0);
+        Some(())
+    }
+
+    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
+        to.get_mut(..len)?.copy_from_slice(self.0.get(offset..offset + len)?);
+        (len > 0).then_some(())
+    }
+
+    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
+        self.0.get_mut(offset..offset + len)?.copy_from_slice(from.get(..len)?);
+        (len > 0).then_some(())
+    }
+
+    fn update_l4_checksum(&mut self, offset: usize, pseudo: Sum, body: Sum) -> Option<()> {
+        let old = self.read(offset)?;
+        self.write(offset, &pseudo.plus(body).update(old))
+    }
+}
+
+/// A hash map whose values stay where they are until the next packet, even when they are removed:
+/// as the kernel's do until the program has ended.
+struct Cells<K, V> {
+    values: RefCell<HashMap<K, NonNull<V>>>,
+    removed: RefCell<Vec<NonNull<V>>>,
+    room: usize,
+}
+
+impl<K: Hash + Eq + Copy, V: Copy> Cells<K, V> {
+    fn new(room: u32) -> Self {
+        Self { values: RefCell::default(), removed: RefCell::default(), room: room as usize }
+    }
+
+    fn get(&self, key: &K) -> Option<NonNull<V>> {
+        self.values.borrow().get(key).copied()
+    }
+
+    fn shared(&self, key: &K) -> Option<Shared<V>> {
+        // SAFETY: a box's pointer, which is freed only between two packets, see `bury`.
+        self.get(key).map(|value| unsafe { Shared::new(value) })
+    }
+
+    fn view(&self, key: &K) -> Option<&V> {
+        // SAFETY: as above; what is read by reference is replaced, never changed in place.
+        self.get(key).map(|value| unsafe { &*value.as_ptr() })
+    }
+
+    fn set(&self, key: &K, value: &V) {
+        let value = NonNull::from(Box::leak(Box::new(*value)));
+        if let Some(old) = self.values.borrow_mut().insert(*key, value) {
+            self.removed.borrow_mut().push(old);
+        }
+    }
+
+    fn add(&self, key: &K, value: &V) -> Result<(), Refused> {
+        if self.get(key).is_some() {
+            return Err(Refused::Exists);
+        }
+        if self.values.borrow().len() >= self.room {
+            return Err(Refused::Full);
+        }
+        self.set(key, value);
+        Ok(())
+    }
+
+    fn remove(&self, key: &K) {
+        if let Some(old) = self.values.borrow_mut().remove(key) {
+            self.removed.borrow_mut().push(old);
+        }
+    }
+
+    /// Frees what was removed. Nobody may hold a value any more, which is why this needs the map
+    /// for itself.
+    fn bury(&mut self) {
+        for old in self.removed.get_mut().drain(..) {
+            // SAFETY: it came from a box in `set`, is not in the map, and nobody holds it.
+            drop(unsafe { Box::from_raw(old.as_ptr()) });
+        }
+    }
+
+    fn all(&self) -> Vec<(K, V)> {
+        let values = self.values.borrow();
+        // SAFETY: see `shared`.
+        values.iter().map(|(key, value)| (*key, unsafe { value.read() })).collect()
+    }
+}
+
+impl<K, V> Drop for Cells<K, V> {
+    fn drop(&mut self) {
+        for value in self.values.get_mut().values().chain(self.removed.get_mut().iter()) {
+            // SAFETY: each came from a box in `set` and is in one of the two, once.
+            drop(unsafe { Box::from_raw(value.as_ptr()) });
+        }
+    }
+}
+
+struct HostTables {
+    secrets: Secrets,
+    vips: Vec<(u32, Vip, u32)>,
+    services: HashMap<u32, Service>,
+    replicas: Vec<Replica>,
+    slots: HashMap<u32, u32>,
+    chat_cookies: HashMap<ChatKey, ChatCookie>,
+    chats: Cells<ChatKey, Chat>,
+    flows: Cells<Tuple, Flow>,
+    flows_back: Cells<Tuple, FlowBack>,
+    pending: Cells<Tuple, Pending>,
+    stash: Cells<Tuple, Stash>,
+    counters: RefCell<Vec<u64>>,
+}
+
+/// The host's machine.
+pub struct Host {
+    tables: HostTables,
+    scratch: [Box<Scratch>; 2],
+}
+
+/// Working memory as the kernel gives it: zero.
+pub fn scratch() -> Box<Scratch> {
+    let zeroed = Box::<Scratch>::new_zeroed();
+    // SAFETY: `Scratch` is made of integers, and of an enum whose first variant is zero.
+    unsafe { zeroed.assume_init() }
+}
+
+impl Host {
+    /// A machine with these maps.
+    pub fn new(world: &World) -> Self {
+        let mut host = Self {
+            tables: HostTables {
+                secrets: world.secrets,
+                vips: world.vips.clone(),
+                services: world.services.iter().copied().collect(),
+                replicas: world.replicas.clone(),
+                slots: HashMap::new(),
+                chat_cookies: HashMap::new(),
+                chats: Cells::new(world.chats),
+                flows: Cells::new(world.flows),
+                flows_back: Cells::new(world.flows),
+                pending: Cells::new(1024),
+                stash: Cells::new(1024),
+                counters: RefCell::new(vec![0; Counter::COUNT]),
+            },
+            scratch: [scratch(), scratch()],
+        };
+        host.tables.replicas.resize_with(64, || Replica { state: 0, ..world.replicas[0] });
+        host.set_slots(0, &slot_table());
+        host
+    }
+}
+
+impl Machine for Host {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+
+    fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
+        let tables = &mut self.tables;
+        tables.chats.bury();
+        tables.flows.bury();
+        tables.flows_back.bury();
+        tables.pending.bury();
+        tables.stash.bury();
+        tables.counters.get_mut().fill(0);
+        let mut packet = Bytes(frame.to_vec());
+        let [of_ingress, of_egress] = &mut self.scratch;
+        let verdict = match hook {
+            Hook::Ingress => ingress(&mut packet, tables, of_ingress),
+            Hook::Egress => egress(&mut packet, tables, of_egress),
+        };
+        tables.count(verdict);
+        let moved = tables.counters.get_mut().iter().zip(Counter::ALL);
+        let moved = moved.filter(|(count, _)| **count > 0);
+        Outcome {
+            hook,
+            action: verdict.action().expect("a verdict"),
+            frame: packet.0,
+            moved: moved.map(|(count, counter)| (*counter, *count)).collect(),
+        }
+    }
+
+    fn flows(&self) -> Vec<(Tuple, Flow)> {
+        self.tables.flows.all()
+    }
+
+    fn flows_back(&self) -> Vec<(Tuple, FlowBack)> {
+        self.tables.flows_back.all()
+    }
+
+    fn chats(&self) -> Vec<(ChatKey, Chat)> {
+        self.tables.chats.all()
+    }
+
+    fn pending(&self) -> Vec<(Tuple, Pending)> {
+        self.tables.pending.all()
+    }
+
+    fn set_flow(&mut self, tuple: &Tuple, flow: &Flow) {
+        self.tables.flows.set(tuple, flow);
+    }
+
+    fn set_flow_back(&mut self, tuple: &Tuple, flow: &FlowBack) {
+        self.tables.flows_back.set(tuple, flow);
+    }
+
+    fn set_chat(&mut self, key: &ChatKey, chat: &Chat) {
+        self.tables.chats.set(key, chat);
+    }
+
+    fn set_chat_cookie(&mut self, key: &ChatKey, entry: &ChatCookie) {
+        self.tables.chat_cookies.insert(*key, *entry);
+    }
+
+    fn set_replica(&mut self, number: u32, replica: &Replica) {
+        self.tables.replicas[number as usize] = *replica;
+    }
+
+    fn set_service(&mut self, number: u32, service: &Service) {
+        self.tables.services.insert(number, *service);
+    }
+
+    fn set_slots(&mut self, base: u32, table: &[u32]) {
+        self.tables.slots.extend((base..).zip(table.iter().copied()));
+    }
+
+    fn clear_stash(&mut self) {
+        for (tuple, _) in self.tables.stash.all() {
+            self.tables.stash.remove(&tuple);
+        }
+    }
+}
+
+impl Tables for HostTables {
+    fn now(&self) -> u64 {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("a clock");
+        now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+    }
+
+    fn secrets(&self) -> Option<&Secrets> {
+        (self.secrets.schema != 0).then_some(&self.secrets)
+    }
+
+    fn vip(&self, key: &VipKey) -> Option<u32> {
+        let bits = |vip: &Vip| {
+            let bytes: Vec<u8> = vip.port.iter().chain(&vip.addr).copied().collect();
+            move |at: u32| bytes[at as usize / 8] >> (7 - at % 8) & 1
+        };
+        let wanted = bits(&key.vip);
+        let fits = |(len, vip, _): &&(u32, Vip, u32)| {
+            let has = bits(vip);
+            (0..*len).all(|at| has(at) == wanted(at))
+        };
+        let longest = self.vips.iter().filter(fits).max_by_key(|(len, ..)| *len);
+        longest.map(|(.., service)| *service)
+    }
+
+    fn service(&self, number: u32) -> Option<&Service> {
+        self.services.get(&number)
+    }
+
+    fn replica(&self, number: u32) -> Option<&Replica> {
+        self.replicas.get(number as usize)
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(&index).copied()
+    }
+
+    fn chat_cookie(&self, key: &ChatKey) -> Option<&ChatCookie> {
+        self.chat_cookies.get(key)
+    }
+
+    fn chat(&self, key: &ChatKey) -> Option<Shared<Chat>> {
+        self.chats.shared(key)
+    }
+}
+
+impl FlowTables for HostTables {
+    fn count(&self, counter: Counter) {
+        self.counters.borrow_mut()[counter as usize] += 1;
+    }
+
+    fn add_chat(&self, key: &ChatKey, chat: &Chat) -> Result<(), Refused> {
+        self.chats.add(key, chat)
+    }
+
+    fn flow(&self, tuple: &Tuple) -> Option<Shared<Flow>> {
+        self.flows.shared(tuple)
+    }
+
+    fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused> {
+        self.flows.add(tuple, flow)
+    }
+
+    fn remove_flow(&self, tuple: &Tuple) {
+        self.flows.remove(tuple);
+    }
+
+    fn flow_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>> {
+        self.flows_back.shared(tuple)
+    }
+
+    fn add_flow_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused> {
+        self.flows_back.add(tuple, flow)
+    }
+
+    fn remove_flow_back(&self, tuple: &Tuple) {
+        self.flows_back.remove(tuple);
+    }
+
+    fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>> {
+        self.pending.shared(tuple)
+    }
+
+    fn set_pending(&self, tuple: &Tuple, pending: &Pending) -> Result<(), Refused> {
+        self.pending.set(tuple, pending);
+        Ok(())
+    }
+
+    fn remove_pending(&self, tuple: &Tuple) {
+        self.pending.remove(tuple);
+        self.stash.remove(tuple);
+    }
+
+    fn stash(&self, tuple: &Tuple) -> Option<&Stash> {
+        self.stash.view(tuple)
+    }
+
+    fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
+        self.stash.set(tuple, stash);
+        Ok(())
+    }
+}

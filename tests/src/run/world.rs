@@ -1,0 +1,203 @@
+//! What the maps hold in tests: services of all kinds, a port each, and replicas, with an address of
+//! each family.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use router_ebpf::maps::{
+    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
+    MISSING_SPREAD, NO_REPLICA, Name, PARAM_LEN, POLICY_HOME, POLICY_SPREAD, REPLICA_READY,
+    Replica, SCHEMA, SLOT_COUNT, Secrets, Service, Vip,
+};
+
+use super::Family;
+
+/// A service, with an address of each family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Policy `home`, key `query:chat`, a missing key spreads.
+    Home,
+    /// Policy `spread`.
+    Spread,
+    /// Policy `home`, a missing key is rejected.
+    Reject,
+    /// Policy `home`, a missing key goes to replica 2.
+    Fixed,
+    /// No usable replica.
+    Empty,
+    /// Key: the client's address.
+    Client,
+    /// Key: the destination; owns a prefix.
+    Destination,
+    /// Key: the 4-tuple.
+    Tuple,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Home,
+        Self::Spread,
+        Self::Reject,
+        Self::Fixed,
+        Self::Empty,
+        Self::Client,
+        Self::Destination,
+        Self::Tuple,
+    ];
+
+    /// Its number.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+
+    /// Its address and port.
+    pub fn vip(self, family: Family) -> SocketAddr {
+        let addr: IpAddr = match (family, self) {
+            (Family::V4, Self::Destination) => [10, 10, 0, 5].into(),
+            (Family::V4, _) => [10, 9, 0, 1].into(),
+            (Family::V6, Self::Destination) => v6(0xfd10, 5),
+            (Family::V6, _) => v6(0xfd09, 1),
+        };
+        SocketAddr::new(addr, 80 + self as u16)
+    }
+}
+
+/// How many replicas there are, all of each service.
+pub const REPLICAS: u32 = 3;
+/// MSS that the IPv4 services announce.
+pub const MSS4: u16 = 1410;
+/// MSS that the IPv6 services announce.
+pub const MSS6: u16 = 1390;
+
+fn v6(net: u16, host: u16) -> IpAddr {
+    Ipv6Addr::new(net, 0, 0, 0, 0, 0, 0, host).into()
+}
+
+/// Where a replica listens.
+pub fn replica_addr(family: Family, number: u32) -> SocketAddr {
+    let host = (number + 1) as u16;
+    let addr = match family {
+        Family::V4 => Ipv4Addr::new(10, 8, 0, host as u8).into(),
+        Family::V6 => v6(0xfd08, host),
+    };
+    SocketAddr::new(addr, 8080)
+}
+
+/// A client's address.
+pub fn client(family: Family, host: u16, port: u16) -> SocketAddr {
+    let [a, b] = host.to_be_bytes();
+    let addr = match family {
+        Family::V4 => Ipv4Addr::new(192, 0, a, b).into(),
+        Family::V6 => v6(0xfd07, host),
+    };
+    SocketAddr::new(addr, port)
+}
+
+/// As the maps have it.
+pub fn mapped(addr: IpAddr) -> Addr {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// What the maps hold, and how large they are.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// `SECRETS`.
+    pub secrets: Secrets,
+    /// `VIPS`: prefix length, prefix, service.
+    pub vips: Vec<(u32, Vip, u32)>,
+    /// `SERVICES`.
+    pub services: Vec<(u32, Service)>,
+    /// `REPLICAS`, from number 0.
+    pub replicas: Vec<Replica>,
+    /// Room in `FLOWS` and `FLOWS_BACK`.
+    pub flows: u32,
+    /// Room in `CHATS`.
+    pub chats: u32,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let mut world = Self {
+            secrets: Secrets {
+                schema: SCHEMA,
+                reserved: 0,
+                clock_offset: 0,
+                handshake: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+                handshake_before: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
+                chat: [0x1111_2222_3333_4444, 0x5555_6666_7777_8888],
+            },
+            vips: Vec::new(),
+            services: Vec::new(),
+            replicas: (0..REPLICAS).map(replica).collect(),
+            flows: 4096,
+            chats: 4096,
+        };
+        for family in Family::ALL {
+            for kind in Kind::ALL {
+                let vip = kind.vip(family);
+                let whole = kind != Kind::Destination;
+                let key = Vip { port: vip.port().to_be_bytes(), addr: mapped(vip.ip()) };
+                let prefix_len = 16 + if whole { 128 } else { 120 };
+                world.vips.push((prefix_len, key, kind.number()));
+            }
+        }
+        world.services.extend(Kind::ALL.map(|kind| (kind.number(), service(kind))));
+        world
+    }
+}
+
+/// A replica as the daemon would write it.
+pub fn replica(number: u32) -> Replica {
+    Replica {
+        v4: mapped(replica_addr(Family::V4, number).ip()),
+        v6: mapped(replica_addr(Family::V6, number).ip()),
+        port: replica_addr(Family::V4, number).port().to_be_bytes(),
+        state: REPLICA_READY,
+        reserved: 0,
+        service: 0,
+        weight: 100,
+        name: Name::new(format!("replica-{number}").as_bytes()),
+    }
+}
+
+/// A service as the daemon would write it.
+pub fn service(kind: Kind) -> Service {
+    let mut param = [0; PARAM_LEN];
+    param[..4].copy_from_slice(b"chat");
+    Service {
+        digest: 0,
+        slots: 0,
+        generation: 1,
+        usable: if kind == Kind::Empty { 0 } else { REPLICAS },
+        missing_replica: match kind {
+            Kind::Fixed => 2,
+            _ => NO_REPLICA,
+        },
+        idle_timeout: 9000,
+        mss4: MSS4,
+        mss6: MSS6,
+        policy: if kind == Kind::Spread { POLICY_SPREAD } else { POLICY_HOME },
+        key_source: match kind {
+            Kind::Client => KEY_CLIENT,
+            Kind::Destination => KEY_DESTINATION,
+            Kind::Tuple => KEY_TUPLE,
+            _ => KEY_QUERY,
+        },
+        on_missing_key: match kind {
+            Kind::Reject => MISSING_REJECT,
+            Kind::Fixed => MISSING_REPLICA,
+            _ => MISSING_SPREAD,
+        },
+        param_len: 4,
+        param,
+        name: Name::new(format!("{kind:?}").as_bytes()),
+    }
+}
+
+/// The table in `SLOTS` at first, of all services: the replicas in turn.
+pub fn slot_table() -> Vec<u32> {
+    (0..SLOT_COUNT).map(|slot| slot % REPLICAS).collect()
+}
