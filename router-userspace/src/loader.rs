@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use crate::{config::Limits, tables::Tables};
 
 pub use attach::Attached;
+pub(crate) use attach::interface_of;
 pub use detach::detach;
 
 /// The kernel programs, as built by `cargo xtask build`.
@@ -190,3 +191,6 @@ fn load_error(what: &str, error: EbpfError) -> anyhow::Error {
         error => anyhow::Error::new(error).context(format!("loading {what}")),
     }
 }
+
+#[cfg(test)]
+mod kernel_tests;

@@ -46,7 +46,7 @@ impl Lock {
 }
 
 /// The file is left when the lock is given back: removing it would race with the next holder.
-fn path(pin_dir: &Path) -> PathBuf {
+pub(crate) fn path(pin_dir: &Path) -> PathBuf {
     let name: String = pin_dir
         .to_string_lossy()
         .trim_matches('/')

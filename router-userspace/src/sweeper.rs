@@ -153,7 +153,10 @@ impl Sweeper {
         for (tuple, flow) in self.tables.flows.entries().map_err(failed("FLOWS"))? {
             let place = Place {
                 idle_timeout: round.timeouts.get(&flow.service).copied(),
-                is_gone: self.gone.get(&flow.replica).is_some_and(|t| round.now - *t >= GONE),
+                is_gone: self
+                    .gone
+                    .get(&flow.replica)
+                    .is_some_and(|t| round.now.saturating_sub(*t) >= GONE),
             };
             let mut fate = judge::flow(&flow, place, round.now, self.linger);
             if fate == Fate::Expire && !self.expire(&tuple, place, round)? {

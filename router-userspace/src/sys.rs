@@ -17,6 +17,7 @@ use aya::Pod;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `union bpf_attr` of `BPF_OBJ_GET`.
 #[repr(C)]
@@ -80,6 +81,18 @@ pub(crate) fn pinned_link_interface(path: &Path) -> io::Result<u32> {
     index
         .and_then(|index| index.trim().parse().ok())
         .ok_or_else(|| io::Error::other("not a link of a network interface"))
+}
+
+/// Detaches the link that is pinned at `path`, at once: removing the pin alone does so a while later.
+pub(crate) fn detach_pinned_link(path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct LinkDetach {
+        link_fd: u32,
+    }
+    let fd = open_pin(path)?;
+    let mut attr = LinkDetach { link_fd: fd.as_raw_fd() as u32 };
+    // SAFETY: there are no pointers in it.
+    unsafe { bpf(BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// Removes an entry of a hash map and returns its last value; `None` if there is none.

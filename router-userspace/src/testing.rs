@@ -12,6 +12,10 @@ use crate::{
     tables::Tables,
 };
 
+/// The sizes of the maps of tests.
+pub(crate) const LIMITS: Limits =
+    Limits { flows: 64, chats: 64, pending: 64, stash: 64, services: 4, replicas: 32 };
+
 /// Small maps, pinned in a directory of their own until this is dropped.
 pub(crate) struct TestMaps {
     pub(crate) pin_dir: PathBuf,
@@ -23,9 +27,7 @@ impl TestMaps {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("roost-unit-{}-{count}", std::process::id());
         let maps = Self { pin_dir: PathBuf::from("/sys/fs/bpf").join(name) };
-        let limits =
-            Limits { flows: 64, chats: 64, pending: 64, stash: 64, services: 4, replicas: 32 };
-        loader::maps(&maps.pin_dir, &limits, false)
+        loader::maps(&maps.pin_dir, &LIMITS, false)
             .expect("this test makes maps in the kernel: run it as root");
         let mut tables = maps.unfilled();
         secrets::set(&mut tables, &SecretFiles::default()).unwrap();

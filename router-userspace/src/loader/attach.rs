@@ -10,7 +10,7 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
         xdp::XdpLink,
     },
     util::KernelVersion,
@@ -134,7 +134,7 @@ impl DataPath {
                 warn!(
                     interface,
                     "XDP in generic mode: several times slower, and every packet is copied. The \
-                     driver refuses native mode: {}. `roost check {interface}` says more",
+                     driver refuses native mode: {}. `roost check --interface {interface}` says more",
                     plain(&native)
                 );
                 (id, Attached::Generic)
@@ -177,11 +177,8 @@ impl DataPath {
     pub(super) fn attach_clsact(&mut self, interface: &str) -> Result<Attached> {
         let path = link_path(&self.pin_dir, interface, CLSACT);
         let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
-        if let Err(e) = tc::qdisc_add_clsact(interface)
-            && !is_there(&e)
-        {
-            return Err(anyhow!("{interface}: adding the clsact qdisc: {e}"));
-        }
+        // It may be there, of ours or of others; if it is not, the filter says so.
+        let qdisc = tc::qdisc_add_clsact(interface);
         let replaced = if path.exists() {
             let egress = TcAttachType::Egress;
             let ours = SchedClassifierLink::attached(interface, egress, PRIORITY, HANDLE, None)?;
@@ -196,7 +193,13 @@ impl DataPath {
                 let options = TcAttachOptions::Netlink(options);
                 let id = classifier
                     .attach_with_options(interface, TcAttachType::Egress, options)
-                    .map_err(|e| attach_error(EGRESS, interface, &e))?;
+                    .map_err(|e| {
+                    let e = attach_error(EGRESS, interface, &e);
+                    match qdisc {
+                        Ok(()) => e,
+                        Err(qdisc) => e.context(format!("adding the clsact qdisc: {qdisc}")),
+                    }
+                })?;
                 (id, Attached::Clsact)
             }
         };
@@ -271,10 +274,6 @@ fn is_unsupported(error: &ProgramError) -> bool {
     errno(error).is_some_and(|e| no.contains(&e))
 }
 
-fn is_there(error: &TcError) -> bool {
-    matches!(error, TcError::AlreadyAttached) || error.to_string().contains("os error 17")
-}
-
 fn attach_error(program: &str, interface: &str, error: &ProgramError) -> anyhow::Error {
     let hint = match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
@@ -286,8 +285,8 @@ fn attach_error(program: &str, interface: &str, error: &ProgramError) -> anyhow:
     anyhow!("{interface}: attaching {program}: {}{hint}", plain(error))
 }
 
-/// A name that stands in a pinned link's name.
-pub(super) fn interface_of(name: &str) -> Result<(String, &str)> {
+/// The interface's name and the hook's, which stand in a pinned link's name.
+pub(crate) fn interface_of(name: &str) -> Result<(String, &str)> {
     match name.rsplit_once('-') {
         Some((interface, hook)) => Ok((interface.replace("%2e", ".").replace("%25", "%"), hook)),
         None => bail!("{name:?} is not a link of ours"),

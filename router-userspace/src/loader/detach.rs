@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::programs::{TcAttachType, tc::SchedClassifierLink};
 use tracing::warn;
 
-use crate::lock::Lock;
+use crate::{lock::Lock, sys};
 
 use super::{
     LINKS,
@@ -73,10 +73,14 @@ pub(super) fn interface(pin_dir: &Path, interface: &str) -> Vec<String> {
         .collect()
 }
 
-/// Removes one link, if it is there. Its last reference is the pin, so that detaches.
+/// Removes one link, if it is there.
 fn remove(pin_dir: &Path, link: &Link) -> Option<String> {
     let Link { interface, hook } = link;
     let path = link_path(pin_dir, interface, hook);
+    if hook != CLSACT {
+        // If that fails, the link ends with its last reference: the pin.
+        let _ = sys::detach_pinned_link(&path);
+    }
     match fs::remove_file(&path) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
