@@ -129,7 +129,7 @@ fn the_command_line_sees_what_the_daemon_did() {
     let services = daemon.json(&["services"]);
     let services = services.as_array().unwrap();
     assert_eq!(services.len(), 1, "both families in one");
-    assert_eq!(services[0]["addresses"], json!(["2001:db8::1", "192.0.2.1"]));
+    assert_eq!(services[0]["addresses"], json!(["192.0.2.1", "2001:db8::1"]));
     assert_eq!(services[0]["usable"], 2);
 
     let maps = daemon.json(&["maps", "list"]);
@@ -165,6 +165,15 @@ fn the_command_line_sees_what_the_daemon_did() {
     daemon.json(&["chat", "pin", "rooms", "42", "--replica", other]);
     let explained = daemon.json(&["explain", "--service", "rooms", "--key", "42"]);
     assert_eq!((&explained["why"], &explained["replica"]), (&json!("pinned"), &json!(other)));
+
+    // From here the interface is not seen, whatever has its name or its index.
+    let output = daemon.roost(&["status", "-o", "json"], false);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let elsewhere = json!({
+        "interface": "cli0", "ingress": null, "egress": null,
+        "problem": "cannot be seen from this network namespace",
+    });
+    assert_eq!(status["interfaces"], json!([elsewhere]));
 
     let refused = daemon.roost(&["detach"], true);
     assert_eq!(refused.status.code(), Some(1), "a daemon runs");

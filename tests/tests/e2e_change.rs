@@ -97,6 +97,24 @@ fn adding_and_removing_replicas_splits_no_chat() -> Result<()> {
 }
 
 #[test]
+fn clients_of_both_families_meet_although_replicas_come() -> Result<()> {
+    let two = |lab: &Lab| Config::new(lab).only(lab, &[1, 2]);
+    let site = Site::start(Lab::builder("families").replicas(4), two)?;
+    let clients = site.clients()?;
+    let mut first = open(&clients, site.vip(Family::V4), "chat-", 40, 40)?;
+    site.roost.write_config(&Config::new(&site.lab).to_string())?;
+    site.wait_replicas(&ALL)?;
+    // By their slots about half of the chats would be on a new replica now.
+    let mut second = open(&clients, site.vip(Family::V6), "chat-", 40, 40)?;
+    let homes = homes(first.tabs().iter().chain(second.tabs().iter()))?;
+    assert_eq!(homes.len(), 40);
+    let chats = site.live_chats()?;
+    assert_eq!(chats.len(), 40, "one entry for both families");
+    assert!(chats.iter().all(|chat| chat["flows"] == 2), "{chats:?}");
+    Ok(())
+}
+
+#[test]
 fn a_draining_replica_keeps_its_chats_and_takes_no_new_ones() -> Result<()> {
     let site = Site::home("drain")?;
     let clients = site.clients()?;

@@ -1,22 +1,24 @@
 //! Whether a daemon runs: who holds the lock of the pin directory.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use crate::lock;
 
 /// The process id of the daemon that works on a pin directory. Looking does not touch the lock: a
 /// daemon that starts at this moment gets it.
 pub fn pid(pin_dir: &Path) -> Option<u32> {
-    let lock = fs::metadata(lock_file(pin_dir)).ok()?;
+    let lock = fs::metadata(lock::path(pin_dir)).ok()?;
     holder(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
 }
 
-/// The file that [`crate::lock`] locks.
-fn lock_file(pin_dir: &Path) -> PathBuf {
-    let name = pin_dir.to_string_lossy().trim_matches('/').replace('/', "-");
-    Path::new("/run/roost").join(format!("{name}.lock"))
+/// Whether a process is in another network namespace than this one.
+pub fn is_elsewhere(pid: u32) -> bool {
+    let namespace = |of: &str| {
+        let file = fs::metadata(format!("/proc/{of}/ns/net")).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    let (its, ours) = (namespace(&pid.to_string()), namespace("self"));
+    its.is_some() && its != ours
 }
 
 /// Finds who holds a lock in `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 00:1a:5678 0 EOF`.
@@ -43,11 +45,5 @@ mod tests {
         let device = rustix::fs::makedev(0, 0x1a);
         assert_eq!(holder(locks, device, 5678), Some(13), "and not who waits for it");
         assert_eq!(holder(locks, device, 1), None);
-    }
-
-    #[test]
-    fn the_lock_is_the_one_that_the_daemon_takes() {
-        let file = lock_file(Path::new("/sys/fs/bpf/roost"));
-        assert_eq!(file, Path::new("/run/roost/sys-fs-bpf-roost.lock"));
     }
 }

@@ -7,20 +7,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::{
     counters::{self, CounterLine},
     dump::{self, MapName},
-    netlink::{self, XdpMode},
+    netlink,
     output::Report,
     running,
     services::{self, ServiceLine},
     table::{Cell, Table},
     text::NONE,
 };
-use crate::{sys, tables::Tables};
+use crate::{loader::interface_of, sys, tables::Tables};
+
+const ELSEWHERE: &str = "cannot be seen from this network namespace";
 
 /// Maps whose filling is watched.
 const BOUNDED: [MapName; 5] =
@@ -75,18 +77,19 @@ pub fn status(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
         max_entries: map.max_entries,
     };
     let maps = dump::lines(tables, pin_dir, &BOUNDED)?;
+    let daemon_pid = running::pid(pin_dir);
     Ok(StatusReport {
-        daemon_pid: running::pid(pin_dir),
+        daemon_pid,
         pin_dir: pin_dir.to_owned(),
-        interfaces: interfaces(pin_dir)?,
+        interfaces: interfaces(pin_dir, daemon_pid.is_some_and(running::is_elsewhere))?,
         services: services::services(tables)?.0,
         limits: maps.into_iter().map(limit).collect(),
         counters: counters::counters(tables, false)?.0,
     })
 }
 
-/// The interfaces that have pinned links.
-fn interfaces(pin_dir: &Path) -> Result<Vec<InterfaceLine>> {
+/// The interfaces that have pinned links; they may all be in another network namespace.
+fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>> {
     let mut lines: BTreeMap<String, InterfaceLine> = BTreeMap::new();
     let links = pin_dir.join("links");
     let entries = match fs::read_dir(&links) {
@@ -96,40 +99,49 @@ fn interfaces(pin_dir: &Path) -> Result<Vec<InterfaceLine>> {
     for entry in entries {
         let path = entry.with_context(|| format!("cannot read {}", links.display()))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some((interface, hook)) = interface_and_hook(name) else { continue };
+        let Ok((interface, hook)) = interface_of(name) else { continue };
         let line = lines.entry(interface.clone()).or_default();
         line.interface = interface;
-        look_at(line, &path, hook);
+        if elsewhere {
+            line.problem = ELSEWHERE.to_owned();
+        } else if let Err(problem) = look_at(line, &path, hook) {
+            line.problem = problem;
+        }
+    }
+    for line in lines.values_mut().filter(|line| line.problem == ELSEWHERE) {
+        (line.ingress, line.egress) = (None, None);
     }
     Ok(lines.into_values().collect())
 }
 
-/// The name of a pinned link is the interface's, with `%2e` for dots, and the hook's.
-fn interface_and_hook(name: &str) -> Option<(String, &str)> {
-    let (interface, hook) = name.rsplit_once('-')?;
-    Some((interface.replace("%2e", ".").replace("%25", "%"), hook))
-}
-
-fn look_at(line: &mut InterfaceLine, path: &Path, hook: &str) {
-    let link = match netlink::link_by_name(&line.interface) {
-        Ok(link) => link,
-        Err(error) => {
-            line.problem = format!("{error:#}");
-            return;
-        }
-    };
-    match hook {
-        "clsact" => {
-            line.egress = Some("clsact");
-            return;
-        }
-        "tcx" => line.egress = Some("tcx"),
-        _ => line.ingress = link.xdp_mode.map(XdpMode::word),
+/// Fills in what a pinned link does, or says what is wrong with it.
+fn look_at(line: &mut InterfaceLine, path: &Path, hook: &str) -> Result<(), String> {
+    let by_name = netlink::link_by_name(&line.interface);
+    if hook == "clsact" {
+        // What is pinned is no link: there is nothing to compare.
+        by_name.map_err(|error| format!("{error:#}"))?;
+        line.egress = Some("clsact");
+        return Ok(());
     }
-    match sys::pinned_link_interface(path) {
-        Ok(index) if index == link.index => {}
-        Ok(_) => line.problem = "was made anew: the programs are not on it".to_owned(),
-        Err(error) => line.problem = Error::from(error).to_string(),
+    let index = sys::pinned_link_interface(path).map_err(|error| error.to_string())?;
+    match by_name {
+        Ok(link) if link.index == index => {
+            // An index can be the same in another network namespace, what is attached cannot.
+            let mode = link.xdp_mode.ok_or(ELSEWHERE)?;
+            match hook {
+                "tcx" => line.egress = Some("tcx"),
+                _ => line.ingress = Some(mode.word()),
+            }
+            Ok(())
+        }
+        Ok(_) if index == 0 => Err("was made anew: the programs are not on it".to_owned()),
+        Err(error) if index == 0 => Err(format!("{error:#}")),
+        _ => match netlink::link_by_index(index) {
+            Ok(link) if link.xdp_mode.is_some() => {
+                Err(format!("the programs are on {}: was it renamed?", link.name))
+            }
+            _ => Err(ELSEWHERE.to_owned()),
+        },
     }
 }
 

@@ -84,7 +84,6 @@ impl Site {
             let mut ready: Vec<_> =
                 ready.filter_map(|replica| replica["replica"].as_str()).collect();
             ready.sort_unstable();
-            ready.dedup();
             // The service that uses them comes after new replicas and before those that go.
             let services = self.roost.json(&["services"])?;
             let mut services = services.as_array().into_iter().flatten();
