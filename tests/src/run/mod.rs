@@ -146,3 +146,8 @@ pub fn difference(found: &[u8], expected: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// How many flows count for chats.
+pub fn live(machine: &dyn Machine) -> u32 {
+    machine.chats().iter().map(|(_, chat)| Chat::flows(chat.state)).sum()
+}

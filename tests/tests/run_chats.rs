@@ -1,0 +1,286 @@
+//! Which replica a connection goes to.
+
+use std::collections::BTreeSet;
+
+use roost_tests::run::{
+    Family, Hook, Machine,
+    frame::{ACK, PSH, RST},
+    live, on_all,
+    talk::{Conn, get, reset_for},
+    world::{Kind, World, client, mapped, replica, service},
+};
+use router_ebpf::{
+    maps::{
+        Chat, ChatCookie, ChatKey, NO_REPLICA, Name, REPLICA_DRAINING, REPLICA_GONE, SLOT_COUNT,
+    },
+    verdict::Counter,
+};
+
+/// Opens a connection for a chat and gives it back with the key of the chat's entry.
+fn visit(machine: &mut dyn Machine, family: Family, port: u16, chat: &str) -> (Conn, ChatKey) {
+    let mut conn = Conn::new(family, Kind::Home, 1, port);
+    conn.establish(machine, chat);
+    (conn, key_of(machine, chat.as_bytes()))
+}
+
+fn key_of(machine: &dyn Machine, name: &[u8]) -> ChatKey {
+    let chats = machine.chats();
+    let chat = chats.iter().find(|(_, chat)| chat.key.kept() == name);
+    chat.expect("an entry with this readable key").0
+}
+
+fn leave(machine: &mut dyn Machine, conn: &Conn) {
+    conn.goes_up(machine, &conn.up(RST, 60, 0, b""), &[Counter::Closed]);
+}
+
+/// A chat whose home is another one than `home`, and a connection to it.
+fn elsewhere(machine: &mut dyn Machine, family: Family, home: u32) -> (Conn, ChatKey, String) {
+    (0..50)
+        .map(|n| format!("other-{n}"))
+        .zip(5000..)
+        .find_map(|(chat, port)| {
+            let (conn, key) = visit(machine, family, port, &chat);
+            if conn.replica != home {
+                return Some((conn, key, chat));
+            }
+            leave(machine, &conn);
+            None
+        })
+        .expect("one of fifty chats lives elsewhere")
+}
+
+fn entry(cookie: u64) -> ChatCookie {
+    ChatCookie { cookie, replica: NO_REPLICA, width: 1, key: Name::EMPTY, chat: Name::EMPTY }
+}
+
+#[test]
+fn a_key_that_is_bound_to_a_chat_goes_where_that_lives() {
+    on_all(&World::default(), |machine, family| {
+        let (tea, tea_key) = visit(machine, family, 1000, "tea");
+        let (other, other_key, name) = elsewhere(machine, family, tea.replica);
+        leave(machine, &other);
+        machine.set_chat_cookie(&other_key, &entry(tea_key.cookie));
+        let mut conn = Conn::new(family, Kind::Home, 1, 2000);
+        conn.open(machine);
+        conn.bind(machine, &get(&name), &[Counter::Overridden]);
+        conn.accept(machine);
+        assert_eq!(conn.replica, tea.replica);
+        let chats = machine.chats();
+        let chat = chats.iter().find(|(key, _)| *key == tea_key).unwrap().1;
+        assert_eq!(chat.state, Chat::pack(tea.replica, 2));
+    });
+}
+
+#[test]
+fn a_pin_counts_while_the_chat_has_no_live_home() {
+    on_all(&World::default(), |machine, family| {
+        let (tea, key) = visit(machine, family, 1000, "tea");
+        let pinned = (tea.replica + 1) % 3;
+        machine.set_chat_cookie(&key, &ChatCookie { replica: pinned, ..entry(key.cookie) });
+        let mut conn = Conn::new(family, Kind::Home, 1, 2000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[Counter::Overridden]);
+        conn.accept(machine);
+        assert_eq!(conn.replica, tea.replica, "a live chat stays");
+        leave(machine, &conn);
+        leave(machine, &tea);
+        // As if the last connection had been bound long ago.
+        let (_, chat) = machine.chats()[0];
+        machine.set_chat(&key, &Chat { bound_at: 0, ..chat });
+        let mut conn = Conn::new(family, Kind::Home, 1, 3000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[Counter::Overridden]);
+        conn.accept(machine);
+        assert_eq!(conn.replica, pinned);
+        // Live there, it stays there without the pin.
+        machine.set_chat_cookie(&key, &entry(key.cookie));
+        let mut conn = Conn::new(family, Kind::Home, 1, 4000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[Counter::Overridden, Counter::HomeKept]);
+        assert_eq!(conn.replica, pinned);
+    });
+}
+
+#[test]
+fn a_wide_chat_is_spread() {
+    on_all(&World::default(), |machine, family| {
+        let (_, key) = visit(machine, family, 1000, "tea");
+        machine.set_chat_cookie(&key, &ChatCookie { width: 3, ..entry(key.cookie) });
+        let mut homes = BTreeSet::new();
+        for port in 2000..2040 {
+            let mut conn = Conn::new(family, Kind::Home, 1, port);
+            conn.open(machine);
+            conn.bind(machine, &get("tea"), &[Counter::Overridden]);
+            conn.accept(machine);
+            homes.insert(conn.replica);
+        }
+        let parts = machine.chats().len() - 1;
+        assert_eq!(parts, 3, "one entry for each part");
+        assert!(homes.len() <= 3);
+        assert_eq!(live(machine), 41);
+    });
+}
+
+#[test]
+fn a_live_chat_stays_when_the_slot_table_changes() {
+    on_all(&World::default(), |machine, family| {
+        let (tea, _) = visit(machine, family, 1000, "tea");
+        let to = (tea.replica + 1) % 3;
+        machine.set_slots(0, &vec![to; SLOT_COUNT as usize]);
+        let mut conn = Conn::new(family, Kind::Home, 1, 2000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[Counter::HomeKept]);
+        conn.accept(machine);
+        assert_eq!(conn.replica, tea.replica);
+        let (new, _) = visit(machine, family, 3000, "new");
+        assert_eq!(new.replica, to);
+        // A home that drains keeps its chats; one that is gone does not.
+        let mut drains = replica(tea.replica);
+        drains.state = REPLICA_DRAINING;
+        machine.set_replica(tea.replica, &drains);
+        let mut conn = Conn::new(family, Kind::Home, 1, 4000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[Counter::HomeKept]);
+        assert_eq!(conn.replica, tea.replica);
+        drains.state = REPLICA_GONE;
+        machine.set_replica(tea.replica, &drains);
+        let mut conn = Conn::new(family, Kind::Home, 1, 5000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[]);
+        assert_eq!(conn.replica, to);
+    });
+}
+
+#[test]
+fn both_families_of_a_chat_meet() {
+    on_all(&World::default(), |machine, _| {
+        let (four, key) = visit(machine, Family::V4, 1000, "tea");
+        let (six, same) = visit(machine, Family::V6, 1000, "tea");
+        assert_eq!((four.replica, key), (six.replica, same));
+        assert_eq!(live(machine), 2);
+    });
+}
+
+#[test]
+fn a_missing_key_is_a_decision() {
+    on_all(&World::default(), |machine, family| {
+        let heads: [&[u8]; 4] = [
+            b"GET /ws HTTP/1.1\r\n\r\n",
+            b"GET /ws?chat= HTTP/1.1\r\n\r\n",
+            b"POST /ws?chat=tea HTTP/1.1\r\n\r\n",
+            b"\x16\x03\x01",
+        ];
+        let mut port = 1000;
+        let mut homes = BTreeSet::new();
+        for head in heads {
+            for _ in 0..10 {
+                port += 1;
+                let mut conn = Conn::new(family, Kind::Home, 1, port);
+                conn.open(machine);
+                conn.bind(machine, head, &[Counter::MissingKey]);
+                conn.accept(machine);
+                homes.insert(conn.replica);
+            }
+            let mut conn = Conn::new(family, Kind::Fixed, 1, port);
+            conn.open(machine);
+            // Unless the port is taken by the connection before, which went to the same replica.
+            conn.client.set_port(port + 5000);
+            conn.open(machine);
+            conn.bind(machine, head, &[Counter::MissingKey]);
+            assert_eq!(conn.replica, 2);
+            let mut conn = Conn::new(family, Kind::Reject, 1, port);
+            conn.open(machine);
+            conn.replica = u32::MAX;
+            let seg = conn.up(PSH | ACK, 0, 0, head);
+            machine
+                .run(Hook::Ingress, &seg.bytes())
+                .counts(&[Counter::ResetMissingKey, Counter::MissingKey])
+                .leaves(&reset_for(&seg).bytes());
+        }
+        assert_eq!(homes.len(), 3);
+        assert!(machine.chats().is_empty());
+    });
+}
+
+#[test]
+fn connections_are_spread_without_a_home() {
+    on_all(&World::default(), |machine, family| {
+        let mut homes = BTreeSet::new();
+        for port in 1000..1040 {
+            let mut conn = Conn::new(family, Kind::Spread, 1, port);
+            conn.establish(machine, "tea");
+            homes.insert(conn.replica);
+        }
+        assert_eq!(homes.len(), 3);
+        assert!(machine.chats().is_empty());
+    });
+}
+
+#[test]
+fn the_other_key_sources() {
+    on_all(&World::default(), |machine, family| {
+        for port in 1000..1004 {
+            let mut conn = Conn::new(family, Kind::Client, 7, port);
+            conn.establish(machine, "any");
+        }
+        let key = key_of(machine, &mapped(client(family, 7, 0).ip()));
+        assert_eq!(machine.chats(), [(key, machine.chats()[0].1)]);
+        assert_eq!(live(machine), 4);
+        for host in 1..4 {
+            let mut conn = Conn::new(family, Kind::Destination, host, 1000);
+            conn.establish(machine, "any");
+        }
+        key_of(machine, &mapped(Kind::Destination.vip(family).ip()));
+        assert_eq!((machine.chats().len(), live(machine)), (2, 7));
+        for port in 1000..1003 {
+            let mut conn = Conn::new(family, Kind::Tuple, 9, port);
+            conn.establish(machine, "any");
+            let tuple = conn.vip_side();
+            let name = [&tuple.client[..], &tuple.server, &tuple.client_port, &tuple.server_port];
+            key_of(machine, &name.concat());
+        }
+        assert_eq!((machine.chats().len(), live(machine)), (5, 10));
+    });
+}
+
+#[test]
+fn a_client_port_is_taken_while_its_flow_lives() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Fixed, 1, 1000);
+        conn.open(machine);
+        conn.bind(machine, b"GET / HTTP/1.1\r\n\r\n", &[Counter::MissingKey]);
+        conn.accept(machine);
+        // All to the replica of the first one.
+        machine.set_slots(0, &vec![2; SLOT_COUNT as usize]);
+        let mut other = Conn::new(family, Kind::Home, 1, 1000);
+        other.open(machine);
+        other.replica = u32::MAX;
+        let seg = other.up(PSH | ACK, 0, 0, &get("tea"));
+        machine
+            .run(Hook::Ingress, &seg.bytes())
+            .counts(&[Counter::ResetConflict])
+            .leaves(&reset_for(&seg).bytes());
+        conn.goes_up(machine, &conn.up(RST, 60, 0, b""), &[Counter::Closed]);
+        other.bind(machine, &get("tea"), &[]);
+        other.accept(machine);
+        assert_eq!((machine.flows().len(), machine.flows_back().len()), (1, 1));
+    });
+}
+
+#[test]
+fn a_service_that_lost_its_replicas_resets() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        let mut none = service(Kind::Home);
+        (none.usable, none.slots) = (0, NO_REPLICA);
+        machine.set_service(Kind::Home.number(), &none);
+        conn.replica = u32::MAX;
+        for seg in [conn.syn(), conn.up(PSH | ACK, 0, 0, &get("tea"))] {
+            machine
+                .run(Hook::Ingress, &seg.bytes())
+                .counts(&[Counter::ResetNoReplica])
+                .leaves(&reset_for(&seg).bytes());
+        }
+    });
+}
