@@ -159,15 +159,16 @@ fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -
     }
     let segment = &scratch.segment;
     let own = flow.get();
-    if own.client_isn == segment.seq.wrapping_sub(1)
-        && own.server_isn == segment.ack.wrapping_sub(1)
-    {
+    let acks_own = own.server_isn == segment.ack.wrapping_sub(1);
+    if acks_own && own.client_isn == segment.seq.wrapping_sub(1) {
         return false;
     }
     match check(tables, scratch) {
         Some(Check::First) => true,
-        // Right by chance once in 4096: good enough for what follows the end of a flow only.
-        Some(Check::Later) => state & STATE_CLOSED != 0,
+        // Right by chance once in 4096: good enough for what follows the end of a flow only. So is
+        // a late segment of the flow itself from before the replica's first byte, which must not be
+        // taken for that: nobody would answer it.
+        Some(Check::Later) => state & STATE_CLOSED != 0 && !acks_own,
         Some(Check::Foreign) | None => false,
     }
 }
