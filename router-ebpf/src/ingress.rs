@@ -50,6 +50,16 @@ fn tcp<P: Packet>(
     if scratch.segment.parse_tcp(packet).is_none() {
         return Some(Counter::IngressPassed);
     }
+    // Most segments of ours belong to a flow, which is found faster than the service.
+    scratch.segment.tuple_from_client(&mut scratch.vip_side);
+    let flow = tables.flow(&scratch.vip_side);
+    if let Some(flow) = flow
+        && scratch.segment.well_formed()
+        && !scratch.segment.has(flags::SYN)
+        && !may_be_new(tables, scratch, flow)
+    {
+        return established(packet, tables, scratch, flow);
+    }
     scratch.vip.prefix_len = VipKey::WHOLE;
     scratch.vip.vip.port = scratch.segment.dst_port;
     scratch.vip.vip.addr = scratch.segment.dst;
@@ -60,15 +70,7 @@ fn tcp<P: Packet>(
     if !scratch.segment.well_formed() {
         return Some(Counter::DropMalformed);
     }
-    scratch.segment.tuple_from_client(&mut scratch.vip_side);
     scratch.service = number;
-    let flow = tables.flow(&scratch.vip_side);
-    if let Some(flow) = flow
-        && !scratch.segment.has(flags::SYN)
-        && !may_be_new(tables, scratch, flow)
-    {
-        return established(packet, tables, scratch, flow);
-    }
     match open(packet, tables, scratch, flow)? {
         Opened::Decided(counter) => Some(counter),
         Opened::FirstData => bind::bind(packet, tables, scratch),
