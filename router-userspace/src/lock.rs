@@ -62,7 +62,7 @@ impl Drop for Lock {
 }
 
 /// The lock file of a pin directory.
-fn path(pin_dir: &Path) -> PathBuf {
+pub(crate) fn path(pin_dir: &Path) -> PathBuf {
     let name = pin_dir.to_string_lossy().trim_matches('/').replace('/', "-");
     Path::new(DIRECTORY).join(format!("{name}.lock"))
 }
