@@ -1,17 +1,29 @@
 //! Whole transfers: every byte arrives, in both directions, on good paths and bad ones.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
-use roost_tests::lab::{Config, Family, Lab, Netns, Site, Way, heavy};
+use roost_tests::lab::{Clients, Config, Family, Lab, Netns, Site, Way, heavy};
 use tokio::time::timeout;
 
 const MB: u64 = 1 << 20;
 
 /// Downloads and uploads at the same time, each over a connection of its own.
 fn both_ways(site: &Site, family: Family, length: u64, limit: Duration) -> Result<()> {
-    let clients = site.clients()?;
+    transfer(site, &site.lab.client, family, length, limit)
+}
+
+/// The same from a namespace.
+fn transfer(
+    site: &Site,
+    from: &Arc<Netns>,
+    family: Family,
+    length: u64,
+    limit: Duration,
+) -> Result<()> {
+    let clients = Clients::new(from)?;
     let mut down = clients.http(site.vip(family), "down")?;
     let mut up = clients.http(site.vip(family), "up")?;
     let seed = length ^ 0x5eed;
@@ -33,7 +45,7 @@ fn checksum_errors(ns: &Netns) -> Result<u64> {
 
 fn no_checksum_errors(site: &Site) -> Result<()> {
     let lab = &site.lab;
-    for ns in lab.replicas.iter().map(|replica| &replica.ns).chain([&*lab.client]) {
+    for ns in lab.replicas.iter().map(|replica| &replica.ns).chain([&lab.client]) {
         let errors = checksum_errors(ns)?;
         ensure!(errors == 0, "{errors} segments with a wrong checksum in {}", ns.name());
     }
@@ -53,35 +65,48 @@ fn a_hundred_megabytes_arrive_whole_each_way() -> Result<()> {
 #[test]
 fn they_arrive_whole_with_loss_and_reordering_towards_the_client() -> Result<()> {
     let _heavy = heavy()?;
-    let site = Site::home("loss-client")?;
-    let client = &site.lab.client;
-    // Single segments, so that single segments are lost.
-    client.set_offload("eth0", "gso", false)?;
-    client.set_loss("eth0", Way::In, 5)?;
-    client.set_loss("eth0", Way::Out, 5)?;
-    client.set_reordering("eth0", 5)?;
-    site.lab.node.set_reordering("eth0", 5)?;
-    for family in Family::BOTH {
-        both_ways(&site, family, 100 * MB, Duration::from_secs(300))?;
+    let lab = Lab::builder("loss-client").far_client(true);
+    let site = Site::start(lab, Config::new)?;
+    let (far, router) = (site.lab.far_client(), &site.lab.client);
+    // Cut into segments before they are lost one by one.
+    far.set_offload("eth0", "gso", false)?;
+    // In the router, and not where they are sent: TCP takes notice of what its own host drops.
+    for device in ["eth0", "far"] {
+        router.set_loss(device, Way::In, 5)?;
+        router.set_reordering(device, 5)?;
     }
+    for family in Family::BOTH {
+        transfer(&site, far, family, 100 * MB, Duration::from_secs(300))?;
+    }
+    much_was_lost(router, "eth0")?;
+    much_was_lost(router, "far")?;
     no_checksum_errors(&site)
+}
+
+/// Makes sure that the loss was real.
+fn much_was_lost(ns: &Netns, device: &str) -> Result<()> {
+    let lost = ns.lost(device, Way::In)?;
+    println!("{lost} packets were lost at {device} of {}", ns.name());
+    ensure!(lost > 1000, "only {lost} packets were lost at {device} of {}", ns.name());
+    Ok(())
 }
 
 #[test]
 fn they_arrive_whole_with_loss_and_reordering_towards_the_replica() -> Result<()> {
     let _heavy = heavy()?;
     let site = Site::start(Lab::builder("loss-replica").replicas(1), Config::new)?;
-    let replica = &site.lab.replicas[0];
-    for offload in ["gso", "tso", "gro"] {
-        replica.ns.set_offload("eth0", offload, false)?;
+    let (node, replica) = (&site.lab.node, &site.lab.replicas[0]);
+    replica.ns.set_offload("eth0", "gso", false)?;
+    replica.ns.set_offload("eth0", "tso", false)?;
+    for (ns, device) in [(&replica.ns, "eth0"), (node, &replica.node_device)] {
+        ns.set_loss(device, Way::In, 5)?;
+        ns.set_reordering(device, 5)?;
     }
-    replica.ns.set_loss("eth0", Way::In, 5)?;
-    replica.ns.set_loss("eth0", Way::Out, 5)?;
-    replica.ns.set_reordering("eth0", 5)?;
-    site.lab.node.set_reordering(&replica.node_device, 5)?;
     for family in Family::BOTH {
-        both_ways(&site, family, 30 * MB, Duration::from_secs(300))?;
+        both_ways(&site, family, 100 * MB, Duration::from_secs(300))?;
     }
+    much_was_lost(&replica.ns, "eth0")?;
+    much_was_lost(node, &replica.node_device)?;
     no_checksum_errors(&site)
 }
 
@@ -124,13 +149,13 @@ const OFFERS: [(&str, &[&str]); 4] = [
 #[test]
 fn clients_may_do_without_options() -> Result<()> {
     let site = Site::home("client-offers")?;
-    without_options(&site, &[&site.lab.client])
+    without_options(&site, &[&*site.lab.client])
 }
 
 #[test]
 fn replicas_may_do_without_options() -> Result<()> {
     let site = Site::home("replica-offers")?;
-    let replicas: Vec<&Netns> = site.lab.replicas.iter().map(|replica| &replica.ns).collect();
+    let replicas: Vec<&Netns> = site.lab.replicas.iter().map(|replica| &*replica.ns).collect();
     without_options(&site, &replicas)
 }
 
@@ -184,9 +209,9 @@ fn offloads_may_be_on_or_off() -> Result<()> {
     let lab = &site.lab;
     let replica = &lab.replicas[0];
     for (ns, device, offload, on) in [
-        (&*lab.node, replica.node_device.as_str(), "gro", true),
-        (&*lab.node, "eth0", "tso", false),
-        (&*lab.node, "eth0", "gso", false),
+        (&lab.node, replica.node_device.as_str(), "gro", true),
+        (&lab.node, "eth0", "tso", false),
+        (&lab.node, "eth0", "gso", false),
         (&replica.ns, "eth0", "gro", true),
         (&replica.ns, "eth0", "tso", false),
         (&replica.ns, "eth0", "gso", false),

@@ -44,15 +44,25 @@ impl Netns {
     /// netem here). Replaces an earlier loss of the same way; 0 ends it.
     ///
     /// What comes in is dropped after XDP, what goes out before TC: loss that Roost's programs are
-    /// to meet belongs on the other ends of the links. A packet may be one of several segments
-    /// that an offload has joined; switch `gso` off at the sender for single ones.
+    /// to meet belongs on other interfaces than theirs. What goes out is better let out and dropped
+    /// where it comes in: TCP takes notice of what its own host drops, and a packet may still be
+    /// several segments, whatever the offloads are.
     pub fn set_loss(&self, device: &str, way: Way, percent: u8) -> Result<()> {
         let rule = match percent {
             0 => None,
-            1..100 => Some(format!("numgen random mod 100 < {percent} drop")),
-            _ => Some("drop".to_owned()),
+            1..100 => Some(format!("numgen random mod 100 < {percent} counter drop")),
+            _ => Some("counter drop".to_owned()),
         };
         self.set_rule(&format!("loss_{way}_{device}"), device, way, rule.as_ref())
+    }
+
+    /// How many packets [`Netns::set_loss`] has dropped.
+    pub fn lost(&self, device: &str, way: Way) -> Result<u64> {
+        let table = format!("loss_{way}_{device}");
+        let text = tools::run_in(self, "nft", &["list", "table", "netdev", &table])?;
+        let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
+        let packets = words.nth(1).and_then(|word| word.parse().ok());
+        packets.with_context(|| format!("no counter in {text}"))
     }
 
     /// Sends `percent` of the packets that go out through an interface by a slow lane, so that

@@ -56,7 +56,7 @@ pub struct ReplicaSite {
     /// Its name, `replica-<n>`.
     pub name: String,
     /// Its namespace.
-    pub ns: Netns,
+    pub ns: Arc<Netns>,
     /// The node's interface towards it.
     pub node_device: String,
     /// Its IPv4 address.
@@ -182,7 +182,7 @@ impl Lab {
         let mut replicas = Vec::with_capacity(plan.replicas);
         for n in 1..=plan.replicas {
             let name = format!("replica-{n}");
-            let ns = Netns::create(format!("{prefix}-{name}"), &prefix)?;
+            let ns = Arc::new(Netns::create(format!("{prefix}-{name}"), &prefix)?);
             let (v4, v6) = (addr::replica_v4(n), addr::replica_v6(n));
             replicas.push(ReplicaSite { name, ns, node_device: format!("rep{n}"), v4, v6 });
         }
@@ -309,6 +309,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        sweep::stay_if_ending();
         // The processes first (a daemon would pin again), then pins, then the namespaces, which
         // are the fields that are dropped next.
         for ns in [&self.client, &self.node].into_iter().chain(&self.far) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, fs, thread};
@@ -22,6 +23,17 @@ const NAMESPACES: &str = "/run/netns";
 /// Held while a lab of this process is made.
 static MAKING: Mutex<()> = Mutex::new(());
 
+/// Set when a signal has come: from then on only the thread that takes signals removes labs.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Does not return when a signal has come. Whoever holds a lab notices the end of its processes
+/// and would end this one, before all is cleaned up and with another status.
+pub(super) fn stay_if_ending() {
+    while ENDING.load(Ordering::SeqCst) {
+        thread::park();
+    }
+}
+
 pub(super) fn making() -> MutexGuard<'static, ()> {
     MAKING.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -31,6 +43,7 @@ pub fn clean_up_on_signals() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let Some(signal) = signals.forever().next() else { return };
+        ENDING.store(true, Ordering::SeqCst);
         // Never given back: nothing is made any more.
         let _making = making();
         eprintln!("\nending: removing the lab");
