@@ -31,6 +31,9 @@ pub struct Options {
     /// Rounds, each of which measures every case once
     #[arg(long, value_name = "N", default_value_t = 25)]
     rounds: u32,
+    /// Measure also packets that end earlier on the path, to see where the time goes
+    #[arg(long)]
+    detail: bool,
 }
 
 /// Measures everything and prints it.
@@ -42,7 +45,10 @@ pub fn run(options: &Options) -> Result<()> {
     let mut kernel = Kernel::load()?;
     let memory = Memory::measure(&mut kernel)?;
     packets::fill(&mut kernel)?;
-    let cases = cases();
+    let mut cases = cases();
+    if options.detail {
+        cases.extend(detail());
+    }
     let effort = Effort { rounds: options.rounds, repeat: 100_000, single: 1000 };
     let timings = measure::measure(&kernel, &cases, effort)?;
     let rows = cases.iter().zip(timings).collect();
@@ -71,18 +77,22 @@ mod names {
     pub const TO_CLIENT: &str = "established to client";
 }
 
+/// A case that is always the same packet.
+fn same(
+    name: &'static str,
+    program: &'static str,
+    way: Way,
+    verdict: Counter,
+    packet: Vec<u8>,
+) -> Case {
+    let packets = Box::new(move |_| Ok(packet.clone()));
+    Case { name, program, way, verdict, packets, constant: true }
+}
+
 fn cases() -> Vec<Case> {
     use Counter::{Bound, IngressPassed, SynAnswered, ToClient, ToReplica};
     use Family::{V4, V6};
     use Way::{Repeat, Single};
-    let same = |name, program, way, verdict, packet: Vec<u8>| Case {
-        name,
-        program,
-        way,
-        verdict,
-        packets: Box::new(move |_| Ok(packet.clone())),
-        constant: true,
-    };
     let replica = |name, way, family, far| {
         same(name, INGRESS, way, ToReplica, packets::to_replica(family, far))
     };
@@ -105,5 +115,26 @@ fn cases() -> Vec<Case> {
         client(names::TO_CLIENT, Repeat, V4, false),
         client("  one by one", Single, V4, true),
         client("  IPv6", Repeat, V6, false),
+    ]
+}
+
+/// Packets that end earlier on the path of an established one, in the order in which they do.
+fn detail() -> Vec<Case> {
+    use Counter::{DropStrayReset, EgressPassed, IngressPassed, ToClient, ToReplica};
+    use Family::V4;
+    let case = |name, program, verdict, packet| same(name, program, Way::Repeat, verdict, packet);
+    vec![
+        case("ingress: not IP", INGRESS, IngressPassed, packets::not_ip()),
+        case("ingress: not TCP", INGRESS, IngressPassed, packets::not_tcp()),
+        case("ingress: no VIP's port", INGRESS, IngressPassed, packets::other_port()),
+        case("ingress: no VIP", INGRESS, IngressPassed, packets::not_ours()),
+        case("ingress: no flow", INGRESS, DropStrayReset, packets::stray_reset()),
+        case("ingress: no timestamps", INGRESS, ToReplica, packets::bare_to_replica()),
+        case("ingress: all", INGRESS, ToReplica, packets::to_replica(V4, false)),
+        case("egress: not IP", EGRESS, EgressPassed, packets::not_ip()),
+        case("egress: not TCP", EGRESS, EgressPassed, packets::not_tcp()),
+        case("egress: no flow", EGRESS, EgressPassed, packets::not_ours()),
+        case("egress: no timestamps", EGRESS, ToClient, packets::bare_to_client()),
+        case("egress: all", EGRESS, ToClient, packets::to_client(V4, false)),
     ]
 }

@@ -222,6 +222,42 @@ pub fn not_ours() -> Vec<u8> {
     segment(Family::V4.client(), other, |_| {}, &timestamps(), &[0; 100])
 }
 
+/// A frame of a protocol that nobody has.
+pub fn not_ip() -> Vec<u8> {
+    let mut frame = not_ours();
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame
+}
+
+/// A packet of another protocol to a VIP.
+pub fn not_tcp() -> Vec<u8> {
+    let mut frame = to_replica(Family::V4, false);
+    frame[14 + 9] = 17;
+    frame
+}
+
+/// A segment to a VIP, but to another port.
+pub fn other_port() -> Vec<u8> {
+    let other = SocketAddr::new(Family::V4.vip().ip(), !PORT);
+    segment(Family::V4.client(), other, |_| {}, &timestamps(), &[0; 100])
+}
+
+/// An RST that belongs to no flow.
+pub fn stray_reset() -> Vec<u8> {
+    let stranger = SocketAddr::new(Family::V4.addr(10, 99), CLIENT_PORT);
+    segment(stranger, Family::V4.vip(), |tcp| tcp.rst = true, &timestamps(), &[])
+}
+
+/// A segment of the flow to itself, from its client, without options.
+pub fn bare_to_replica() -> Vec<u8> {
+    segment(Family::V4.client(), Family::V4.vip(), |_| {}, &[], &[0; 100])
+}
+
+/// The same from its replica.
+pub fn bare_to_client() -> Vec<u8> {
+    segment(Family::V4.vip(), Family::V4.client(), |_| {}, &[], &[0; 100])
+}
+
 /// A SYN of a Linux client.
 pub fn syn() -> Vec<u8> {
     use TcpOptionElement::{

@@ -122,7 +122,9 @@ impl Report<'_> {
         for (name, Verified { instructions, stack }) in self.verified {
             let _ = writeln!(
                 text,
-                "  {name:26}{instructions:>9} instructions {DIM}(limit 1000000){DIM:#}, stack {stack} bytes"
+                "  {name:26}{instructions:>9} instructions verified {DIM}(limit 1000000){DIM:#}\n  \
+                 {:26}{DIM}stack of each function: {stack} bytes{DIM:#}",
+                ""
             );
         }
         let _ = write!(text, "\n{BOLD}map memory{BOLD:#}\n\n");
