@@ -104,13 +104,21 @@ impl Seg {
         self.l3() + if self.src.is_ipv6() { 40 } else { 20 + self.ip_options.len() }
     }
 
-    /// The timestamps in the options.
+    /// The timestamps in the options, whatever stands before them.
     pub fn timestamps(&self) -> Option<(u32, u32)> {
-        let options = TcpOptions::try_from_slice(&self.options).expect("options fit");
-        options.elements_iter().flatten().find_map(|option| match option {
-            TcpOptionElement::Timestamp(value, echo) => Some((value, echo)),
-            _ => None,
-        })
+        let mut rest = self.options.as_slice();
+        loop {
+            rest = match *rest {
+                [8, 10, a, b, c, d, e, f, g, h, ..] => {
+                    let [value, echo] = [[a, b, c, d], [e, f, g, h]].map(u32::from_be_bytes);
+                    return Some((value, echo));
+                }
+                [1, ..] => &rest[1..],
+                [0, ..] | [_] | [] => return None,
+                [_, len, ..] if len >= 2 => rest.get(usize::from(len)..)?,
+                _ => return None,
+            };
+        }
     }
 
     /// The frame, with right checksums.
