@@ -120,8 +120,9 @@ fn families(service: &Service, fields: &ServiceFields<'_>) {
             };
             if let Some(field) = fields.addresses.first() {
                 field.refuse(format!(
-                    "\"{only}\" cannot serve clients of \"{vip}\" of service {name:?}: it is an \
-                     {other} address, and families are not translated; {right}"
+                    "replica {:?} has no {family} address and cannot serve clients of \"{vip}\" of \
+                     service {name:?}: families are not translated; {right}",
+                    replica.name
                 ));
             }
         }
