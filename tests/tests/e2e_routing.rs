@@ -268,3 +268,69 @@ fn keys_can_be_bound_to_one_chat_and_a_chat_pinned() -> Result<()> {
     assert_eq!(site.counter("overridden")?, 6);
     Ok(())
 }
+
+#[test]
+fn addresses_that_are_registered_for_a_chat_share_it() -> Result<()> {
+    let site = Site::start(Lab::builder("clients-bound"), |lab| Config::new(lab).key("client"))?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let mut tabs = Vec::new();
+        for n in 0..8 {
+            let from = site.lab.client_addr_n(family, n);
+            site.roost.text(&["chat", "bind", "chat", &from.to_string(), "--chat", "office"])?;
+            tabs.push(clients.tab_from((from, 0).into(), site.vip(family), "any")?);
+        }
+        assert_eq!(replicas(&tabs).len(), 1, "{family}: one chat of eight addresses");
+        let chats = site.live_chats()?;
+        assert_eq!((chats.len(), &chats[0]["flows"]), (1, &8.into()), "{family}: {chats:?}");
+        drop(tabs);
+        wait_until_empty(&site)?;
+
+        // Without it they are eight chats again.
+        let mut tabs = Vec::new();
+        for n in 0..8 {
+            let from = site.lab.client_addr_n(family, n);
+            site.roost.text(&["chat", "unbind", "chat", &from.to_string()])?;
+            tabs.push(clients.tab_from((from, 0).into(), site.vip(family), "any")?);
+        }
+        assert_eq!(site.live_chats()?.len(), 8, "{family}");
+        drop(tabs);
+        wait_until_empty(&site)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tuples_that_are_registered_for_a_chat_share_it() -> Result<()> {
+    let site = Site::start(Lab::builder("tuples-bound"), |lab| Config::new(lab).key("tuple"))?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let vip = site.vip(family);
+        let mut tabs = Vec::new();
+        for port in 21_000..21_008 {
+            let from = SocketAddr::new(site.lab.client_addr(family), port);
+            let tuple = format!("{from},{vip}");
+            site.roost.text(&["chat", "bind", "chat", &tuple, "--chat", "meeting"])?;
+            tabs.push(clients.tab_from(from, vip, "any")?);
+        }
+        assert_eq!(replicas(&tabs).len(), 1, "{family}: one chat of eight connections");
+        drop(tabs);
+        wait_until_empty(&site)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_large_chat_can_be_spread_over_several_replicas() -> Result<()> {
+    let site = Site::home("width")?;
+    let clients = site.clients()?;
+    site.roost.text(&["chat", "width", "chat", "stadium", "16"])?;
+    for family in Family::BOTH {
+        let tabs = (0..60).map(|_| clients.tab(site.vip(family), "stadium"));
+        let tabs = tabs.collect::<Result<Vec<Tab>>>()?;
+        assert!(replicas(&tabs).len() > 1, "{family}: 16 parts, but all on one replica");
+        let tabs = (0..10).map(|_| clients.tab(site.vip(family), "café"));
+        assert_eq!(replicas(&tabs.collect::<Result<Vec<Tab>>>()?).len(), 1, "others are whole");
+    }
+    Ok(())
+}

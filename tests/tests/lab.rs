@@ -84,7 +84,7 @@ fn reordering_can_be_made_and_ended() -> Result<()> {
         Ok(!order.is_sorted())
     };
     assert!(!late()?, "in order at first");
-    lab.client.set_reordering("eth0", 5)?;
+    lab.client.set_reordering("eth0", 30)?;
     assert!(late()?, "out of order then");
     lab.client.set_reordering("eth0", 0)?;
     assert!(!late()?, "in order again");

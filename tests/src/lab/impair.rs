@@ -76,7 +76,7 @@ impl Netns {
             format!(
                 "qdisc replace dev {device} root handle 1: htb default 1 direct_qlen 1000\n\
                  class replace dev {device} parent 1: classid 1:1 htb rate 10gbit quantum 60000\n\
-                 class replace dev {device} parent 1: classid 1:2 htb rate 40mbit quantum 60000\n"
+                 class replace dev {device} parent 1: classid 1:2 htb rate 40mbit burst 1600 cburst 1600 quantum 60000\n"
             )
         } else {
             format!("qdisc del dev {device} root\n")
