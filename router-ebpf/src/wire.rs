@@ -167,7 +167,7 @@ impl Segment {
             return None;
         }
         self.l3 = l3 as u32;
-        self.l4 = (l3 + Ipv4Hdr::LEN) as u32;
+        self.l4 = (l3 + header_len) as u32;
         self.end = (l3 + len) as u32;
         self.v6 = 0;
         self.options = (header_len != Ipv4Hdr::LEN) as u8;
