@@ -135,12 +135,13 @@ impl<K, V> Drop for Cells<K, V> {
     }
 }
 
-struct HostTables {
+/// The maps of a [`Host`].
+pub struct HostTables {
     secrets: Secrets,
     vips: Vec<(u32, Vip, u32)>,
     services: HashMap<u32, Service>,
     replicas: Vec<Replica>,
-    slots: HashMap<u32, u32>,
+    slots: Vec<u32>,
     chat_cookies: HashMap<ChatKey, ChatCookie>,
     chats: Cells<ChatKey, Chat>,
     flows: Cells<Tuple, Flow>,
@@ -172,7 +173,7 @@ impl Host {
                 vips: world.vips.clone(),
                 services: world.services.iter().copied().collect(),
                 replicas: world.replicas.clone(),
-                slots: HashMap::new(),
+                slots: Vec::new(),
                 chat_cookies: HashMap::new(),
                 chats: Cells::new(world.chats),
                 flows: Cells::new(world.flows),
@@ -186,6 +187,11 @@ impl Host {
         host.tables.replicas.resize_with(64, || Replica { state: 0, ..world.replicas[0] });
         host.set_slots(0, &slot_table());
         host
+    }
+
+    /// The maps, and working memory: to call a part of the pipeline alone.
+    pub fn parts(&mut self) -> (&HostTables, &mut Scratch) {
+        (&self.tables, &mut self.scratch[0])
     }
 }
 
@@ -260,7 +266,10 @@ impl Machine for Host {
     }
 
     fn set_slots(&mut self, base: u32, table: &[u32]) {
-        self.tables.slots.extend((base..).zip(table.iter().copied()));
+        let slots = &mut self.tables.slots;
+        let (from, to) = (base as usize, base as usize + table.len());
+        slots.resize(slots.len().max(to), 0);
+        slots[from..to].copy_from_slice(table);
     }
 
     fn clear_stash(&mut self) {
@@ -303,7 +312,7 @@ impl Tables for HostTables {
     }
 
     fn slot(&self, index: u32) -> Option<u32> {
-        self.slots.get(&index).copied()
+        self.slots.get(index as usize).copied()
     }
 
     fn chat_cookie(&self, key: &ChatKey) -> Option<&ChatCookie> {

@@ -192,7 +192,7 @@ impl Conn {
 
     /// A segment of the client's, `seq` bytes behind its first and acknowledging so many of ours.
     pub fn up(&self, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Seg {
-        let (seq, ack) = (self.isn.wrapping_add(1 + seq), self.cookie.wrapping_add(1 + ack));
+        let (seq, ack) = (after(self.isn, seq), after(self.cookie, ack));
         let seg = Seg {
             vlan: self.vlan.clone(),
             ttl: 57,
@@ -266,7 +266,7 @@ impl Conn {
 
     /// A segment of the replica's, `seq` bytes behind its first, acknowledging so many.
     pub fn down(&self, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Seg {
-        let (seq, ack) = (self.replica_isn.wrapping_add(1 + seq), self.isn.wrapping_add(1 + ack));
+        let (seq, ack) = (after(self.replica_isn, seq), after(self.isn, ack));
         let seg = Seg {
             vlan: self.vlan.clone(),
             ttl: 63,
@@ -444,6 +444,11 @@ pub fn reset_for(seg: &Seg) -> Seg {
         vlan: seg.vlan.clone(),
         ..Seg::new(seg.dst, seg.src, flags, seq, ack)
     }
+}
+
+/// The sequence number so many bytes behind the first one.
+fn after(isn: u32, bytes: u32) -> u32 {
+    isn.wrapping_add(1).wrapping_add(bytes)
 }
 
 fn swapped([src, dst]: [[u8; 6]; 2]) -> [[u8; 6]; 2] {
