@@ -204,6 +204,18 @@ fn mtus_may_differ() -> Result<()> {
 }
 
 #[test]
+fn generic_mode_works_and_is_warned_of() -> Result<()> {
+    let lab = Lab::builder("generic").replicas(1).uplink_mtu(9000).replica_mtu(9000);
+    let mut site = Site::start(lab, Config::new)?;
+    let log = site.roost.process().log();
+    ensure!(log.contains("WARN") && log.contains("generic"), "no warning:\n{log}");
+    for family in Family::BOTH {
+        both_ways(&site, family, 20 * MB, Duration::from_secs(60))?;
+    }
+    no_checksum_errors(&site)
+}
+
+#[test]
 fn offloads_may_be_on_or_off() -> Result<()> {
     let site = Site::start(Lab::builder("offloads").replicas(1), Config::new)?;
     let lab = &site.lab;

@@ -50,6 +50,10 @@ use anyhow::{Context, Result, ensure};
 /// The node's interface towards the client, where Roost attaches.
 pub const UPLINK: &str = "eth0";
 
+/// Above about this MTU of the uplink a veth takes no native XDP (a frame must fit into a page), so that
+/// Roost attaches in generic mode.
+pub const NATIVE_MTU: u32 = 3498;
+
 /// One replica's place in the lab.
 #[derive(Debug)]
 pub struct ReplicaSite {
@@ -253,6 +257,9 @@ impl Lab {
         self.client.set_offload("eth0", "tx", false)?;
         if let Some(far) = &self.far {
             far.set_offload("eth0", "tx", false)?;
+        }
+        if plan.uplink_mtu > NATIVE_MTU {
+            return Ok(());
         }
         tools::attach_pass(Some(&self.client), "eth0")
     }
