@@ -20,7 +20,7 @@ use crate::{
     loader::DataPath,
     lock::Lock,
     paths, secrets,
-    sweeper::{Report, SweepError, Sweeper},
+    sweeper::{Report, SweepError, Sweeper, resets::Resets},
     tables::Tables,
     writer::{self, WriteError},
 };
@@ -191,7 +191,16 @@ impl Daemon {
         let mut poll = ticks(POLL);
         let mut sweeps = ticks(args.sweep_interval);
         let mut sweeping: Option<JoinHandle<(Sweeper, Result<Report, SweepError>)>> = None;
-        let mut sweeper = Some(Sweeper::new(self.data_path.pin_dir(), args.linger)?);
+        let sweeper = Sweeper::new(self.data_path.pin_dir(), args.linger)?;
+        let mut sweeper = Some(match Resets::new() {
+            Ok(resets) => sweeper.with_resets(resets),
+            Err(e) => {
+                warn!(
+                    "clients of ended flows learn of it with their next segment only: no raw socket: {e}"
+                );
+                sweeper
+            }
+        });
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
@@ -273,8 +282,8 @@ fn follow_events(data_path: &mut DataPath) -> Result<()> {
 }
 
 fn log_sweep(report: &Report) {
-    let Report { flows, chats, expired, removed, orphans, chats_removed, .. } = report;
-    debug!(flows, chats, expired, removed, orphans, chats_removed, "swept");
+    let Report { flows, chats, expired, resets, removed, orphans, chats_removed, .. } = report;
+    debug!(flows, chats, expired, resets, removed, orphans, chats_removed, "swept");
     if *expired > 0 {
         info!(flows = expired, "ended flows that were idle or had lost their service or replica");
     }

@@ -5,6 +5,7 @@
 //! seen twice, and a chat's count that does not match its flows for several sweeps is corrected.
 
 pub mod judge;
+pub mod resets;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,14 +24,13 @@ use crate::{
 };
 
 use judge::{Fate, Place};
+use resets::Resets;
 
 /// `BPF_NOEXIST` and `BPF_EXIST`.
 const ONLY_NEW: u64 = 1;
 const ONLY_OLD: u64 = 2;
 
-/// A flow of a replica that is gone is given this long for the replica to come back.
-const GONE: Duration = Duration::from_secs(60);
-/// The same for what was registered for a service.
+/// What was registered for a service that is gone is kept for so long: it may come back.
 const NO_SERVICE: Duration = Duration::from_secs(60);
 /// How often `FLOWS_BACK` is compared with `FLOWS`: nothing should be found, and it doubles the work.
 const ORPHANS: Duration = Duration::from_secs(30);
@@ -67,6 +67,8 @@ pub struct Report {
     pub chats: usize,
     /// Flows that were ended.
     pub expired: usize,
+    /// Clients that were reset with them.
+    pub resets: usize,
     /// Flows whose entries were removed.
     pub removed: usize,
     /// Entries of `FLOWS_BACK` without a flow that were removed.
@@ -85,8 +87,8 @@ pub struct Report {
 pub struct Sweeper {
     tables: Tables,
     linger: Duration,
-    /// Replicas that are gone, since when.
-    gone: HashMap<u32, Duration>,
+    /// Tells the clients of ended flows; without, they learn it with their next segment.
+    resets: Option<Resets>,
     /// Services that something refers to but that are not there, since when.
     no_service: HashMap<u32, Duration>,
     /// `FLOWS_BACK` without a flow when that was last looked at.
@@ -111,12 +113,17 @@ impl Sweeper {
         Ok(Self {
             tables: Tables::open(pin_dir)?,
             linger,
-            gone: HashMap::new(),
+            resets: None,
             no_service: HashMap::new(),
             orphans: HashSet::new(),
             next_orphans: Duration::ZERO,
             wrong: HashMap::new(),
         })
+    }
+
+    /// Resets the clients of the flows that it ends.
+    pub fn with_resets(self, resets: Resets) -> Self {
+        Self { resets: Some(resets), ..self }
     }
 
     /// Walks the maps once. `now` is of the monotonic clock.
@@ -132,11 +139,6 @@ impl Sweeper {
             replicas: replicas.into_iter().collect(),
             report: Report::default(),
         };
-        let is_gone = |n: &u32| round.replicas.get(n).is_some_and(|r| r.state == REPLICA_GONE);
-        self.gone.retain(|n, _| is_gone(n));
-        for number in round.replicas.keys().filter(|n| is_gone(n)) {
-            self.gone.entry(*number).or_insert(now);
-        }
         let live = self.flows(&mut round)?;
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
@@ -153,10 +155,10 @@ impl Sweeper {
         for (tuple, flow) in self.tables.flows.entries().map_err(failed("FLOWS"))? {
             let place = Place {
                 idle_timeout: round.timeouts.get(&flow.service).copied(),
-                is_gone: self
-                    .gone
+                is_gone: round
+                    .replicas
                     .get(&flow.replica)
-                    .is_some_and(|t| round.now.saturating_sub(*t) >= GONE),
+                    .is_none_or(|replica| replica.state == REPLICA_GONE),
             };
             let mut fate = judge::flow(&flow, place, round.now, self.linger);
             if fate == Fate::Expire && !self.expire(&tuple, place, round)? {
@@ -208,6 +210,12 @@ impl Sweeper {
             back.state |= STATE_EXPIRED;
             let written = self.tables.flows_back.insert(back_of, back, ONLY_OLD);
             optional(written).map_err(failed("FLOWS_BACK"))?;
+            // Whatever the way to the client says: it is told again when it sends something.
+            if let Some(resets) = &self.resets
+                && resets.send(tuple, &back).is_ok()
+            {
+                round.report.resets += 1;
+            }
         }
         if flow.flags & FLOW_CHAT != 0 {
             let key = chat_of(&flow);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use roost_chat::client::{Tab, load};
 use roost_tests::lab::{
     Clients, Config, Family, Lab, ReplicaConfig, Site, UPLINK, VIP_PORT, heavy, try_until,
@@ -91,6 +91,29 @@ fn adding_and_removing_replicas_splits_no_chat() -> Result<()> {
             );
         }
         site.roost.write_config(&three(&site.lab).to_string())?;
+        site.wait_replicas(&ALL[..3])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_tab_that_only_listens_learns_that_its_replica_is_gone() -> Result<()> {
+    let site = Site::home("listener")?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let mut load = open(&clients, site.vip(family), "chat-", 12, 12)?;
+        let less = Config::new(&site.lab).only(&site.lab, &[1, 3]);
+        site.roost.write_config(&less.to_string())?;
+        site.wait_replicas(&["replica-1", "replica-3"])?;
+        for tab in load.tabs().iter_mut().filter(|tab| tab.replica() == "replica-2") {
+            let heard = clients.run(tab.next_message(SECONDS(10)));
+            let Err(error) = heard else { bail!("{family}: still connected: {heard:?}") };
+            assert!(format!("{error:#}").contains("reset"), "{error:#}");
+        }
+        for (on, alive) in alive(&clients, &mut load) {
+            assert_eq!(alive, on != "replica-2", "{family}: a flow on {on}");
+        }
+        site.roost.write_config(&Config::new(&site.lab).to_string())?;
         site.wait_replicas(&ALL[..3])?;
     }
     Ok(())

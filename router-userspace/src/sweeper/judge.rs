@@ -24,7 +24,7 @@ pub enum Fate {
 pub struct Place {
     /// The service's idle timeout; `None`: there is no such service.
     pub idle_timeout: Option<Duration>,
-    /// The replica has been gone for longer than a flow may wait for it to come back.
+    /// The replica is gone: its chats have another home by now, so its flows must not stay.
     pub is_gone: bool,
 }
 
