@@ -7,7 +7,14 @@
 /// is no loop, because the verifier walks through a loop's body with every state of the map.
 macro_rules! try_some {
     ($attempt:expr) => {
-        $attempt.or_else(|| $attempt).or_else(|| $attempt).or_else(|| $attempt)
+        $attempt
+            .or_else(|| $attempt)
+            .or_else(|| $attempt)
+            .or_else(|| $attempt)
+            .or_else(|| $attempt)
+            .or_else(|| $attempt)
+            .or_else(|| $attempt)
+            .or_else(|| $attempt)
     };
 }
 pub(crate) use try_some;

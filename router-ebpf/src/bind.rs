@@ -6,7 +6,8 @@ use crate::{
     checksum::{Sum, pseudo_header, sum_words},
     key::extract,
     maps::{
-        Addr, FLOW_CHAT, OFFER_TIMESTAMPS, Port, STASH_LEN, STATE_CLOSED, STATE_EXPIRED, Service,
+        Addr, FLOW_CHAT, FlowBack, OFFER_TIMESTAMPS, Port, STASH_LEN, STATE_CLOSED, STATE_EXPIRED,
+        Service,
     },
     packet::Packet,
     reply,
@@ -102,8 +103,12 @@ fn connect<P: Packet>(
         return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
     }
     write_replica_side(scratch, addr, replica.port);
-    if taken(tables, scratch) {
-        return reply::reset(packet, tables, scratch, Counter::ResetConflict);
+    match taken(tables, scratch) {
+        Some(Counter::ResetConflict) => {
+            return reply::reset(packet, tables, scratch, Counter::ResetConflict);
+        }
+        Some(counter) => return Some(counter),
+        None => {}
     }
     remember(tables, scratch)?;
     let service = tables.service(scratch.service)?;
@@ -130,8 +135,9 @@ fn load_payload(packet: &impl Packet, scratch: &mut Scratch) -> Option<()> {
     stash.len = len as u16;
     stash.payload_sum = sum_words(&stash.data, len).fold() as u32;
     stash.window = segment.window;
-    stash.tcp_flags = segment.flags;
-    stash.reserved = [0; 7];
+    stash.tcp_flags = segment.flags & (flags::FIN | flags::PSH | flags::ACK);
+    stash.reserved = [0; 3];
+    stash.server_isn = segment.ack.wrapping_sub(1);
     Some(())
 }
 
@@ -161,17 +167,35 @@ fn write_replica_side(scratch: &mut Scratch, addr: &Addr, port: Port) {
     tuple.server_port = port;
 }
 
-/// Whether the replica's side of this connection belongs to another live flow: the client uses the
-/// same port towards another VIP with the same replica. What is left of an ended flow goes.
+/// Looks whether the replica's side of this connection is taken, and says what then becomes of the
+/// segment. What is left of an ended flow goes.
 #[inline(always)]
-fn taken(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    let Some(back) = tables.flow_back(&scratch.replica_side) else {
-        return false;
-    };
-    // The VIP side's tuple of the other flow, for a moment in place of ours.
+fn taken(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Counter> {
+    let shared = tables.flow_back(&scratch.replica_side)?;
+    let back = shared.get();
+    if back.state & STATE_EXPIRED == 0 {
+        if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
+            // Our own flow, which another CPU has just entered or is about to: its client's
+            // data has come again meanwhile, and will once more if it must.
+            if tables.flow(&scratch.vip_side).is_some() || shared.acked() == scratch.segment.seq {
+                return Some(Counter::DropEarly);
+            }
+        } else if is_live(tables, scratch, back) {
+            return Some(Counter::ResetConflict);
+        }
+    }
+    tables.remove_flow_back(&scratch.replica_side);
+    None
+}
+
+/// Whether the other half of `back` is a live flow: the client uses the same port towards another
+/// VIP with the same replica.
+#[inline(always)]
+fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> bool {
+    // The VIP side's tuple of that flow, for a moment in place of ours.
     let ours = (scratch.vip_side.server, scratch.vip_side.server_port);
-    scratch.vip_side.server = back.get().vip;
-    scratch.vip_side.server_port = back.get().vip_port;
+    scratch.vip_side.server = back.vip;
+    scratch.vip_side.server_port = back.vip_port;
     let mut live = false;
     if let Some(flow) = tables.flow(&scratch.vip_side)
         && flow.get().replica_addr == scratch.replica_side.server
@@ -183,9 +207,6 @@ fn taken(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
         }
     }
     (scratch.vip_side.server, scratch.vip_side.server_port) = ours;
-    if !live {
-        tables.remove_flow_back(&scratch.replica_side);
-    }
     live
 }
 

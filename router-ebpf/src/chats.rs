@@ -17,8 +17,10 @@ use crate::{
 #[inline(always)]
 pub fn claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
     match try_some!(try_claim(tables, scratch)) {
-        Some(NO_REPLICA) | None => None,
-        home => home,
+        Some(NO_REPLICA) => None,
+        Some(home) => Some(home),
+        // Whether it is the home is seen again when the replica accepts.
+        None => Some(scratch.route.replica),
     }
 }
 
@@ -76,7 +78,8 @@ pub enum Acquired {
 /// Counts a new flow to `scratch.flow.replica` for the chat `scratch.chat_key`.
 #[inline(always)]
 pub fn acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Acquired {
-    try_some!(try_acquire(tables, scratch)).unwrap_or(Acquired::Uncounted)
+    // Rather reset than not counted: an uncounted flow would not hold its chat.
+    try_some!(try_acquire(tables, scratch)).unwrap_or(Acquired::Elsewhere)
 }
 
 #[inline(never)]

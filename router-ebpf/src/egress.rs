@@ -147,13 +147,21 @@ fn unestablished<P: Packet>(
     let Some(pending) = tables.pending(&scratch.replica_side) else {
         return Some(Counter::EgressPassed);
     };
+    // A copy: the entry may be used for another connection at any time.
+    scratch.pending = *pending.get();
+    let fits = segment.has(flags::ACK)
+        && segment.ack == scratch.pending.client_isn.wrapping_add(1)
+        && scratch.pending.server_isn == pending.server_isn();
     if segment.has(flags::RST) {
-        reset_client(packet, scratch, pending.get())?;
+        // One that answers no SYN of ours says nothing (RFC 9293 section 3.10.7.3).
+        if !fits {
+            return Some(Counter::EgressDropStray);
+        }
+        reset_client(packet, scratch)?;
         tables.remove_pending(&scratch.replica_side);
         return Some(Counter::Refused);
     }
-    let fits = segment.ack == pending.get().client_isn.wrapping_add(1);
-    if segment.has(flags::SYN | flags::ACK) && fits {
+    if segment.has(flags::SYN) && fits {
         return accepted(packet, tables, scratch, pending);
     }
     // The replica has an older connection on this tuple, or answers to a SYN that is history. A
@@ -169,34 +177,35 @@ fn accepted<P: Packet>(
     scratch: &mut Scratch,
     shared: Shared<Pending>,
 ) -> Option<Counter> {
-    let pending = shared.get();
-    if pending.flags & PENDING_REFUSED != 0 {
+    if scratch.pending.flags & PENDING_REFUSED != 0 {
         tables.remove_pending(&scratch.replica_side);
         return reset_replica(packet, scratch);
     }
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
-    write_flow(tables, scratch, pending);
+    write_flow(tables, scratch);
     match enter(tables, scratch) {
         Entered::Yes => {}
         Entered::Already => {
             tables.remove_pending(&scratch.replica_side);
             return reset_replica(packet, scratch);
         }
+        Entered::Not(Counter::DropSynAckAgain) => return Some(Counter::DropSynAckAgain),
         Entered::Not(why) => {
             shared.set_flags(PENDING_REFUSED);
-            reset_client(packet, scratch, pending)?;
+            reset_client(packet, scratch)?;
             return Some(why);
         }
     }
-    let counter = deliver(packet, tables, scratch, pending)?;
+    let counter = deliver(packet, tables, scratch)?;
     tables.remove_pending(&scratch.replica_side);
     Some(counter)
 }
 
 /// Prepares the two entries of a flow.
 #[inline(always)]
-fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch, pending: &Pending) {
+fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     let segment = &scratch.segment;
+    let pending = &scratch.pending;
     let answer = &scratch.answer;
     let seq_delta = segment.seq.wrapping_sub(pending.server_isn);
     // Our timestamps go on where the SYN-ACK's stopped.
@@ -251,8 +260,11 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     const FULL: Entered = Entered::Not(Counter::ResetFull);
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     write_vip_side(scratch, &vip, vip_port);
-    if tables.add_flow_back(&scratch.replica_side, &scratch.back).is_err() {
-        return FULL;
+    match tables.add_flow_back(&scratch.replica_side, &scratch.back) {
+        Ok(()) => {}
+        // Another CPU is about to enter it, for the same answer of the replica sent twice.
+        Err(Refused::Exists) => return Entered::Not(Counter::DropSynAckAgain),
+        Err(Refused::Full) => return FULL,
     }
     if scratch.flow.flags & FLOW_CHAT != 0 {
         scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
@@ -284,8 +296,8 @@ fn deliver<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-    pending: &Pending,
 ) -> Option<Counter> {
+    let pending = &scratch.pending;
     let ours = Offer {
         offers: pending.offers & scratch.answer.offers,
         ts_val: pending.ts_val,
@@ -298,22 +310,28 @@ fn deliver<P: Packet>(
     header.ack = scratch.segment.seq.wrapping_add(1);
     header.flags = flags::ACK;
     ours.write_established(&mut header.options);
-    let Some(stash) = tables.stash(&scratch.replica_side) else {
+    let stash = tables.stash(&scratch.replica_side);
+    let Some(stash) = stash.filter(|stash| stash.get().server_isn == pending.server_isn) else {
         // Not zero, which would stop the replica; the client's next segment tells the true one.
         header.window = 1;
         replace(packet, scratch, None)?;
         swap_macs(packet)?;
         return Some(Counter::DeliveredEmpty);
     };
-    header.flags = stash.tcp_flags;
-    header.window = scale_up(stash.window, scratch.flow.window_shift);
-    if stash.tcp_flags & flags::FIN != 0
+    header.flags = stash.get().tcp_flags;
+    header.window = scale_up(stash.get().window, scratch.flow.window_shift);
+    replace(packet, scratch, Some(stash.get()))?;
+    swap_macs(packet)?;
+    // Only now is it sure that all of it was of this connection: entries are used again at once,
+    // and another client's request must not go to this one's replica.
+    if stash.server_isn() != scratch.pending.server_isn {
+        return None;
+    }
+    if scratch.header.flags & flags::FIN != 0
         && let Some(flow) = tables.flow(&scratch.vip_side)
     {
         note_fin(tables, flow, STATE_CLIENT_FIN);
     }
-    replace(packet, scratch, Some(stash))?;
-    swap_macs(packet)?;
     Some(Counter::Delivered)
 }
 
@@ -332,7 +350,8 @@ fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<Cou
 /// Makes the replica's answer the RST that the client believes (RFC 5961 section 3.2: the sequence
 /// number must be the next one expected).
 #[inline(always)]
-fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch, pending: &Pending) -> Option<()> {
+fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<()> {
+    let pending = &scratch.pending;
     let header = &mut scratch.header;
     header.answer(&scratch.segment);
     header.src = pending.vip;

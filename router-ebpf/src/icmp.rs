@@ -141,6 +141,9 @@ pub fn to_replica<P: Packet>(
     let Some(quote) = Quote::parse(packet, outer, Sender::Server, tuple) else {
         return Some(Counter::IngressPassed);
     };
+    if tuple.server != outer.dst {
+        return Some(Counter::IngressPassed);
+    }
     let Some(flow) = tables.flow(tuple) else {
         return Some(Counter::IngressPassed);
     };

@@ -5,7 +5,7 @@ use crate::{
     checksum::Sum,
     icmp,
     maps::{
-        FLOW_CHAT, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
+        FLOW_CHAT, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
         STATE_REPLICA_FIN, STATE_SYN_SEEN, VipKey,
     },
     options::{self, Shift},
@@ -19,8 +19,7 @@ use crate::{
     wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
 };
 
-/// How far ahead of the replica's last acknowledgement an RST may be to end a flow. The replica is
-/// stricter (RFC 5961 section 3); this keeps a blind attacker from having a live flow swept.
+/// How far numbers may be from those of the last segment that the replica sent, to be of this flow.
 const WINDOW: u32 = 1 << 20;
 
 /// Decides about a packet from the client side and rewrites it.
@@ -115,7 +114,9 @@ fn open<P: Packet>(
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
         }
         Check::First => Some(Counter::AckSwallowed),
-        Check::Later => Some(Counter::DropEarly),
+        // Costs as much of the limit as an RST: else who guesses could tell the two apart.
+        Check::Later if reply::may_reset(tables, scratch)? => Some(Counter::DropEarly),
+        Check::Later => Some(Counter::DropResetLimit),
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     };
     decided.map(Opened::Decided)
@@ -154,7 +155,7 @@ fn syn<P: Packet>(
 /// flow has ended, and the numbers are those of a handshake of ours, but not of the flow's own. A
 /// replica that got such a segment would reset the new connection.
 #[inline(always)]
-fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -> bool {
+fn may_be_new(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> bool {
     let state = flow.state();
     if state & (STATE_CLOSED | STATE_SYN_SEEN) == 0 {
         return false;
@@ -166,7 +167,9 @@ fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -
         return false;
     }
     match check(tables, scratch) {
-        Some(Check::First) => true,
+        Some(Check::First) if state & STATE_CLOSED != 0 => true,
+        // A live flow is not given up for numbers that are its own, right by chance.
+        Some(Check::First) => !is_in_flow(tables, scratch, flow),
         // Right by chance once in 4096: good enough for what follows the end of a flow only. So is
         // a late segment of the flow itself from before the replica's first byte, which must not be
         // taken for that: nobody would answer it.
@@ -175,15 +178,28 @@ fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -
     }
 }
 
+/// Whether the segment's sequence number is near what the replica expects of the flow.
+#[inline(never)]
+fn is_in_flow(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> bool {
+    write_replica_side(scratch, flow.get());
+    let Some(back) = tables.flow_back(&scratch.replica_side) else {
+        return false;
+    };
+    is_near(scratch.segment.seq, back.acked())
+}
+
 /// Drops what is left of a flow whose tuple begins anew. Its replica, should it still have the old
-/// connection, answers the new SYN with an acknowledgement that egress turns into an RST.
+/// connection, is reset with the next segment that it sends on it; the one that gets the new SYN
+/// answers that with such a segment.
 #[inline(always)]
 fn discard(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) {
     if end(tables, flow) {
         tables.count(Counter::Rebound);
     }
     write_replica_side(scratch, flow.get());
-    tables.remove_flow_back(&scratch.replica_side);
+    if let Some(back) = tables.flow_back(&scratch.replica_side) {
+        back.expire();
+    }
     tables.remove_flow(&scratch.vip_side);
 }
 
@@ -253,10 +269,24 @@ fn closing(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     let Some(back) = tables.flow_back(&scratch.replica_side) else {
         return;
     };
-    let ahead = scratch.segment.seq.wrapping_sub(back.acked());
-    if ahead < WINDOW && end(tables, flow) {
+    if is_believable(&scratch.segment, flow.get(), back) && end(tables, flow) {
         tables.count(Counter::Closed);
     }
+}
+
+/// Whether an RST ends the flow. The replica wants the very number it expects (RFC 5961 section 3),
+/// but data may be under way that it has yet to acknowledge; so both numbers near theirs will do. A
+/// blind attacker finds one such segment in 2^23; to end a live flow here would let its chat move.
+#[inline(always)]
+fn is_believable(segment: &Segment, flow: &Flow, back: Shared<FlowBack>) -> bool {
+    let ahead = segment.seq.wrapping_sub(back.acked());
+    let ack = segment.ack.wrapping_add(flow.seq_delta);
+    ahead == 0 || ahead < WINDOW && segment.has(flags::ACK) && is_near(ack, back.sent())
+}
+
+#[inline(always)]
+fn is_near(number: u32, other: u32) -> bool {
+    number.wrapping_sub(other).wrapping_add(WINDOW) < 2 * WINDOW
 }
 
 /// Notes a FIN; the second one ends the flow.

@@ -313,7 +313,10 @@ pub struct Stash {
     /// The segment's TCP flags byte.
     pub tcp_flags: u8,
     /// Always zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// `Pending::server_isn` of the connection: an entry may be used for another one while it is
+    /// read.
+    pub server_isn: u32,
     /// Sum of the payload (RFC 1071), folded, not complemented.
     pub payload_sum: u32,
     /// The payload, meaningless behind `len`.

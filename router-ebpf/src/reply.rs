@@ -3,8 +3,8 @@
 use crate::{
     maps::Service,
     packet::Packet,
-    scratch::Scratch,
-    syn_cookie,
+    scratch::{BUCKETS, Scratch},
+    siphash, syn_cookie,
     tables::FlowTables,
     verdict::Counter,
     wire::{flags, swap_macs},
@@ -15,9 +15,10 @@ use crate::{
 pub const HANDSHAKE_WINDOW: u16 = 4096;
 /// The window scale that we announce, the usual one of Linux; a replica's other one is translated.
 pub const ANNOUNCED_SCALE: u8 = 7;
-/// RSTs for each CPU: so many at once, and one more for each interval in nanoseconds (1000/s).
-const RESET_BURST: u64 = 1000;
-const RESET_INTERVAL: u64 = 1_000_000;
+/// RSTs for each CPU and bucket: so many at once, and one more for each interval in nanoseconds
+/// (64/s).
+const RESET_BURST: u64 = 64;
+const RESET_INTERVAL: u64 = 1_000_000_000 / 64;
 
 /// Turns a SYN into a SYN-ACK whose sequence number is a SYN cookie.
 #[inline(never)]
@@ -57,7 +58,7 @@ pub fn reset<P: Packet>(
     if scratch.segment.has(flags::RST) {
         return Some(Counter::DropStrayReset);
     }
-    if !may_reset(tables.now(), scratch) {
+    if !may_reset(tables, scratch)? {
         return Some(Counter::DropResetLimit);
     }
     write_reset(scratch);
@@ -90,17 +91,23 @@ pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
     header.write(packet, &scratch.segment, 0, check)
 }
 
-/// A token bucket for each CPU.
-#[inline(always)]
-fn may_reset(now: u64, scratch: &mut Scratch) -> bool {
-    let earned = now.saturating_sub(scratch.resets_at) / RESET_INTERVAL;
+/// Takes a token from the bucket that the client's address belongs to, by a hash that it cannot
+/// know: nobody learns from the RSTs that he gets himself what was sent in another one's name, or
+/// uses up those of others.
+#[inline(never)]
+pub fn may_reset(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool> {
+    let [a, b, ..] = syn_cookie::tuple_words(&scratch.vip_side);
+    let hash = siphash::words(&tables.secrets()?.handshake, &[a, b]);
+    let now = tables.now();
+    let bucket = scratch.buckets.get_mut(core::hint::black_box(hash as usize) % BUCKETS)?;
+    let earned = now.saturating_sub(bucket.at) / RESET_INTERVAL;
     if earned > 0 {
-        scratch.resets_at = now;
-        scratch.resets_left = (scratch.resets_left + earned).min(RESET_BURST);
+        bucket.at = now;
+        bucket.tokens = (bucket.tokens + earned).min(RESET_BURST);
     }
-    if scratch.resets_left == 0 {
-        return false;
+    if bucket.tokens == 0 {
+        return Some(false);
     }
-    scratch.resets_left -= 1;
-    true
+    bucket.tokens -= 1;
+    Some(true)
 }

@@ -9,6 +9,19 @@ use crate::{
     wire::{Header, Segment},
 };
 
+/// Buckets for the limit on RSTs.
+pub const BUCKETS: usize = 256;
+
+/// A token bucket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    /// When it last gained a token, in nanoseconds.
+    pub at: u64,
+    /// How many it has.
+    pub tokens: u64,
+}
+
 /// One packet's working memory. Nothing in it is read before it is written, but for the limit on
 /// RSTs, which belongs to the CPU.
 #[repr(C)]
@@ -43,10 +56,8 @@ pub struct Scratch {
     pub flow: Flow,
     /// To be entered into `FLOWS_BACK`.
     pub back: FlowBack,
-    /// When this CPU last gained the right to send RSTs, in nanoseconds.
-    pub resets_at: u64,
-    /// How many RSTs this CPU may still send.
-    pub resets_left: u64,
+    /// How many RSTs this CPU may still send, by a hash of the client's address.
+    pub buckets: [Bucket; BUCKETS],
     /// State of the search for a key.
     pub scan: Scan,
     /// The key.

@@ -6,8 +6,8 @@ use crate::{
     atomic::{swap_u32, swap_u64, try_some},
     key::query_step,
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash,
-        Tuple, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STATE_EXPIRED, Secrets,
+        Service, Stash, Tuple, VipKey,
     },
     scratch::Scratch,
     verdict::Counter,
@@ -24,8 +24,10 @@ pub enum Refused {
 
 /// A value in a map that several CPUs change at the same time.
 ///
-/// It stays readable while the program runs (maps are freed after an RCU grace period), though it
-/// may already be out of its map. Whoever makes one of these vouches for that.
+/// It stays mapped while the program runs, though it may already be out of its map, or even be the
+/// value of another key there (elements are used again at once, kernel/bpf/memalloc.c): nothing here
+/// may rely on more than that a moment after the look-up. The sweeper corrects the counts that such a
+/// moment leaves wrong.
 #[derive(Clone, Copy)]
 pub struct Shared<T>(NonNull<T>);
 
@@ -94,6 +96,18 @@ impl Shared<FlowBack> {
         word!(self, sent = sent);
     }
 
+    /// What follows the replica's last segment, in its own numbers.
+    #[inline(always)]
+    pub fn sent(&self) -> u32 {
+        word!(self, sent)
+    }
+
+    /// From now on the replica's segments are answered with an RST.
+    #[inline(always)]
+    pub fn expire(&self) {
+        word!(self, state = STATE_EXPIRED);
+    }
+
     /// The replica's last acknowledgement number.
     #[inline(always)]
     pub fn acked(&self) -> u32 {
@@ -128,9 +142,22 @@ impl Shared<Chat> {
     }
 }
 
+impl Shared<Stash> {
+    /// Which connection it belongs to, at this moment.
+    #[inline(always)]
+    pub fn server_isn(&self) -> u32 {
+        word!(self, server_isn)
+    }
+}
+
 impl Shared<Pending> {
-    /// Sets bits of `Pending::flags`. Only one packet of a connection is in the middle of its
-    /// handshake at a time, so a plain write is enough.
+    /// Our initial sequence number, at this moment.
+    #[inline(always)]
+    pub fn server_isn(&self) -> u32 {
+        word!(self, server_isn)
+    }
+
+    /// Sets bits of `Pending::flags`: whoever writes last wins, which is as good as the other.
     #[inline(always)]
     pub fn set_flags(&self, bits: u8) {
         // SAFETY: see `Shared`.
@@ -193,7 +220,7 @@ pub trait FlowTables: Tables {
     /// Removes from `PENDING` and `STASH`.
     fn remove_pending(&self, tuple: &Tuple);
     /// `STASH`, by client and replica.
-    fn stash(&self, tuple: &Tuple) -> Option<&Stash>;
+    fn stash(&self, tuple: &Tuple) -> Option<Shared<Stash>>;
     /// Sets in `STASH`; another entry may go for it.
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused>;
 }

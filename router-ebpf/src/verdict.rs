@@ -62,7 +62,7 @@ counters! {
     Bound = "bound", PASS;
     /// Segments translated on their way to the replica.
     ToReplica = "to_replica", PASS;
-    /// SYNs reset because the service has no usable replica.
+    /// Connections reset because the service has no usable replica.
     ResetNoReplica = "reset_no_replica", REPLY;
     /// Connections reset because they have no key and the service rejects those.
     ResetMissingKey = "reset_missing_key", REPLY;
@@ -86,7 +86,7 @@ counters! {
     DropFlags = "drop_flags", DROP;
     /// SYNs and first data segments with a wrong checksum.
     DropChecksum = "drop_checksum", DROP;
-    /// Segments of a handshake of ours that came before the first one.
+    /// Segments of a handshake of ours that came before the first one, or again at the wrong moment.
     DropEarly = "drop_early", DROP;
     /// First data segments larger than the window that was announced.
     DropOversize = "drop_oversize", DROP;
@@ -113,6 +113,8 @@ counters! {
     ResetMoved = "reset_moved", PASS;
     /// Replicas reset because the client is not there any more.
     ResetReplica = "reset_replica", TURN;
+    /// RSTs of replicas that answer no SYN of ours.
+    EgressDropStray = "egress_drop_stray", DROP;
     /// Outgoing segments lost to a map, a helper or a frame that was not as it should be.
     EgressDropFault = "egress_drop_fault", DROP;
     /// ICMP errors translated on their way to the client.

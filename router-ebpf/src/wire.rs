@@ -99,6 +99,12 @@ pub const fn mapped(v4: [u8; 4]) -> Addr {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
+/// Whether it is an IPv4 address mapped into an IPv6 one.
+#[inline(always)]
+pub const fn is_mapped(addr: &Addr) -> bool {
+    matches!(addr, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+}
+
 /// The IPv4 address that is mapped into `addr`.
 #[inline(always)]
 pub const fn unmapped(addr: &Addr) -> [u8; 4] {
@@ -195,6 +201,10 @@ impl Segment {
         self.ttl = header[7];
         self.src.copy_from_slice(&header[8..24]);
         self.dst.copy_from_slice(&header[24..40]);
+        // Never on a wire, and here they would stand for IPv4 connections.
+        if is_mapped(&self.src) || is_mapped(&self.dst) {
+            return None;
+        }
         Some(())
     }
 

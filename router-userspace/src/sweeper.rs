@@ -32,6 +32,8 @@ const ONLY_OLD: u64 = 2;
 
 /// What was registered for a service that is gone is kept for so long: it may come back.
 const NO_SERVICE: Duration = Duration::from_secs(60);
+/// A connection that waits for its replica is given up after this: longer than its SYN cookie lives.
+const PENDING_LIFE: Duration = Duration::from_secs(150);
 /// How often `FLOWS_BACK` is compared with `FLOWS`: nothing should be found, and it doubles the work.
 const ORPHANS: Duration = Duration::from_secs(30);
 /// A chat's count is corrected when it was wrong, and the same, in so many sweeps.
@@ -143,7 +145,10 @@ impl Sweeper {
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
         for (_, pending) in self.tables.pending.entries().map_err(failed("PENDING"))? {
-            round.uses(pending.service, pending.replica);
+            // Nothing removes what no replica ever answered; SYN cookies have expired by then.
+            if now.saturating_sub(Duration::from_nanos(pending.at)) < PENDING_LIFE {
+                round.uses(pending.service, pending.replica);
+            }
         }
         Ok(round.report)
     }
@@ -165,8 +170,16 @@ impl Sweeper {
                 fate = Fate::Keep;
             }
             if fate == Fate::Remove {
-                self.remove_flow(&tuple, &flow)?;
-                round.report.removed += 1;
+                // The tuple may have come back since it was read: ports are used again when
+                // TIME_WAIT is over, which is just now.
+                let again = optional(self.tables.flows.get(&tuple, 0)).map_err(failed("FLOWS"))?;
+                let Some(again) = again else { continue };
+                if again.since == flow.since
+                    && judge::flow(&again, place, round.now, self.linger) == Fate::Remove
+                {
+                    self.remove_flow(&tuple, &flow)?;
+                    round.report.removed += 1;
+                }
                 continue;
             }
             if let Some(backs) = &mut backs {

@@ -86,8 +86,8 @@ unsafe extern "C" fn step(at: u32, walk: *mut Walk) -> i64 {
 /// A map value as the pipeline shares it.
 #[inline(always)]
 fn shared<T: Copy>(value: *mut T) -> Option<Shared<T>> {
-    // SAFETY: the kernel aligns map values to eight bytes and frees them after an RCU grace period,
-    // which a running program delays.
+    // SAFETY: the kernel aligns map values to eight bytes, and their memory stays mapped while a program
+    // runs, though it may be used for another key of the map.
     NonNull::new(value).map(|value| unsafe { Shared::new(value) })
 }
 
@@ -220,10 +220,8 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
-    fn stash(&self, tuple: &Tuple) -> Option<&Stash> {
-        // SAFETY: another CPU may reuse the entry of an LRU map while it is read. The checksum,
-        // which is carried over from the client, then does not fit, and the replica drops it.
-        unsafe { STASH.get(tuple) }
+    fn stash(&self, tuple: &Tuple) -> Option<Shared<Stash>> {
+        STASH.get_ptr_mut(tuple).and_then(shared)
     }
 
     #[inline(always)]

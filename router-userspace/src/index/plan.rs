@@ -169,8 +169,11 @@ impl<'a> Desired<'a> {
             };
             // An address may come to a replica, but none that a flow may use changes or goes.
             let fits = |old: Addr, new: Addr| old == new || old == Addr::default();
+            // One that was gone comes back under a new number: its chats may live elsewhere by now,
+            // and flows of its former time are not to be taken for live ones.
             let same = |r: &Replica| {
-                (r.name, r.port) == (value.name, value.port)
+                r.state != REPLICA_GONE
+                    && (r.name, r.port) == (value.name, value.port)
                     && fits(r.v4, value.v4)
                     && fits(r.v6, value.v6)
             };
