@@ -140,14 +140,15 @@ fn a_removed_replica_is_gone_and_its_number_stays_taken_while_used() {
 }
 
 #[test]
-fn a_replica_that_comes_back_to_its_address_is_the_same() {
+fn a_replica_that_comes_back_gets_a_new_number() {
     let mut world = World::new();
     let all = [("a", 2, ""), ("b", 3, "")];
     world.set(&service("chat", "10.0.0.1", &all));
     let b = world.number("b");
     world.set(&service("chat", "10.0.0.1", &all[..1]));
     world.set(&service("chat", "10.0.0.1", &all));
-    assert_eq!(world.number("b"), b);
+    assert_ne!(world.number("b"), b);
+    assert_eq!(world.maps.replicas[&b].state, REPLICA_GONE);
 }
 
 #[test]

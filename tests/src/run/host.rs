@@ -371,8 +371,8 @@ impl FlowTables for HostTables {
         self.stash.remove(tuple);
     }
 
-    fn stash(&self, tuple: &Tuple) -> Option<&Stash> {
-        self.stash.view(tuple)
+    fn stash(&self, tuple: &Tuple) -> Option<Shared<Stash>> {
+        self.stash.shared(tuple)
     }
 
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
