@@ -30,7 +30,7 @@ fn key_of(machine: &dyn Machine, name: &[u8]) -> ChatKey {
 }
 
 fn leave(machine: &mut dyn Machine, conn: &Conn) {
-    conn.goes_up(machine, &conn.up(RST, 60, 0, b""), &[Counter::Closed]);
+    conn.goes_up(machine, &conn.up(RST | ACK, 60, 0, b""), &[Counter::Closed]);
 }
 
 /// A chat whose home is another one than `home`, and a connection to it.
@@ -260,7 +260,7 @@ fn a_client_port_is_taken_while_its_flow_lives() {
             .run(Hook::Ingress, &seg.bytes())
             .counts(&[Counter::ResetConflict])
             .leaves(&reset_for(&seg).bytes());
-        conn.goes_up(machine, &conn.up(RST, 60, 0, b""), &[Counter::Closed]);
+        conn.goes_up(machine, &conn.up(RST | ACK, 60, 0, b""), &[Counter::Closed]);
         other.bind(machine, &get("tea"), &[]);
         other.accept(machine);
         assert_eq!((machine.flows().len(), machine.flows_back().len()), (1, 1));

@@ -26,7 +26,7 @@ fn end(machine: &mut dyn Machine, conn: &Conn, end: End, also: &[Counter]) {
     match end {
         ClientFin => conn.goes_up(machine, &conn.up(FIN | ACK, 60, 0, b""), also),
         ReplicaFin => conn.goes_down(machine, &conn.down(FIN | ACK, 0, 60, b""), also),
-        ClientReset => conn.goes_up(machine, &conn.up(RST, 60, 0, b""), also),
+        ClientReset => conn.goes_up(machine, &conn.up(RST | ACK, 60, 0, b""), also),
         ReplicaReset => conn.goes_down(machine, &conn.down(RST, 0, 60, b""), also),
     }
 }
@@ -90,9 +90,14 @@ fn a_blind_reset_ends_nothing() {
     on_all(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.establish(machine, "tea");
-        for far in [1 << 20, 1 << 31, u32::MAX - 60] {
-            conn.goes_up(machine, &conn.up(RST, far, 0, b""), &[]);
+        for flags in [RST, RST | ACK] {
+            for far in [1 << 20, 1 << 31, u32::MAX - 60] {
+                conn.goes_up(machine, &conn.up(flags, far, 0, b""), &[]);
+            }
         }
+        // Near is not enough without the other number, or with a wrong one.
+        conn.goes_up(machine, &conn.up(RST, 60, 0, b""), &[]);
+        conn.goes_up(machine, &conn.up(RST | ACK, 60, 1 << 20, b""), &[]);
         assert_eq!(live(machine), 1);
         conn.goes_down(machine, &conn.down(ACK, 0, 2_000_000, b""), &[]);
         conn.goes_up(machine, &conn.up(RST, 2_000_000, 0, b""), &[Counter::Closed]);
@@ -170,7 +175,7 @@ fn an_expired_flow_is_reset_at_both_ends() {
             .counts(&[Counter::ResetReplica])
             .leaves(&reset_for(&seg).bytes());
         // Nobody answers an RST.
-        let rst = conn.up(RST, 60, 0, b"");
+        let rst = conn.up(RST | ACK, 60, 0, b"");
         machine.run(Hook::Ingress, &rst.bytes()).counts(&[Counter::DropStrayReset]);
         let rst = conn.down(RST, 0, 60, b"");
         machine

@@ -310,6 +310,10 @@ fn an_answer_to_another_syn_is_reset() {
                 .counts(&[Counter::ResetReplica])
                 .leaves(&expected.bytes());
         }
+        for (flags, ack) in [(RST | ACK, answer.ack ^ 1), (RST, answer.ack)] {
+            let stray = Seg { ack, flags, ..answer.clone() };
+            machine.run(Hook::Egress, &stray.bytes()).counts(&[Counter::EgressDropStray]);
+        }
         conn.accept(machine);
     });
 }

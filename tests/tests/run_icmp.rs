@@ -122,6 +122,6 @@ fn other_errors_are_passed() {
             machine.run(Hook::Ingress, &error).counts(&[Counter::IngressPassed]).leaves(&error);
             machine.run(Hook::Egress, &error).counts(&[Counter::EgressPassed]).leaves(&error);
         }
-        conn.goes_up(machine, &conn.up(RST, 60, 0, b""), &[Counter::Closed]);
+        conn.goes_up(machine, &conn.up(RST | ACK, 60, 0, b""), &[Counter::Closed]);
     });
 }

@@ -122,9 +122,12 @@ fn not_ours(family: Family, seg: &Seg) -> Vec<Row> {
             hook_passes("a later fragment", Seg { fragment: (false, 90), ..seg.clone() }.bytes()),
             hook_passes("a middle one", Seg { fragment: (true, 4096), ..seg.clone() }.bytes()),
             hook_passes("an IP header that is too short", with_ip(seg, 0, 0x44)),
-            hook_passes("a length below the IP header's", with_ip(&Seg::clone(seg), 3, 19)),
+            hook_passes("a length below the IP header's", {
+                let mut frame = with_ip(seg, 3, 19);
+                frame[seg.l3() + 2] = 0;
+                frame
+            }),
         ]);
-        rows.last_mut().unwrap().1[seg.l3() + 2] = 0;
     } else {
         for (name, next) in [("a fragment", 44), ("hop-by-hop options", 0), ("routing", 43)] {
             rows.push(hook_passes(name, with_ip(seg, 6, next)));

@@ -81,11 +81,6 @@ impl<K: Hash + Eq + Copy, V: Copy> Cells<K, V> {
         self.get(key).map(|value| unsafe { Shared::new(value) })
     }
 
-    fn view(&self, key: &K) -> Option<&V> {
-        // SAFETY: as above; what is read by reference is replaced, never changed in place.
-        self.get(key).map(|value| unsafe { &*value.as_ptr() })
-    }
-
     fn set(&self, key: &K, value: &V) {
         let value = NonNull::from(Box::leak(Box::new(*value)));
         if let Some(old) = self.values.borrow_mut().insert(*key, value) {

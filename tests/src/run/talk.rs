@@ -11,7 +11,7 @@ use router_ebpf::{maps::Tuple, verdict::Counter};
 
 use super::{
     Family, Hook, Machine, Outcome,
-    frame::{ACK, PSH, RST, SYN, Seg, options},
+    frame::{ACK, FIN, PSH, RST, SYN, Seg, options},
     world::{Kind, MSS4, MSS6, REPLICAS, client, mapped, replica_addr},
 };
 
@@ -350,7 +350,9 @@ impl Conn {
             Some((value, _)) => options(&[Noop, Noop, Timestamp(value, self.replica_ts)]),
             None => Vec::new(),
         };
-        Seg { macs: swapped(seg.macs), id: 0, ttl: 64, ecn: 0, df: true, options, ..seg }
+        // What ECN flags may be there belong to a connection that has agreed on ECN.
+        let flags = seg.flags & (FIN | PSH | ACK);
+        Seg { macs: swapped(seg.macs), id: 0, ttl: 64, ecn: 0, df: true, flags, options, ..seg }
     }
 
     /// SYN and SYN-ACK, and the ACK that is swallowed.
