@@ -178,14 +178,15 @@ fn may_be_new(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow
     }
 }
 
-/// Whether the segment's sequence number is near what the replica expects of the flow.
+/// Whether the segment acknowledges what the replica of the flow has sent. (Its own number would say
+/// little: Linux counts up the initial ones of a tuple by time.)
 #[inline(never)]
 fn is_in_flow(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> bool {
     write_replica_side(scratch, flow.get());
     let Some(back) = tables.flow_back(&scratch.replica_side) else {
         return false;
     };
-    is_near(scratch.segment.seq, back.acked())
+    is_near(scratch.segment.ack.wrapping_add(flow.get().seq_delta), back.sent())
 }
 
 /// Drops what is left of a flow whose tuple begins anew. Its replica, should it still have the old
