@@ -155,7 +155,7 @@ fn syn<P: Packet>(
 /// flow has ended, and the numbers are those of a handshake of ours, but not of the flow's own. A
 /// replica that got such a segment would reset the new connection.
 #[inline(always)]
-fn may_be_new(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> bool {
+fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -> bool {
     let state = flow.state();
     if state & (STATE_CLOSED | STATE_SYN_SEEN) == 0 {
         return false;
@@ -167,26 +167,13 @@ fn may_be_new(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow
         return false;
     }
     match check(tables, scratch) {
-        Some(Check::First) if state & STATE_CLOSED != 0 => true,
-        // A live flow is not given up for numbers that are its own, right by chance.
-        Some(Check::First) => !is_in_flow(tables, scratch, flow),
+        Some(Check::First) => true,
         // Right by chance once in 4096: good enough for what follows the end of a flow only. So is
         // a late segment of the flow itself from before the replica's first byte, which must not be
         // taken for that: nobody would answer it.
         Some(Check::Later) => state & STATE_CLOSED != 0 && !acks_own,
         Some(Check::Foreign) | None => false,
     }
-}
-
-/// Whether the segment acknowledges what the replica of the flow has sent. (Its own number would say
-/// little: Linux counts up the initial ones of a tuple by time.)
-#[inline(never)]
-fn is_in_flow(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> bool {
-    write_replica_side(scratch, flow.get());
-    let Some(back) = tables.flow_back(&scratch.replica_side) else {
-        return false;
-    };
-    is_near(scratch.segment.ack.wrapping_add(flow.get().seq_delta), back.sent())
 }
 
 /// Drops what is left of a flow whose tuple begins anew. Its replica, should it still have the old
