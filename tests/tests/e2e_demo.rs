@@ -20,6 +20,12 @@ fn demo(args: &[&str]) -> Command {
 /// Fails if something of the demo with this process number is left.
 fn nothing_left(pid: u32) -> Result<()> {
     let prefix = format!("roost-{pid}-");
+    let mark = format!("ROOST_LAB={prefix}");
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let environ = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        let ours = environ.split(|byte| *byte == 0).any(|word| word.starts_with(mark.as_bytes()));
+        ensure!(!ours, "process {:?} is left", process.file_name());
+    }
     for place in ["/run/netns", "/sys/fs/bpf", "/tmp"] {
         let mut names = std::fs::read_dir(place)?.flatten().map(|entry| entry.file_name());
         let left = names.find(|name| name.to_string_lossy().starts_with(&prefix));

@@ -67,7 +67,7 @@ impl Raw {
 }
 
 fn connect(site: &Site, to: SocketAddr, from: Option<SocketAddr>) -> Result<TcpStream> {
-    let socket = site.lab.client.run(|| -> io::Result<Socket> {
+    let open = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
         if let Some(from) = from {
@@ -75,7 +75,13 @@ fn connect(site: &Site, to: SocketAddr, from: Option<SocketAddr>) -> Result<TcpS
         }
         socket.connect_timeout(&to.into(), LIMIT)?;
         Ok(socket)
-    });
+    };
+    // The client's own end of an earlier connection may need a moment to go.
+    let own = [ErrorKind::AddrInUse, ErrorKind::AddrNotAvailable];
+    let socket = try_until(LIMIT, "the tuple to be free", || match site.lab.client.run(open) {
+        Err(error) if own.contains(&error.kind()) => Ok(None),
+        other => Ok(Some(other)),
+    })?;
     Ok(socket.with_context(|| format!("connecting to {to}"))?.into())
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
-use roost_tests::lab::{Clients, Config, Family, Lab, Netns, Site, Way, heavy};
+use roost_chat::client::load;
+use roost_tests::lab::{Clients, Config, Family, Lab, Netns, Site, Way, heavy, try_until};
 use tokio::time::timeout;
 
 const MB: u64 = 1 << 20;
@@ -29,7 +30,8 @@ fn transfer(
     let seed = length ^ 0x5eed;
     let transfers = async { try_join(down.download(length, seed), up.upload(length, !seed)).await };
     let done = clients.run(async { timeout(limit, transfers).await });
-    let (down, up) = done.with_context(|| format!("{family}: not done within {limit:?}"))??;
+    let done = done.with_context(|| format!("not done within {limit:?}")).flatten();
+    let (down, up) = done.with_context(|| format!("{family}\n{}", site.diagnosis()))?;
     println!("{family}: {length} bytes, down in {:?}, up in {:?}", down.took, up.took);
     Ok(())
 }
@@ -108,6 +110,44 @@ fn they_arrive_whole_with_loss_and_reordering_towards_the_replica() -> Result<()
     much_was_lost(&replica.ns, "eth0")?;
     much_was_lost(node, &replica.node_device)?;
     no_checksum_errors(&site)
+}
+
+#[test]
+fn connections_open_although_segments_are_lost() -> Result<()> {
+    let _heavy = heavy()?;
+    let lab = Lab::builder("lossy-open").replicas(1).far_client(true);
+    let site = Site::start(lab, Config::new)?;
+    let (node, replica) = (&site.lab.node, &site.lab.replicas[0]);
+    let (far, router) = (site.lab.far_client(), &site.lab.client);
+    let sides = [
+        [(&**router, "far"), (&**router, "eth0")],
+        [(&*replica.ns, "eth0"), (&**node, &*replica.node_device)],
+    ];
+    for (side, family) in sides.iter().flat_map(|side| Family::BOTH.map(|family| (side, family))) {
+        for (ns, device) in side {
+            ns.set_loss(device, Way::In, 5)?;
+            ns.set_reordering(device, 5)?;
+        }
+        let clients = Clients::new(far)?;
+        let mut load = clients.run(load::open(&load::Plan::new(site.vip(family), 30, 300)));
+        let opened = load.opened();
+        let (failed, errors) = (opened.failed, &opened.errors);
+        ensure!(failed == 0, "{family}: {failed} failed: {errors:?}\n{}", site.diagnosis());
+        clients.run(load.say());
+        assert_eq!(load.opened().reached, Some(300), "{family}");
+        assert_eq!(site.live_flows()?.len(), 300, "{family}");
+        for (ns, device) in side {
+            ns.set_loss(device, Way::In, 0)?;
+            ns.set_reordering(device, 0)?;
+        }
+        let ended = clients.run(load.hold(None, std::future::ready(())));
+        assert_eq!(ended.lost, 0, "{family}: {:?}", ended.errors);
+        try_until(Duration::from_secs(10), "the flows and chats to end", || {
+            let empty = site.live_flows()?.is_empty() && site.live_chats()?.is_empty();
+            Ok(empty.then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 /// With offloads a wrong checksum passes unseen, because a partial one is trusted. Here every

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::{tools, wait};
+use super::{sweep, tools, wait};
 
 /// A running command. When the guard is dropped it is ended; if that happens because a test fails,
 /// what it has written is shown.
@@ -39,6 +39,8 @@ impl Process {
     /// whoever holds the guard and not this.
     pub fn spawn(name: impl Into<String>, command: &mut Command) -> Result<Self> {
         let shown = tools::show(command);
+        // Not while labs are being removed: it would be left over.
+        let _making = sweep::making();
         let mut child = command
             .process_group(0)
             .stdin(Stdio::null())

@@ -51,6 +51,15 @@ impl Site {
         Clients::new(&self.lab.client)
     }
 
+    /// What may explain a failure: the counters and the live flows.
+    pub fn diagnosis(&self) -> String {
+        let told = ["counters", "flows"].map(|what| match self.roost.text(&[what]) {
+            Ok(text) => text,
+            Err(error) => format!("`roost {what}`: {error:#}"),
+        });
+        told.join("\n")
+    }
+
     /// What the data path has counted under a name.
     pub fn counter(&self, name: &str) -> Result<u64> {
         let counters = self.roost.json(&["counters", "--all"])?;
