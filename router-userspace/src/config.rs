@@ -11,6 +11,7 @@ use std::{fmt, path::Path};
 pub use model::{
     Config, Key, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State,
 };
+pub(crate) use value::address;
 pub use value::duration_text;
 
 use reader::{Problems, Table};

@@ -95,11 +95,36 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
+/// Services that stay as the maps have them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All that no source has declared: a source has not said yet what it knows.
+    Undeclared,
+    /// These, whatever sources say.
+    Named(BTreeSet<String>),
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self::Named(BTreeSet::new())
+    }
+}
+
+impl Keep {
+    fn holds(&self, name: &str) -> bool {
+        match self {
+            Self::Undeclared => false,
+            Self::Named(names) => names.contains(name),
+        }
+    }
+}
+
 /// What sources say, and what the maps hold.
 pub struct Index {
     room: Room,
     /// By source and service name. The first source that knows a name has it.
     sources: BTreeMap<String, BTreeMap<String, config::Service>>,
+    keep: Keep,
     mss: BTreeMap<String, Mss>,
     published: Published,
     /// Numbers of services that were removed, since when (monotonic time).
@@ -120,6 +145,7 @@ impl Index {
         Self {
             room,
             sources: BTreeMap::new(),
+            keep: Keep::default(),
             mss: BTreeMap::new(),
             published,
             retired: BTreeMap::new(),
@@ -152,6 +178,41 @@ impl Index {
         before.into_iter().flat_map(BTreeMap::into_values).collect()
     }
 
+    /// The same, but a service that does not fit into the maps stays as it was, and harms no other.
+    /// Returns those.
+    pub fn reset_what_fits(
+        &mut self,
+        source: &str,
+        services: Vec<config::Service>,
+    ) -> Vec<(String, PlanError)> {
+        let before = self.reset(source, services.clone());
+        if self.plan().is_ok() {
+            return Vec::new();
+        }
+        // What leaves makes room. The rest is tried one by one.
+        let stays = |old: &config::Service| services.iter().any(|new| new.name == old.name);
+        self.reset(source, before.into_iter().filter(stays));
+        let mut refused = Vec::new();
+        for service in services {
+            let name = service.name.clone();
+            let old = self.delete(source, &name);
+            self.apply(source, service);
+            if let Err(e) = self.plan() {
+                self.delete(source, &name);
+                if let Some(old) = old {
+                    self.apply(source, old);
+                }
+                refused.push((name, e));
+            }
+        }
+        refused
+    }
+
+    /// Sets which services stay as the maps have them.
+    pub fn keep(&mut self, keep: Keep) {
+        self.keep = keep;
+    }
+
     /// Sets what the paths of a service can carry.
     pub fn set_mss(&mut self, service: &str, mss: Mss) {
         self.mss.insert(service.to_owned(), mss);
@@ -164,6 +225,13 @@ impl Index {
             all.entry(name.as_str()).or_insert(service);
         }
         all
+    }
+
+    /// The same, by source and then by name: where two services claim a VIP, the first has it.
+    fn declared(&self) -> Vec<&config::Service> {
+        let mut names = BTreeSet::new();
+        let all = self.sources.values().flatten();
+        all.filter(|(name, _)| names.insert(name.as_str())).map(|(_, service)| service).collect()
     }
 
     /// What the maps hold.

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod index;
+pub mod kube;
 pub mod loader;
 pub mod lock;
 pub mod paths;

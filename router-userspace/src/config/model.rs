@@ -63,6 +63,9 @@ pub struct Service {
     pub addresses: Vec<Prefix>,
     /// TCP port.
     pub port: u16,
+    /// Further addresses, each with a port of its own: the node port of a Kubernetes Service. The
+    /// file has none.
+    pub other_vips: Vec<(Prefix, u16)>,
     /// How connections are placed.
     pub policy: Policy,
     /// Where the chat's name comes from.
@@ -168,6 +171,16 @@ pub struct Replica {
 pub enum State {
     /// It does.
     Ready,
-    /// It keeps its live chats only.
+    /// It keeps its live chats only, and takes new ones when no replica is ready.
     Draining,
+    /// It keeps its live chats only, whatever becomes of the others. The file has none.
+    Unready,
+}
+
+impl Service {
+    /// All that Roost answers for.
+    pub fn vips(&self) -> impl Iterator<Item = (Prefix, u16)> {
+        let own = self.addresses.iter().map(|prefix| (*prefix, self.port));
+        own.chain(self.other_vips.iter().copied())
+    }
 }

@@ -117,6 +117,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         name: name.as_ref().map_or_else(String::new, read_name),
         addresses,
         port,
+        other_vips: Vec::new(),
         policy,
         key: key(table, policy),
         on_missing_key: match on_missing_key.as_ref().and_then(|f| f.text("\"spread\"")) {

@@ -34,7 +34,7 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
 }
 
 /// A replica's address.
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub(crate) fn address(text: &str) -> Result<IpAddr, String> {
     let addr: IpAddr = text.parse().map_err(|_| {
         format!("{text:?} is not an IP address; write one such as \"10.1.0.2\" or \"fd00:1::2\"")
     })?;

@@ -18,7 +18,7 @@ use crate::{
     slots::{self, Candidate, SlotTable},
 };
 
-use super::{Change, Index, PlanError, Published};
+use super::{Change, Index, Keep, PlanError, Published};
 
 /// What the maps should hold. Gone replicas keep their entries, with their state.
 pub(super) fn desired(index: &mut Index) -> Result<Published, PlanError> {
@@ -68,23 +68,26 @@ impl<'a> Desired<'a> {
     }
 
     fn build(mut self, tables: &mut Tables) -> Result<Published, PlanError> {
-        for service in self.index.services().into_values() {
-            self.service(service, tables)?;
+        for service in self.index.declared() {
+            if !self.index.keep.holds(&service.name) || self.published(&service.name).is_none() {
+                self.service(service, tables)?;
+            }
         }
+        self.keep();
         Ok(self.out)
     }
 
     fn service(&mut self, service: &config::Service, tables: &mut Tables) -> Result<(), PlanError> {
         let number = self.service_number(service)?;
         let replicas = self.replicas(number, service)?;
-        for prefix in &service.addresses {
-            let vip = Vip { port: service.port.to_be_bytes(), addr: addr::to_map(prefix.addr) };
-            self.out.vips.insert((addr::vip_bits(prefix), vip), number);
+        for (prefix, port) in service.vips() {
+            let vip = Vip { port: port.to_be_bytes(), addr: addr::to_map(prefix.addr) };
+            self.out.vips.entry((addr::vip_bits(&prefix), vip)).or_insert(number);
         }
-        let ready = |r: &&Numbered<'_>| r.replica.state == State::Ready;
-        let mut usable: Vec<&Numbered<'_>> = replicas.iter().filter(ready).collect();
+        let of = |state| replicas.iter().filter(move |r| r.replica.state == state);
+        let mut usable: Vec<&Numbered<'_>> = of(State::Ready).collect();
         if usable.is_empty() {
-            usable = replicas.iter().collect();
+            usable = of(State::Draining).collect();
         }
         let (slots, generation, digest) = self.slots(number, &usable, tables);
         let (on_missing_key, missing_replica) = match &service.on_missing_key {
@@ -127,6 +130,40 @@ impl<'a> Desired<'a> {
         Ok(())
     }
 
+    fn published(&self, name: &str) -> Option<(u32, &'a Service)> {
+        let name = Name::new(name.as_bytes());
+        let mut all = self.index.published.services.iter();
+        all.find(|(_, s)| s.name == name).map(|(number, s)| (*number, s))
+    }
+
+    /// Leaves services as they are that are to be kept.
+    fn keep(&mut self) {
+        let published = &self.index.published;
+        let kept: Vec<u32> = match &self.index.keep {
+            Keep::Undeclared => published.services.keys().copied().collect(),
+            Keep::Named(names) => {
+                names.iter().filter_map(|name| Some(self.published(name)?.0)).collect()
+            }
+        };
+        for number in kept {
+            if self.out.services.contains_key(&number) {
+                continue;
+            }
+            let service = published.services[&number];
+            self.out.services.insert(number, service);
+            if let Some(table) = published.slots.get(&service.slots) {
+                self.out.slots.insert(service.slots, Arc::clone(table));
+            }
+            let here = |r: &Replica| r.service == number && r.state != REPLICA_GONE;
+            for (at, replica) in published.replicas.iter().filter(|(_, r)| here(r)) {
+                self.out.replicas.insert(*at, *replica);
+            }
+            for (vip, _) in published.vips.iter().filter(|(_, owner)| **owner == number) {
+                self.out.vips.entry(*vip).or_insert(number);
+            }
+        }
+    }
+
     fn service_number(&mut self, service: &config::Service) -> Result<u32, PlanError> {
         let name = Name::new(service.name.as_bytes());
         let known = self.index.published.services.iter().find(|(_, s)| s.name == name);
@@ -160,7 +197,7 @@ impl<'a> Desired<'a> {
                 port: replica.port.to_be_bytes(),
                 state: match replica.state {
                     State::Ready => REPLICA_READY,
-                    State::Draining => REPLICA_DRAINING,
+                    State::Draining | State::Unready => REPLICA_DRAINING,
                 },
                 reserved: 0,
                 service,

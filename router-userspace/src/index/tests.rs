@@ -252,6 +252,109 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     assert_eq!(world.maps, Published::default());
 }
 
+#[test]
+fn unready_replicas_keep_their_numbers_and_serve_never() {
+    let mut world = World::new();
+    world.set(&service("chat", "10.0.0.1", &[("a", 2, ""), ("b", 3, "")]));
+    let (a, b) = (world.number("a"), world.number("b"));
+    let mut services = world.index.reset("file", []);
+    for (unready, usable) in [(1, 1), (2, 0)] {
+        for replica in &mut services[0].replicas[..unready] {
+            replica.state = config::State::Unready;
+        }
+        world.index.reset("file", services.clone());
+        world.sync();
+        let chat = world.maps.services[&0];
+        assert_eq!(chat.usable, usable);
+        assert_eq!(world.maps.replicas[&a].state, REPLICA_DRAINING);
+        assert_ne!(world.maps.replicas[&b].state, REPLICA_GONE);
+    }
+}
+
+#[test]
+fn other_vips_have_their_own_port_and_the_first_claim_holds() {
+    let mut world = World::new();
+    let text = service("chat", "10.0.0.1", &[("a", 2, "")]);
+    world.set(&text);
+    let mut chat = world.index.services()["chat"].clone();
+    let other = |addr: &str| config::Prefix { addr: addr.parse().unwrap(), len: 32 };
+    chat.name = "another".into();
+    chat.other_vips = vec![(other("10.0.0.9"), 30080), (other("10.0.0.1"), 80)];
+    chat.addresses.clear();
+    world.index.reset("kubernetes", [chat]);
+    world.sync();
+    let vips: Vec<_> = world
+        .maps
+        .vips
+        .iter()
+        .map(|((_, vip), n)| (vip.addr[15], u16::from_be_bytes(vip.port), *n))
+        .collect();
+    assert_eq!(vips, [(1, 80, 0), (9, 30080, 1)]);
+}
+
+#[test]
+fn what_is_kept_stays_until_it_is_not() {
+    let mut world = World::new();
+    let one = service("one", "10.0.0.1", &[("a", 2, ""), ("b", 3, "")]);
+    let two = service("two", "10.0.0.2", &[("c", 4, "")]);
+    world.set(&format!("{one}{two}"));
+    // The source has not spoken yet.
+    world.restart();
+    world.index.keep(Keep::Undeclared);
+    assert_eq!(world.set(&one), []);
+    // It has, and says less than is believed.
+    world.index.keep(Keep::Named(["one".into(), "two".into(), "unknown".into()].into()));
+    assert_eq!(world.set(&service("one", "10.0.0.1", &[])), []);
+    world.index.free_unused(&Used::default(), LATER);
+    assert_eq!(world.sync(), []);
+    world.index.keep(Keep::default());
+    assert_eq!(kinds(&world.sync()), "sVSggg");
+}
+
+#[test]
+fn what_is_kept_gives_way_to_a_claim() {
+    let mut world = World::new();
+    world.set(&service("one", "10.0.0.1", &[("a", 2, "")]));
+    world.restart();
+    world.index.keep(Keep::Undeclared);
+    let changes = world.set(&service("two", "10.0.0.1", &[("b", 3, "")]));
+    assert_eq!(kinds(&changes), "rtsv");
+    assert_eq!(world.maps.services.len(), 2);
+}
+
+#[test]
+fn of_what_does_not_fit_the_rest_is_taken() {
+    let mut world = World::new();
+    let all: Vec<_> = (1..=9)
+        .map(|i| {
+            let text = service(&format!("s{i}"), &format!("10.0.0.{i}"), &[("a", i, "")]);
+            let text = format!("interfaces = [\"eth0\"]\n{text}");
+            Config::parse(&text, "").unwrap().services.remove(0)
+        })
+        .collect();
+    let refused = world.index.reset_what_fits("kubernetes", all.clone());
+    let names: Vec<_> = refused.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["s9"]);
+    world.sync();
+    assert_eq!(world.maps.services.len(), 8);
+    // A service that grows out of its room stays as it is, and what leaves makes room.
+    let mut next = all[1..].to_vec();
+    let many = (0..64).map(|i| config::Replica {
+        name: format!("r{i}"),
+        addresses: vec![[10, 2, 0, i].into()],
+        ..all[0].replicas[0].clone()
+    });
+    next[0].replicas = many.collect();
+    let refused = world.index.reset_what_fits("kubernetes", next);
+    assert!(
+        matches!(&refused[..], [(name, PlanError::Replicas { .. }), ..] if name == "s2"),
+        "{refused:?}"
+    );
+    world.sync();
+    assert!(world.index.services().contains_key("s2"));
+    assert!(!world.index.services().contains_key("s1"));
+}
+
 /// What the data path relies on at any moment.
 fn is_consistent(maps: &Published) {
     for number in maps.vips.values() {

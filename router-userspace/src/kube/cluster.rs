@@ -1,0 +1,378 @@
+//! What is known of the cluster, and what follows from it. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hasher as _,
+    net::IpAddr,
+};
+
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt as _;
+use router_ebpf::maps::NAME_LEN;
+use siphasher::sip::SipHasher24;
+
+use crate::config::{self, Prefix, State};
+
+use super::{
+    CLASS, ObjectKey, Problem, Reason,
+    addresses::{self, Addresses},
+    annotations::{self, Settings},
+    replicas::replicas,
+    slices::Slice,
+};
+
+/// What is known of the cluster.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    node_name: String,
+    /// Roost's.
+    services: BTreeMap<ObjectKey, Declared>,
+    /// Of every Service: any may become Roost's.
+    slices: BTreeMap<ObjectKey, Slice>,
+    slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    nodes: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// A Service of Roost's.
+#[derive(Debug, PartialEq)]
+struct Declared {
+    service: Service,
+    /// From its annotations; what they last said when they were right.
+    settings: Option<Settings>,
+    problems: Vec<(Reason, String)>,
+}
+
+/// What follows from the cluster's state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Derived {
+    /// A service for each TCP port of Roost's Services.
+    pub services: Vec<(ObjectKey, config::Service)>,
+    /// What is wrong, in order.
+    pub problems: Vec<Problem>,
+}
+
+/// VIPs, and the names of the services that have them.
+pub type Claims = BTreeMap<(Prefix, u16), String>;
+
+impl Cluster {
+    /// A cluster of which nothing is known, seen from a node.
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self { node_name: node_name.into(), ..Self::default() }
+    }
+
+    /// Takes a Service in. Returns whether that changes anything that matters.
+    pub fn apply_service(&mut self, service: &Service) -> bool {
+        let key = ObjectKey::of(service);
+        let old = self.services.remove(&key);
+        let new = declared(service, old.as_ref());
+        let changed = old != new;
+        self.services.extend(new.map(|new| (key, new)));
+        changed
+    }
+
+    /// Forgets a Service.
+    pub fn delete_service(&mut self, key: &ObjectKey) -> bool {
+        self.services.remove(key).is_some()
+    }
+
+    /// Takes an EndpointSlice in.
+    pub fn apply_slice(&mut self, slice: &EndpointSlice) -> bool {
+        let key = ObjectKey::of(slice);
+        let Some(new) = Slice::of(slice) else { return self.delete_slice(&key) };
+        if self.slices.get(&key) == Some(&new) {
+            return false;
+        }
+        // Its label may have changed, too.
+        let before = self.delete_slice(&key);
+        let matters = self.services.contains_key(&new.service);
+        self.slices_of.entry(new.service.clone()).or_default().insert(key.clone());
+        self.slices.insert(key, new);
+        before || matters
+    }
+
+    /// Forgets an EndpointSlice.
+    pub fn delete_slice(&mut self, key: &ObjectKey) -> bool {
+        let Some(old) = self.slices.remove(key) else { return false };
+        if let Some(slices) = self.slices_of.get_mut(&old.service) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.slices_of.remove(&old.service);
+            }
+        }
+        self.services.contains_key(&old.service)
+    }
+
+    /// Takes a Node in.
+    pub fn apply_node(&mut self, node: &Node) -> bool {
+        let new = addresses::of_node(node);
+        let old = self.nodes.insert(node.name_any(), new.clone());
+        old.as_ref() != Some(&new) && node.name_any() == self.node_name
+    }
+
+    /// Forgets a Node.
+    pub fn delete_node(&mut self, name: &str) -> bool {
+        self.nodes.remove(name).is_some() && name == self.node_name
+    }
+
+    /// Takes all Services in: those that are not among them are no more.
+    pub fn list_services(&mut self, all: &[Service]) -> bool {
+        let keys: BTreeSet<ObjectKey> = all.iter().map(ObjectKey::of).collect();
+        let gone: Vec<_> = self.services.keys().filter(|k| !keys.contains(k)).cloned().collect();
+        let gone = gone.iter().fold(false, |any, key| self.delete_service(key) | any);
+        all.iter().fold(gone, |any, service| self.apply_service(service) | any)
+    }
+
+    /// Takes all EndpointSlices in.
+    pub fn list_slices(&mut self, all: &[EndpointSlice]) -> bool {
+        let keys: BTreeSet<ObjectKey> = all.iter().map(ObjectKey::of).collect();
+        let gone: Vec<_> = self.slices.keys().filter(|k| !keys.contains(k)).cloned().collect();
+        let gone = gone.iter().fold(false, |any, key| self.delete_slice(key) | any);
+        all.iter().fold(gone, |any, slice| self.apply_slice(slice) | any)
+    }
+
+    /// Takes all Nodes in.
+    pub fn list_nodes(&mut self, all: &[Node]) -> bool {
+        let names: BTreeSet<String> = all.iter().map(Node::name_any).collect();
+        let gone: Vec<_> = self.nodes.keys().filter(|n| !names.contains(*n)).cloned().collect();
+        let gone = gone.iter().fold(false, |any, name| self.delete_node(name) | any);
+        all.iter().fold(gone, |any, node| self.apply_node(node) | any)
+    }
+
+    /// The Service that a slice belongs or belonged to.
+    pub fn service_of(&self, slice: &ObjectKey) -> Option<&ObjectKey> {
+        Some(&self.slices.get(slice)?.service)
+    }
+
+    /// Roost's Services, as they are.
+    pub fn services(&self) -> impl Iterator<Item = (&ObjectKey, &Service)> {
+        self.services.iter().map(|(key, declared)| (key, &declared.service))
+    }
+
+    /// How many endpoints the slices of Roost's Services have.
+    pub fn endpoints(&self) -> usize {
+        self.services.keys().flat_map(|key| self.slices_of(key)).map(|s| s.endpoints.len()).sum()
+    }
+
+    fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Slice> {
+        let keys = self.slices_of.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.slices.get(key))
+    }
+
+    /// The services of Roost's Services. `taken` belongs to others. Where two Services claim an
+    /// address and port, the older one has it.
+    pub fn derive(&self, taken: &Claims) -> Derived {
+        let mut by_age: Vec<_> = self.services.iter().collect();
+        by_age.sort_by_key(|(key, declared)| {
+            let created = declared.service.metadata.creation_timestamp.clone();
+            (created.map(|time| time.0), *key)
+        });
+        let mut claims = taken.clone();
+        let mut out = Derived::default();
+        let node = self.nodes.get(&self.node_name).map(Vec::as_slice);
+        for (key, declared) in by_age {
+            let uid = declared.uid();
+            let mut problem = |reason, message: String| {
+                let (service, uid) = (key.clone(), uid.clone());
+                out.problems.push(Problem { service, uid, reason, message });
+            };
+            for (reason, message) in &declared.problems {
+                problem(*reason, message.clone());
+            }
+            let Some(settings) = &declared.settings else { continue };
+            let addresses = addresses::of(&declared.service, settings, node);
+            for message in &addresses.problems {
+                problem(Reason::AddressNotServed, message.clone());
+            }
+            if addresses.is_without {
+                problem(
+                    Reason::NotServed,
+                    "has no address for Roost: give it type LoadBalancer, spec.externalIPs, or the \
+                     annotation roost.rs/node-port or roost.rs/cluster-ip"
+                        .into(),
+                );
+            }
+            for port in tcp_ports(&declared.service) {
+                let (service, found) = self.service(key, port, settings, &addresses, &mut claims);
+                for (reason, message) in found {
+                    problem(reason, message);
+                }
+                out.services.push((key.clone(), service));
+            }
+        }
+        self.leave_out_loops(&mut out, &claims);
+        out.services.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        out.problems.sort();
+        out.problems.dedup();
+        out
+    }
+
+    fn service(
+        &self,
+        key: &ObjectKey,
+        port: &ServicePort,
+        settings: &Settings,
+        addresses: &Addresses,
+        claims: &mut Claims,
+    ) -> (config::Service, Vec<(Reason, String)>) {
+        let port_name = port.name.clone().unwrap_or_default();
+        let number = number(port.port).unwrap_or_default();
+        let name = if port_name.is_empty() { number.to_string() } else { port_name.clone() };
+        let name = fitting(&format!("{key}:{name}"));
+        let mut problems = Vec::new();
+        let mut claim = |addr: IpAddr, port: u16| {
+            let prefix = Prefix { addr, len: if addr.is_ipv4() { 32 } else { 128 } };
+            if let Some(owner) = claims.get(&(prefix, port)) {
+                problems.push((
+                    Reason::AddressNotServed,
+                    format!("{addr} with port {port} already belongs to the service {owner:?}"),
+                ));
+                return None;
+            }
+            claims.insert((prefix, port), name.clone());
+            Some((prefix, port))
+        };
+        let own = addresses.own.iter().filter_map(|addr| claim(*addr, number));
+        let own: Vec<Prefix> = own.map(|(prefix, _)| prefix).collect();
+        let node_port = port.node_port.and_then(self::number);
+        let node: Vec<_> = match node_port {
+            Some(port) => addresses.node.iter().filter_map(|addr| claim(*addr, port)).collect(),
+            None => Vec::new(),
+        };
+        if settings.node_port && node_port.is_none() {
+            problems.push((
+                Reason::AddressNotServed,
+                format!(
+                    "roost.rs/node-port: port {number} has no node port; the Service needs type \
+                     NodePort or LoadBalancer, with spec.allocateLoadBalancerNodePorts"
+                ),
+            ));
+        }
+        let slices = self.slices_of(key);
+        let (replicas, wrong) = replicas(slices, &port_name, settings.identity);
+        problems.extend(wrong.into_iter().map(|wrong| (Reason::EndpointNotServed, wrong)));
+        let mut service = config::Service {
+            name,
+            addresses: own,
+            port: number,
+            other_vips: node,
+            replicas,
+            ..settings.service.clone()
+        };
+        hold_back_incomplete(&mut service);
+        (service, problems)
+    }
+
+    /// Leaves out replicas whose address is one that Roost answers for: packets would go in circles.
+    fn leave_out_loops(&self, derived: &mut Derived, claims: &Claims) {
+        for (key, service) in &mut derived.services {
+            let port = service.port;
+            service.replicas.retain(|replica| {
+                let owner = replica.addresses.iter().find_map(|addr| {
+                    let len = if addr.is_ipv4() { 32 } else { 128 };
+                    Some((*addr, claims.get(&(Prefix { addr: *addr, len }, replica.port))?))
+                });
+                let Some((addr, owner)) = owner else { return true };
+                derived.problems.push(Problem {
+                    service: key.clone(),
+                    uid: self.services[key].uid(),
+                    reason: Reason::EndpointNotServed,
+                    message: format!(
+                        "port {port}: the endpoint {addr} port {} is itself an address of the \
+                         service {owner:?}",
+                        replica.port
+                    ),
+                });
+                false
+            });
+        }
+    }
+}
+
+impl Declared {
+    fn uid(&self) -> String {
+        self.service.metadata.uid.clone().unwrap_or_default()
+    }
+}
+
+fn declared(service: &Service, old: Option<&Declared>) -> Option<Declared> {
+    let spec = service.spec.as_ref()?;
+    let annotations = annotations::ours(service.metadata.annotations.as_ref());
+    let has_class = spec.load_balancer_class.as_deref() == Some(CLASS);
+    if !has_class && !annotations.contains_key("policy") {
+        return None;
+    }
+    // One that is deleted but waits for a finalizer is served until it is gone.
+    let mut problems: Vec<_> = annotations::unknown(&annotations)
+        .into_iter()
+        .map(|message| (Reason::UnknownAnnotation, message))
+        .collect();
+    let settings = match annotations::read(&annotations) {
+        Ok(settings) => Some(settings),
+        Err(wrong) => {
+            let wrong = wrong.into_iter().map(|message| (Reason::InvalidAnnotation, message));
+            problems.extend(wrong);
+            old.and_then(|old| old.settings.clone())
+        }
+    };
+    let unusable = if spec.type_.as_deref() == Some("ExternalName") {
+        Some("is of type ExternalName, which has no endpoints")
+    } else if spec.cluster_ip.as_deref() == Some("None") {
+        Some("is headless; write another Service for the same pods")
+    } else if tcp_ports(service).next().is_none() {
+        Some("has no TCP port")
+    } else {
+        None
+    };
+    let settings = match unusable {
+        None => settings,
+        Some(why) => {
+            problems.push((Reason::NotServed, why.into()));
+            None
+        }
+    };
+    let mut service = service.clone();
+    service.metadata.managed_fields = None;
+    // Without these, a change that says nothing new is not one.
+    service.metadata.resource_version = None;
+    Some(Declared { service, settings, problems })
+}
+
+fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
+}
+
+fn number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port > 0)
+}
+
+/// A replica with an address of one family only cannot serve the clients of the other. The slices
+/// of the families change one after the other, so this mends itself; until then it takes no new
+/// chats while others are complete.
+fn hold_back_incomplete(service: &mut config::Service) {
+    let families: Vec<bool> = service.vips().map(|(prefix, _)| prefix.addr.is_ipv4()).collect();
+    let is_complete = |replica: &config::Replica| {
+        let has = |ipv4: &bool| replica.addresses.iter().any(|addr| addr.is_ipv4() == *ipv4);
+        families.iter().all(has)
+    };
+    let ready = |r: &config::Replica| r.state == State::Ready;
+    if service.replicas.iter().any(|r| ready(r) && is_complete(r)) {
+        for replica in service.replicas.iter_mut().filter(|r| ready(r) && !is_complete(r)) {
+            replica.state = State::Draining;
+        }
+    }
+}
+
+/// A name that fits into the maps. The end of a longer one becomes a hash, so that names that begin
+/// the same stay different.
+pub(super) fn fitting(name: &str) -> String {
+    if name.len() <= NAME_LEN {
+        return name.to_owned();
+    }
+    let mut hasher = SipHasher24::new();
+    hasher.write(name.as_bytes());
+    // Names in Kubernetes are ASCII.
+    let kept: String = name.chars().take(NAME_LEN - 17).collect();
+    format!("{kept}~{:016x}", hasher.finish())
+}

@@ -1,0 +1,5 @@
+//! From Kubernetes objects to services, without a cluster.
+
+mod endpoints;
+mod objects;
+mod services;
