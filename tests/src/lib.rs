@@ -1,6 +1,7 @@
 //! What Roost's tests and its demo stand on: a laboratory of network namespaces, and the demo.
 
 pub mod bench;
+pub mod browser;
 pub mod demo;
 pub mod lab;
 pub mod run;

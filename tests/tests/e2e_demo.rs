@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use roost_tests::browser::{Kind, Launch};
 use roost_tests::lab::{Process, heavy, run, try_until};
 use serde_json::{Value, json};
 
@@ -56,6 +57,30 @@ fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
     nothing_left(pid)
 }
 
+/// Opens the addresses that the demo says, in three tabs each: they meet.
+fn open_in_a_browser(demo: &Process) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let browser = Launch::new(Kind::Chromium).start_here(dir.path())?;
+    let log = demo.log();
+    let is_page = |line: &&str| line.starts_with("http://") && line.contains("/?chat=");
+    let pages: Vec<_> = log.lines().map(str::trim).filter(is_page).collect();
+    ensure!(pages.len() == 2, "one of each family is said: {log}");
+    for page in pages {
+        let tabs = [browser.open(page)?, browser.open(page)?, browser.open(page)?];
+        for tab in &tabs {
+            tab.wait_for(LIMIT, "document.documentElement.dataset.state == 'connected'")?;
+        }
+        tabs[0].type_line("#text", "good morning")?;
+        for tab in &tabs {
+            tab.wait_for(
+                LIMIT,
+                "document.querySelector('#log').innerText.includes('good morning')",
+            )?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn it_cleans_up_when_it_is_interrupted() -> Result<()> {
     // Only one lab of a machine can have the link to it.
@@ -69,6 +94,7 @@ fn it_cleans_up_when_it_is_interrupted() -> Result<()> {
     assert_eq!(answer["peer"].as_str().and_then(|peer| peer.split(':').next()), Some("198.18.2.2"));
     let six = "http://[fd52:6f6f:7374:200::1]/whoami?chat=lobby";
     run("curl", &["-sS", "--max-time", "5", six])?;
+    open_in_a_browser(&kept)?;
     kill(Pid::from_raw(kept.pid() as i32), Signal::SIGINT)?;
     let status = kept.wait(LIMIT)?;
     assert_eq!(status.code(), Some(130), "{}", kept.log());

@@ -37,6 +37,9 @@ pub const TESTS: &[Package] = &[
     Package { name: "python3-venv", probe: Probe::PythonModule("ensurepip") },
     program("nodejs", "node"),
     program("npm", "npm"),
+    program("chromium", "chromium"),
+    program("chromium-driver", "chromedriver"),
+    program("libnss3-tools", "certutil"),
 ];
 
 /// The compiler whose sources Debian packages, for machines that cannot get rust-src.

@@ -16,16 +16,24 @@
 //! server, to one client    {"type":"error","reason":"..."}
 //! ```
 //!
+//! A client that says `{"type":"enter","name":"Ada"}` has that name in its messages from then on
+//! (`"name":"Ada"`), and is told who is there, at every change:
+//! `{"type":"present","replica":"replica-1","connections":2,"members":[{"peer":"...","name":"Ada"},{"peer":"..."}]}`.
+//!
+//! With `probe=1` in the query a connection is greeted and closed: it is routed like any other of its
+//! chat, but does not join it. The page finds out by it where a new tab would go.
+//!
 //! # HTTP
 //!
 //! Every answer has the header `roost-replica: <name>`.
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `GET /` | a page to try it by hand |
+//! | `GET /` | the page: a chat to look at, see [`server`] |
 //! | `GET /healthz` | `ok` |
 //! | `GET /whoami` | `{"replica","peer"}`: who answers, and which client address it sees |
 //! | `GET /chats` | `[{"chat","connections"}]`, sorted by chat |
+//! | `POST /say?chat=<id>` | says the body, a text, in the chat: `{"replica","chat","reached"}` |
 //! | `GET /bytes?n=N&seed=S` | N bytes of the [`pattern`] with seed S (default 0) |
 //! | `POST /sink` | reads the body, answers `{"bytes","sha256"}` |
 

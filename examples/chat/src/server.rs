@@ -1,4 +1,9 @@
 //! The chat server.
+//!
+//! Its page, one file without anything from elsewhere, shows a chat, who is there, and the replica
+//! that the tab is on. It says when the chat is split: it asks the other tabs of the browser
+//! where they are, and opens short connections of its own (`probe=1`) to see where a new tab of
+//! the chat would go. A `fetch` would not do: browsers send it over a connection that they have.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,7 +30,8 @@ use tokio::task::JoinSet;
 use crate::listen::{self, canonical};
 use crate::pattern::{Pieces, Sha256};
 use crate::protocol::{
-    ChatCount, MAX_CHAT, MAX_MESSAGE, READ_BUFFER, REPLICA_HEADER, Received, WhoAmI,
+    ChatCount, FromServer, MAX_CHAT, MAX_MESSAGE, Message, READ_BUFFER, REPLICA_HEADER, Received,
+    Said, WhoAmI,
 };
 use crate::rooms::Rooms;
 
@@ -94,7 +100,7 @@ impl Server {
             name: config.name.as_str().into(),
             name_header,
             query: config.query.clone(),
-            rooms: Arc::default(),
+            rooms: Arc::new(Rooms::new(config.name.as_str().into())),
             ending: watch::Sender::new(false),
         };
         Ok(Self { listeners, addresses, keepalive: config.keepalive, replica: Arc::new(replica) })
@@ -148,6 +154,7 @@ fn app(replica: &Arc<Replica>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/whoami", get(whoami))
         .route("/chats", get(chats))
+        .route("/say", post(say))
         .route("/bytes", get(bytes))
         .route("/sink", post(sink))
         .layer(named)
@@ -169,23 +176,30 @@ async fn upgrade(
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
     };
-    let chat = match replica.chat(query.as_deref().unwrap_or_default()) {
+    let query = query.unwrap_or_default();
+    let chat = match replica.chat(&query) {
         Ok(chat) => chat,
         Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
     };
-    upgrade
-        .max_message_size(MAX_MESSAGE)
-        .read_buffer_size(READ_BUFFER)
-        .on_upgrade(move |socket| session::run(socket, replica, chat, canonical(peer)))
+    let upgrade = upgrade.max_message_size(MAX_MESSAGE).read_buffer_size(READ_BUFFER);
+    let peer = canonical(peer);
+    if value(&query, "probe").as_deref() == Some("1") {
+        return upgrade.on_upgrade(move |socket| session::probe(socket, replica, chat, peer));
+    }
+    upgrade.on_upgrade(move |socket| session::run(socket, replica, chat, peer))
+}
+
+/// The first value of a query's parameter.
+fn value(query: &str, name: &str) -> Option<String> {
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
 impl Replica {
     /// The chat that the query string names, or what is wrong with it.
     fn chat(&self, query: &str) -> Result<String, String> {
         let name = &self.query;
-        let chat = form_urlencoded::parse(query.as_bytes())
-            .find_map(|(key, value)| (key == name.as_str()).then(|| value.into_owned()))
-            .unwrap_or_default();
+        let chat = value(query, name).unwrap_or_default();
         match chat.len() {
             0 => Err(format!(
                 "the query parameter {name:?} is missing or empty: open /ws?{name}=<id>\n"
@@ -196,12 +210,25 @@ impl Replica {
             )),
         }
     }
+
+    fn message(&self, chat: &str, text: String, from: SocketAddr, name: Option<String>) -> Message {
+        Message { replica: self.name.to_string(), chat: chat.to_owned(), text, from, name }
+    }
 }
 
-async fn page(State(replica): State<Arc<Replica>>) -> Html<String> {
+async fn page(State(replica): State<Arc<Replica>>) -> Response {
     // As a JSON string inside a script: `<` must not end the script element.
     let name = serde_json::Value::from(replica.query.as_str()).to_string().replace('<', "\\u003c");
-    Html(include_str!("page.html").replace("\"QUERY\"", &name))
+    let page = Html(include_str!("page.html").replace("\"QUERY\"", &name));
+    // Safari takes 'self' for http and https only.
+    let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                  img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'self'";
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        // A newer replica has a newer page.
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, page).into_response()
 }
 
 async fn whoami(
@@ -213,6 +240,20 @@ async fn whoami(
 
 async fn chats(State(replica): State<Arc<Replica>>) -> Json<Vec<ChatCount>> {
     Json(replica.rooms.counts())
+}
+
+async fn say(
+    State(replica): State<Arc<Replica>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    RawQuery(query): RawQuery,
+    text: String,
+) -> Result<Json<Said>, (StatusCode, String)> {
+    let chat = replica
+        .chat(query.as_deref().unwrap_or_default())
+        .map_err(|reason| (StatusCode::BAD_REQUEST, reason))?;
+    let message = FromServer::Message(replica.message(&chat, text, canonical(peer), None));
+    let reached = replica.rooms.broadcast(&chat, &message.encode());
+    Ok(Json(Said { replica: replica.name.to_string(), chat, reached }))
 }
 
 #[derive(Deserialize)]

@@ -266,3 +266,50 @@ async fn the_page_has_the_name_of_the_parameter() -> Result<()> {
     server.abort();
     Ok(())
 }
+
+#[tokio::test]
+async fn a_message_can_be_posted() -> Result<()> {
+    let server = Running::start("replica-1")?;
+    let (mut a, mut b) = (server.tab("a b").await?, server.tab("a b").await?);
+    let mut http = server.http().await?.in_chat("a b");
+    let said = http.say("by POST").await?;
+    assert_eq!((said.replica.as_str(), said.chat.as_str(), said.reached), ("replica-1", "a b", 2));
+    for tab in [&mut a, &mut b] {
+        let message = tab.next_message(SECOND).await?.expect("a message");
+        assert_eq!((message.text.as_str(), message.name), ("by POST", None));
+    }
+    // Over the same connection.
+    assert_eq!(http.chats().await?[0].connections, 2);
+    let error = format!("{:#}", server.http().await?.say("nowhere").await.unwrap_err());
+    assert!(error.contains("400"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_is_in_what_its_owner_says() -> Result<()> {
+    let server = Running::start("replica-1")?;
+    let (mut a, mut b) = (server.tab("1").await?, server.tab("1").await?);
+    a.enter("Ada").await?;
+    a.say("hello").await?;
+    b.say("hello too").await?;
+    for (text, name) in [("hello", Some("Ada")), ("hello too", None)] {
+        let message = b.next_message(SECOND).await?.expect("a message");
+        assert_eq!((message.text.as_str(), message.name.as_deref()), (text, name));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_probe_is_greeted_and_does_not_join() -> Result<()> {
+    let server = Running::start("replica-1")?;
+    let mut tab = server.tab("1").await?;
+    let stream = TcpStream::connect(server.v4)?;
+    let probe = Upgrade::path("chat.test", "/ws?chat=1&probe=1");
+    let mut probe = Tab::upgrade(stream, &probe).await?;
+    assert_eq!((probe.replica(), probe.hello().connections), ("replica-1", 1));
+    tab.say("for those who are here").await?;
+    let error = format!("{:#}", probe.next_message(SECOND).await.unwrap_err());
+    assert!(error.contains("closed with 1000"), "{error}");
+    assert_eq!(server.http().await?.chats().await?[0].connections, 1);
+    Ok(())
+}

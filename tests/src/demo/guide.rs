@@ -44,6 +44,14 @@ pub(super) fn next_steps(lab: &Lab, roost: &Roost) -> Result<String> {
         text.push('\n');
     };
     step(
+        "Open it in a browser on this machine, in three tabs; write in one:",
+        &[format!("http://{vip}/?chat=lobby"), format!("http://[{vip6}]/?chat=garden")],
+    );
+    step(
+        "In a browser elsewhere, through ssh to this machine: http://localhost:8080/?chat=lobby",
+        &[format!("ssh -L 8080:{vip}:80 THIS-MACHINE")],
+    );
+    step(
         "This machine is a client too: it has a route to the VIP. The same chat, the same replica:",
         &[
             format!("curl -s 'http://{vip}/whoami?chat=lobby'"),

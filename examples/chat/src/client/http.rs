@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::stream;
-use http_body_util::{BodyExt as _, Empty, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, Response, header};
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::{adopt, connect, with_query};
 use crate::pattern::{self, Pattern, Pieces, Sha256};
-use crate::protocol::{ChatCount, REPLICA_HEADER, Received, WhoAmI};
+use crate::protocol::{ChatCount, REPLICA_HEADER, Received, Said, WhoAmI};
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -80,7 +80,7 @@ impl Http {
     pub async fn download(&mut self, length: u64, seed: u64) -> Result<Transfer> {
         let start = Instant::now();
         let path = format!("/bytes?n={length}&seed={seed}");
-        let response = self.request(Method::GET, &path, None).await?;
+        let response = self.request(Method::GET, &path, Payload::None).await?;
         let replica = replica(&response)?;
         let (mut body, mut bytes) = (response.into_body(), 0_u64);
         let (mut pattern, mut hash) = (Pattern::new(seed), Sha256::new());
@@ -104,7 +104,8 @@ impl Http {
     /// the right length and hash.
     pub async fn upload(&mut self, length: u64, seed: u64) -> Result<Transfer> {
         let start = Instant::now();
-        let response = self.request(Method::POST, "/sink", Some((length, seed))).await?;
+        let response =
+            self.request(Method::POST, "/sink", Payload::Pattern { length, seed }).await?;
         let replica = replica(&response)?;
         let got: Received = json(response).await?;
         let took = start.elapsed();
@@ -113,15 +114,20 @@ impl Http {
         Ok(Transfer { bytes: length, sha256: got.sha256, replica, took })
     }
 
+    /// `POST /say`: says `text` in the chat of [`Http::in_chat`].
+    pub async fn say(&mut self, text: &str) -> Result<Said> {
+        json(self.request(Method::POST, "/say", Payload::Text(text.to_owned())).await?).await
+    }
+
     async fn get_json<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
-        json(self.request(Method::GET, path, None).await?).await
+        json(self.request(Method::GET, path, Payload::None).await?).await
     }
 
     async fn request(
         &mut self,
         method: Method,
         path: &str,
-        upload: Option<(u64, u64)>,
+        payload: Payload,
     ) -> Result<Response<Incoming>> {
         let uri = match &self.chat {
             Some(chat) => with_query(path, "chat", chat),
@@ -130,14 +136,15 @@ impl Http {
         let what = format!("{method} http://{}{uri}", self.host);
         let mut request =
             Request::builder().method(method).uri(uri).header(header::HOST, &self.host);
-        let body = match upload {
-            Some((length, seed)) => {
+        let body = match payload {
+            Payload::Pattern { length, seed } => {
                 request = request.header(header::CONTENT_LENGTH, length);
                 let pieces = Pieces::new(seed, length);
                 let frames = pieces.map(|piece| Ok(Frame::data(Bytes::from(piece))));
                 StreamBody::new(stream::iter(frames)).boxed()
             }
-            None => Empty::new().boxed(),
+            Payload::Text(text) => Full::from(text).boxed(),
+            Payload::None => Empty::new().boxed(),
         };
         let response = async {
             self.sender.ready().await?;
@@ -151,6 +158,17 @@ impl Http {
         }
         Ok(response)
     }
+}
+
+/// What a request carries.
+enum Payload {
+    None,
+    Text(String),
+    /// `length` bytes of the pattern with `seed`.
+    Pattern {
+        length: u64,
+        seed: u64,
+    },
 }
 
 fn replica(response: &Response<Incoming>) -> Result<String> {

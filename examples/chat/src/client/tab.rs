@@ -108,8 +108,17 @@ impl Tab {
 
     /// Says `text` to the chat.
     pub async fn say(&mut self, text: &str) -> Result<()> {
-        let say = serde_json::to_string(&FromClient::Say { text: text.to_owned() })?;
-        self.socket.send(Frame::text(say)).await.with_context(|| self.ended())
+        self.send(&FromClient::Say { text: text.to_owned() }).await
+    }
+
+    /// Goes by `name` from now on.
+    pub async fn enter(&mut self, name: &str) -> Result<()> {
+        self.send(&FromClient::Enter { name: name.to_owned() }).await
+    }
+
+    async fn send(&mut self, what: &FromClient) -> Result<()> {
+        let text = serde_json::to_string(what)?;
+        self.socket.send(Frame::text(text)).await.with_context(|| self.ended())
     }
 
     /// The next message of the chat; `None` if there was none within `limit`. An error means that
@@ -234,7 +243,7 @@ async fn shake_hands(
 fn parse(text: &str) -> Result<Option<Message>> {
     match serde_json::from_str(text).with_context(|| format!("unexpected frame {text:?}"))? {
         FromServer::Message(message) => Ok(Some(message)),
-        FromServer::Hello(_) => Ok(None),
+        FromServer::Hello(_) | FromServer::Present(_) => Ok(None),
         FromServer::Error { reason } => bail!("the replica says: {reason}"),
     }
 }

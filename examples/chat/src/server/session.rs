@@ -8,8 +8,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message as Frame, Utf8Bytes, WebSocket, close_code};
 
 use super::Replica;
-use crate::protocol::{FromClient, FromServer, Hello, Message};
-use crate::rooms::Seat;
+use crate::protocol::{FromClient, FromServer, Hello};
 
 /// How long a client that does not read may hold up one frame.
 const SEND_LIMIT: Duration = Duration::from_secs(30);
@@ -24,24 +23,31 @@ pub(super) async fn run(
     peer: SocketAddr,
 ) {
     let mut ending = replica.ending.subscribe();
-    let mut seat = replica.rooms.join(&chat);
+    let mut seat = replica.rooms.join(&chat, peer);
+    let mut name = None;
     let hello = FromServer::Hello(Hello {
         replica: replica.name.to_string(),
         chat: chat.clone(),
         peer,
         connections: seat.connections,
     });
-    if send(&mut socket, encode(&hello)).await.is_break() {
+    if send(&mut socket, hello.encode()).await.is_break() {
         return;
     }
     let code = loop {
         tokio::select! {
             frame = socket.recv() => match frame {
                 Some(Ok(Frame::Text(text))) => {
-                    match message(&replica, &chat, &text, peer) {
-                        Ok(message) => seat.broadcast(&encode(&FromServer::Message(message))),
+                    match serde_json::from_str(&text) {
+                        Ok(FromClient::Say { text }) => {
+                            let message = replica.message(&chat, text, peer, name.clone());
+                            seat.broadcast(&FromServer::Message(message).encode());
+                        }
+                        Ok(FromClient::Enter { name: new }) => name = Some(seat.enter(&new)),
                         Err(error) => {
-                            if send(&mut socket, encode(&error)).await.is_break() {
+                            let reason = format!(r#"{error}; expected {{"type":"say","text":"..."}}"#);
+                            let error = FromServer::Error { reason };
+                            if send(&mut socket, error.encode()).await.is_break() {
                                 return;
                             }
                         }
@@ -64,29 +70,30 @@ pub(super) async fn run(
             () = crate::turned_on(&mut ending) => break close_code::AWAY,
         }
     };
-    close(socket, seat, code).await;
+    // Out of the chat first: what is said from now on does not reach this connection any more.
+    drop(seat);
+    close(socket, code).await;
 }
 
-/// What the text frame of a client says to the chat, or the error to answer.
-fn message(
-    replica: &Replica,
-    chat: &str,
-    text: &str,
-    from: SocketAddr,
-) -> Result<Message, FromServer> {
-    match serde_json::from_str(text) {
-        Ok(FromClient::Say { text }) => {
-            Ok(Message { replica: replica.name.to_string(), chat: chat.to_owned(), text, from })
-        }
-        Err(error) => Err(FromServer::Error {
-            reason: format!(r#"{error}; expected {{"type":"say","text":"..."}}"#),
-        }),
+/// Says where the connection has arrived, and ends it.
+pub(super) async fn probe(
+    mut socket: WebSocket,
+    replica: Arc<Replica>,
+    chat: String,
+    peer: SocketAddr,
+) {
+    let hello = FromServer::Hello(Hello {
+        replica: replica.name.to_string(),
+        connections: replica.rooms.connections(&chat),
+        chat,
+        peer,
+    });
+    if send(&mut socket, hello.encode()).await.is_continue() {
+        close(socket, close_code::NORMAL).await;
     }
 }
 
-async fn close(mut socket: WebSocket, seat: Seat, code: u16) {
-    // Out of the chat first: what is said from now on does not reach this connection any more.
-    drop(seat);
+async fn close(mut socket: WebSocket, code: u16) {
     let wait = async {
         let frame = CloseFrame { code, reason: Utf8Bytes::default() };
         if socket.send(Frame::Close(Some(frame))).await.is_ok() {
@@ -101,9 +108,4 @@ async fn send(socket: &mut WebSocket, frame: Utf8Bytes) -> ControlFlow<()> {
         Ok(Ok(())) => ControlFlow::Continue(()),
         Ok(Err(_)) | Err(_) => ControlFlow::Break(()),
     }
-}
-
-fn encode(message: &FromServer) -> Utf8Bytes {
-    // Strings, a number and an address: nothing in it can fail to be JSON.
-    serde_json::to_string(message).expect("the protocol's types are JSON").into()
 }

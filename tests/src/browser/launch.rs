@@ -1,0 +1,166 @@
+//! Starting a browser.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::Browser;
+use super::bidi::Bidi;
+use crate::lab::{Lab, Netns, Process};
+
+/// How long a browser may take to start, on a loaded machine.
+const START: Duration = Duration::from_secs(60);
+
+/// A browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Debian's chromium, through chromium-driver.
+    Chromium,
+    /// Debian's firefox-esr.
+    Firefox,
+}
+
+/// What a browser is to be started with.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    kind: Kind,
+    names: Vec<(String, String)>,
+    authority: Option<PathBuf>,
+    dark: bool,
+}
+
+impl Launch {
+    /// A browser of this kind.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, names: Vec::new(), authority: None, dark: false }
+    }
+
+    /// Lets a name (`chat.test`, `*.chat.test`) mean an address. Nothing else is looked up.
+    pub fn name(mut self, name: &str, address: std::net::IpAddr) -> Self {
+        self.names.push((name.to_owned(), address.to_string()));
+        self
+    }
+
+    /// Lets it trust the certification authority in this PEM file.
+    pub fn authority(mut self, file: PathBuf) -> Self {
+        self.authority = Some(file);
+        self
+    }
+
+    /// Lets it prefer dark pages.
+    pub fn dark(mut self) -> Self {
+        self.dark = true;
+        self
+    }
+
+    /// Starts it in the lab's client namespace.
+    pub fn start(self, lab: &Lab) -> Result<Browser> {
+        self.start_at(Some(&lab.client), lab.dir())
+    }
+
+    /// Starts it in this process's namespace, with its files in `dir`.
+    pub fn start_here(self, dir: &Path) -> Result<Browser> {
+        self.start_at(None, dir)
+    }
+
+    fn start_at(self, ns: Option<&Netns>, dir: &Path) -> Result<Browser> {
+        // A new profile each time.
+        let home = tempfile::Builder::new().prefix("browser-").tempdir_in(dir)?.keep();
+        fs::create_dir(home.join("tmp"))?;
+        match self.kind {
+            Kind::Chromium => self.chromium(ns, &home),
+            Kind::Firefox => self.firefox(ns, &home),
+        }
+    }
+
+    fn chromium(self, ns: Option<&Netns>, home: &Path) -> Result<Browser> {
+        if let Some(authority) = &self.authority {
+            // Where Chromium looks for what its user trusts.
+            let store = home.join(".pki/nssdb");
+            fs::create_dir_all(&store)?;
+            trust(&store, authority)?;
+        }
+        let mut driver = command(ns, "chromedriver");
+        // Port 0 takes a free one.
+        driver.arg("--port=0").env("HOME", home).env("TMPDIR", home.join("tmp"));
+        let driver = Process::spawn("chromedriver", &mut driver)
+            .context("chromium-driver is missing: run cargo xtask test")?;
+        let line = driver.wait_line(START, "started successfully on port ")?;
+        let port = line.rsplit(' ').next().unwrap_or_default().trim_end_matches('.');
+        let port: u16 = port.parse().with_context(|| line.clone())?;
+        let rules = self.names.iter().map(|(name, address)| match address.contains(':') {
+            true => format!("MAP {name} [{address}], "),
+            false => format!("MAP {name} {address}, "),
+        });
+        // An address is no name: it is let alone.
+        let rules: String = rules.chain(["MAP * ~NOTFOUND".to_owned()]).collect();
+        let mut arguments: Vec<String> = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--no-proxy-server",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-default-apps",
+            "--window-size=1100,760",
+        ]
+        .map(str::to_owned)
+        .into();
+        arguments.push(format!("--user-data-dir={}", home.join("profile").display()));
+        if !self.names.is_empty() {
+            arguments.push(format!("--host-resolver-rules={rules}"));
+        }
+        if self.dark {
+            arguments.push("--blink-settings=preferredColorScheme=0".to_owned());
+        }
+        let capabilities = json!({
+            "browserName": "chrome",
+            "webSocketUrl": true,
+            "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": arguments},
+        });
+        self.session(ns, driver, (Ipv4Addr::LOCALHOST, port).into(), &capabilities)
+    }
+
+    fn firefox(self, _ns: Option<&Netns>, _home: &Path) -> Result<Browser> {
+        anyhow::bail!("no Firefox yet")
+    }
+
+    fn session(
+        self,
+        ns: Option<&Netns>,
+        process: Process,
+        at: SocketAddr,
+        capabilities: &Value,
+    ) -> Result<Browser> {
+        let bidi = Bidi::open(ns, at, capabilities)
+            .with_context(|| format!("starting {:?}; it wrote:\n{}", self.kind, process.log()))?;
+        Ok(Browser { kind: self.kind, bidi: Mutex::new(bidi), _process: process })
+    }
+}
+
+fn command(ns: Option<&Netns>, program: &str) -> Command {
+    match ns {
+        Some(ns) => ns.command(program),
+        None => Command::new(program),
+    }
+}
+
+/// Puts an authority into a store of NSS, which is made.
+fn trust(store: &Path, authority: &Path) -> Result<()> {
+    let store = format!("sql:{}", store.display());
+    let authority = authority.display().to_string();
+    crate::lab::run("certutil", &["-d", &store, "-N", "--empty-password"])?;
+    let trusted = ["-A", "-n", "Roost's tests", "-t", "C,,", "-i", &authority];
+    crate::lab::run("certutil", &[&["-d", &store], &trusted[..]].concat())?;
+    Ok(())
+}
