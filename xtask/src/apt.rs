@@ -63,16 +63,23 @@ pub fn install(names: &[&str], purpose: &str) -> Result<()> {
     let list = names.join(" ");
     let root = Root::find(&format!("installing {list}"))?;
     say(format_args!("installing {list} by apt-get, {purpose}"));
-    let apt = |words: &[&str]| {
-        let mut command = root.command("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")]);
-        command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(words);
-        command
-    };
     // A stale index names packages that the mirrors no longer have.
-    run_quietly(&mut apt(&["update"])).context("updating the list of Debian packages")?;
+    update()?;
     // Removing something of the user's to make room is not ours to decide.
     let options = ["install", "-y", "--no-install-recommends", "--no-remove"];
-    run_quietly(apt(&options).args(names)).with_context(|| format!("installing {list}"))
+    run_quietly(apt_get(root, &options).args(names)).with_context(|| format!("installing {list}"))
+}
+
+/// Updates the list of Debian packages, as root.
+pub fn update() -> Result<()> {
+    let root = Root::find("updating the list of Debian packages")?;
+    run_quietly(&mut apt_get(root, &["update"])).context("updating the list of Debian packages")
+}
+
+fn apt_get(root: Root, words: &[&str]) -> Command {
+    let mut command = root.command("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")]);
+    command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(words);
+    command
 }
 
 impl Package {

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod kernels;
 mod launch;
 mod linker;
 mod lint;

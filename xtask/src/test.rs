@@ -8,7 +8,7 @@ use clap::Args;
 use crate::process::{run as run_command, run_with_stdout};
 use crate::root::Root;
 use crate::workspace::{Profile, Workspace};
-use crate::{apt, ebpf, peers, toolchain};
+use crate::{apt, ebpf, kernels, peers, toolchain};
 
 /// Run all tests, those with network namespaces and eBPF too.
 ///
@@ -21,6 +21,20 @@ pub struct Options {
     /// Run only this integration test, by its file's name [default: all].
     #[arg(long)]
     test: Vec<String>,
+    /// Run only the packet tests (`run_*`), on Debian's kernels of these versions in virtual machines.
+    ///
+    /// Loads every eBPF program there, too, and says how much the verifier had to look at. Needs no
+    /// KVM and no root, but a quarter of an hour and more.
+    #[arg(
+        long,
+        value_name = "VERSION",
+        value_delimiter = ',',
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = kernels::VERSIONS,
+        conflicts_with = "package"
+    )]
+    kernels: Vec<String>,
     /// Pass these to the test programs: a filter, --nocapture, ...
     #[arg(last = true)]
     arguments: Vec<OsString>,
@@ -28,6 +42,9 @@ pub struct Options {
 
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if !options.kernels.is_empty() {
+        return kernels::run(workspace, &options.kernels, &options.test, &options.arguments);
+    }
     let root = Root::find("the tests make network namespaces and load eBPF, which")?;
     let packages: Vec<apt::Package> = [apt::NETWORK, apt::TESTS].concat();
     apt::ensure(&packages, "for the tests")?;

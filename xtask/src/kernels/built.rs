@@ -1,0 +1,153 @@
+//! What cargo builds for the virtual machines.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::process::{read, run_quietly};
+use crate::workspace::Workspace;
+
+const PACKAGE: &str = "roost-tests";
+const GUEST: &str = "roost-guest";
+/// The tests that need a kernel and nothing else.
+const PREFIX: &str = "run_";
+
+/// A program, without its debug information.
+pub struct Program {
+    /// The target's name, without cargo's hash.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// The programs of a virtual machine.
+pub struct Built {
+    /// The first process.
+    pub guest: Program,
+    /// The test programs.
+    pub tests: Vec<Program>,
+}
+
+impl Built {
+    /// Builds the tests of these names, or all that can run in a virtual machine.
+    pub fn new(workspace: &Workspace, dir: &Path, names: &[String]) -> Result<Self> {
+        if let Some(name) = names.iter().find(|name| !name.starts_with(PREFIX)) {
+            bail!(
+                "--test={name}: with --kernels only the tests {PREFIX}* can run, \
+                 which need nothing but a kernel"
+            );
+        }
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--no-run", "--package", PACKAGE]);
+        cargo.arg("--message-format=json-render-diagnostics");
+        cargo.arg("--target-dir").arg(&workspace.target);
+        let all = [format!("{PREFIX}*")];
+        let names = if names.is_empty() { &all } else { names };
+        cargo.args(names.iter().flat_map(|name| ["--test", name]));
+        cargo.args(["--bin", GUEST]);
+        let found = executables(&read(&mut cargo)?)?;
+
+        let stripped = dir.join("programs");
+        fs::create_dir_all(&stripped)
+            .with_context(|| format!("creating {}", stripped.display()))?;
+        let strip = |(name, from): (String, PathBuf)| -> Result<Program> {
+            let path = stripped.join(&name);
+            // A hundred megabytes each, and all of it in the machine's memory. The names of
+            // functions stay, for backtraces.
+            run_quietly(
+                Command::new("strip").arg("--strip-debug").arg("-o").arg(&path).arg(&from),
+            )?;
+            Ok(Program { name, path })
+        };
+        let guest = found.guest.with_context(|| format!("cargo has not built {GUEST}"))?;
+        ensure!(!found.tests.is_empty(), "{PACKAGE} has no test programs {PREFIX}*");
+        Ok(Self {
+            guest: strip((GUEST.to_owned(), guest))?,
+            tests: found.tests.into_iter().map(strip).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// What cargo's messages name.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    guest: Option<PathBuf>,
+    tests: Vec<(String, PathBuf)>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// The executables in cargo's messages, one JSON object a line.
+fn executables(messages: &str) -> Result<Found> {
+    let mut found = Found::default();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Message = serde_json::from_str(line)
+            .with_context(|| format!("a message of cargo that is not understood: {line}"))?;
+        let (Some(target), Some(profile), Some(path)) =
+            (message.target, message.profile, message.executable)
+        else {
+            continue;
+        };
+        if message.reason != "compiler-artifact" {
+            continue;
+        }
+        if target.name == GUEST && !profile.test {
+            found.guest = Some(path);
+        } else if target.kind.iter().any(|kind| kind == "test") && target.name.starts_with(PREFIX) {
+            found.tests.push((target.name, path));
+        }
+    }
+    found.tests.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn artifact(kind: &str, name: &str, test: bool, executable: &str) -> String {
+        format!(
+            r#"{{"reason":"compiler-artifact","package_id":"x","target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+        )
+    }
+
+    #[test]
+    fn executables_are_told_from_other_messages() {
+        let messages = [
+            artifact("lib", "roost_tests", false, "null"),
+            r#"{"reason":"build-script-executed","package_id":"x"}"#.to_owned(),
+            artifact("bin", "roost-guest", false, r#""/t/roost-guest""#),
+            artifact("bin", "roost-guest", true, r#""/t/roost_guest-1""#),
+            artifact("bin", "roost-lab", false, r#""/t/roost-lab""#),
+            artifact("test", "run_rows", true, r#""/t/run_rows-2""#),
+            artifact("test", "e2e_demo", true, r#""/t/e2e_demo-3""#),
+            artifact("test", "run_chats", true, r#""/t/run_chats-4""#),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+        ];
+        let found = executables(&messages.join("\n")).expect("messages");
+        assert_eq!(found.guest, Some("/t/roost-guest".into()));
+        let tests = found.tests.iter().map(|(name, path)| (name.as_str(), path.to_str()));
+        let expected = [("run_chats", Some("/t/run_chats-4")), ("run_rows", Some("/t/run_rows-2"))];
+        assert!(tests.eq(expected), "{found:?}");
+    }
+}
