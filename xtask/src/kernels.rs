@@ -10,6 +10,7 @@ mod debian;
 mod initramfs;
 mod machine;
 mod report;
+mod table;
 
 use std::ffi::OsString;
 use std::fs;
@@ -57,7 +58,7 @@ pub fn run(
         running.into_iter().map(|one| one.join().expect("a thread panicked")).collect()
     });
 
-    println!("{}", report::table(&reports));
+    println!("{}", table::show(&reports));
     let problems: Vec<String> = reports.iter().flat_map(|report| report.problems()).collect();
     if !problems.is_empty() {
         bail!("not right on every kernel:\n  {}", problems.join("\n  "));

@@ -1,14 +1,11 @@
 //! What a virtual machine says, and what follows from that.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 /// What the guest's own lines begin with; a JSON object follows.
 const MARK: &str = "roost-guest: ";
-/// What the verifier looks at, at the most.
-const VERIFIER_LIMIT: u32 = 1_000_000;
 
 /// One of the guest's lines: see `tests/src/bin/roost-guest.rs`.
 #[derive(Debug, Deserialize)]
@@ -25,43 +22,56 @@ enum Said {
 
 /// A program that was given to the kernel.
 #[derive(Debug)]
-struct Load {
-    program: String,
-    events: bool,
+pub struct Load {
+    /// Its name.
+    pub program: String,
+    /// Whether it was loaded with events.
+    pub events: bool,
     /// Unless it was refused.
-    loaded: Option<Loaded>,
+    pub loaded: Option<Loaded>,
 }
 
+/// A program that the kernel has taken.
 #[derive(Debug)]
-struct Loaded {
-    verified: u32,
-    bytes: u32,
-    ms: u64,
+pub struct Loaded {
+    /// Instructions that the verifier looked at.
+    pub verified: u32,
+    /// Size after the verifier's changes.
+    pub bytes: u32,
+    /// How long loading took.
+    pub ms: u64,
 }
 
 /// A test program that has begun.
 #[derive(Debug, Default)]
-struct Run {
-    test: String,
+pub struct Run {
+    /// Its name.
+    pub test: String,
     /// When it has ended.
-    ended: Option<Ended>,
-    counts: Option<Counts>,
+    pub ended: Option<Ended>,
+    /// What it says that it did.
+    pub counts: Option<Counts>,
     failed: Vec<String>,
 }
 
+/// How a test program ended.
 #[derive(Debug)]
-struct Ended {
+pub struct Ended {
     /// How, if not well.
-    status: Option<String>,
-    ms: u64,
+    pub status: Option<String>,
+    /// How long it took.
+    pub ms: u64,
 }
 
 /// A test program's own count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u32,
-    failed: u32,
-    ignored: u32,
+pub struct Counts {
+    /// Tests that passed.
+    pub passed: u32,
+    /// Tests that failed.
+    pub failed: u32,
+    /// Tests that were not run.
+    pub ignored: u32,
     filtered: u32,
 }
 
@@ -71,8 +81,10 @@ pub struct Report {
     version: String,
     release: Option<String>,
     expected: Vec<String>,
-    loads: Vec<Load>,
-    runs: Vec<Run>,
+    /// The programs, in the order in which they were loaded.
+    pub loads: Vec<Load>,
+    /// The test programs, in the order in which they were run.
+    pub runs: Vec<Run>,
     failures: Vec<String>,
     complete: bool,
     /// From start to end.
@@ -208,7 +220,8 @@ impl Report {
         problems.iter().map(|problem| format!("Linux {}: {problem}", self.version)).collect()
     }
 
-    fn name(&self) -> &str {
+    /// The kernel's own name, if it has come up.
+    pub fn name(&self) -> &str {
         self.release.as_deref().unwrap_or(&self.version)
     }
 }
@@ -257,81 +270,6 @@ impl Counts {
 
 fn with(events: bool) -> &'static str {
     if events { "events on" } else { "events off" }
-}
-
-/// What was loaded and tested, for all kernels.
-pub fn table(reports: &[Report]) -> String {
-    let mut rows =
-        vec![["kernel", "program", "events", "verified", "bytes", "result"].map(String::from)];
-    for (report, load) in each(reports, |report| &report.loads) {
-        let (verified, bytes, result) = match &load.loaded {
-            Some(Loaded { verified, bytes, ms }) => {
-                let share = f64::from(*verified) * 100.0 / f64::from(VERIFIER_LIMIT);
-                let result = format!("loaded in {}, {share:.0} % of the limit", seconds(*ms));
-                (verified.to_string(), bytes.to_string(), result)
-            }
-            None => ("-".into(), "-".into(), "REFUSED".into()),
-        };
-        let events = if load.events { "on" } else { "off" };
-        let kernel = report.name().to_owned();
-        rows.push([kernel, load.program.clone(), events.into(), verified, bytes, result]);
-    }
-    let mut text = columns(&rows);
-    let mut rows =
-        vec![["kernel", "tests", "passed", "failed", "ignored", "result"].map(String::from)];
-    for (report, run) in each(reports, |report| &report.runs) {
-        let counts = run.counts.unwrap_or_default();
-        let result = match &run.ended {
-            Some(Ended { status, ms }) => {
-                format!("{} after {}", status.as_deref().unwrap_or("passed"), seconds(*ms))
-            }
-            None => "not ended".into(),
-        };
-        let [passed, failed, ignored] =
-            [counts.passed, counts.failed, counts.ignored].map(|count| count.to_string());
-        rows.push([report.name().into(), run.test.clone(), passed, failed, ignored, result]);
-    }
-    let _ = write!(text, "\n{}", columns(&rows));
-    for report in reports {
-        let _ = write!(text, "\n{} took {} s", report.name(), report.took.as_secs());
-    }
-    text
-}
-
-fn each<'a, T>(
-    reports: &'a [Report],
-    part: impl Fn(&'a Report) -> &'a Vec<T>,
-) -> Vec<(&'a Report, &'a T)> {
-    reports.iter().flat_map(|report| part(report).iter().map(move |one| (report, one))).collect()
-}
-
-fn seconds(ms: u64) -> String {
-    format!("{:.1} s", ms as f64 / 1000.0)
-}
-
-/// Rows with a header, in columns as wide as their widest; numbers to the right.
-fn columns<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.len().max(*width);
-        }
-    }
-    let number =
-        |at: usize| rows.iter().skip(1).all(|row| row[at] == "-" || row[at].parse::<u64>().is_ok());
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _ = if number(at) {
-                write!(line, "{cell:>width$}  ")
-            } else {
-                write!(line, "{cell:width$}  ")
-            };
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
 }
 
 #[cfg(test)]
@@ -414,20 +352,5 @@ mod tests {
         let shown = report.hear(r#"roost-guest: {"failed":{"why":"mounting bpf"}}"#);
         assert_eq!(shown.as_deref(), Some("FAILED: mounting bpf"));
         assert!(report.problems().contains(&"Linux 6.1: mounting bpf".to_owned()));
-    }
-
-    #[test]
-    fn the_table_says_what_was_verified() {
-        let table = table(&[heard(GOOD)]);
-        let expected = "\
-kernel                program        events  verified  bytes  result
-6.1.0-56-cloud-amd64  roost_ingress  off       163225  54688  loaded in 7.1 s, 16 % of the limit
-6.1.0-56-cloud-amd64  roost_ingress  on        233670  59480  loaded in 6.8 s, 23 % of the limit
-
-kernel                tests     passed  failed  ignored  result
-6.1.0-56-cloud-amd64  run_rows      12       0        0  passed after 186.8 s
-
-6.1.0-56-cloud-amd64 took 0 s";
-        assert_eq!(table, expected, "{table}");
     }
 }
