@@ -57,7 +57,7 @@ fn adopt(stream: StdStream) -> Result<TcpStream> {
     Ok(TcpStream::from_std(stream)?)
 }
 
-/// Where a `ws://` or `http://` URL points to, with its name resolved.
+/// Where a URL of a WebSocket or of HTTP points to, with its name resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// The address to connect to.
@@ -66,27 +66,37 @@ pub struct Location {
     pub host: String,
     /// The path with the query.
     pub path: String,
+    /// Whether it is `wss://` or `https://`.
+    pub tls: bool,
 }
 
 impl Location {
-    /// Takes `url` apart and looks its host up.
-    pub async fn resolve(url: &str) -> Result<Self> {
+    /// Takes `url` apart and looks its host up, unless `connect` says where it is.
+    pub async fn resolve(url: &str, connect: Option<SocketAddr>) -> Result<Self> {
         let expected = "expected ws://HOST:PORT/ws?chat=ID";
         let uri: hyper::Uri = url.parse().with_context(|| format!("url: {url:?}: {expected}"))?;
-        if !matches!(uri.scheme_str(), Some("ws" | "http")) {
-            bail!("url: {url:?} is neither ws:// nor http://: {expected}");
-        }
+        let tls = match uri.scheme_str() {
+            Some("ws" | "http") => false,
+            Some("wss" | "https") => true,
+            _ => bail!("url: {url:?} is none of ws://, wss://, http://, https://: {expected}"),
+        };
         let (Some(authority), Some(name)) = (uri.authority(), uri.host()) else {
             bail!("url: {url:?} has no host: {expected}")
         };
-        let bare = name.trim_start_matches('[').trim_end_matches(']');
-        let address = tokio::net::lookup_host((bare, uri.port_u16().unwrap_or(80)))
-            .await
-            .with_context(|| format!("url: cannot look up {bare:?}"))?
-            .next()
-            .with_context(|| format!("url: {bare:?} has no address"))?;
+        let address = match connect {
+            Some(address) => address,
+            None => {
+                let bare = name.trim_start_matches('[').trim_end_matches(']');
+                let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+                tokio::net::lookup_host((bare, port))
+                    .await
+                    .with_context(|| format!("url: cannot look up {bare:?}"))?
+                    .next()
+                    .with_context(|| format!("url: {bare:?} has no address"))?
+            }
+        };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Self { address, host: authority.as_str().to_owned(), path: path.to_owned() })
+        Ok(Self { address, host: authority.as_str().to_owned(), path: path.to_owned(), tls })
     }
 }
 
@@ -102,13 +112,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_location_is_resolved() {
-        let v6 = Location::resolve("ws://[::1]:8080/ws?chat=1").await.unwrap();
+        let v6 = Location::resolve("ws://[::1]:8080/ws?chat=1", None).await.unwrap();
         assert_eq!(v6.address, "[::1]:8080".parse().unwrap());
         assert_eq!((v6.host.as_str(), v6.path.as_str()), ("[::1]:8080", "/ws?chat=1"));
-        let bare = Location::resolve("http://127.0.0.1").await.unwrap();
-        assert_eq!((bare.address.port(), bare.path.as_str()), (80, "/"));
-        for wrong in ["wss://h/", "127.0.0.1:80", "/ws"] {
-            let error = Location::resolve(wrong).await.unwrap_err().to_string();
+        let bare = Location::resolve("http://127.0.0.1", None).await.unwrap();
+        assert_eq!((bare.address.port(), bare.path.as_str(), bare.tls), (80, "/", false));
+        let secure = Location::resolve("wss://127.0.0.1/ws", None).await.unwrap();
+        assert_eq!((secure.address.port(), secure.tls), (443, true));
+        let elsewhere = Some("192.0.2.1:8443".parse().unwrap());
+        let named = Location::resolve("wss://chat.test/ws", elsewhere).await.unwrap();
+        assert_eq!((Some(named.address), named.host.as_str()), (elsewhere, "chat.test"));
+        for wrong in ["ftp://h/", "127.0.0.1:80", "/ws"] {
+            let error = Location::resolve(wrong, None).await.unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains("expected ws://"), "{error}");
         }
     }

@@ -23,6 +23,8 @@
 //! With `probe=1` in the query a connection is greeted and closed: it is routed like any other of its
 //! chat, but does not join it. The page finds out by it where a new tab would go.
 //!
+//! With a certificate ([`tls`]) the server speaks the same under TLS, and nothing in plain text.
+//!
 //! # HTTP
 //!
 //! Every answer has the header `roost-replica: <name>`.
@@ -43,6 +45,8 @@ pub mod pattern;
 pub mod protocol;
 mod rooms;
 pub mod server;
+mod stream;
+pub mod tls;
 
 /// Completes once `flag` is true, or its sender is gone.
 async fn turned_on(flag: &mut tokio::sync::watch::Receiver<bool>) {

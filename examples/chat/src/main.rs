@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use roost_chat::client::{Location, Tab, Upgrade, connect, load};
 use roost_chat::listen;
 use roost_chat::server::{Config, Server};
+use roost_chat::tls::{ClientTls, ServerTls};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,6 +47,35 @@ struct Serve {
     /// Ask by TCP keepalive whether a client is still there after SECONDS of silence
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     keepalive: u64,
+    /// Speak TLS with the certificate in FILE (PEM, with those that lead to its authority)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key is in FILE (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+/// Whom to ask, and whom to believe
+#[derive(Args)]
+struct Reach {
+    /// Connect to ADDR:PORT, whatever the URL's name means elsewhere
+    #[arg(long, value_name = "ADDR:PORT")]
+    connect: Option<SocketAddr>,
+    /// Believe the authorities in FILE (PEM); needed for wss://
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+impl Reach {
+    async fn resolve(&self, url: &str) -> Result<(Location, Option<ClientTls>)> {
+        let location = Location::resolve(url, self.connect).await?;
+        if !location.tls {
+            return Ok((location, None));
+        }
+        let ca =
+            self.ca.as_ref().context("ca: missing; wss:// needs the authority's certificate")?;
+        Ok((location, Some(ClientTls::read(ca)?)))
+    }
 }
 
 /// Open one tab, print what it hears, one JSON object per line
@@ -53,6 +84,8 @@ struct TabArgs {
     /// Open URL, for example ws://127.0.0.1:8080/ws?chat=42
     #[arg(long)]
     url: String,
+    #[command(flatten)]
+    reach: Reach,
     /// Say TEXT once connected; can be given several times
     #[arg(long, value_name = "TEXT")]
     say: Vec<String>,
@@ -73,6 +106,8 @@ struct LoadArgs {
     /// Open URL, without the chat, for example ws://127.0.0.1:8080/ws
     #[arg(long)]
     url: String,
+    #[command(flatten)]
+    reach: Reach,
     /// Open N tabs in all
     #[arg(long, value_name = "N", default_value_t = 300)]
     tabs: usize,
@@ -117,10 +152,12 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(args: Serve) -> Result<()> {
-    let Serve { listen, name, query, keepalive } = args;
+    let Serve { listen, name, query, keepalive, tls_cert, tls_key } = args;
+    let files = tls_cert.zip(tls_key);
+    let tls = files.map(|(cert, key)| ServerTls::read(&cert, &key)).transpose()?;
     let stop = asked_to_stop()?;
     let keepalive = Duration::from_secs(keepalive.max(1));
-    let server = Server::bind(&Config { listen, name, query, keepalive })?;
+    let server = Server::bind(&Config { listen, name, query, keepalive, tls })?;
     for address in server.addresses() {
         say_line(&format!("listening on {address}"))?;
     }
@@ -129,9 +166,9 @@ async fn serve(args: Serve) -> Result<()> {
 
 async fn tab(args: TabArgs) -> Result<()> {
     let stop = stop_after(args.seconds)?;
-    let Location { address, host, path } = Location::resolve(&args.url).await?;
+    let (Location { address, host, path, .. }, tls) = args.reach.resolve(&args.url).await?;
     let stream = connect(address, args.bind).await?.into_std()?;
-    let mut tab = Tab::upgrade(stream, &Upgrade::path(host, path)).await?;
+    let mut tab = Tab::upgrade(stream, &Upgrade::path(host, path).tls(tls)).await?;
     print(tab.hello())?;
     for text in &args.say {
         tab.say(text).await?;
@@ -148,9 +185,9 @@ async fn tab(args: TabArgs) -> Result<()> {
 }
 
 async fn run_load(args: LoadArgs) -> Result<ExitCode> {
-    let Location { address, host, path } = Location::resolve(&args.url).await?;
+    let (Location { address, host, path, .. }, tls) = args.reach.resolve(&args.url).await?;
     let LoadArgs { tabs, chats, prefix, query, bind, at_once, .. } = args;
-    let plan = load::Plan { address, host, path, query, prefix, chats, tabs, bind, at_once };
+    let plan = load::Plan { address, host, path, query, prefix, chats, tabs, bind, at_once, tls };
     let mut load = load::open(&plan).await;
     if args.say {
         load.say().await;

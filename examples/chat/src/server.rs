@@ -20,21 +20,23 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::{Html, IntoResponse as _, Json, Response};
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::listen::{self, canonical};
+use crate::listen;
 use crate::pattern::{Pieces, Sha256};
 use crate::protocol::{
     ChatCount, FromServer, MAX_CHAT, MAX_MESSAGE, Message, READ_BUFFER, REPLICA_HEADER, Received,
     Said, WhoAmI,
 };
 use crate::rooms::Rooms;
+use crate::tls::ServerTls;
+use accept::{Door, Peer};
 
+mod accept;
 mod session;
 
 /// How long connections have to end by themselves once the server is asked to stop.
@@ -51,6 +53,8 @@ pub struct Config {
     pub query: String,
     /// Idle time after which TCP asks whether a client is still there.
     pub keepalive: Duration,
+    /// Speak TLS, with this certificate.
+    pub tls: Option<ServerTls>,
 }
 
 impl Config {
@@ -61,6 +65,7 @@ impl Config {
             name: name.into(),
             query: "chat".to_owned(),
             keepalive: Duration::from_secs(60),
+            tls: None,
         }
     }
 }
@@ -71,6 +76,7 @@ pub struct Server {
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
     keepalive: Duration,
+    tls: Option<ServerTls>,
     replica: Arc<Replica>,
 }
 
@@ -103,7 +109,8 @@ impl Server {
             rooms: Arc::new(Rooms::new(config.name.as_str().into())),
             ending: watch::Sender::new(false),
         };
-        Ok(Self { listeners, addresses, keepalive: config.keepalive, replica: Arc::new(replica) })
+        let Config { keepalive, tls, .. } = config.clone();
+        Ok(Self { listeners, addresses, keepalive, tls, replica: Arc::new(replica) })
     }
 
     /// The addresses listened on, with the ports that were really taken.
@@ -116,16 +123,12 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
         let mut serving = JoinSet::new();
         for listener in self.listeners {
-            let keepalive = self.keepalive;
-            let listener = listener.tap_io(move |stream| {
-                // A client that is gone already: its connection will end by itself.
-                let _ = listen::tune(stream, keepalive);
-            });
-            let app = app(&self.replica).into_make_service_with_connect_info::<SocketAddr>();
+            let door = Door::new(listener, self.keepalive, self.tls.clone());
+            let app = app(&self.replica).into_make_service_with_connect_info::<Peer>();
             let mut ending = self.replica.ending.subscribe();
             serving.spawn(async move {
                 let end = async move { crate::turned_on(&mut ending).await };
-                axum::serve(listener, app).with_graceful_shutdown(end).await
+                axum::serve(door, app).with_graceful_shutdown(end).await
             });
         }
         tokio::select! {
@@ -168,7 +171,7 @@ async fn name_replica(State(replica): State<Arc<Replica>>, mut response: Respons
 
 async fn upgrade(
     State(replica): State<Arc<Replica>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     RawQuery(query): RawQuery,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
@@ -182,7 +185,6 @@ async fn upgrade(
         Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
     };
     let upgrade = upgrade.max_message_size(MAX_MESSAGE).read_buffer_size(READ_BUFFER);
-    let peer = canonical(peer);
     if value(&query, "probe").as_deref() == Some("1") {
         return upgrade.on_upgrade(move |socket| session::probe(socket, replica, chat, peer));
     }
@@ -233,9 +235,9 @@ async fn page(State(replica): State<Arc<Replica>>) -> Response {
 
 async fn whoami(
     State(replica): State<Arc<Replica>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
 ) -> Json<WhoAmI> {
-    Json(WhoAmI { replica: replica.name.to_string(), peer: canonical(peer) })
+    Json(WhoAmI { replica: replica.name.to_string(), peer })
 }
 
 async fn chats(State(replica): State<Arc<Replica>>) -> Json<Vec<ChatCount>> {
@@ -244,14 +246,14 @@ async fn chats(State(replica): State<Arc<Replica>>) -> Json<Vec<ChatCount>> {
 
 async fn say(
     State(replica): State<Arc<Replica>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     RawQuery(query): RawQuery,
     text: String,
 ) -> Result<Json<Said>, (StatusCode, String)> {
     let chat = replica
         .chat(query.as_deref().unwrap_or_default())
         .map_err(|reason| (StatusCode::BAD_REQUEST, reason))?;
-    let message = FromServer::Message(replica.message(&chat, text, canonical(peer), None));
+    let message = FromServer::Message(replica.message(&chat, text, peer, None));
     let reached = replica.rooms.broadcast(&chat, &message.encode());
     Ok(Json(Said { replica: replica.name.to_string(), chat, reached }))
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::tls::ClientTls;
+
 use super::{OPEN_LIMIT, Tab, Upgrade, connect, with_query};
 
 /// How many error texts a report keeps; the rest is counted only.
@@ -43,6 +45,8 @@ pub struct Plan {
     pub bind: Vec<SocketAddr>,
     /// How many connections may be in the making at once.
     pub at_once: usize,
+    /// Speak TLS, and believe these authorities.
+    pub tls: Option<ClientTls>,
 }
 
 impl Plan {
@@ -58,6 +62,7 @@ impl Plan {
             tabs,
             bind: Vec::new(),
             at_once: 64,
+            tls: None,
         }
     }
 }
@@ -118,6 +123,7 @@ pub async fn open(plan: &Plan) -> Load {
     for number in 0..plan.tabs {
         let chat = format!("{}{}", plan.prefix, number % plan.chats.max(1));
         let request = Upgrade::path(&plan.host, with_query(&plan.path, &plan.query, &chat));
+        let request = request.tls(plan.tls.clone());
         let bind = plan.bind.get(number % plan.bind.len().max(1)).copied();
         let (address, gate) = (plan.address, Arc::clone(&gate));
         opening.spawn(async move {

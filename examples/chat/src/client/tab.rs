@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io::ErrorKind::UnexpectedEof;
 use std::net::{SocketAddr, TcpStream as StdStream};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::{OPEN_LIMIT, adopt, connect, with_query};
 use crate::protocol::{FromClient, FromServer, Hello, Message, READ_BUFFER};
+use crate::stream::Stream;
+use crate::tls::ClientTls;
 
 /// The HTTP request that opens a tab.
 #[derive(Clone, Debug)]
@@ -25,6 +28,7 @@ pub struct Upgrade {
     host: String,
     path: String,
     headers: Vec<(String, String)>,
+    tls: Option<ClientTls>,
 }
 
 impl Upgrade {
@@ -35,7 +39,7 @@ impl Upgrade {
 
     /// `GET <path>`, query included, to `host`.
     pub fn path(host: impl Into<String>, path: impl Into<String>) -> Self {
-        Self { host: host.into(), path: path.into(), headers: Vec::new() }
+        Self { host: host.into(), path: path.into(), headers: Vec::new(), tls: None }
     }
 
     /// Adds a header after the usual ones.
@@ -44,12 +48,19 @@ impl Upgrade {
         self.headers.push((name.into(), value.into()));
         self
     }
+
+    /// Sends it under TLS, to the host's name without the port.
+    #[must_use]
+    pub fn tls(mut self, tls: Option<ClientTls>) -> Self {
+        self.tls = tls;
+        self
+    }
 }
 
 /// An open connection to a chat that has been greeted by its replica.
 #[derive(Debug)]
 pub struct Tab {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Stream>,
     hello: Hello,
     local: SocketAddr,
     /// Messages that came while something else was awaited.
@@ -80,9 +91,10 @@ impl Tab {
 
     pub(super) async fn greet(stream: TcpStream, request: &Upgrade) -> Result<Self> {
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
-        let Upgrade { host, path, headers } = request;
-        let what = || format!("cannot open ws://{host}{path} on {peer} from {local}");
-        match timeout(OPEN_LIMIT, shake_hands(stream, host, path, headers)).await {
+        let Upgrade { host, path, tls, .. } = request;
+        let scheme = if tls.is_some() { "wss" } else { "ws" };
+        let what = || format!("cannot open {scheme}://{host}{path} on {peer} from {local}");
+        match timeout(OPEN_LIMIT, shake_hands(stream, request)).await {
             Ok(opened) => {
                 let (socket, hello) = opened.with_context(what)?;
                 Ok(Self { socket, hello, local, inbox: VecDeque::new(), pings: 0 })
@@ -176,8 +188,14 @@ impl Tab {
     pub async fn close(mut self) -> Result<()> {
         let close = async {
             self.socket.close(None::<CloseFrame>).await?;
+            let mut confirmed = false;
             while let Some(frame) = self.socket.next().await {
-                frame?;
+                match frame {
+                    Ok(frame) => confirmed |= frame.is_close(),
+                    // The end of TLS was not said, but that of the WebSocket was.
+                    Err(Error::Io(error)) if confirmed && error.kind() == UnexpectedEof => break,
+                    Err(error) => return Err(error),
+                }
             }
             Ok(())
         };
@@ -190,7 +208,7 @@ impl Tab {
 
     /// Ends the connection with an RST.
     pub fn abort(self) -> Result<()> {
-        SockRef::from(self.socket.get_ref()).set_linger(Some(Duration::ZERO))?;
+        SockRef::from(self.socket.get_ref().tcp()).set_linger(Some(Duration::ZERO))?;
         Ok(())
     }
 
@@ -213,10 +231,13 @@ impl Tab {
 
 async fn shake_hands(
     stream: TcpStream,
-    host: &str,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<(WebSocketStream<TcpStream>, Hello)> {
+    request: &Upgrade,
+) -> Result<(WebSocketStream<Stream>, Hello)> {
+    let Upgrade { host, path, headers, tls } = request;
+    let stream = match tls {
+        Some(tls) => tls.connect(stream, host).await?,
+        None => Stream::Plain(stream),
+    };
     let mut request = format!("ws://{host}{path}").into_client_request()?;
     for (name, value) in headers {
         let name: HeaderName = name.parse().with_context(|| format!("header name {name:?}"))?;
