@@ -95,6 +95,20 @@ fn three_tabs_of_chromium_meet() -> Result<()> {
 }
 
 #[test]
+fn three_tabs_of_firefox_meet() -> Result<()> {
+    let _heavy = heavy()?;
+    let site = Site::home("firefox")?;
+    let browser = Launch::new(Kind::Firefox).start(&site.lab)?;
+    let vip = site.vip(Family::V4);
+    check_chats(&browser, "fox", |chat| format!("http://{vip}/?chat={chat}"))?;
+    let url = format!("http://{}/?chat=lobby", site.vip(Family::V6));
+    let tabs = three_tabs(&browser, &url)?;
+    talk(&tabs, 0, "Can everybody see this?")?;
+    tabs[1].screenshot("chat-firefox")?;
+    Ok(())
+}
+
+#[test]
 fn a_split_chat_is_seen_and_tabs_come_back_by_themselves() -> Result<()> {
     let _heavy = heavy()?;
     let site = Site::start(Lab::builder("split"), |lab| Config::new(lab).policy("spread"))?;

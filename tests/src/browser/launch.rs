@@ -17,6 +17,25 @@ use crate::lab::{Lab, Netns, Process};
 /// How long a browser may take to start, on a loaded machine.
 const START: Duration = Duration::from_secs(60);
 
+/// What a new profile of Firefox does by itself, and is not to do here.
+const FIREFOX_QUIET: &str = r#"
+user_pref("app.normandy.enabled", false);
+user_pref("app.update.enabled", false);
+user_pref("browser.safebrowsing.malware.enabled", false);
+user_pref("browser.safebrowsing.phishing.enabled", false);
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("browser.startup.homepage_override.mstone", "ignore");
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("extensions.update.enabled", false);
+user_pref("network.captive-portal-service.enabled", false);
+user_pref("network.connectivity-service.enabled", false);
+user_pref("network.http.http3.enable", false);
+user_pref("network.proxy.type", 0);
+user_pref("services.settings.server", "data:,");
+user_pref("toolkit.telemetry.enabled", false);
+user_pref("toolkit.telemetry.server", "data:,");
+"#;
+
 /// A browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -131,8 +150,30 @@ impl Launch {
         self.session(ns, driver, (Ipv4Addr::LOCALHOST, port).into(), &capabilities)
     }
 
-    fn firefox(self, _ns: Option<&Netns>, _home: &Path) -> Result<Browser> {
-        anyhow::bail!("no Firefox yet")
+    fn firefox(self, ns: Option<&Netns>, home: &Path) -> Result<Browser> {
+        let profile = home.join("profile");
+        fs::create_dir(&profile)?;
+        if let Some(authority) = &self.authority {
+            trust(&profile, authority)?;
+        }
+        let mut preferences = FIREFOX_QUIET.to_owned();
+        if let Some((_, address)) = self.names.first() {
+            // Every name: Firefox has no rules for single ones.
+            preferences += &format!("user_pref(\"network.dns.forceResolve\", \"{address}\");\n");
+        }
+        if self.dark {
+            preferences += "user_pref(\"layout.css.prefers-color-scheme.content-override\", 0);\n";
+        }
+        fs::write(profile.join("user.js"), preferences)?;
+        let mut firefox = command(ns, "firefox-esr");
+        firefox.args(["--headless", "--no-remote", "--remote-debugging-port", "0", "--profile"]);
+        firefox.arg(&profile).env("HOME", home).env("TMPDIR", home.join("tmp"));
+        let firefox = Process::spawn("firefox", &mut firefox)
+            .context("firefox-esr is missing: run cargo xtask test")?;
+        let line = firefox.wait_line(START, "BiDi listening on ws://")?;
+        let at = line.rsplit("ws://").next().unwrap_or_default().trim();
+        let at: SocketAddr = at.parse().with_context(|| line.clone())?;
+        self.session(ns, firefox, at, &json!({}))
     }
 
     fn session(
