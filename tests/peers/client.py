@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import ssl
 import sys
 
 from websockets.asyncio.client import connect
@@ -17,7 +18,19 @@ def arguments():
                         help="tab I says 'TEXT I' [%(default)s]")
     parser.add_argument("--limit", type=float, default=5, metavar="SECONDS",
                         help="time for all messages to arrive everywhere [%(default)s]")
+    parser.add_argument("--address", help="what the URL's name means [ask DNS]")
+    parser.add_argument("--ca", help="for wss: believe the authorities in this file")
     return parser.parse_args()
+
+
+def options(args):
+    # Directly: a proxy of the environment would not see the router.
+    options = {"proxy": None}
+    if args.address:
+        options["host"] = args.address
+    if args.ca:
+        options["ssl"] = ssl.create_default_context(cafile=args.ca)
+    return options
 
 
 async def count(tab, expected):
@@ -38,8 +51,7 @@ async def main():
     async with contextlib.AsyncExitStack() as stack:
         tabs, replicas = [], []
         for _ in range(args.tabs):
-            # Directly: a proxy of the environment would not see the router.
-            tab = await stack.enter_async_context(connect(args.url, proxy=None))
+            tab = await stack.enter_async_context(connect(args.url, **options(args)))
             hello = json.loads(await asyncio.wait_for(tab.recv(), 10))
             tabs.append(tab)
             replicas.append(hello["replica"])

@@ -1,66 +1,10 @@
 //! Real browsers on the chat's page, through the VIP.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use roost_tests::browser::{Browser, Kind, Launch, Tab};
+use roost_tests::browser::{Kind, LIMIT, Launch, Tab, talk};
 use roost_tests::lab::{Config, Family, Lab, Site, heavy};
-
-const LIMIT: Duration = Duration::from_secs(20);
-/// Three replicas: all three tabs of all chats on one replica by luck is one in 3 to the 10th.
-const CHATS: usize = 5;
-
-/// Three tabs of a chat on its page, greeted by a replica.
-fn three_tabs<'a>(browser: &'a Browser, url: &str) -> Result<[Tab<'a>; 3]> {
-    Ok([connected(browser, url)?, connected(browser, url)?, connected(browser, url)?])
-}
-
-fn connected<'a>(browser: &'a Browser, url: &str) -> Result<Tab<'a>> {
-    let tab = browser.open(url)?;
-    tab.wait_for(LIMIT, "document.documentElement.dataset.state == 'connected'")?;
-    Ok(tab)
-}
-
-/// The replica that the page says it is on.
-fn replica(tab: &Tab<'_>) -> Result<String> {
-    tab.text("#replica")
-}
-
-/// Types a message into one tab, and waits until all three show it.
-fn talk(tabs: &[Tab<'_>; 3], from: usize, text: &str) -> Result<()> {
-    tabs[from].type_line("#text", text)?;
-    for (n, tab) in tabs.iter().enumerate() {
-        let shown = format!(
-            "[...document.querySelectorAll('#log .text')].some((it) => it.innerText == {text:?})"
-        );
-        tab.wait_for(LIMIT, &shown).with_context(|| format!("tab {n} of 3, told by {from}"))?;
-    }
-    Ok(())
-}
-
-/// Three tabs of each of several chats: a message typed in one shows in all three, and all say the
-/// same replica. Two chats are written to from each tab.
-fn check_chats(browser: &Browser, prefix: &str, url: impl Fn(&str) -> String) -> Result<()> {
-    for n in 0..CHATS {
-        let chat = format!("{prefix}-{n}");
-        let tabs = three_tabs(browser, &url(&chat))?;
-        talk(&tabs, n % 3, &format!("is everybody in {chat}?")).with_context(|| chat.clone())?;
-        let on = [replica(&tabs[0])?, replica(&tabs[1])?, replica(&tabs[2])?];
-        ensure!(
-            on[0].starts_with("replica-") && on[0] == on[1] && on[1] == on[2],
-            "{chat}: {on:?}"
-        );
-        for tab in &tabs {
-            tab.wait_for(LIMIT, "document.documentElement.dataset.probed >= 1")?;
-            ensure!(tab.evaluate("document.querySelector('#split').hidden")? == true, "{chat}");
-        }
-        for tab in tabs {
-            tab.close()?;
-        }
-    }
-    Ok(())
-}
 
 #[test]
 fn three_tabs_of_chromium_meet() -> Result<()> {
@@ -69,12 +13,12 @@ fn three_tabs_of_chromium_meet() -> Result<()> {
     let browser = Launch::new(Kind::Chromium).start(&site.lab)?;
     for family in Family::BOTH {
         let vip = site.vip(family);
-        check_chats(&browser, &format!("{family}"), |chat| format!("http://{vip}/?chat={chat}"))?;
+        browser.check_chats(&format!("{family}"), |chat| format!("http://{vip}/?chat={chat}"))?;
     }
 
     // To look at.
     let url = format!("http://{}/?chat=lobby", site.vip(Family::V4));
-    let tabs = three_tabs(&browser, &url)?;
+    let tabs = browser.three_tabs(&url)?;
     for (n, text) in ["Can everybody see this?", "Yes, in the second tab.", "And in the third."]
         .iter()
         .enumerate()
@@ -100,9 +44,9 @@ fn three_tabs_of_firefox_meet() -> Result<()> {
     let site = Site::home("firefox")?;
     let browser = Launch::new(Kind::Firefox).start(&site.lab)?;
     let vip = site.vip(Family::V4);
-    check_chats(&browser, "fox", |chat| format!("http://{vip}/?chat={chat}"))?;
+    browser.check_chats("fox", |chat| format!("http://{vip}/?chat={chat}"))?;
     let url = format!("http://{}/?chat=lobby", site.vip(Family::V6));
-    let tabs = three_tabs(&browser, &url)?;
+    let tabs = browser.three_tabs(&url)?;
     talk(&tabs, 0, "Can everybody see this?")?;
     tabs[1].screenshot("chat-firefox")?;
     Ok(())
@@ -123,12 +67,12 @@ fn a_split_chat_is_seen_and_tabs_come_back_by_themselves() -> Result<()> {
 
     let mut tabs = vec![one];
     let on_all = |tabs: &[Tab<'_>]| -> Result<bool> {
-        let on = tabs.iter().map(replica).collect::<Result<BTreeSet<_>>>()?;
+        let on = tabs.iter().map(Tab::replica).collect::<Result<BTreeSet<_>>>()?;
         Ok(on.len() == 3)
     };
     while !on_all(&tabs)? {
         ensure!(tabs.len() < 30, "{} tabs, and not on three replicas", tabs.len());
-        tabs.push(connected(&browser, &url)?);
+        tabs.push(browser.chat(&url)?);
     }
     for tab in &tabs {
         tab.wait_for(LIMIT, split)?;
@@ -138,7 +82,7 @@ fn a_split_chat_is_seen_and_tabs_come_back_by_themselves() -> Result<()> {
     tabs[0].type_line("#text", "Can everybody see this?")?;
     tabs[0].wait_for(LIMIT, "document.querySelectorAll('#log .own').length == 1")?;
     tabs[0].screenshot("chat-split")?;
-    let stranger = tabs.iter().find(|tab| replica(tab).ok() != replica(&tabs[0]).ok());
+    let stranger = tabs.iter().find(|tab| tab.replica().ok() != tabs[0].replica().ok());
     let heard = stranger.context("all on one")?.texts("#log .text")?;
     ensure!(heard.is_empty(), "heard on another replica: {heard:?}");
 

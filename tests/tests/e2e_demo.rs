@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use roost_tests::browser::{Kind, Launch};
+use roost_tests::browser::{Kind, Launch, talk};
 use roost_tests::lab::{Process, heavy, run, try_until};
 use serde_json::{Value, json};
 
@@ -66,17 +66,7 @@ fn open_in_a_browser(demo: &Process) -> Result<()> {
     let pages: Vec<_> = log.lines().map(str::trim).filter(is_page).collect();
     ensure!(pages.len() == 2, "one of each family is said: {log}");
     for page in pages {
-        let tabs = [browser.open(page)?, browser.open(page)?, browser.open(page)?];
-        for tab in &tabs {
-            tab.wait_for(LIMIT, "document.documentElement.dataset.state == 'connected'")?;
-        }
-        tabs[0].type_line("#text", "good morning")?;
-        for tab in &tabs {
-            tab.wait_for(
-                LIMIT,
-                "document.querySelector('#log').innerText.includes('good morning')",
-            )?;
-        }
+        talk(&browser.three_tabs(page)?, 0, "good morning")?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Debian packages that a subcommand needs.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -20,6 +22,8 @@ enum Probe {
     Program(&'static str),
     /// Python can import this module.
     PythonModule(&'static str),
+    /// There is this file or directory.
+    Path(&'static str),
 }
 
 const fn program(name: &'static str, program: &'static str) -> Package {
@@ -30,6 +34,10 @@ const fn program(name: &'static str, program: &'static str) -> Package {
 pub const NETWORK: &[Package] =
     &[program("iproute2", "ip"), program("ethtool", "ethtool"), program("nftables", "nft")];
 
+/// Where Debian has the sources of Go's libraries.
+pub const GOPATH: &str = "/usr/share/gocode";
+const GORILLA: &str = "/usr/share/gocode/src/github.com/gorilla/websocket";
+
 /// What the tests need besides [`NETWORK`].
 pub const TESTS: &[Package] = &[
     program("tcpdump", "tcpdump"),
@@ -39,7 +47,12 @@ pub const TESTS: &[Package] = &[
     program("npm", "npm"),
     program("chromium", "chromium"),
     program("chromium-driver", "chromedriver"),
+    program("firefox-esr", "firefox-esr"),
     program("libnss3-tools", "certutil"),
+    program("curl", "curl"),
+    program("default-jdk-headless", "javac"),
+    program("golang-go", "go"),
+    Package { name: "golang-github-gorilla-websocket-dev", probe: Probe::Path(GORILLA) },
 ];
 
 /// The compiler whose sources Debian packages, for machines that cannot get rust-src.
@@ -82,10 +95,44 @@ fn apt_get(root: Root, words: &[&str]) -> Command {
     command
 }
 
+/// Asks apt; if it does not know, once more with a new index.
+pub fn with_index<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
+    ask().or_else(|_| {
+        update()?;
+        ask()
+    })
+}
+
+/// Downloads packages, installs nothing, and unpacks them into one directory, which appears only when all are there.
+pub fn unpack(packages: &[String], root: &Path) -> Result<()> {
+    let list = packages.join(" ");
+    say(format_args!("downloading {list} from Debian into {}", root.display()));
+    let partial = root.with_extension("partial");
+    let archives = partial.join("archives");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
+    }
+    fs::create_dir_all(&archives).with_context(|| format!("creating {}", archives.display()))?;
+    with_index(|| {
+        let mut download = Command::new("apt-get");
+        // As this user: apt's own may not write into the checkout.
+        download.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
+        run_quietly(download.current_dir(&archives))
+    })?;
+    let files = fs::read_dir(&archives)?.map(|file| file.map(|file| file.path()));
+    let files: Vec<PathBuf> = files.collect::<Result<_, _>>()?;
+    for file in files.iter().filter(|path| path.extension().is_some_and(|e| e == "deb")) {
+        run_quietly(Command::new("dpkg-deb").arg("--extract").arg(file).arg(&partial))?;
+    }
+    fs::remove_dir_all(&archives)?;
+    fs::rename(&partial, root).with_context(|| format!("naming {}", root.display()))
+}
+
 impl Package {
     fn is_there(&self) -> bool {
         match self.probe {
             Probe::Program(program) => process::find(program).is_some(),
+            Probe::Path(path) => Path::new(path).exists(),
             Probe::PythonModule(module) => {
                 let mut python = Command::new("python3");
                 python.args(["-c", &format!("import {module}")]);

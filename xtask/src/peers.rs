@@ -1,7 +1,9 @@
-//! WebSocket libraries of other people, which the tests speak with.
+//! WebSocket libraries of other people, which the tests speak with, and nginx.
 //!
 //! Versions are pinned by files in tests/peers: requirements.txt makes the Python environment
-//! target/peers/venv, package.json with its lock file makes target/peers/node_modules.
+//! target/peers/venv, package.json with its lock file makes target/peers/node_modules. Java's library
+//! is its own, Go's is Debian's: these clients are compiled into target/peers. nginx is unpacked
+//! there: installed, it would begin to serve on this machine.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::apt;
 use crate::process::{run_quietly, say};
 use crate::workspace::Workspace;
 
@@ -25,7 +28,19 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
     once(&pins, &["package.json", "package-lock.json"], &peers.join("node.installed"), || {
         say("installing the Node peer into target/peers/node_modules (once)");
         node(&pins, &peers)
-    })
+    })?;
+    once(&pins, &["Client.java"], &peers.join("java.installed"), || {
+        let mut javac = Command::new("javac");
+        run_quietly(javac.arg("-d").arg(peers.join("java")).arg(pins.join("Client.java")))
+    })?;
+    once(&pins, &["client.go"], &peers.join("go.installed"), || {
+        say("compiling the Go peer into target/peers (once)");
+        go(&pins.join("client.go"), &peers)
+    })?;
+    if !peers.join("nginx").exists() {
+        apt::unpack(&["nginx".to_owned()], &peers.join("nginx"))?;
+    }
+    Ok(())
 }
 
 /// Does a piece of work unless the stamp holds what the files hold, and then writes the stamp.
@@ -57,6 +72,14 @@ fn node(pins: &Path, peers: &Path) -> Result<()> {
     let mut npm = Command::new("npm");
     npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(peers);
     run_quietly(&mut npm)
+}
+
+fn go(source: &Path, peers: &Path) -> Result<()> {
+    let mut go = Command::new("go");
+    go.arg("build").arg("-o").arg(peers.join("go-client")).arg(source);
+    // Debian's libraries are for a GOPATH: nothing is downloaded.
+    go.env("GO111MODULE", "off").env("GOPATH", apt::GOPATH).env("GOFLAGS", "");
+    run_quietly(go.env("CGO_ENABLED", "0").env("GOCACHE", peers.join("go-cache")))
 }
 
 #[cfg(test)]

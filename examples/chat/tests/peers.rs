@@ -1,18 +1,20 @@
-//! Every client with every server over loopback: ours, Python's `websockets` and Node's `ws`.
+//! Every client with every server over loopback: ours, and those of tests/peers.
 //!
 //! The libraries are installed by `cargo xtask test` (or by hand, see tests/peers/README.md). They
 //! are not optional: without them these tests fail and say so.
 
-use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use roost_chat::client::Tab;
 use serde::Deserialize;
+
+#[path = "../../../tests/peers/command.rs"]
+mod command;
 
 const CHAT: &str = "a room/ü";
 
@@ -24,13 +26,11 @@ fn ours() -> Result<()> {
 }
 
 #[test]
-fn python() -> Result<()> {
-    check(&mut peer("server.py")?, host_and_port)
-}
-
-#[test]
-fn node() -> Result<()> {
-    check(&mut peer("server.mjs")?, host_and_port)
+fn those_of_others() -> Result<()> {
+    for script in command::SERVERS {
+        check(&mut peer(script)?, host_and_port).context(script)?;
+    }
+    Ok(())
 }
 
 fn host_and_port(address: SocketAddr) -> Vec<String> {
@@ -45,7 +45,7 @@ fn check(server: &mut Command, listen: fn(SocketAddr) -> Vec<String>) -> Result<
     let server = Running::start(server.args(["--name", "replica-x"]))?;
     for &address in &server.addresses {
         rust_client(address).with_context(|| format!("our client on {address}"))?;
-        for script in ["client.py", "client.mjs"] {
+        for script in command::CLIENTS {
             peer_client(script, address).with_context(|| format!("{script} on {address}"))?;
         }
     }
@@ -56,10 +56,12 @@ fn rust_client(address: SocketAddr) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let host = address.to_string();
-        let mut a = Tab::open(address, &host, CHAT, None).await?;
-        let mut b = Tab::open(address, &host, CHAT, None).await?;
+        // Not the one whose tabs a client before has just closed.
+        let chat = format!("{CHAT} on {address}");
+        let mut a = Tab::open(address, &host, &chat, None).await?;
+        let mut b = Tab::open(address, &host, &chat, None).await?;
         for (tab, connections) in [(&a, 1), (&b, 2)] {
-            assert_eq!((tab.replica(), tab.hello().chat.as_str()), ("replica-x", CHAT));
+            assert_eq!((tab.replica(), tab.hello().chat.as_str()), ("replica-x", chat.as_str()));
             assert_eq!(tab.hello().peer, tab.local_addr());
             assert_eq!(tab.hello().connections, connections);
         }
@@ -70,7 +72,10 @@ fn rust_client(address: SocketAddr) -> Result<()> {
             for tab in [&mut a, &mut b] {
                 let message = tab.next_message(5 * second).await?.context("nothing heard")?;
                 assert_eq!(message.text, text);
-                assert_eq!((message.replica.as_str(), message.chat.as_str()), ("replica-x", CHAT));
+                assert_eq!(
+                    (message.replica.as_str(), message.chat.as_str()),
+                    ("replica-x", chat.as_str())
+                );
             }
         }
         b.ping(second).await?;
@@ -106,7 +111,7 @@ fn a_client_notices_a_split_chat() -> Result<()> {
     };
     let (one, two) = (start()?, start()?);
     let relay = relay_in_turn([one.addresses[0], two.addresses[0]])?;
-    for script in ["client.py", "client.mjs"] {
+    for script in command::CLIENTS {
         let url = format!("ws://{relay}/ws?chat=1");
         let mut client = peer(script)?;
         let output = client.args(["--url", &url, "--tabs", "4", "--limit", "0.5"]).output()?;
@@ -177,23 +182,11 @@ impl Drop for Running {
     }
 }
 
-/// The interpreter of `script`, a file of tests/peers, with the script as first argument.
-fn peer(script: &str) -> Result<Command> {
-    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let installed =
-        std::env::var_os("ROOST_PEERS").map_or(root.join("target/peers"), PathBuf::from);
-    let (interpreter, needed): (OsString, _) = if script.ends_with(".py") {
-        let python = installed.join("venv/bin/python");
-        (python.clone().into(), python)
-    } else {
-        ("node".into(), installed.join("node_modules/ws"))
-    };
-    ensure!(
-        needed.exists(),
-        "{} is missing: run cargo xtask test, or see tests/peers/README.md",
-        needed.display()
-    );
-    let mut command = Command::new(interpreter);
-    command.arg(root.join("tests/peers").join(script)).env("ROOST_PEERS", installed);
+/// The command that runs a file of tests/peers.
+fn peer(file: &str) -> Result<Command> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let words = command::words(root, file)?;
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).env("ROOST_PEERS", command::installed(root));
     Ok(command)
 }

@@ -5,6 +5,7 @@
 
 mod bidi;
 mod launch;
+mod page;
 mod tab;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use serde_json::json;
 use crate::lab::Process;
 use bidi::Bidi;
 pub use launch::{Kind, Launch};
+pub use page::{LIMIT, talk};
 pub use tab::Tab;
 
 /// A running browser; it ends with its guard.

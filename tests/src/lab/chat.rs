@@ -1,11 +1,12 @@
 //! A chat server of the lab's replicas.
 
+use std::ffi::OsStr;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::process::Process;
-use super::{Lab, tools};
+use super::{Certificate, Lab, tools};
 
 /// `roost-chat serve` on one replica, for IPv4 and IPv6.
 #[derive(Debug)]
@@ -21,10 +22,23 @@ pub struct ChatServer {
 impl ChatServer {
     /// Starts the server on replica `n` (from 1) and waits until it listens.
     pub fn start(lab: &Lab, n: usize, port: u16) -> Result<Self> {
+        Self::start_with(lab, n, port, &[])
+    }
+
+    /// Starts a server on each replica that ends TLS itself.
+    pub fn start_all_tls(lab: &Lab, port: u16, tls: &Certificate) -> Result<Vec<Self>> {
+        let Certificate { certificate, key } = tls;
+        let tls: [&OsStr; 4] =
+            ["--tls-cert".as_ref(), certificate.as_ref(), "--tls-key".as_ref(), key.as_ref()];
+        (1..=lab.replicas.len()).map(|n| Self::start_with(lab, n, port, &tls)).collect()
+    }
+
+    fn start_with(lab: &Lab, n: usize, port: u16, more: &[&OsStr]) -> Result<Self> {
         let site = &lab.replicas[n - 1];
         let mut command = site.ns.command(tools::binary("roost-chat", "ROOST_CHAT_BIN")?);
         command.args(["serve", "--name", &site.name]);
         command.args(["--listen", &format!("0.0.0.0:{port}"), "--listen", &format!("[::]:{port}")]);
+        command.args(more);
         let process = Process::spawn(format!("chat server of {}", site.name), &mut command)?;
         process.wait_line(Duration::from_secs(10), &format!("listening on [::]:{port}"))?;
         Ok(Self { process, replica: n, port })

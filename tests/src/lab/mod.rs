@@ -17,10 +17,12 @@
 //! would, and hides the bpffs).
 
 mod addr;
+mod certs;
 mod chat;
 mod config;
 mod impair;
 mod netns;
+mod nginx;
 mod pins;
 mod process;
 mod roost;
@@ -30,10 +32,12 @@ mod tools;
 mod wait;
 
 pub use addr::Family;
+pub use certs::{Authority, Certificate};
 pub use chat::ChatServer;
 pub use config::{Config, REPLICA_PORT, ReplicaConfig, VIP_PORT};
 pub use impair::{Capture, Way};
 pub use netns::Netns;
+pub use nginx::{HTTPS_PORT, Nginx, Upstream};
 pub use process::Process;
 pub use roost::Roost;
 pub use site::{Clients, Site, heavy};

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt;
-use crate::process::{self, read, run_quietly, say};
+use crate::apt::{unpack, with_index};
+use crate::process::{self, read};
 
 const QEMU: &str = "qemu-system-x86_64";
 const QEMU_PACKAGE: &str = "qemu-system-x86";
@@ -115,39 +115,6 @@ fn dependency(answer: &str) -> Option<String> {
 fn to_be_installed(plan: &str) -> Vec<String> {
     let lines = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
     lines.filter_map(|rest| rest.split(' ').next()).map(str::to_owned).collect()
-}
-
-/// Asks apt; if it does not know, once more with a new index.
-fn with_index<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
-    ask().or_else(|_| {
-        apt::update()?;
-        ask()
-    })
-}
-
-/// Downloads packages and unpacks them into one directory, which appears only when all are there.
-fn unpack(packages: &[String], root: &Path) -> Result<()> {
-    let list = packages.join(" ");
-    say(format_args!("downloading {list} from Debian into {}", root.display()));
-    let partial = root.with_extension("partial");
-    let archives = partial.join("archives");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| format!("removing {}", partial.display()))?;
-    }
-    fs::create_dir_all(&archives).with_context(|| format!("creating {}", archives.display()))?;
-    with_index(|| {
-        let mut download = Command::new("apt-get");
-        // As this user: apt's own may not write into the checkout.
-        download.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
-        run_quietly(download.current_dir(&archives))
-    })?;
-    let files = fs::read_dir(&archives)?.map(|file| file.map(|file| file.path()));
-    let files: Vec<PathBuf> = files.collect::<Result<_, _>>()?;
-    for file in files.iter().filter(|path| path.extension().is_some_and(|e| e == "deb")) {
-        run_quietly(Command::new("dpkg-deb").arg("--extract").arg(file).arg(&partial))?;
-    }
-    fs::remove_dir_all(&archives)?;
-    fs::rename(&partial, root).with_context(|| format!("naming {}", root.display()))
 }
 
 #[cfg(test)]
