@@ -1,4 +1,4 @@
-//! How the peers are run: for the tests of two packages, which include this file.
+//! How the peers are run. The tests of roost-chat include this file, too.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -4,4 +4,6 @@ pub mod bench;
 pub mod browser;
 pub mod demo;
 pub mod lab;
+#[path = "../peers/command.rs"]
+pub mod peers;
 pub mod run;

@@ -11,10 +11,8 @@ use roost_tests::lab::{
     Authority, ChatServer, Config, Family, Lab, Netns, Nginx, Process, REPLICA_PORT, Roost, Site,
     Upstream, heavy, run_in,
 };
+use roost_tests::peers;
 use serde_json::Value;
-
-#[path = "../peers/command.rs"]
-mod command;
 
 /// Three replicas, six tabs each: that one chat is whole by luck is one in 243.
 const TABS: usize = 6;
@@ -22,9 +20,9 @@ const TABS: usize = 6;
 /// The command that runs a file of tests/peers in a namespace.
 fn peer(ns: &Netns, file: &str) -> Result<Command> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let words = command::words(root, file)?;
+    let words = peers::words(root, file)?;
     let mut command = ns.command(&words[0]);
-    command.args(&words[1..]).env("ROOST_PEERS", command::installed(root));
+    command.args(&words[1..]).env("ROOST_PEERS", peers::installed(root));
     Ok(command)
 }
 
@@ -59,7 +57,7 @@ fn check_client(lab: &Lab, file: &str, url: &str, more: &[&str]) -> Result<()> {
 fn check(site: &Site) -> Result<()> {
     for family in Family::BOTH {
         let vip = site.vip(family);
-        for file in command::CLIENTS {
+        for file in peers::CLIENTS {
             for chat in ["one", "two"] {
                 check_client(&site.lab, file, &format!("ws://{vip}/ws?chat={file}-{chat}"), &[])?;
             }
@@ -81,7 +79,7 @@ fn clients_of_others_with_our_server() -> Result<()> {
 
 #[test]
 fn servers_of_others() -> Result<()> {
-    for script in command::SERVERS {
+    for script in peers::SERVERS {
         let lab = Lab::new(&script.replace(['.', '_'], "-"))?;
         let _servers = servers(&lab, script)?;
         let roost = Roost::start(&lab, &Config::new(&lab).to_string())?;
@@ -100,7 +98,7 @@ fn nginx_ends_tls_in_front_of_the_vip() -> Result<()> {
     let _nginx = Nginx::start(lab, &tls, vip, Upstream::OneRequest)?;
     let ca = authority.file().to_str().context("the authority's path is not UTF-8")?;
     let address = lab.client_addr(Family::V4).to_string();
-    for file in command::CLIENTS.iter().filter(|file| **file != "Client.java") {
+    for file in peers::CLIENTS.iter().filter(|file| **file != "Client.java") {
         for chat in ["one", "two"] {
             let url = format!("wss://chat.test/ws?chat={file}-{chat}");
             check_client(lab, file, &url, &["--ca", ca, "--address", &address])?;
