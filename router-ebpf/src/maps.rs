@@ -14,7 +14,7 @@
 //! | `CHAT_COOKIES` | hash | [`ChatKey`] (key hash) | [`ChatCookie`] |
 //! | `CHATS` | hash | [`ChatKey`] (cookie) | [`Chat`] |
 //! | `PENDING` | LRU hash | [`Tuple`] (client, replica) | [`Pending`] |
-//! | `STASH` | LRU hash | [`Tuple`] (client, replica) | [`Stash`] |
+//! | `STASH` | LRU hash | [`Tuple`] (client, VIP) | [`Stash`] |
 //! | `FLOWS` | hash | [`Tuple`] (client, VIP) | [`Flow`] |
 //! | `FLOWS_BACK` | hash | [`Tuple`] (client, replica) | [`FlowBack`] |
 //! | `SECRETS` | array of 1 | 0 | [`Secrets`] |
@@ -26,7 +26,7 @@ pub type Addr = [u8; 16];
 pub type Port = [u8; 2];
 
 /// Version of this schema. The daemon takes pinned maps over only if theirs is the same.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 /// Slots of a service: a prime, so that `cookie mod M` uses all bits, and above 100 x replicas.
 pub const SLOT_COUNT: u32 = 16381;
 /// Room of one slot table in `SLOTS`: the power of two above [`SLOT_COUNT`].
@@ -35,24 +35,49 @@ pub const SLOT_STRIDE: u32 = 16384;
 pub const NO_REPLICA: u32 = u32::MAX;
 /// Bytes of a readable name (service, replica, chat key) that the kernel keeps.
 pub const NAME_LEN: usize = 64;
-/// Bytes of a query parameter's name that a service can ask for.
-pub const PARAM_LEN: usize = 32;
-/// Bytes of a request head that are stashed and searched at the most.
+/// Bytes of a key source's text: a name, a compiled path, a suffix.
+pub const SOURCE_TEXT_LEN: usize = 64;
+/// Key sources of a service at the most.
+pub const SOURCES: usize = 4;
+/// Bytes of a connection's head that are stashed and searched at the most.
 pub const STASH_LEN: usize = 4096;
+/// Segments of a connection's head that are stashed at the most.
+pub const PIECES: usize = 4;
 
 /// Connections of a chat go to any replica.
 pub const POLICY_SPREAD: u8 = 0;
 /// Connections of a chat go to one replica.
 pub const POLICY_HOME: u8 = 1;
 
-/// Key source: a query parameter of the HTTP/1.1 GET, named by `Service::param`.
-pub const KEY_QUERY: u8 = 0;
+/// No key source: the end of the list.
+pub const KEY_NONE: u8 = 0;
 /// Key source: the client's address.
 pub const KEY_CLIENT: u8 = 1;
 /// Key source: the destination address.
 pub const KEY_DESTINATION: u8 = 2;
 /// Key source: the connection 4-tuple.
 pub const KEY_TUPLE: u8 = 3;
+/// Key source: a query parameter of the HTTP/1 request. Text: its name, decoded.
+pub const KEY_QUERY: u8 = 4;
+/// Key source: a part of the HTTP/1 request's path. Text: the path, compiled: see `PATH_*`.
+pub const KEY_PATH: u8 = 5;
+/// Key source: a header of the HTTP/1 request. Text: its name in lower case.
+pub const KEY_HEADER: u8 = 6;
+/// Key source: an HTTP cookie. Text: its name.
+pub const KEY_COOKIE: u8 = 7;
+/// Key source: the server name of the TLS ClientHello, in lower case. No text.
+pub const KEY_SNI: u8 = 8;
+/// Key source: the first label of that name. Text: what must follow it, from its dot on and in lower
+/// case, or nothing if anything may.
+pub const KEY_SNI_LABEL: u8 = 9;
+
+/// In the text of [`KEY_PATH`], where any segment may stand. Other bytes are those of the decoded
+/// path; `/` stands for the separator only.
+pub const PATH_ANY: u8 = 1;
+/// In the text of [`KEY_PATH`], where the key stands: up to the segment's end.
+pub const PATH_KEY: u8 = 2;
+/// At the end of the text of [`KEY_PATH`]: anything may follow, or nothing.
+pub const PATH_REST: u8 = 3;
 
 /// A connection without a key goes to any replica.
 pub const MISSING_SPREAD: u8 = 0;
@@ -161,16 +186,49 @@ pub struct Service {
     pub mss6: u16,
     /// One of `POLICY_*`.
     pub policy: u8,
-    /// One of `KEY_*`.
-    pub key_source: u8,
     /// One of `MISSING_*`.
     pub on_missing_key: u8,
-    /// Length of `param`.
-    pub param_len: u8,
-    /// The query parameter's name, decoded, zero behind its end.
-    pub param: [u8; PARAM_LEN],
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// Where the key comes from: the first that yields one counts. [`KEY_NONE`] ends the list.
+    pub sources: [KeySource; SOURCES],
     /// The service's name.
     pub name: Name,
+}
+
+/// Where a key comes from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySource {
+    /// One of `KEY_*`.
+    pub kind: u8,
+    /// Length of `text`.
+    pub len: u8,
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// What it looks for; zero behind its end.
+    pub text: [u8; SOURCE_TEXT_LEN],
+}
+
+impl KeySource {
+    /// No source.
+    pub const NONE: Self =
+        Self { kind: KEY_NONE, len: 0, reserved: [0; 2], text: [0; SOURCE_TEXT_LEN] };
+
+    /// A source of this kind. `text` is at most [`SOURCE_TEXT_LEN`] bytes; what is more is cut.
+    pub fn new(kind: u8, text: &[u8]) -> Self {
+        let mut source = Self { kind, ..Self::NONE };
+        for (to, from) in source.text.iter_mut().zip(text) {
+            *to = *from;
+            source.len += 1;
+        }
+        source
+    }
+
+    /// The bytes it looks for.
+    pub fn text(&self) -> &[u8] {
+        &self.text[..(self.len as usize).min(SOURCE_TEXT_LEN)]
+    }
 }
 
 /// A replica, with an address for each family of the service's VIPs: a chat with clients of both has
@@ -277,7 +335,7 @@ pub struct Pending {
     pub vip: Addr,
     /// The VIP's port.
     pub vip_port: Port,
-    /// `FLOW_CHAT`, `PENDING_REFUSED`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `PENDING_REFUSED`.
     pub flags: u8,
     /// `OFFER_*` of the client.
     pub offers: u8,
@@ -299,28 +357,62 @@ pub struct Pending {
 
 /// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.
 pub const FLOW_CHAT: u8 = 1;
+/// In `Pending::flags` and `Flow::flags`: it was bound by an HTTP request that was no upgrade, so a
+/// later one may be, and for a chat that lives elsewhere.
+pub const FLOW_REQUESTS: u8 = 4;
 /// In `Pending::flags`: the client was reset, the replica is reset when it answers again.
 pub const PENDING_REFUSED: u8 = 2;
 
-/// The client's first data segment, until the replica accepts.
+/// The first bytes that a client sends, until they tell the key and the replica has accepted: its
+/// segments, in the order of their sequence numbers.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Stash {
-    /// Bytes of payload.
-    pub len: u16,
-    /// The segment's window field.
-    pub window: u16,
-    /// The segment's TCP flags byte.
-    pub tcp_flags: u8,
-    /// Always zero.
-    pub reserved: [u8; 3],
     /// `Pending::server_isn` of the connection: an entry may be used for another one while it is
     /// read.
     pub server_isn: u32,
-    /// Sum of the payload (RFC 1071), folded, not complemented.
-    pub payload_sum: u32,
-    /// The payload, meaningless behind `len`.
+    /// The client's initial sequence number; meaningless before `first`.
+    pub client_isn: u32,
+    /// Bytes of `data` that are used.
+    pub used: u32,
+    /// Segments.
+    pub count: u8,
+    /// 1 if the first segment of the connection is among them.
+    pub first: u8,
+    /// 1 if the connection was bound: its SYN is on the way to the replica.
+    pub bound: u8,
+    /// Always zero.
+    pub reserved: u8,
+    /// The segments.
+    pub pieces: [Piece; PIECES],
+    /// Their payload, in the order of arrival; meaningless behind `used`.
     pub data: [u8; STASH_LEN],
+}
+
+/// A segment in [`Stash`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its sequence number.
+    pub seq: u32,
+    /// Sum of the payload (RFC 1071), folded, not complemented.
+    pub sum: u32,
+    /// Where its payload begins in `Stash::data`.
+    pub at: u16,
+    /// Bytes of payload.
+    pub len: u16,
+    /// Its window field.
+    pub window: u16,
+    /// Its TCP flags byte: FIN, PSH, ACK.
+    pub tcp_flags: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+
+impl Piece {
+    /// No segment.
+    pub const NONE: Self =
+        Self { seq: 0, sum: 0, at: 0, len: 0, window: 0, tcp_flags: 0, reserved: 0 };
 }
 
 /// The client has sent a FIN.
@@ -333,6 +425,8 @@ pub const STATE_CLOSED: u32 = 4;
 pub const STATE_SYN_SEEN: u32 = 8;
 /// Ended by the sweeper: each end gets an RST with its next segment.
 pub const STATE_EXPIRED: u32 = 16;
+/// The client has asked for an upgrade: no more requests are looked for.
+pub const STATE_UPGRADED: u32 = 32;
 
 /// An established connection, client side: a value of `FLOWS`.
 #[repr(C)]
@@ -348,7 +442,7 @@ pub struct Flow {
     pub replica_addr: Addr,
     /// The replica's port.
     pub replica_port: Port,
-    /// `FLOW_CHAT`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`.
     pub flags: u8,
     /// Left shift of the client's window field for the replica; 0 if both scale.
     pub window_shift: u8,
@@ -426,13 +520,15 @@ sizes! {
     Name = 68,
     Vip = 18,
     Tuple = 36,
-    Service = 136,
+    KeySource = 68,
+    Service = 376,
     Replica = 112,
     ChatKey = 16,
     ChatCookie = 152,
     Chat = 96,
     Pending = 64,
-    Stash = 4112,
+    Piece = 16,
+    Stash = 4176,
     Flow = 72,
     FlowBack = 40,
     Secrets = 64,
