@@ -1,38 +1,47 @@
-//! Delayed binding: the first data segment names the chat, so only now the replica is chosen. The
-//! segment is stashed and becomes the SYN of the connection to the replica.
+//! Delayed binding: the first bytes name the chat, so only now the replica is chosen. The segments
+//! that bring them are stashed, and the one that completes the key becomes the SYN of the connection
+//! to the replica.
 
 use crate::{
     chats,
     checksum::{Sum, pseudo_header, sum_words},
-    key::extract,
+    key::{self, Kind, Reason, Search},
     maps::{
-        Addr, FLOW_CHAT, FlowBack, OFFER_TIMESTAMPS, Port, STASH_LEN, STATE_CLOSED, STATE_EXPIRED,
-        Service,
+        FLOW_CHAT, FLOW_REQUESTS, FlowBack, OFFER_TIMESTAMPS, PIECES, POLICY_HOME, Piece,
+        STASH_LEN, STATE_CLOSED, STATE_EXPIRED, Service,
     },
     packet::Packet,
     reply,
     scratch::Scratch,
+    stash::Added,
     steer::{NoRoute, Why, chat_key, steer},
+    syn_cookie,
     tables::FlowTables,
     verdict::Counter,
     wire::{Segment, flags, protocol},
 };
 
-/// Binds the connection whose first data segment is in hand; `scratch.offer` is what the client
-/// offered in its SYN, as far as the SYN cookie tells.
+/// Takes a data segment of a connection without a flow, and binds the connection when its key is
+/// known. `is_first`: it is the first one after the handshake, and otherwise a later one.
 ///
-/// Three steps, each with a stack frame of its own that is gone before the next one.
+/// Four steps, each with a stack frame of its own that is gone before the next one.
 #[inline(always)]
 pub fn bind<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
+    is_first: bool,
 ) -> Option<Counter> {
     if let Some(counter) = read(packet, scratch)? {
         return Some(counter);
     }
-    if let Some(counter) = choose(tables, scratch)? {
-        return reply::reset(packet, tables, scratch, counter);
+    if let Some(counter) = collect(packet, tables, scratch, is_first)? {
+        return Some(counter);
+    }
+    match choose(tables, scratch)? {
+        None => {}
+        Some(Counter::HeadKept) => return Some(Counter::HeadKept),
+        Some(counter) => return reply::reset(packet, tables, scratch, counter),
     }
     connect(packet, tables, scratch)
 }
@@ -40,40 +49,133 @@ pub fn bind<P: Packet>(
 /// Reads the segment. `Some(Some(_))` is a verdict.
 #[inline(never)]
 fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Option<Counter>> {
-    if scratch.segment.payload_len() > STASH_LEN {
+    let len = scratch.segment.payload_len();
+    if len > STASH_LEN {
         return Some(Some(Counter::DropOversize));
     }
-    load_payload(packet, scratch)?;
-    let payload = Sum::from_raw(scratch.stash.payload_sum);
-    if !checksum_is_right(packet, &scratch.segment, payload)? {
+    // The key is not known yet, and its memory is free.
+    let payload = &mut scratch.key.bytes;
+    packet.load(scratch.segment.l4() + scratch.segment.header_len(), payload, len)?;
+    // The sum reads whole words.
+    let end = core::hint::black_box(len);
+    for i in 0..8 {
+        let at = end + i;
+        if at < STASH_LEN {
+            payload[at] = 0;
+        }
+    }
+    let sum = sum_words(payload, len);
+    if !checksum_is_right(packet, &scratch.segment, sum)? {
         return Some(Some(Counter::DropChecksum));
     }
+    scratch.payload_sum = sum.fold() as u32;
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
+    scratch.offer = syn_cookie::offer(scratch.segment.ack);
     scratch.offer.offers |= scratch.answer.offers & OFFER_TIMESTAMPS;
     scratch.offer.ts_val = scratch.answer.ts_val;
     Some(None)
 }
 
+/// Puts the segment to those of its connection that came before. `Some(Some(_))` is a verdict: there
+/// is nothing to search yet, or no need to.
+#[inline(never)]
+fn collect<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    is_first: bool,
+) -> Option<Option<Counter>> {
+    let server_isn = scratch.segment.ack.wrapping_sub(1);
+    let known = recall(tables, scratch, server_isn);
+    if !known {
+        // Whoever guesses must not learn more from this than from an RST.
+        if !is_first && !reply::may_reset(tables, scratch)? {
+            return Some(Some(Counter::DropResetLimit));
+        }
+        scratch.stash.clear(server_isn);
+    }
+    let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
+    if is_first {
+        let stash = scratch.stash.get_mut();
+        stash.first = 1;
+        stash.client_isn = seq.wrapping_sub(1);
+    }
+    let added = scratch.stash.fits(seq, len);
+    scratch.full = (added == Added::Full) as u32;
+    if added == Added::New {
+        add(packet, scratch)?;
+    }
+    let stash = scratch.stash.get();
+    if is_first || stash.first != 0 && stash.bound == 0 {
+        return Some(None);
+    }
+    Some(Some(if added == Added::New { keep(tables, scratch)? } else { Counter::DropEarly }))
+}
+
+/// Copies the connection's entry in `STASH`. Returns whether there is one.
+#[inline(always)]
+fn recall(tables: &impl FlowTables, scratch: &mut Scratch, server_isn: u32) -> bool {
+    let Some(entry) = tables.stash(&scratch.vip_side) else {
+        return false;
+    };
+    if entry.server_isn() != server_isn {
+        return false;
+    }
+    scratch.stash.copy_from(entry.get());
+    // It may have become another connection's meanwhile.
+    scratch.stash.get().server_isn == server_isn && entry.server_isn() == server_isn
+}
+
+/// Adds the segment in hand.
+#[inline(always)]
+fn add(packet: &impl Packet, scratch: &mut Scratch) -> Option<()> {
+    let segment = &scratch.segment;
+    let len = segment.payload_len();
+    let at = scratch.stash.get().used;
+    packet.load(segment.l4() + segment.header_len(), scratch.stash.bytes_mut(at), len)?;
+    scratch.stash.add(Piece {
+        seq: segment.seq,
+        sum: scratch.payload_sum,
+        at: at as u16,
+        len: len as u16,
+        window: segment.window,
+        tcp_flags: segment.flags & (flags::FIN | flags::PSH | flags::ACK),
+        reserved: 0,
+    });
+    Some(())
+}
+
+/// Writes the connection's entry in `STASH`, to wait for more.
+#[inline(always)]
+fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<Counter> {
+    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()?;
+    Some(Counter::HeadKept)
+}
+
 /// Finds the key, the cookie and the home, and holds the chat there. `Some(Some(_))` is why not.
 #[inline(never)]
 fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Counter>> {
-    let service = tables.service(scratch.service)?;
-    let secrets = tables.secrets()?;
-    let len = scratch.stash.len as usize;
-    let key_hash = if extract(tables, service, len, scratch) {
-        Some(scratch.key.hash(&secrets.chat))
+    let stash = scratch.stash.get();
+    let known = stash.known();
+    let last = if scratch.full != 0 || stash.count as usize >= PIECES || known >= STASH_LEN as u32 {
+        Some(Reason::TooLong)
+    } else if stash.ends(known, flags::FIN) {
+        Some(Reason::Absent)
     } else {
-        tables.count(Counter::MissingKey);
         None
     };
-    let (number, tuple) = (scratch.service, &scratch.vip_side);
-    let route = &mut scratch.route;
-    if let Err(why) = steer(tables, number, service, tuple, key_hash, &secrets.chat, route) {
-        return Some(Some(match why {
-            NoRoute::MissingKey => Counter::ResetMissingKey,
-            NoRoute::NoReplica => Counter::ResetNoReplica,
-        }));
+    match route(tables, scratch, last)? {
+        Routed::More => return Some(Some(keep(tables, scratch)?)),
+        Routed::Not(why) => {
+            tables.remove_stash(&scratch.vip_side);
+            return Some(Some(match why {
+                NoRoute::MissingKey => Counter::ResetMissingKey,
+                NoRoute::NoReplica => Counter::ResetNoReplica,
+            }));
+        }
+        Routed::Yes => {}
     }
+    let route = &scratch.route;
     if route.overridden != 0 {
         tables.count(Counter::Overridden);
     }
@@ -81,13 +183,56 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Coun
         tables.count(Counter::HomeKept);
     }
     if route.chat != 0 {
-        scratch.chat_key = chat_key(number, route.cookie);
+        scratch.chat_key = chat_key(scratch.service, route.cookie);
         match chats::claim(tables, scratch) {
             Some(home) => scratch.route.replica = home,
             None => scratch.route.chat = 0,
         }
     }
     Some(None)
+}
+
+/// What [`route`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// It is in `scratch.route`.
+    Yes,
+    /// There is none.
+    Not(NoRoute),
+    /// Nobody can tell before more bytes are there.
+    More,
+}
+
+/// Finds where the connection with the bytes in `scratch.stash` goes. `last`: no more bytes will
+/// come, for this reason.
+#[inline(never)]
+pub fn route(
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    last: Option<Reason>,
+) -> Option<Routed> {
+    let service = tables.service(scratch.service)?;
+    let secrets = tables.secrets()?;
+    let key_hash = match key::search(tables, service, last, scratch) {
+        Search::Found => Some(scratch.key.hash(&secrets.chat)),
+        Search::More => return Some(Routed::More),
+        Search::Missing(reason) => {
+            tables.count(Counter::MissingKey);
+            tables.count(match reason {
+                Reason::Unreadable => Counter::MissingUnreadable,
+                Reason::Absent => Counter::MissingAbsent,
+                Reason::Empty => Counter::MissingEmpty,
+                Reason::TooLong => Counter::MissingTooLong,
+            });
+            None
+        }
+    };
+    let (number, tuple) = (scratch.service, &scratch.vip_side);
+    let route = &mut scratch.route;
+    Some(match steer(tables, number, service, tuple, key_hash, &secrets.chat, route) {
+        Ok(()) => Routed::Yes,
+        Err(why) => Routed::Not(why),
+    })
 }
 
 /// Turns the segment into the SYN to the replica.
@@ -102,7 +247,7 @@ fn connect<P: Packet>(
     if *addr == [0; 16] {
         return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
     }
-    write_replica_side(scratch, addr, replica.port);
+    scratch.write_replica_side(addr, replica.port);
     match taken(tables, scratch) {
         Some(Counter::ResetConflict) => {
             return reply::reset(packet, tables, scratch, Counter::ResetConflict);
@@ -110,35 +255,14 @@ fn connect<P: Packet>(
         Some(counter) => return Some(counter),
         None => {}
     }
-    remember(tables, scratch)?;
     let service = tables.service(scratch.service)?;
+    let may_upgrade = service.policy == POLICY_HOME
+        && key::reads_http(service)
+        && key::kind(tables, service, scratch) == Kind::Request;
+    remember(tables, scratch, may_upgrade)?;
     write_syn(scratch, service);
     reply::send(packet, scratch)?;
     Some(Counter::Bound)
-}
-
-/// Copies the payload to the stash, and sums it.
-#[inline(always)]
-fn load_payload(packet: &impl Packet, scratch: &mut Scratch) -> Option<()> {
-    let segment = &scratch.segment;
-    let len = segment.payload_len();
-    let stash = &mut scratch.stash;
-    packet.load(segment.l4() + segment.header_len(), &mut stash.data, len)?;
-    // The sum reads whole words.
-    let end = core::hint::black_box(len);
-    for i in 0..8 {
-        let at = end + i;
-        if at < STASH_LEN {
-            stash.data[at] = 0;
-        }
-    }
-    stash.len = len as u16;
-    stash.payload_sum = sum_words(&stash.data, len).fold() as u32;
-    stash.window = segment.window;
-    stash.tcp_flags = segment.flags & (flags::FIN | flags::PSH | flags::ACK);
-    stash.reserved = [0; 3];
-    stash.server_isn = segment.ack.wrapping_sub(1);
-    Some(())
 }
 
 /// Whether the checksum of a segment with this sum of its payload is right. Established segments are
@@ -157,16 +281,6 @@ pub fn checksum_is_right(packet: &impl Packet, segment: &Segment, payload: Sum) 
     Some(sum.fold() == 0xffff)
 }
 
-/// Writes the replica side's tuple of a connection to a replica.
-#[inline(always)]
-fn write_replica_side(scratch: &mut Scratch, addr: &Addr, port: Port) {
-    let tuple = &mut scratch.replica_side;
-    tuple.client = scratch.vip_side.client;
-    tuple.client_port = scratch.vip_side.client_port;
-    tuple.server = *addr;
-    tuple.server_port = port;
-}
-
 /// Looks whether the replica's side of this connection is taken, and says what then becomes of the
 /// segment. What is left of an ended flow goes.
 #[inline(always)]
@@ -177,7 +291,9 @@ fn taken(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Counter> {
         if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
             // Our own flow, which another CPU has just entered or is about to: its client's
             // data has come again meanwhile, and will once more if it must.
-            if tables.flow(&scratch.vip_side).is_some() || shared.acked() == scratch.segment.seq {
+            if tables.flow(&scratch.vip_side).is_some()
+                || shared.acked() == scratch.stash.get().client_isn.wrapping_add(1)
+            {
                 return Some(Counter::DropEarly);
             }
         } else if is_live(tables, scratch, back) {
@@ -212,24 +328,26 @@ fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> 
 
 /// Writes `PENDING` and `STASH`. Doing it again for a segment that came again changes nothing.
 #[inline(always)]
-fn remember(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
-    let segment = &scratch.segment;
+fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) -> Option<()> {
+    let stash = scratch.stash.get_mut();
+    stash.bound = 1;
     let pending = &mut scratch.pending;
     pending.cookie = scratch.route.cookie;
     pending.at = tables.now();
     pending.vip = scratch.vip_side.server;
     pending.vip_port = scratch.vip_side.server_port;
-    pending.flags = if scratch.route.chat != 0 { FLOW_CHAT } else { 0 };
+    pending.flags = if scratch.route.chat != 0 { FLOW_CHAT } else { 0 }
+        | if may_upgrade { FLOW_REQUESTS } else { 0 };
     pending.offers = scratch.offer.offers;
     pending.service = scratch.service;
     pending.replica = scratch.route.replica;
-    pending.client_isn = segment.seq.wrapping_sub(1);
-    pending.server_isn = segment.ack.wrapping_sub(1);
+    pending.client_isn = stash.client_isn;
+    pending.server_isn = stash.server_isn;
     pending.ts_echo = scratch.answer.ts_echo;
     pending.ts_val = scratch.offer.ts_val;
     pending.client_scale = scratch.offer.scale as u32;
     tables.set_pending(&scratch.replica_side, pending).ok()?;
-    tables.set_stash(&scratch.replica_side, &scratch.stash).ok()
+    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()
 }
 
 /// Makes `scratch.header` the SYN to the replica, with the client's own address, ISN and offer: only
@@ -248,7 +366,7 @@ fn write_syn(scratch: &mut Scratch, service: &Service) {
     header.src_port = segment.src_port;
     header.dst = scratch.replica_side.server;
     header.dst_port = scratch.replica_side.server_port;
-    header.seq = segment.seq.wrapping_sub(1);
+    header.seq = scratch.stash.get().client_isn;
     header.ack = 0;
     header.flags = flags::SYN;
     header.ttl = segment.ttl;

@@ -44,6 +44,7 @@ fn try_claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
     }
     prepare(scratch, Chat::pack(replica, 0), now);
     scratch.key.write_name(&mut scratch.chat.key);
+    scratch.chat.source = scratch.scan.kind;
     match tables.add_chat(&scratch.chat_key, &scratch.chat) {
         Ok(()) => Some(replica),
         Err(Refused::Exists) => None,
@@ -61,7 +62,7 @@ fn prepare(scratch: &mut Scratch, state: u64, now: u64) {
     chat.bound_at = now;
     chat.since = now;
     chat.key = Name::EMPTY;
-    chat.reserved = 0;
+    chat.source = 0;
 }
 
 /// What became of a flow's claim to count.

@@ -6,8 +6,8 @@ use crate::{
     icmp,
     ingress::{end, note_fin, scale_up},
     maps::{
-        FLOW_CHAT, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending,
-        STATE_CLIENT_FIN, STATE_EXPIRED, STATE_REPLICA_FIN, Stash,
+        FLOW_CHAT, FLOW_REQUESTS, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED,
+        Pending, Piece, STASH_LEN, STATE_CLIENT_FIN, STATE_EXPIRED, STATE_REPLICA_FIN,
     },
     options::{self, Offer, Shift},
     packet::Packet,
@@ -101,7 +101,7 @@ fn established<P: Packet>(
 /// Notes a FIN or an RST of the replica's in the flow.
 #[inline(never)]
 fn closing(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) {
-    write_vip_side(scratch, &back.vip, back.vip_port);
+    scratch.write_vip_side(&back.vip, back.vip_port);
     let Some(flow) = tables.flow(&scratch.vip_side) else {
         return;
     };
@@ -110,15 +110,6 @@ fn closing(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) {
     } else if end(tables, flow) {
         tables.count(Counter::Closed);
     }
-}
-
-#[inline(always)]
-fn write_vip_side(scratch: &mut Scratch, vip: &[u8; 16], vip_port: [u8; 2]) {
-    let tuple = &mut scratch.vip_side;
-    tuple.client = scratch.replica_side.client;
-    tuple.client_port = scratch.replica_side.client_port;
-    tuple.server = *vip;
-    tuple.server_port = vip_port;
 }
 
 /// A window in the scale that we announced. Rounded down: never promise more than the replica did.
@@ -198,6 +189,7 @@ fn accepted<P: Packet>(
     }
     let counter = deliver(packet, tables, scratch)?;
     tables.remove_pending(&scratch.replica_side);
+    tables.remove_stash(&scratch.vip_side);
     Some(counter)
 }
 
@@ -233,7 +225,7 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.cookie = pending.cookie;
     flow.replica_addr = scratch.replica_side.server;
     flow.replica_port = scratch.replica_side.server_port;
-    flow.flags = pending.flags & FLOW_CHAT;
+    flow.flags = pending.flags & (FLOW_CHAT | FLOW_REQUESTS);
     // Only a client that scales towards a replica that does not.
     let one_sided = scales && !answer.has(OFFER_SCALE);
     flow.window_shift = if one_sided { pending.client_scale as u8 } else { 0 };
@@ -259,7 +251,7 @@ enum Entered {
 fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     const FULL: Entered = Entered::Not(Counter::ResetFull);
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
-    write_vip_side(scratch, &vip, vip_port);
+    scratch.write_vip_side(&vip, vip_port);
     match tables.add_flow_back(&scratch.replica_side, &scratch.back) {
         Ok(()) => {}
         // Another CPU is about to enter it, for the same answer of the replica sent twice.
@@ -270,7 +262,7 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
         match chats::acquire(tables, scratch) {
             Acquired::Counted => {}
-            Acquired::Uncounted => scratch.flow.flags = 0,
+            Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
             Acquired::Elsewhere => {
                 tables.remove_flow_back(&scratch.replica_side);
                 return Entered::Not(Counter::ResetMoved);
@@ -290,7 +282,8 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     }
 }
 
-/// Turns the replica's SYN-ACK around into the client's first data segment.
+/// Turns the replica's SYN-ACK around into the client's first data segment; if there are more, copies
+/// of it go before the last one.
 #[inline(always)]
 fn deliver<P: Packet>(
     packet: &mut P,
@@ -310,29 +303,75 @@ fn deliver<P: Packet>(
     header.ack = scratch.segment.seq.wrapping_add(1);
     header.flags = flags::ACK;
     ours.write_established(&mut header.options);
-    let stash = tables.stash(&scratch.replica_side);
-    let Some(stash) = stash.filter(|stash| stash.get().server_isn == pending.server_isn) else {
+    if !recall(tables, scratch) {
         // Not zero, which would stop the replica; the client's next segment tells the true one.
-        header.window = 1;
-        replace(packet, scratch, None)?;
+        scratch.header.window = 1;
+        replace(packet, scratch, Piece::NONE)?;
         swap_macs(packet)?;
         return Some(Counter::DeliveredEmpty);
-    };
-    header.flags = stash.get().tcp_flags;
-    header.window = scale_up(stash.get().window, scratch.flow.window_shift);
-    replace(packet, scratch, Some(stash.get()))?;
-    swap_macs(packet)?;
-    // Only now is it sure that all of it was of this connection: entries are used again at once,
-    // and another client's request must not go to this one's replica.
-    if stash.server_isn() != scratch.pending.server_isn {
-        return None;
     }
-    if scratch.header.flags & flags::FIN != 0
+    scratch.delivered = 0;
+    // Written out: indexes that the verifier knows.
+    deliver_piece(packet, tables, scratch, 0)?;
+    deliver_piece(packet, tables, scratch, 1)?;
+    deliver_piece(packet, tables, scratch, 2)?;
+    deliver_piece(packet, tables, scratch, 3)?;
+    if scratch.fin != 0
         && let Some(flow) = tables.flow(&scratch.vip_side)
     {
         note_fin(tables, flow, STATE_CLIENT_FIN);
     }
     Some(Counter::Delivered)
+}
+
+/// Copies what is stashed for the connection. Returns whether there is anything to deliver.
+#[inline(always)]
+fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let server_isn = scratch.pending.server_isn;
+    let Some(entry) = tables.stash(&scratch.vip_side) else {
+        return false;
+    };
+    scratch.stash.copy_from(entry.get());
+    // Only now is it sure that all of it is of this connection: entries are used again at once, and
+    // another client's request must not go to this one's replica.
+    let stash = scratch.stash.get();
+    stash.server_isn == server_isn && entry.server_isn() == server_isn && stash.first != 0
+}
+
+/// Makes the packet the stashed segment number `i`, if there is one. One that was made before goes
+/// out as a copy.
+#[inline(never)]
+fn deliver_piece<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    i: usize,
+) -> Option<()> {
+    let stash = scratch.stash.get();
+    let piece = *stash.pieces.get(i)?;
+    if piece.len == 0 || stash.start(&piece) >= STASH_LEN as u32 {
+        return Some(());
+    }
+    if scratch.delivered == 0 {
+        scratch.fin = 0;
+    } else {
+        packet.duplicate()?;
+        tables.count(Counter::DeliveredMore);
+        scratch.segment.parse_ip(packet)?;
+        scratch.segment.parse_tcp(packet)?;
+    }
+    scratch.fin |= (piece.tcp_flags & flags::FIN) as u32;
+    let window = scale_up(piece.window, scratch.flow.window_shift);
+    let header = &mut scratch.header;
+    header.seq = piece.seq;
+    header.flags = piece.tcp_flags;
+    header.window = window;
+    replace(packet, scratch, piece)?;
+    if scratch.delivered == 0 {
+        swap_macs(packet)?;
+    }
+    scratch.delivered = 1;
+    Some(())
 }
 
 /// Resets a replica with the answer that a client would give to its segment.
@@ -342,7 +381,7 @@ fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<Cou
         return Some(Counter::EgressPassed);
     }
     write_reset(scratch);
-    replace(packet, scratch, None)?;
+    replace(packet, scratch, Piece::NONE)?;
     swap_macs(packet)?;
     Some(Counter::ResetReplica)
 }
@@ -361,31 +400,28 @@ fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<()> 
     header.seq = pending.server_isn.wrapping_add(1);
     header.ack = pending.client_isn.wrapping_add(1);
     header.flags = flags::RST | flags::ACK;
-    replace(packet, scratch, None)
+    replace(packet, scratch, Piece::NONE)
 }
 
-/// Replaces the segment by `scratch.header`, with what is stashed as its payload.
+/// Replaces the segment by `scratch.header`, with a stashed segment's payload.
 ///
 /// The checksum field may hold a full checksum or a partial one, and only the kernel knows which:
 /// so it is not written, but told what changed, like any other segment's.
 #[inline(never)]
-fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, stash: Option<&Stash>) -> Option<()> {
+fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, piece: Piece) -> Option<()> {
     let segment = &scratch.segment;
     let header = &scratch.header;
     let l4 = segment.l4();
     let old_len = segment.end().wrapping_sub(l4) as u16;
     let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
-    let payload_len = match stash {
-        Some(stash) => stash.len as usize,
-        None => 0,
-    };
+    let payload_len = piece.len as usize;
     let payload_at = l4 + header.len();
     packet.resize(payload_at + payload_len)?;
     packet.reach(payload_at);
     let mut new_body = header.sum();
-    if let Some(stash) = stash {
-        packet.store(payload_at, &stash.data, payload_len)?;
-        new_body = new_body.plus(Sum::from_raw(stash.payload_sum));
+    if payload_len > 0 {
+        packet.store(payload_at, scratch.stash.bytes(piece.at as u32), payload_len)?;
+        new_body = new_body.plus(Sum::from_raw(piece.sum));
     }
     header.write(packet, segment, payload_len, segment.check)?;
     let new_pseudo = header.pseudo_sum(payload_len);

@@ -5,8 +5,8 @@ use crate::{
     checksum::Sum,
     icmp,
     maps::{
-        FLOW_CHAT, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
-        STATE_REPLICA_FIN, STATE_SYN_SEEN, VipKey,
+        FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED,
+        STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN, VipKey,
     },
     options::{self, Shift},
     packet::Packet,
@@ -16,6 +16,7 @@ use crate::{
     syn_cookie::{self, Check},
     tables::{FlowTables, Shared},
     verdict::Counter,
+    watch::watch,
     wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
 };
 
@@ -72,14 +73,17 @@ fn tcp<P: Packet>(
     scratch.service = number;
     match open(packet, tables, scratch, flow)? {
         Opened::Decided(counter) => Some(counter),
-        Opened::FirstData => bind::bind(packet, tables, scratch),
+        Opened::Data { is_first } => bind::bind(packet, tables, scratch, is_first),
     }
 }
 
 enum Opened {
     Decided(Counter),
-    /// The first data segment of a connection.
-    FirstData,
+    /// A data segment of a connection that is to be bound, or waits for its replica.
+    Data {
+        /// It is the first one after the handshake.
+        is_first: bool,
+    },
 }
 
 /// A segment of a connection that has no flow yet, or begins anew.
@@ -104,11 +108,13 @@ fn open<P: Packet>(
     }
     let decided = match check(tables, scratch)? {
         Check::First if scratch.segment.payload_len() > 0 => {
-            scratch.offer = syn_cookie::offer(scratch.segment.ack);
             if let Some(flow) = flow {
                 discard(tables, scratch, flow);
             }
-            return Some(Opened::FirstData);
+            return Some(Opened::Data { is_first: true });
+        }
+        Check::Later if scratch.segment.payload_len() > 0 => {
+            return Some(Opened::Data { is_first: false });
         }
         Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
@@ -184,7 +190,8 @@ fn discard(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     if end(tables, flow) {
         tables.count(Counter::Rebound);
     }
-    write_replica_side(scratch, flow.get());
+    let old = flow.get();
+    scratch.write_replica_side(&old.replica_addr, old.replica_port);
     if let Some(back) = tables.flow_back(&scratch.replica_side) {
         back.expire();
     }
@@ -205,6 +212,9 @@ fn established<P: Packet>(
         return ended(packet, tables, scratch, shared);
     }
     shared.touch(tables.now());
+    if flow.flags & FLOW_REQUESTS != 0 {
+        watch(packet, tables, scratch, shared);
+    }
     if scratch.segment.has_any(flags::FIN | flags::RST) {
         closing(tables, scratch, shared);
     }
@@ -253,7 +263,8 @@ fn closing(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
         note_fin(tables, flow, STATE_CLIENT_FIN);
         return;
     }
-    write_replica_side(scratch, flow.get());
+    let old = flow.get();
+    scratch.write_replica_side(&old.replica_addr, old.replica_port);
     let Some(back) = tables.flow_back(&scratch.replica_side) else {
         return;
     };
@@ -298,16 +309,6 @@ pub fn end(tables: &impl FlowTables, shared: Shared<Flow>) -> bool {
         chats::release(tables, &chat_key(flow.service, flow.cookie), flow.replica);
     }
     true
-}
-
-/// Writes the replica side's tuple of a flow, whose client is that of the VIP side.
-#[inline(always)]
-fn write_replica_side(scratch: &mut Scratch, flow: &Flow) {
-    let tuple = &mut scratch.replica_side;
-    tuple.client = scratch.vip_side.client;
-    tuple.client_port = scratch.vip_side.client_port;
-    tuple.server = flow.replica_addr;
-    tuple.server_port = flow.replica_port;
 }
 
 /// A window field for a replica that does not scale, from a client that does.

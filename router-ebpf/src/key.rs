@@ -1,17 +1,53 @@
 //! Key sources: where the bytes that name the chat come from.
 //!
-//! To add one: a `KEY_*` number in [`crate::maps`], an arm in [`extract`], a row in the parser of the
-//! daemon's configuration.
+//! To add one: a `KEY_*` number in [`crate::maps`], an arm in [`begin`], and a row in the parser of
+//! the daemon's configuration. What reads a connection's bytes is a state machine in a file of its
+//! own: [`http`] and [`tls`].
+
+pub mod http;
+pub mod scan;
+pub mod tls;
 
 use crate::{
     maps::{
-        Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, NAME_LEN, Name, PARAM_LEN, STASH_LEN,
-        Service, Tuple,
+        Addr, KEY_CLIENT, KEY_COOKIE, KEY_DESTINATION, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY,
+        KEY_SNI, KEY_SNI_LABEL, KEY_TUPLE, NAME_LEN, Name, STASH_LEN, Service, Tuple,
     },
     scratch::Scratch,
     siphash,
     tables::FlowTables,
 };
+
+use self::scan::{Outcome, Scan};
+
+/// Steps of a search at the most: enough for a full stash and each source, with percent signs that
+/// are read twice.
+pub const MAX_STEPS: u32 = 1 << 15;
+
+/// Why a connection has no key. What says more about it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    /// It does not speak what the key sources read.
+    Unreadable = 1,
+    /// It does, and there is no key in it.
+    Absent = 2,
+    /// There is one, and it is empty.
+    Empty = 3,
+    /// The key sources would have to read more than can be stashed.
+    TooLong = 4,
+}
+
+/// What the search for a key came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// It is in `scratch.key`.
+    Found,
+    /// There is none.
+    Missing(Reason),
+    /// Nobody can tell before more bytes are there.
+    More,
+}
 
 /// The bytes that name a chat.
 #[repr(C)]
@@ -72,123 +108,133 @@ impl Key {
         self.bytes[..NAME_LEN].copy_from_slice(&[0; NAME_LEN]);
         self.len = 0;
     }
-}
 
-/// Finds the key of a connection that begins with the `len` bytes in `scratch.stash.data` and puts
-/// it into `scratch.key`. Returns whether there is one.
-#[inline(always)]
-pub fn extract(
-    tables: &impl FlowTables,
-    service: &Service,
-    len: usize,
-    scratch: &mut Scratch,
-) -> bool {
-    match service.key_source {
-        KEY_QUERY => return query(tables, service, len, scratch),
-        KEY_CLIENT => scratch.key.set_addr(&scratch.vip_side.client),
-        KEY_DESTINATION => scratch.key.set_addr(&scratch.vip_side.server),
-        _ => scratch.key.set_tuple(&scratch.vip_side),
-    }
-    true
-}
-
-/// State of a search through a request head. It lives in map memory: what the verifier does not
-/// know about, it need not follow through every byte.
-#[repr(C)]
-pub struct Scan {
-    part: u32,
-    /// Bytes of the parameter's name that were the same so far; [`DIFFERS`] after one that was not.
-    same: u32,
-    /// Bytes to step over: the digits of a percent-encoded one.
-    skip: u32,
-    reserved: u32,
-}
-
-const IN_PATH: u32 = 0;
-const IN_NAME: u32 = 1;
-const IN_VALUE: u32 = 2;
-const IN_OTHER_VALUE: u32 = 3;
-const FOUND: u32 = 4;
-const DIFFERS: u32 = u32::MAX;
-
-/// The value of a query parameter in the request line of an HTTP/1.1 GET (RFC 9112 section 3),
-/// decoded like a form: percent-encoded bytes and `+` (WHATWG URL, section 5.1). The first parameter
-/// of that name counts; an empty value is a missing one, and so is one whose end is not in the
-/// segment.
-#[inline(always)]
-fn query(tables: &impl FlowTables, service: &Service, len: usize, scratch: &mut Scratch) -> bool {
-    if len < 4 || scratch.stash.data[..4] != *b"GET " {
-        return false;
-    }
-    scratch.key.clear();
-    scratch.scan = Scan { part: IN_PATH, same: 0, skip: 0, reserved: 0 };
-    tables.each_byte(service, scratch, len as u32);
-    scratch.scan.part == FOUND && finish(&mut scratch.key)
-}
-
-/// Looks at the byte `at` of a request head of `len` bytes. Returns whether to go on.
-#[inline(always)]
-pub fn query_step(service: &Service, scratch: &mut Scratch, at: usize, len: usize) -> bool {
-    let Scratch { stash, scan, key, .. } = scratch;
-    let Some(&byte) = stash.data.get(at) else {
-        return false;
-    };
-    // The method, which was looked at before.
-    if at < 4 {
-        return true;
-    }
-    if byte == b' ' {
-        scan.part = if scan.part == IN_VALUE { FOUND } else { IN_PATH };
-        return false;
-    }
-    if scan.skip > 0 {
-        scan.skip -= 1;
-        return true;
-    }
-    match (scan.part, byte) {
-        (IN_PATH, b'?') | (IN_OTHER_VALUE, b'&') => {
-            scan.part = IN_NAME;
-            scan.same = 0;
+    /// Adds a byte.
+    #[inline(always)]
+    fn push(&mut self, byte: u8) {
+        let at = core::hint::black_box(self.len) as usize;
+        if at < STASH_LEN {
+            self.bytes[at] = byte;
+            self.len += 1;
         }
-        (IN_PATH | IN_OTHER_VALUE, _) => {}
-        (IN_VALUE, b'&') => {
-            scan.part = FOUND;
-            return false;
-        }
-        (IN_NAME, b'&') => scan.same = 0,
-        (IN_NAME, b'=') => {
-            let found = scan.same == service.param_len as u32;
-            scan.part = if found { IN_VALUE } else { IN_OTHER_VALUE };
-        }
-        _ => {
-            let (decoded, skip) = decode(&stash.data, at, len, byte);
-            scan.skip = skip;
-            if scan.part == IN_NAME {
-                scan.same = compare(service, scan.same, decoded);
-            } else {
-                push(key, decoded);
+    }
+
+    /// Pads it with zeros, as its hash wants it.
+    #[inline(always)]
+    fn finish(&mut self) {
+        let end = core::hint::black_box(self.len) as usize;
+        for i in 0..8 {
+            let at = end + i;
+            if at < STASH_LEN {
+                self.bytes[at] = 0;
             }
         }
     }
-    true
 }
 
-/// The byte at `at`, decoded, and how many more bytes of the text it takes. Digits that are none
-/// leave the percent sign as it is.
+/// Finds the key of the connection that begins with what is in `scratch.stash` and puts it into
+/// `scratch.key`. `last`: no more bytes will come, for this reason.
 #[inline(always)]
-fn decode(data: &[u8; STASH_LEN], at: usize, len: usize, byte: u8) -> (u8, u32) {
-    if byte == b'+' {
-        return (b' ', 0);
+pub fn search(
+    tables: &impl FlowTables,
+    service: &Service,
+    last: Option<Reason>,
+    scratch: &mut Scratch,
+) -> Search {
+    let known = scratch.stash.get().known();
+    scratch.scan = Scan::new(known, last);
+    tables.each_step(service, scratch);
+    match scratch.scan.outcome {
+        Outcome::FOUND => Search::Found,
+        Outcome::MORE => Search::More,
+        Outcome::MISSING => Search::Missing(match scratch.scan.reason {
+            1 => Reason::Unreadable,
+            2 => Reason::Absent,
+            3 => Reason::Empty,
+            _ => Reason::TooLong,
+        }),
+        // The steps ran out.
+        _ => Search::Missing(Reason::TooLong),
     }
-    if byte != b'%' || at + 2 >= len {
-        return (byte, 0);
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An HTTP request that asks for an upgrade (RFC 9110 section 7.8).
+    Upgrade,
+    /// Another HTTP request, or one whose head is not yet known to its end.
+    Request,
+    /// Something else.
+    Other,
+}
+
+/// Whether any key source of a service reads HTTP.
+#[inline(always)]
+pub fn reads_http(service: &Service) -> bool {
+    let mut any = false;
+    for source in &service.sources {
+        any |= matches!(source.kind, KEY_QUERY | KEY_PATH | KEY_HEADER | KEY_COOKIE);
     }
-    let high = digit(data[(at + 1) % STASH_LEN]);
-    let low = digit(data[(at + 2) % STASH_LEN]);
-    if high > 15 || low > 15 {
-        return (byte, 0);
+    any
+}
+
+/// What is in `scratch.stash`, as far as it is known. Uses `scratch.key`.
+#[inline(always)]
+pub fn kind(tables: &impl FlowTables, service: &Service, scratch: &mut Scratch) -> Kind {
+    let known = scratch.stash.get().known();
+    scratch.scan = Scan::new(known, Some(Reason::TooLong));
+    scratch.scan.rewind(scan::UPGRADE, http::METHOD);
+    scratch.key.clear();
+    tables.each_step(service, scratch);
+    match (scratch.scan.outcome, scratch.scan.reason) {
+        (Outcome::FOUND, _) => Kind::Upgrade,
+        (_, reason) if reason == Reason::Unreadable as u32 => Kind::Other,
+        _ => Kind::Request,
     }
-    (high << 4 | low, 2)
+}
+
+/// One step of a search: a byte, or several that do not matter. Returns whether to go on.
+#[inline(always)]
+pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
+    match scratch.scan.phase {
+        scan::BEGIN => begin(service, scratch),
+        phase if phase >= tls::FIRST_PHASE => tls::step(service, scratch),
+        _ => http::step(service, scratch),
+    }
+}
+
+/// Begins with the next key source.
+#[inline(always)]
+fn begin(service: &Service, scratch: &mut Scratch) -> bool {
+    let Some(source) = scan::source(service, scratch.scan.source) else {
+        scratch.scan.outcome = Outcome::MISSING;
+        return false;
+    };
+    let kind = source.kind as u32;
+    match source.kind {
+        KEY_QUERY | KEY_PATH | KEY_HEADER | KEY_COOKIE => {
+            scratch.scan.rewind(kind, http::METHOD);
+            scratch.key.clear();
+            return true;
+        }
+        KEY_SNI | KEY_SNI_LABEL => {
+            scratch.scan.rewind(kind, tls::FIRST_PHASE);
+            scratch.key.clear();
+            return true;
+        }
+        KEY_CLIENT => scratch.key.set_addr(&scratch.vip_side.client),
+        KEY_DESTINATION => scratch.key.set_addr(&scratch.vip_side.server),
+        KEY_TUPLE => scratch.key.set_tuple(&scratch.vip_side),
+        KEY_NONE => {
+            scratch.scan.outcome = Outcome::MISSING;
+            return false;
+        }
+        _ => return scratch.scan.fail(Reason::Absent),
+    }
+    scratch.scan.kind = kind;
+    scratch.scan.outcome = Outcome::FOUND;
+    false
 }
 
 /// The value of a hexadecimal digit, or more than 15.
@@ -202,36 +248,8 @@ const fn digit(byte: u8) -> u8 {
     if letter < 6 { letter + 10 } else { 0xff }
 }
 
+/// An ASCII letter in lower case.
 #[inline(always)]
-fn compare(service: &Service, same: u32, byte: u8) -> u32 {
-    let at = core::hint::black_box(same) as usize;
-    if at >= PARAM_LEN || at >= service.param_len as usize || service.param[at] != byte {
-        return DIFFERS;
-    }
-    same + 1
-}
-
-#[inline(always)]
-fn push(key: &mut Key, byte: u8) {
-    let at = core::hint::black_box(key.len) as usize;
-    if at < STASH_LEN {
-        key.bytes[at] = byte;
-        key.len += 1;
-    }
-}
-
-/// Pads the key with zeros, as its hash wants it. An empty one is a missing one.
-#[inline(always)]
-fn finish(key: &mut Key) -> bool {
-    if key.len == 0 {
-        return false;
-    }
-    let end = core::hint::black_box(key.len) as usize;
-    for i in 0..8 {
-        let at = end + i;
-        if at < STASH_LEN {
-            key.bytes[at] = 0;
-        }
-    }
-    true
+const fn lower(byte: u8) -> u8 {
+    if byte.wrapping_sub(b'A') < 26 { byte | 0x20 } else { byte }
 }

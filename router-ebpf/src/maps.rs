@@ -204,8 +204,10 @@ pub struct KeySource {
     pub kind: u8,
     /// Length of `text`.
     pub len: u8,
+    /// 1 if the key is a host name: its upper-case letters become lower-case.
+    pub fold: u8,
     /// Always zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// What it looks for; zero behind its end.
     pub text: [u8; SOURCE_TEXT_LEN],
 }
@@ -213,11 +215,13 @@ pub struct KeySource {
 impl KeySource {
     /// No source.
     pub const NONE: Self =
-        Self { kind: KEY_NONE, len: 0, reserved: [0; 2], text: [0; SOURCE_TEXT_LEN] };
+        Self { kind: KEY_NONE, len: 0, fold: 0, reserved: 0, text: [0; SOURCE_TEXT_LEN] };
 
     /// A source of this kind. `text` is at most [`SOURCE_TEXT_LEN`] bytes; what is more is cut.
     pub fn new(kind: u8, text: &[u8]) -> Self {
-        let mut source = Self { kind, ..Self::NONE };
+        let is_host =
+            matches!(kind, KEY_SNI | KEY_SNI_LABEL) || kind == KEY_HEADER && text == b"host";
+        let mut source = Self { kind, fold: is_host as u8, ..Self::NONE };
         for (to, from) in source.text.iter_mut().zip(text) {
             *to = *from;
             source.len += 1;
@@ -297,8 +301,8 @@ pub struct Chat {
     pub since: u64,
     /// The key that came first, readable.
     pub key: Name,
-    /// Always zero.
-    pub reserved: u32,
+    /// What kind of key that is: one of `KEY_*`; 0 if it is not known.
+    pub source: u32,
 }
 
 impl Chat {

@@ -39,6 +39,9 @@ pub trait Packet {
     /// Cuts or extends the frame at its end.
     fn resize(&mut self, len: usize) -> Option<()>;
 
+    /// Sends a copy of the frame as it is now back into the interface that it was about to leave.
+    fn duplicate(&mut self) -> Option<()>;
+
     /// Copies `len` bytes (1..=[`STASH_LEN`]) at `offset` to the front of `to`.
     fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()>;
 

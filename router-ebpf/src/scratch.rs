@@ -2,9 +2,10 @@
 //! through the pipeline lives in map memory: one element for each CPU and direction.
 
 use crate::{
-    key::{Key, Scan},
-    maps::{Chat, ChatKey, Flow, FlowBack, Pending, Stash, Tuple, VipKey},
+    key::{Key, scan::Scan},
+    maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, Tuple, VipKey},
     options::{Cursor, Offer},
+    stash::Room,
     steer::Route,
     wire::{Header, Segment},
 };
@@ -58,10 +59,40 @@ pub struct Scratch {
     pub back: FlowBack,
     /// How many RSTs this CPU may still send, by a hash of the client's address.
     pub buckets: [Bucket; BUCKETS],
+    /// Sum of the payload in hand, folded.
+    pub payload_sum: u32,
+    /// 1 if the segment in hand had no room in the stash.
+    pub full: u32,
+    /// 1 after the first stashed segment was made.
+    pub delivered: u32,
+    /// Not 0 if one of them had a FIN.
+    pub fin: u32,
     /// State of the search for a key.
     pub scan: Scan,
-    /// The key.
+    /// The key, or a payload to be summed up.
     pub key: Key,
-    /// The first data segment, to be entered into `STASH`.
-    pub stash: Stash,
+    /// The first segments of the connection.
+    pub stash: Room,
+}
+
+impl Scratch {
+    /// Writes the replica side's tuple of a connection, whose client is that of the VIP side.
+    #[inline(always)]
+    pub fn write_replica_side(&mut self, addr: &Addr, port: Port) {
+        let tuple = &mut self.replica_side;
+        tuple.client = self.vip_side.client;
+        tuple.client_port = self.vip_side.client_port;
+        tuple.server = *addr;
+        tuple.server_port = port;
+    }
+
+    /// Writes the VIP side's tuple of a connection, whose client is that of the replica side.
+    #[inline(always)]
+    pub fn write_vip_side(&mut self, vip: &Addr, port: Port) {
+        let tuple = &mut self.vip_side;
+        tuple.client = self.replica_side.client;
+        tuple.client_port = self.replica_side.client_port;
+        tuple.server = *vip;
+        tuple.server_port = port;
+    }
 }

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use crate::{
     atomic::{swap_u32, swap_u64, try_some},
-    key::query_step,
+    key,
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STATE_EXPIRED, Secrets,
         Service, Stash, Tuple, VipKey,
@@ -187,12 +187,12 @@ pub trait Tables {
 
 /// The maps, to read and to write: what a packet needs.
 pub trait FlowTables: Tables {
-    /// Calls [`query_step`](crate::key::query_step) for each of the first `len` bytes until it says
-    /// no. A loop that the verifier walks through once, not once for each byte.
+    /// Calls [`key::step`] until it says no, or [`key::MAX_STEPS`] times. A loop that the verifier
+    /// walks through once, not once for each byte.
     #[inline(always)]
-    fn each_byte(&self, service: &Service, scratch: &mut Scratch, len: u32) {
-        for at in 0..len as usize {
-            if !query_step(service, scratch, at, len as usize) {
+    fn each_step(&self, service: &Service, scratch: &mut Scratch) {
+        for _ in 0..key::MAX_STEPS {
+            if !key::step(service, scratch) {
                 break;
             }
         }
@@ -217,10 +217,12 @@ pub trait FlowTables: Tables {
     fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>>;
     /// Sets in `PENDING`; another entry may go for it.
     fn set_pending(&self, tuple: &Tuple, pending: &Pending) -> Result<(), Refused>;
-    /// Removes from `PENDING` and `STASH`.
+    /// Removes from `PENDING`.
     fn remove_pending(&self, tuple: &Tuple);
-    /// `STASH`, by client and replica.
+    /// `STASH`, by client and VIP.
     fn stash(&self, tuple: &Tuple) -> Option<Shared<Stash>>;
     /// Sets in `STASH`; another entry may go for it.
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused>;
+    /// Removes from `STASH`.
+    fn remove_stash(&self, tuple: &Tuple);
 }

@@ -60,6 +60,8 @@ counters! {
     AckSwallowed = "ack_swallowed", DROP;
     /// Connections bound: the first data segment became a SYN to the replica.
     Bound = "bound", PASS;
+    /// First segments of connections, kept until the key or the replica's answer is there.
+    HeadKept = "head_kept", DROP;
     /// Segments translated on their way to the replica.
     ToReplica = "to_replica", PASS;
     /// Connections reset because the service has no usable replica.
@@ -86,7 +88,7 @@ counters! {
     DropFlags = "drop_flags", DROP;
     /// SYNs and first data segments with a wrong checksum.
     DropChecksum = "drop_checksum", DROP;
-    /// Segments of a handshake of ours that came before the first one, or again at the wrong moment.
+    /// Segments of a connection without a flow that came again, or at the wrong moment.
     DropEarly = "drop_early", DROP;
     /// First data segments larger than the window that was announced.
     DropOversize = "drop_oversize", DROP;
@@ -124,8 +126,20 @@ counters! {
     Overridden = "overridden", None;
     /// Connections bound to a live home that the slot table would not have given.
     HomeKept = "home_kept", None;
+    /// First segments delivered beside the one of `delivered`, for heads of several segments.
+    DeliveredMore = "delivered_more", None;
     /// Connections without a key.
     MissingKey = "missing_key", None;
+    /// Connections without a key that do not speak what the key sources read.
+    MissingUnreadable = "missing_unreadable", None;
+    /// Connections without a key that do, and have none.
+    MissingAbsent = "missing_absent", None;
+    /// Connections without a key because it is empty.
+    MissingEmpty = "missing_empty", None;
+    /// Connections without a key within the first four segments and 4096 bytes.
+    MissingTooLong = "missing_too_long", None;
+    /// Upgrades on a connection that an earlier request has bound, for a chat that lives elsewhere.
+    AffinityViolation = "affinity_violation", None;
     /// Connections bound without an entry in CHATS because it is full.
     ChatsFull = "chats_full", None;
     /// Live flows replaced by a new connection on the same tuple.

@@ -97,6 +97,12 @@ impl Packet for Frame {
         (result == 0).then_some(())
     }
 
+    /// Only what leaves is copied.
+    #[inline(always)]
+    fn duplicate(&mut self) -> Option<()> {
+        None
+    }
+
     #[inline(always)]
     fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
         let len = helper_len(len)?;

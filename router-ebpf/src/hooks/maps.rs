@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
 };
 use router_ebpf::{
-    key::query_step,
+    key,
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SLOT_STRIDE, Secrets, Service,
         Stash, Tuple, Vip, VipKey,
@@ -67,20 +67,17 @@ pub fn scratch(hook: u32) -> Option<&'static mut Scratch> {
 /// The maps themselves.
 pub struct KernelTables;
 
-/// What a loop over bytes needs, on the stack: `bpf_loop` takes nothing else.
+/// What a search needs, on the stack: `bpf_loop` takes nothing else.
 struct Walk {
     service: *const Service,
     scratch: *mut Scratch,
-    len: u32,
 }
 
 /// One step of the loop: 0 to go on, 1 to stop.
-unsafe extern "C" fn step(at: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: `each_byte` made it from references that outlive the loop.
+unsafe extern "C" fn step(_: u32, walk: *mut Walk) -> i64 {
+    // SAFETY: `each_step` made it from references that outlive the loop.
     let (service, scratch) = unsafe { (&*(*walk).service, &mut *(*walk).scratch) };
-    // SAFETY: as above.
-    let len = unsafe { (*walk).len };
-    !query_step(service, scratch, at as usize, len as usize) as i64
+    !key::step(service, scratch) as i64
 }
 
 /// A map value as the pipeline shares it.
@@ -150,11 +147,11 @@ impl Tables for KernelTables {
 
 impl FlowTables for KernelTables {
     #[inline(always)]
-    fn each_byte(&self, service: &Service, scratch: &mut Scratch, len: u32) {
-        let mut walk = Walk { service, scratch, len };
+    fn each_step(&self, service: &Service, scratch: &mut Scratch) {
+        let mut walk = Walk { service, scratch };
         let step: unsafe extern "C" fn(u32, *mut Walk) -> i64 = step;
-        // SAFETY: the helper calls `step` with this context, `len` times at the most, and returns.
-        unsafe { bpf_loop(len, step as *mut c_void, (&raw mut walk).cast(), 0) };
+        // SAFETY: the helper calls `step` with this context and returns.
+        unsafe { bpf_loop(key::MAX_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
     }
 
     #[inline(always)]
@@ -214,9 +211,8 @@ impl FlowTables for KernelTables {
 
     #[inline(always)]
     fn remove_pending(&self, tuple: &Tuple) {
-        // They may be gone already, which is what is wanted.
+        // It may be gone already, which is what is wanted.
         let _ = PENDING.remove(tuple);
-        let _ = STASH.remove(tuple);
     }
 
     #[inline(always)]
@@ -227,5 +223,11 @@ impl FlowTables for KernelTables {
     #[inline(always)]
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
         refused(STASH.insert(tuple, stash, 0))
+    }
+
+    #[inline(always)]
+    fn remove_stash(&self, tuple: &Tuple) {
+        // It may be gone already, which is what is wanted.
+        let _ = STASH.remove(tuple);
     }
 }

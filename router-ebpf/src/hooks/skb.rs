@@ -3,14 +3,17 @@
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{
-        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use router_ebpf::{checksum::Sum, maps::STASH_LEN, packet::Packet};
 
-use super::frame::{bytes_at, helper_len, pointer};
+use super::{
+    BPF_F_INGRESS,
+    frame::{bytes_at, helper_len, pointer},
+};
 
 const BPF_F_PSEUDO_HDR: u64 = 0x10;
 
@@ -74,6 +77,13 @@ impl Packet for Skb {
     fn resize(&mut self, len: usize) -> Option<()> {
         // SAFETY: the context is valid while the program runs.
         let result = unsafe { bpf_skb_change_tail(self.skb, len as u32, 0) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn duplicate(&mut self) -> Option<()> {
+        // SAFETY: the context is valid while the program runs; the helper takes plain numbers.
+        let result = unsafe { bpf_clone_redirect(self.skb, (*self.skb).ifindex, BPF_F_INGRESS) };
         (result == 0).then_some(())
     }
 

@@ -1,0 +1,391 @@
+//! HTTP/1 requests (RFC 9112): query parameters, paths, headers and cookies.
+//!
+//! What is not settled by the RFCs, and how it is settled here: the first parameter, header or cookie
+//! of a name counts; an empty one is a missing one; percent signs that encode nothing stand for
+//! themselves; `#` ends the target, as in a URL; a line that begins with white space belongs to no
+//! header; lines may end without a carriage return.
+
+use crate::{
+    key::{Key, Reason, digit, lower, scan, scan::Scan},
+    maps::{KEY_COOKIE, KEY_PATH, KEY_QUERY, KeySource, PATH_ANY, PATH_KEY, PATH_REST, Service},
+    scratch::Scratch,
+};
+
+/// The first phase: the method.
+pub const METHOD: u32 = 1;
+/// The first byte of the target.
+const TARGET: u32 = 2;
+/// `scheme://` of a target in absolute form (RFC 9112 section 3.2.2).
+const SCHEME: u32 = 3;
+const AUTHORITY: u32 = 4;
+/// The path, for those who look for a parameter.
+const BEFORE_QUERY: u32 = 5;
+const PARAMETER: u32 = 6;
+const PARAMETER_VALUE: u32 = 7;
+const OTHER_VALUE: u32 = 8;
+/// The path, compared with a compiled one.
+const PATH: u32 = 9;
+/// The rest of a line that does not matter.
+const REST_OF_LINE: u32 = 10;
+const LINE: u32 = 11;
+const HEADER_NAME: u32 = 12;
+/// White space before a header's or a cookie's value.
+const BEFORE_VALUE: u32 = 13;
+const VALUE: u32 = 14;
+const BEFORE_COOKIE: u32 = 15;
+const COOKIE_NAME: u32 = 16;
+const OTHER_COOKIE: u32 = 17;
+
+const QUERY: u32 = KEY_QUERY as u32;
+const KIND_PATH: u32 = KEY_PATH as u32;
+const COOKIE: u32 = KEY_COOKIE as u32;
+
+/// Bytes of a method that are believed to be one.
+const METHOD_LEN: u32 = 32;
+
+/// Looks at the next byte. Returns whether to go on.
+#[inline(always)]
+pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
+    let Scratch { stash, scan, key, .. } = scratch;
+    let Some(source) = scan::source(service, scan.source) else {
+        return scan.fail(Reason::Absent);
+    };
+    let place = match scan.place(stash) {
+        Ok(place) => place,
+        Err(go_on) => return go_on,
+    };
+    let data = &stash.get().data;
+    if scan.phase == REST_OF_LINE
+        && scan.together() >= 8
+        && let Some(word) = data.get(place..place + 8)
+        && !has_line_feed(word)
+    {
+        scan.at += 8;
+        return true;
+    }
+    let byte = data[place];
+    scan.at += 1;
+    if scan.escape != 0 {
+        return match escaped(scan, byte) {
+            Some(byte) => decoded(source, scan, key, byte, true),
+            None => true,
+        };
+    }
+    match scan.phase {
+        PARAMETER | PARAMETER_VALUE | PATH if byte == b'%' => {
+            scan.escape = 1;
+            scan.mark = scan.at;
+            true
+        }
+        PARAMETER | PARAMETER_VALUE | OTHER_VALUE => parameter(source, scan, key, byte),
+        PATH => path(source, scan, key, byte),
+        METHOD..=BEFORE_QUERY => target(source, scan, byte),
+        _ => header(source, scan, key, byte),
+    }
+}
+
+#[inline(always)]
+fn has_line_feed(bytes: &[u8]) -> bool {
+    let Some(bytes) = bytes.first_chunk::<8>() else {
+        return true;
+    };
+    // Zero where a line feed was, found as Mycroft did: a byte that borrows and had no top bit.
+    let word = u64::from_ne_bytes(*bytes) ^ 0x0a0a_0a0a_0a0a_0a0a;
+    word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080 != 0
+}
+
+/// Whether a request's target ends before this byte.
+#[inline(always)]
+const fn ends_target(byte: u8) -> bool {
+    matches!(byte, b' ' | b'#' | b'\r' | b'\n')
+}
+
+/// From the method to the beginning of path or query.
+#[inline(always)]
+fn target(source: &KeySource, scan: &mut Scan, byte: u8) -> bool {
+    scan.phase = match (scan.phase, byte) {
+        (METHOD, b' ') if scan.same > 0 => match scan.kind {
+            QUERY | KIND_PATH => TARGET,
+            _ => REST_OF_LINE,
+        },
+        // Empty lines before a request (RFC 9112 section 2.2).
+        (METHOD, b'\r' | b'\n') if scan.same == 0 => METHOD,
+        (METHOD, _) if is_token(byte) && scan.same < METHOD_LEN => {
+            scan.same += 1;
+            METHOD
+        }
+        (METHOD, _) => return scan.fail(Reason::Unreadable),
+        (TARGET, b'/') => return begin_path(source, scan),
+        (TARGET, _) if is_token(byte) => {
+            scan.same = 0;
+            SCHEME
+        }
+        // `same` counts the bytes of `://`.
+        (SCHEME, b':') if scan.same == 0 => {
+            scan.same = 1;
+            SCHEME
+        }
+        (SCHEME, b'/') if scan.same == 1 => {
+            scan.same = 2;
+            SCHEME
+        }
+        (SCHEME, b'/') if scan.same == 2 => AUTHORITY,
+        (SCHEME, _) if scan.same == 0 && is_token(byte) => SCHEME,
+        (AUTHORITY, b'/') => return begin_path(source, scan),
+        (AUTHORITY | BEFORE_QUERY, b'?') if scan.kind == QUERY => {
+            scan.same = 0;
+            PARAMETER
+        }
+        (AUTHORITY | BEFORE_QUERY, _) if !ends_target(byte) && byte != b'?' => scan.phase,
+        // Authority form, asterisk form, or no query.
+        _ => return scan.fail(Reason::Absent),
+    };
+    true
+}
+
+/// What may stand in a method (RFC 9110 section 5.6.2).
+#[inline(always)]
+const fn is_token(byte: u8) -> bool {
+    // Bits of the bytes that may, from `!` to `~`.
+    const LOW: u64 = {
+        let mut bits = 0;
+        let mut i = 0;
+        let marks = *b"!#$%&'*+-.0123456789";
+        while i < marks.len() {
+            bits |= 1 << marks[i];
+            i += 1;
+        }
+        bits
+    };
+    match byte {
+        ..=63 => LOW >> byte & 1 != 0,
+        b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~' => true,
+        _ => false,
+    }
+}
+
+/// At the path's first slash.
+#[inline(always)]
+fn begin_path(source: &KeySource, scan: &mut Scan) -> bool {
+    scan.same = 0;
+    if scan.kind != KIND_PATH {
+        scan.phase = BEFORE_QUERY;
+        return true;
+    }
+    scan.phase = PATH;
+    scan.compare(source, b'/');
+    scan.same != scan::DIFFERS || scan.fail(Reason::Absent)
+}
+
+/// A byte of a percent-encoded one. `Some` when it is complete, or turns out to be none: then its
+/// percent sign stands for itself, and what follows is read again.
+#[inline(always)]
+fn escaped(scan: &mut Scan, byte: u8) -> Option<u8> {
+    let value = digit(byte);
+    if value > 15 {
+        scan.escape = 0;
+        scan.seek(scan.mark);
+        return Some(b'%');
+    }
+    if scan.escape == 1 {
+        scan.escape = 2;
+        scan.number = value as u32;
+        return None;
+    }
+    scan.escape = 0;
+    Some((scan.number << 4) as u8 | value)
+}
+
+/// A byte of a name or a value as it is meant. `literal`: it stands for itself whatever it is.
+#[inline(always)]
+fn decoded(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8, literal: bool) -> bool {
+    match scan.phase {
+        PARAMETER => scan.compare(source, byte),
+        PATH => return path_byte(source, scan, key, byte, literal),
+        _ => key.push(byte),
+    }
+    true
+}
+
+/// A byte of the query (application/x-www-form-urlencoded, WHATWG URL section 5.1).
+#[inline(always)]
+fn parameter(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8) -> bool {
+    let ends = ends_target(byte);
+    if !ends && byte != b'&' {
+        return match (scan.phase, byte) {
+            (PARAMETER, b'=') => {
+                let found = scan.is_same(source);
+                scan.phase = if found { PARAMETER_VALUE } else { OTHER_VALUE };
+                true
+            }
+            (OTHER_VALUE, _) => true,
+            (_, b'+') => decoded(source, scan, key, b' ', true),
+            _ => decoded(source, scan, key, byte, false),
+        };
+    }
+    match scan.phase {
+        PARAMETER_VALUE => return scan.found(key),
+        // A name without a value has an empty one.
+        PARAMETER if scan.is_same(source) => return scan.fail(Reason::Empty),
+        _ if ends => return scan.fail(Reason::Absent),
+        _ => {}
+    }
+    scan.phase = PARAMETER;
+    scan.same = 0;
+    true
+}
+
+/// A byte of the path that stands for itself, or ends a segment or the path.
+#[inline(always)]
+fn path(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8) -> bool {
+    if byte != b'/' && byte != b'?' && !ends_target(byte) {
+        return path_byte(source, scan, key, byte, false);
+    }
+    // A segment ends here, and with it what stands for one.
+    if matches!(expected(source, scan), PATH_ANY | PATH_KEY) {
+        scan.same += 1;
+    }
+    let next = expected(source, scan);
+    if next == PATH_REST || byte != b'/' && scan.is_same(source) {
+        return scan.found(key);
+    }
+    if byte == b'/' && next == b'/' {
+        scan.same += 1;
+        return true;
+    }
+    scan.fail(Reason::Absent)
+}
+
+/// What the compiled path has at this place; 0 at its end.
+#[inline(always)]
+fn expected(source: &KeySource, scan: &Scan) -> u8 {
+    let at = core::hint::black_box(scan.same) as usize;
+    if at < source.len as usize
+        && let Some(&byte) = source.text.get(at)
+    {
+        return byte;
+    }
+    0
+}
+
+/// A byte inside of a segment.
+#[inline(always)]
+fn path_byte(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8, literal: bool) -> bool {
+    match expected(source, scan) {
+        PATH_ANY => {}
+        PATH_KEY => key.push(byte),
+        // An encoded slash separates nothing.
+        wanted if wanted == byte && wanted > PATH_REST && !(literal && byte == b'/') => {
+            scan.same += 1;
+        }
+        _ => return scan.fail(Reason::Absent),
+    }
+    true
+}
+
+/// A byte behind the request line.
+#[inline(always)]
+fn header(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8) -> bool {
+    let is_cookie = scan.kind == COOKIE;
+    if byte == b'\n' {
+        return match scan.phase {
+            // An empty line: the head is over.
+            LINE => scan.fail(Reason::Absent),
+            BEFORE_VALUE | VALUE => value_ends(scan, key),
+            _ => {
+                scan.phase = LINE;
+                scan.same = 0;
+                true
+            }
+        };
+    }
+    let is_space = matches!(byte, b' ' | b'\t');
+    match scan.phase {
+        LINE if byte == b'\r' => {}
+        LINE | HEADER_NAME => {
+            scan.phase = HEADER_NAME;
+            if byte != b':' {
+                compare_header(source, scan, lower(byte));
+            } else if is_header(source, scan) {
+                scan.phase = if is_cookie { BEFORE_COOKIE } else { BEFORE_VALUE };
+            } else {
+                scan.phase = REST_OF_LINE;
+            }
+        }
+        BEFORE_VALUE if is_space => {}
+        BEFORE_VALUE | VALUE => {
+            if byte == b'\r' || is_cookie && byte == b';' {
+                return value_ends(scan, key);
+            }
+            scan.phase = VALUE;
+            let byte = if source.fold != 0 { lower(byte) } else { byte };
+            key.push(byte);
+            if !is_space {
+                scan.mark = key.len;
+            }
+        }
+        BEFORE_COOKIE if is_space || byte == b';' => {}
+        BEFORE_COOKIE | COOKIE_NAME => cookie_name(source, scan, byte),
+        OTHER_COOKIE if byte == b';' => scan.phase = BEFORE_COOKIE,
+        _ => {}
+    }
+    true
+}
+
+/// The name of the header to look for, if it is not in the key source's text: as a word, because a
+/// constant array would be memory to look up.
+#[inline(always)]
+const fn fixed_header(kind: u32) -> Option<(u64, u32)> {
+    match kind {
+        COOKIE => Some((u64::from_le_bytes(*b"cookie\0\0"), 6)),
+        scan::UPGRADE => Some((u64::from_le_bytes(*b"upgrade\0"), 7)),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn compare_header(source: &KeySource, scan: &mut Scan, byte: u8) {
+    match fixed_header(scan.kind) {
+        None => scan.compare(source, byte),
+        Some((name, len)) => {
+            let at = core::hint::black_box(scan.same);
+            let fits = at < len && (name >> ((at & 7) * 8)) as u8 == byte;
+            scan.same = if fits { at + 1 } else { scan::DIFFERS };
+        }
+    }
+    if scan.same == scan::DIFFERS {
+        scan.phase = REST_OF_LINE;
+    }
+}
+
+#[inline(always)]
+fn is_header(source: &KeySource, scan: &Scan) -> bool {
+    match fixed_header(scan.kind) {
+        None => scan.is_same(source),
+        Some((_, len)) => scan.same == len,
+    }
+}
+
+/// A byte of a cookie's name (RFC 6265 section 4.2.1).
+#[inline(always)]
+fn cookie_name(source: &KeySource, scan: &mut Scan, byte: u8) {
+    if scan.phase == BEFORE_COOKIE {
+        scan.phase = COOKIE_NAME;
+        scan.same = 0;
+    }
+    match byte {
+        b'=' if scan.is_same(source) => scan.phase = BEFORE_VALUE,
+        b'=' => scan.phase = OTHER_COOKIE,
+        b';' => scan.phase = BEFORE_COOKIE,
+        _ => scan.compare(source, byte),
+    }
+}
+
+/// The end of a value, without the white space at its end (RFC 9110 section 5.5).
+#[inline(always)]
+fn value_ends(scan: &mut Scan, key: &mut Key) -> bool {
+    if scan.phase == VALUE && scan.mark < key.len {
+        key.len = scan.mark;
+    }
+    scan.found(key)
+}

@@ -1,0 +1,184 @@
+//! Where a search through a connection's first bytes stands. It lives in map memory: what the
+//! verifier does not know about, it need not follow through every byte.
+
+use crate::{
+    key::{Key, Reason},
+    maps::{KeySource, SOURCE_TEXT_LEN, STASH_LEN, Service},
+    stash::Room,
+};
+
+/// `phase`: the next key source is to be begun. Those of [`super::http`] and [`super::tls`] follow.
+pub const BEGIN: u32 = 0;
+/// `same` after a byte that was not the same.
+pub const DIFFERS: u32 = u32::MAX;
+/// `kind`: not one of the service's key sources, but the header `Upgrade`.
+pub const UPGRADE: u32 = 256;
+
+/// Values of [`Scan::outcome`].
+pub struct Outcome;
+
+impl Outcome {
+    /// The search is not over.
+    pub const NONE: u32 = 0;
+    /// A key was found.
+    pub const FOUND: u32 = 1;
+    /// No source yields one.
+    pub const MISSING: u32 = 2;
+    /// More bytes are needed.
+    pub const MORE: u32 = 3;
+}
+
+/// State of a search.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scan {
+    /// The next byte, counted from the connection's first one.
+    pub at: u32,
+    /// How many bytes are known.
+    pub known: u32,
+    /// Where the segment with the byte `at` ends; not more than `at`: it is to be looked up.
+    piece_end: u32,
+    /// Added to `at`: its place in the stash.
+    shift: u32,
+    /// Which key source.
+    pub source: u32,
+    /// Its kind: one of `KEY_*`, or [`UPGRADE`].
+    pub kind: u32,
+    /// What is expected: `BEGIN`, or one of `http` or `tls`.
+    pub phase: u32,
+    /// Bytes of a name that were the same so far, or [`DIFFERS`].
+    pub same: u32,
+    /// Bytes to step over.
+    pub skip: u32,
+    /// A number that is being read.
+    pub number: u32,
+    /// Its bytes that are still to come.
+    pub want: u32,
+    /// TLS: bytes of the record that are still to come.
+    pub record: u32,
+    /// TLS: bytes of the record's header that have been read, and its length.
+    pub header: u32,
+    /// TLS: bytes of the ClientHello that are still to come.
+    pub left: u32,
+    /// HTTP: how far a percent-encoded byte has been read.
+    pub escape: u32,
+    /// HTTP: where its percent sign is. How much of a value is more than white space.
+    pub mark: u32,
+    /// What it came to: one of [`Outcome`].
+    pub outcome: u32,
+    /// Why there is no key: a [`Reason`], or 0.
+    pub reason: u32,
+    /// Why no more bytes will come: a [`Reason`], or 0 if they may.
+    last: u32,
+}
+
+impl Scan {
+    /// A search that begins.
+    #[inline(always)]
+    pub fn new(known: u32, last: Option<Reason>) -> Self {
+        Self { known, last: last.map_or(0, |reason| reason as u32), ..Self::default() }
+    }
+
+    /// Begins with the first byte again.
+    #[inline(always)]
+    pub fn rewind(&mut self, kind: u32, phase: u32) {
+        self.seek(0);
+        self.kind = kind;
+        self.phase = phase;
+        self.same = 0;
+        self.skip = 0;
+        self.want = 0;
+        self.record = 0;
+        self.header = 0;
+        self.left = 0;
+        self.escape = 0;
+    }
+
+    /// Goes to any byte.
+    #[inline(always)]
+    pub fn seek(&mut self, at: u32) {
+        self.at = at;
+        self.piece_end = 0;
+    }
+
+    /// This source yields no key: on to the next.
+    #[inline(always)]
+    pub fn fail(&mut self, reason: Reason) -> bool {
+        let reason = reason as u32;
+        if self.reason < reason {
+            self.reason = reason;
+        }
+        if self.kind == UPGRADE {
+            self.outcome = Outcome::MISSING;
+            return false;
+        }
+        self.source += 1;
+        self.phase = BEGIN;
+        true
+    }
+
+    /// This source has read the key, which may be empty.
+    #[inline(always)]
+    pub fn found(&mut self, key: &mut Key) -> bool {
+        if key.len == 0 {
+            return self.fail(Reason::Empty);
+        }
+        key.finish();
+        self.outcome = Outcome::FOUND;
+        false
+    }
+
+    /// The place of the byte `at` in the stash. `Err`: it is not there, and whether to go on.
+    #[inline(always)]
+    pub fn place(&mut self, room: &Room) -> Result<usize, bool> {
+        if self.at >= self.known {
+            return Err(match self.last {
+                0 => {
+                    self.outcome = Outcome::MORE;
+                    false
+                }
+                2 => self.fail(Reason::Absent),
+                _ => self.fail(Reason::TooLong),
+            });
+        }
+        if self.at >= self.piece_end {
+            let Some((end, shift)) = room.get().locate(self.at) else {
+                // There is no gap before `known`.
+                return Err(self.fail(Reason::TooLong));
+            };
+            self.piece_end = end;
+            self.shift = shift;
+        }
+        let place = core::hint::black_box(self.at.wrapping_add(self.shift)) as usize;
+        if place >= STASH_LEN {
+            return Err(self.fail(Reason::TooLong));
+        }
+        Ok(place)
+    }
+
+    /// How many bytes follow in the same segment, with the one at hand.
+    #[inline(always)]
+    pub const fn together(&self) -> u32 {
+        self.piece_end.wrapping_sub(self.at)
+    }
+
+    /// Compares the next byte of a name.
+    #[inline(always)]
+    pub fn compare(&mut self, source: &KeySource, byte: u8) {
+        let at = core::hint::black_box(self.same) as usize;
+        let fits = at < SOURCE_TEXT_LEN && at < source.len as usize && source.text[at] == byte;
+        self.same = if fits { self.same + 1 } else { DIFFERS };
+    }
+
+    /// Whether all of the name was the same.
+    #[inline(always)]
+    pub const fn is_same(&self, source: &KeySource) -> bool {
+        self.same == source.len as u32
+    }
+}
+
+/// The key source with this number, if there is one.
+#[inline(always)]
+pub fn source(service: &Service, number: u32) -> Option<&KeySource> {
+    service.sources.get(core::hint::black_box(number) as usize)
+}

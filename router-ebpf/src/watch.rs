@@ -1,0 +1,50 @@
+//! Connections that are used again. A connection goes where its first request belongs; a client that
+//! keeps it alive may later ask for the upgrade of a chat that lives elsewhere. It cannot be moved any
+//! more, but it is seen.
+
+use crate::{
+    bind::{self, Routed},
+    key::{self, Kind, Reason},
+    maps::{Flow, Piece, STASH_LEN, STATE_UPGRADED},
+    packet::Packet,
+    scratch::Scratch,
+    tables::{FlowTables, Shared},
+    verdict::Counter,
+};
+
+/// Looks at a segment of a flow that was bound by an HTTP request. A request that is not in one
+/// segment is not recognised.
+#[inline(never)]
+pub fn watch<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+) -> Option<()> {
+    let segment = &scratch.segment;
+    let at = segment.l4() + segment.header_len();
+    let len = segment.payload_len();
+    if len == 0 || flow.state() & STATE_UPGRADED != 0 || packet.read(at)? != *b"GET " {
+        return None;
+    }
+    let len = len.min(STASH_LEN);
+    let piece = Piece { seq: segment.seq, len: len as u16, ..Piece::NONE };
+    scratch.stash.clear(0);
+    let stash = scratch.stash.get_mut();
+    stash.first = 1;
+    stash.client_isn = segment.seq.wrapping_sub(1);
+    packet.load(at, scratch.stash.bytes_mut(0), len)?;
+    scratch.stash.add(piece);
+    let (number, home) = (flow.get().service, flow.get().replica);
+    let service = tables.service(number)?;
+    if key::kind(tables, service, scratch) != Kind::Upgrade {
+        return None;
+    }
+    flow.set_state(STATE_UPGRADED);
+    scratch.service = number;
+    let routed = bind::route(tables, scratch, Some(Reason::TooLong))?;
+    if routed == Routed::Yes && scratch.route.chat != 0 && scratch.route.replica != home {
+        tables.count(Counter::AffinityViolation);
+    }
+    Some(())
+}
