@@ -86,11 +86,14 @@ fn collect<P: Packet>(
     is_first: bool,
 ) -> Option<Option<Counter>> {
     let server_isn = scratch.segment.ack.wrapping_sub(1);
-    let known = recall(tables, scratch, server_isn);
-    if !known {
-        // Whoever guesses must not learn more from this than from an RST.
+    let found = recall(tables, scratch, server_isn);
+    if found != Found::Ours {
+        // Whoever guesses must not learn more from this than from an RST, nor push another's out.
         if !is_first && !reply::may_reset(tables, scratch)? {
             return Some(Some(Counter::DropResetLimit));
+        }
+        if !is_first && found == Found::Foreign {
+            return Some(Some(Counter::DropEarly));
         }
         scratch.stash.clear(server_isn);
     }
@@ -112,18 +115,32 @@ fn collect<P: Packet>(
     Some(Some(if added == Added::New { keep(tables, scratch)? } else { Counter::DropEarly }))
 }
 
-/// Copies the connection's entry in `STASH`. Returns whether there is one.
+/// What is in `STASH` on this tuple.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Segments of this connection.
+    Ours,
+    /// Those of another one, before or after it.
+    Foreign,
+}
+
+/// Copies the connection's entry in `STASH`, if there is one.
 #[inline(always)]
-fn recall(tables: &impl FlowTables, scratch: &mut Scratch, server_isn: u32) -> bool {
+fn recall(tables: &impl FlowTables, scratch: &mut Scratch, server_isn: u32) -> Found {
     let Some(entry) = tables.stash(&scratch.vip_side) else {
-        return false;
+        return Found::Nothing;
     };
     if entry.server_isn() != server_isn {
-        return false;
+        return Found::Foreign;
     }
     scratch.stash.copy_from(entry.get());
     // It may have become another connection's meanwhile.
-    scratch.stash.get().server_isn == server_isn && entry.server_isn() == server_isn
+    if scratch.stash.get().server_isn == server_isn && entry.server_isn() == server_isn {
+        Found::Ours
+    } else {
+        Found::Nothing
+    }
 }
 
 /// Adds the segment in hand.

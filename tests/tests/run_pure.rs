@@ -4,39 +4,40 @@ use proptest::prelude::*;
 use roost_tests::run::{
     Machine as _,
     host::Host,
-    world::{Kind, World, service},
+    world::{Kind, World, service, sources},
 };
 use router_ebpf::{
     chats::{self, Acquired},
     egress::rescale,
     ingress::scale_up,
-    key::extract,
-    maps::{Chat, FLOW_CHAT, PARAM_LEN, Service},
+    key::{Reason, Search, search},
+    maps::{Chat, FLOW_CHAT, KEY_QUERY, KeySource, Piece, Service},
     steer::chat_key,
 };
 
 /// The key of a request, by the data path.
 fn key(machine: &mut Host, service: &Service, head: &[u8]) -> Option<Vec<u8>> {
     let (tables, scratch) = machine.parts();
-    scratch.stash.data.fill(0xaa);
-    scratch.stash.data[..head.len()].copy_from_slice(head);
-    let found = extract(tables, service, head.len(), scratch);
-    found.then(|| scratch.key.bytes[..scratch.key.len as usize].to_vec())
+    scratch.stash.clear(1);
+    scratch.stash.bytes_mut(0).fill(0xaa);
+    scratch.stash.bytes_mut(0)[..head.len()].copy_from_slice(head);
+    scratch.stash.get_mut().first = 1;
+    scratch.stash.add(Piece { seq: 1, len: head.len() as u16, ..Piece::NONE });
+    let found = search(tables, service, Some(Reason::Absent), scratch);
+    (found == Search::Found).then(|| scratch.key.bytes[..scratch.key.len as usize].to_vec())
 }
 
-/// The key of a query, by an independent parser of forms. A name without `=` is no parameter here.
+/// The key of a query, by an independent parser of forms.
 fn by_form(query: &str, name: &str) -> Option<String> {
-    let pairs: Vec<_> = query.split('&').filter(|pair| pair.contains('=')).collect();
-    let joined = pairs.join("&");
-    let mut found = form_urlencoded::parse(joined.as_bytes());
+    let query = query.split('#').next().expect("what is before the fragment");
+    let mut found = form_urlencoded::parse(query.as_bytes());
     let value = found.find(|(found, _)| found == name)?.1;
     (!value.is_empty()).then(|| value.into_owned())
 }
 
 fn asked_for(name: &str) -> Service {
-    let mut param = [0; PARAM_LEN];
-    param[..name.len()].copy_from_slice(name.as_bytes());
-    Service { param, param_len: name.len() as u8, ..service(Kind::Home) }
+    let source = KeySource::new(KEY_QUERY, name.as_bytes());
+    Service { sources: sources(&[source]), ..service(Kind::Home) }
 }
 
 proptest! {

@@ -1,5 +1,7 @@
 //! A frame at XDP.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::xdp_md,
     helpers::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
@@ -42,14 +44,28 @@ pub unsafe fn pointer(field: *const u32) -> usize {
     unsafe { field.read_volatile() as usize }
 }
 
+/// The largest offset of a byte in a packet; the verifier wants to see one.
+const LARGEST: usize = 0x3fff;
+
+/// The same offset, with its bound on the very register that is added to a pointer: before Linux 6.9
+/// a comparison tells the verifier nothing about a copy on the stack, and LLVM may add that one.
+#[inline(always)]
+fn bounded(offset: usize) -> usize {
+    let mut bounded = offset;
+    // SAFETY: one instruction of arithmetic, which LLVM would remove as superfluous if it knew it.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) bounded, const LARGEST, options(pure, nomem, nostack));
+    }
+    bounded
+}
+
 /// A pointer to `N` bytes at `offset`, if they end before `end`.
 #[inline(always)]
 pub fn bytes_at<const N: usize>(data: usize, end: usize, offset: usize) -> Option<*mut [u8; N]> {
-    // The verifier wants to see the largest offset.
-    if offset > 0x3fff {
+    if offset > LARGEST {
         return None;
     }
-    let start = data + offset;
+    let start = data + bounded(offset);
     // For one byte LLVM would make this `start >= end`, which the verifier does not understand.
     let limit = if N == 1 { core::hint::black_box(start + N) } else { start + N };
     if limit > end {

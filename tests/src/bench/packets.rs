@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
-    Addr, Flow, FlowBack, KEY_QUERY, MISSING_SPREAD, NO_REPLICA, Name, OFFER_SACK, OFFER_SCALE,
-    PARAM_LEN, POLICY_HOME, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, Secrets, Service, Tuple,
+    Addr, Flow, FlowBack, KEY_QUERY, KeySource, MISSING_SPREAD, NO_REPLICA, Name, OFFER_SACK, OFFER_SCALE,
+    POLICY_HOME, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, Tuple,
     Vip, VipKey,
 };
 use router_ebpf::options::Offer;
@@ -99,8 +99,8 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
 }
 
 fn service() -> Service {
-    let mut param = [0; PARAM_LEN];
-    param[..4].copy_from_slice(b"chat");
+    let mut sources = [KeySource::NONE; SOURCES];
+    sources[0] = KeySource::new(KEY_QUERY, b"chat");
     Service {
         digest: 0,
         slots: 0,
@@ -111,10 +111,9 @@ fn service() -> Service {
         mss4: 1460,
         mss6: 1440,
         policy: POLICY_HOME,
-        key_source: KEY_QUERY,
         on_missing_key: MISSING_SPREAD,
-        param_len: 4,
-        param,
+        reserved: [0; 2],
+        sources,
         name: Name::new(b"bench"),
     }
 }

@@ -23,33 +23,45 @@ use super::{
 };
 
 /// A frame in memory.
-pub struct Bytes(pub Vec<u8>);
+///
+/// Copies that were sent on the way are kept beside it.
+pub struct Bytes {
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// Its copies, in their order.
+    pub copies: Vec<Vec<u8>>,
+}
 
 impl Packet for Bytes {
     fn len(&self) -> usize {
-        self.0.len()
+        self.frame.len()
     }
 
     fn view<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        self.0.get(offset..offset + N)?.try_into().ok()
+        self.frame.get(offset..offset + N)?.try_into().ok()
     }
 
     fn view_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        self.0.get_mut(offset..offset + N)?.try_into().ok()
+        self.frame.get_mut(offset..offset + N)?.try_into().ok()
     }
 
     fn resize(&mut self, len: usize) -> Option<()> {
-        self.0.resize(len, 0);
+        self.frame.resize(len, 0);
+        Some(())
+    }
+
+    fn duplicate(&mut self) -> Option<()> {
+        self.copies.push(self.frame.clone());
         Some(())
     }
 
     fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
-        to.get_mut(..len)?.copy_from_slice(self.0.get(offset..offset + len)?);
+        to.get_mut(..len)?.copy_from_slice(self.frame.get(offset..offset + len)?);
         (len > 0).then_some(())
     }
 
     fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
-        self.0.get_mut(offset..offset + len)?.copy_from_slice(from.get(..len)?);
+        self.frame.get_mut(offset..offset + len)?.copy_from_slice(from.get(..len)?);
         (len > 0).then_some(())
     }
 
@@ -203,7 +215,7 @@ impl Machine for Host {
         tables.pending.bury();
         tables.stash.bury();
         tables.counters.get_mut().fill(0);
-        let mut packet = Bytes(frame.to_vec());
+        let mut packet = Bytes { frame: frame.to_vec(), copies: Vec::new() };
         let [of_ingress, of_egress] = &mut self.scratch;
         let verdict = match hook {
             Hook::Ingress => ingress(&mut packet, tables, of_ingress),
@@ -215,7 +227,8 @@ impl Machine for Host {
         Outcome {
             hook,
             action: verdict.action().expect("a verdict"),
-            frame: packet.0,
+            frame: packet.frame,
+            copies: packet.copies,
             moved: moved.map(|(count, counter)| (*counter, *count)).collect(),
         }
     }
@@ -265,6 +278,10 @@ impl Machine for Host {
         let (from, to) = (base as usize, base as usize + table.len());
         slots.resize(slots.len().max(to), 0);
         slots[from..to].copy_from_slice(table);
+    }
+
+    fn stash(&self) -> Vec<(Tuple, Stash)> {
+        self.tables.stash.all()
     }
 
     fn clear_stash(&mut self) {
@@ -363,7 +380,6 @@ impl FlowTables for HostTables {
 
     fn remove_pending(&self, tuple: &Tuple) {
         self.pending.remove(tuple);
-        self.stash.remove(tuple);
     }
 
     fn stash(&self, tuple: &Tuple) -> Option<Shared<Stash>> {
@@ -373,5 +389,9 @@ impl FlowTables for HostTables {
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
         self.stash.set(tuple, stash);
         Ok(())
+    }
+
+    fn remove_stash(&self, tuple: &Tuple) {
+        self.stash.remove(tuple);
     }
 }

@@ -29,6 +29,7 @@ use router_ebpf::{
 
 use super::{
     Hook, Machine, Outcome,
+    tap::Tap,
     world::{World, slot_table},
 };
 
@@ -48,6 +49,7 @@ const PAGE: usize = 4096;
 /// The programs and their maps.
 pub struct Rig {
     ebpf: Ebpf,
+    tap: Tap,
 }
 
 /// A directory in the bpffs, until it is dropped.
@@ -104,6 +106,7 @@ impl Rig {
     /// Loads the programs into new maps and fills those.
     pub fn new(world: &World) -> Self {
         stay_on_a_cpu();
+        let tap = Tap::new();
         // The maps stay as long as this holds them: the names are not needed any more.
         let pins = Pins::new();
         let mut loader = EbpfLoader::new();
@@ -125,7 +128,7 @@ impl Rig {
         let ebpf = loader.load_file(OBJECT).unwrap_or_else(|e| {
             panic!("loading {OBJECT}: {e:?} (`cargo xtask build` makes it; loading needs root)")
         });
-        let mut rig = Self { ebpf };
+        let mut rig = Self { ebpf, tap };
         rig.xdp().load().unwrap_or_else(|e| panic!("the kernel refuses roost_ingress: {e}"));
         rig.classifier().load().unwrap_or_else(|e| panic!("the kernel refuses roost_egress: {e}"));
         rig.fill(world);
@@ -217,8 +220,11 @@ impl Machine for Rig {
         };
         let moved = before.iter().zip(self.counters()).zip(Counter::ALL);
         let moved = moved.filter(|((before, after), _)| *before != after);
-        let moved = moved.map(|((before, after), counter)| (*counter, after - before)).collect();
-        Outcome { hook, action, frame: out, moved }
+        let moved: Vec<_> =
+            moved.map(|((before, after), counter)| (*counter, after - before)).collect();
+        let copies = moved.iter().find(|(counter, _)| *counter == Counter::DeliveredMore);
+        let copies = (0..copies.map_or(0, |(_, count)| *count)).map(|_| self.tap.next()).collect();
+        Outcome { hook, action, frame: out, copies, moved }
     }
 
     fn flows(&self) -> Vec<(Tuple, Flow)> {
@@ -271,9 +277,12 @@ impl Machine for Rig {
         }
     }
 
+    fn stash(&self) -> Vec<(Tuple, Stash)> {
+        self.all("STASH")
+    }
+
     fn clear_stash(&mut self) {
-        // Pending and stash have the same keys.
-        let keys: Vec<Tuple> = self.pending().into_iter().map(|(tuple, _)| tuple).collect();
+        let keys: Vec<Tuple> = self.stash().into_iter().map(|(tuple, _)| tuple).collect();
         let map = self.ebpf.map_mut("STASH").expect("STASH");
         let mut stash = HashMap::<_, Tuple, Stash>::try_from(map).expect("STASH");
         for key in keys {

@@ -4,13 +4,14 @@
 pub mod frame;
 pub mod host;
 pub mod kernel;
+pub mod tap;
 pub mod talk;
 pub mod world;
 
 use std::fmt::Write as _;
 
 use router_ebpf::{
-    maps::{Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Service, Tuple},
+    maps::{Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Service, Stash, Tuple},
     verdict::{Action, Counter},
 };
 
@@ -67,6 +68,8 @@ pub trait Machine {
     fn set_service(&mut self, number: u32, service: &Service);
     /// Sets a whole table in `SLOTS`.
     fn set_slots(&mut self, base: u32, replicas: &[u32]);
+    /// All of `STASH`.
+    fn stash(&self) -> Vec<(Tuple, Stash)>;
     /// Empties `STASH`.
     fn clear_stash(&mut self);
 }
@@ -88,6 +91,8 @@ pub struct Outcome {
     pub action: Action,
     /// What left.
     pub frame: Vec<u8>,
+    /// What was sent back in before it, egress only.
+    pub copies: Vec<Vec<u8>>,
     /// Every counter that moved, and how far, in the order of the map.
     pub moved: Vec<(Counter, u64)>,
 }

@@ -4,9 +4,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use router_ebpf::maps::{
-    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
-    MISSING_SPREAD, NO_REPLICA, Name, PARAM_LEN, POLICY_HOME, POLICY_SPREAD, REPLICA_READY,
-    Replica, SCHEMA, SLOT_COUNT, Secrets, Service, Vip,
+    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, KeySource, MISSING_REJECT, MISSING_REPLICA,
+    MISSING_SPREAD, NO_REPLICA, Name, POLICY_HOME, POLICY_SPREAD, REPLICA_READY,
+    Replica, SCHEMA, SLOT_COUNT, Secrets, SOURCES, Service, Vip,
 };
 
 use super::Family;
@@ -165,8 +165,12 @@ pub fn replica(number: u32) -> Replica {
 
 /// A service as the daemon would write it.
 pub fn service(kind: Kind) -> Service {
-    let mut param = [0; PARAM_LEN];
-    param[..4].copy_from_slice(b"chat");
+    let source = match kind {
+        Kind::Client => KeySource::new(KEY_CLIENT, b""),
+        Kind::Destination => KeySource::new(KEY_DESTINATION, b""),
+        Kind::Tuple => KeySource::new(KEY_TUPLE, b""),
+        _ => KeySource::new(KEY_QUERY, b"chat"),
+    };
     Service {
         digest: 0,
         slots: 0,
@@ -180,21 +184,22 @@ pub fn service(kind: Kind) -> Service {
         mss4: MSS4,
         mss6: MSS6,
         policy: if kind == Kind::Spread { POLICY_SPREAD } else { POLICY_HOME },
-        key_source: match kind {
-            Kind::Client => KEY_CLIENT,
-            Kind::Destination => KEY_DESTINATION,
-            Kind::Tuple => KEY_TUPLE,
-            _ => KEY_QUERY,
-        },
         on_missing_key: match kind {
             Kind::Reject => MISSING_REJECT,
             Kind::Fixed => MISSING_REPLICA,
             _ => MISSING_SPREAD,
         },
-        param_len: 4,
-        param,
+        reserved: [0; 2],
+        sources: sources(&[source]),
         name: Name::new(format!("{kind:?}").as_bytes()),
     }
+}
+
+/// A list of key sources as a service has it.
+pub fn sources(list: &[KeySource]) -> [KeySource; SOURCES] {
+    let mut sources = [KeySource::NONE; SOURCES];
+    sources[..list.len()].copy_from_slice(list);
+    sources
 }
 
 /// The table in `SLOTS` at first, of all services: the replicas in turn.

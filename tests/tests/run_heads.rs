@@ -1,0 +1,305 @@
+//! Heads of several segments: in any order, with duplicates and overlaps, delivered in order.
+
+use proptest::prelude::*;
+use roost_tests::run::{
+    Family, Hook, Machine, Outcome,
+    frame::{ACK, FIN, PSH, Seg},
+    host::Host,
+    kernel::Rig,
+    on_all,
+    talk::{Conn, get, reset_for},
+    world::{Kind, World, replica_addr},
+};
+use router_ebpf::verdict::Counter;
+
+/// A typical head.
+const HEAD: &str = "GET /ws?lang=en&chat=t%65a&v=3 HTTP/1.1\r\nHost: chat.example\r\n\
+    Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/// Where its key is sure to have ended.
+const KEY_ENDS: usize = "GET /ws?lang=en&chat=t%65a&".len();
+
+/// A segment of the head.
+fn piece(conn: &Conn, from: usize, to: usize) -> Seg {
+    conn.up(PSH | ACK, from as u32, 0, &HEAD.as_bytes()[from..to])
+}
+
+/// One that does not complete the key.
+#[track_caller]
+fn kept(machine: &mut dyn Machine, seg: &Seg) {
+    machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::HeadKept]);
+}
+
+/// The replica's answer, and what was delivered after it.
+#[track_caller]
+fn accepted(conn: &Conn, machine: &mut dyn Machine, pieces: &[Seg]) -> Outcome {
+    let outcome = machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
+    let delivered = Conn { first: pieces.last().cloned(), ..conn.clone() }.delivered();
+    let outcome = outcome.leaves(&delivered.bytes());
+    assert_eq!(outcome.copies.len(), pieces.len() - 1, "{:?}", outcome.moved);
+    for (copy, piece) in outcome.copies.iter().zip(pieces) {
+        let expected = Conn { first: Some(piece.clone()), ..conn.clone() }.delivered();
+        assert!(*copy == expected.bytes(), "{:?}", Seg::parse(copy));
+    }
+    assert_eq!(machine.stash().len(), 0, "the stash is empty afterwards");
+    outcome
+}
+
+#[test]
+fn a_head_may_be_split_anywhere() {
+    on_all(&World::default(), |machine, family| {
+        for at in 1..HEAD.len() {
+            let mut conn = Conn::new(family, Kind::Home, 1, 1000 + at as u16);
+            conn.open(machine);
+            let (first, second) = (piece(&conn, 0, at), piece(&conn, at, HEAD.len()));
+            let delivered = if at < KEY_ENDS {
+                kept(machine, &first);
+                conn.bind_with(machine, second.clone(), &[]);
+                vec![first, second]
+            } else {
+                conn.bind_with(machine, first.clone(), &[]);
+                kept(machine, &second);
+                vec![first, second]
+            };
+            accepted(&conn, machine, &delivered)
+                .counts(&[Counter::DeliveredMore, Counter::Delivered]);
+        }
+        let chats = machine.chats();
+        assert_eq!(chats.len(), 1, "all are the same chat");
+        assert_eq!(chats[0].1.key.kept(), b"tea");
+    });
+}
+
+#[test]
+fn segments_may_come_in_any_order() {
+    let cuts = [0, 9, 20, 60, HEAD.len()];
+    on_all(&World::default(), |machine, family| {
+        for (round, order) in permutations().into_iter().enumerate() {
+            let mut conn = Conn::new(family, Kind::Home, 2, 2000 + round as u16);
+            conn.open(machine);
+            let pieces: Vec<Seg> = cuts.windows(2).map(|w| piece(&conn, w[0], w[1])).collect();
+            let mut bound = false;
+            let mut seen = [false; 4];
+            for i in order {
+                seen[i] = true;
+                if !bound && seen[..3].iter().all(|seen| *seen) {
+                    conn.bind_with(machine, pieces[i].clone(), &[]);
+                    bound = true;
+                    continue;
+                }
+                kept(machine, &Conn { replica: u32::MAX, ..conn.clone() }.up(
+                    PSH | ACK,
+                    cuts[i] as u32,
+                    0,
+                    &pieces[i].payload,
+                ));
+                // Again, which tells nothing new.
+                let again = if i == 0 && bound { Counter::Bound } else { Counter::DropEarly };
+                if i != 0 {
+                    machine.run(Hook::Ingress, &pieces[i].bytes()).counts(&[again]);
+                }
+            }
+            machine
+                .run(Hook::Egress, &conn.replica_syn_ack().bytes())
+                .leaves(&Conn { first: Some(pieces[3].clone()), ..conn.clone() }.delivered().bytes());
+        }
+        assert_eq!(machine.chats().len(), 1);
+    });
+}
+
+/// All orders of four.
+fn permutations() -> Vec<[usize; 4]> {
+    let mut all = Vec::new();
+    for code in 0..256usize {
+        let order = [code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6];
+        if (0..4).all(|i| order.contains(&i)) {
+            all.push(order);
+        }
+    }
+    assert_eq!(all.len(), 24);
+    all
+}
+
+#[test]
+fn overlaps_are_told_once() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        let pieces = [piece(&conn, 0, 10), piece(&conn, 5, 20), piece(&conn, 12, HEAD.len())];
+        kept(machine, &pieces[1]);
+        kept(machine, &pieces[0]);
+        // All of it is there.
+        machine.run(Hook::Ingress, &piece(&conn, 6, 9).bytes()).counts(&[Counter::HeadKept]);
+        conn.bind_with(machine, pieces[2].clone(), &[]);
+        assert_eq!(machine.chats()[0].1.key.kept(), b"tea");
+        machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
+    });
+}
+
+#[test]
+fn what_is_too_much_goes_without_a_key() {
+    for (kind, also) in [(Kind::Home, None), (Kind::Reject, Some(Counter::ResetMissingKey))] {
+        on_all(&World::default(), |machine, family| {
+            let mut conn = Conn::new(family, kind, 1, 1000);
+            conn.open(machine);
+            for at in 0..3 {
+                kept(machine, &conn.up(PSH | ACK, at, 0, b"G"));
+            }
+            let last = conn.up(PSH | ACK, 3, 0, b"G");
+            let reasons = [Counter::MissingKey, Counter::MissingTooLong];
+            match also {
+                None => conn.bind_with(machine, last, &reasons),
+                Some(counter) => {
+                    let counters = [&[counter], &reasons[..]].concat();
+                    machine
+                        .run(Hook::Ingress, &last.bytes())
+                        .counts(&counters)
+                        .leaves(&reset_for(&last).bytes());
+                    assert_eq!(machine.stash().len(), 0);
+                }
+            }
+        });
+    }
+    // By bytes: three segments, and the third one does not fit any more.
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        let long = [b'x'; 1400];
+        let head = [b"GET /", &long[..]].concat();
+        kept(machine, &conn.up(ACK, 0, 0, &head));
+        kept(machine, &conn.up(ACK, 1405, 0, &long));
+        let third = conn.up(ACK, 2805, 0, &long);
+        let reasons = [Counter::MissingKey, Counter::MissingTooLong];
+        conn.bind_with(machine, third, &reasons);
+    });
+}
+
+#[test]
+fn the_end_of_a_connection_ends_its_head() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        kept(machine, &conn.up(ACK, 0, 0, b"GET /ws?chat="));
+        let last = conn.up(FIN | PSH | ACK, 13, 0, b"tea");
+        conn.bind_with(machine, last, &[Counter::MissingKey, Counter::MissingAbsent]);
+    });
+}
+
+#[test]
+fn a_head_of_another_connection_is_forgotten() {
+    on_all(&World::default(), |machine, family| {
+        let mut old = Conn::new(family, Kind::Home, 1, 1000);
+        old.open(machine);
+        kept(machine, &old.up(PSH | ACK, 0, 0, b"GET /ws?chat=cof"));
+        let mut new = Conn { isn: 0x7000_0000, ..Conn::new(family, Kind::Home, 1, 1000) };
+        new.open(machine);
+        // One that comes before the first must not push out what is there.
+        let second = new.up(PSH | ACK, 9, 0, b"chat=tea HTTP/1.1\r\n\r\n");
+        machine.run(Hook::Ingress, &second.bytes()).counts(&[Counter::DropEarly]);
+        kept(machine, &new.up(PSH | ACK, 0, 0, b"GET /ws?"));
+        let second = new.up(PSH | ACK, 8, 0, b"chat=tea HTTP/1.1\r\n\r\n");
+        new.bind_with(machine, second, &[]);
+        assert_eq!(machine.chats()[0].1.key.kept(), b"tea");
+    });
+}
+
+#[test]
+fn the_first_segment_again_repeats_the_syn_and_keeps_the_others() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        let (first, second) = (piece(&conn, 0, KEY_ENDS), piece(&conn, KEY_ENDS, HEAD.len()));
+        conn.bind_with(machine, first.clone(), &[]);
+        kept(machine, &second);
+        conn.bind_with(machine, first.clone(), &[]);
+        accepted(&conn, machine, &[first, second]);
+    });
+}
+
+#[test]
+fn an_upgrade_for_another_chat_on_the_same_connection_is_seen() {
+    on_all(&World::default(), |machine, family| {
+        let chats: Vec<(String, u32)> = (0..20)
+            .map(|i| {
+                let chat = format!("room{i}");
+                let mut conn = Conn::new(family, Kind::Home, 3, 3000 + i);
+                conn.establish(machine, &chat);
+                (chat, conn.replica)
+            })
+            .collect();
+        let (own, home) = &chats[0];
+        let (other, _) = chats.iter().find(|(_, at)| at != home).expect("two homes");
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(machine, own);
+        let mut at = get(own).len() as u32;
+        let upgrade = |chat: &str| {
+            format!("GET /ws?chat={chat} HTTP/1.1\r\nuPgrade: websocket\r\n\r\n").into_bytes()
+        };
+        let mut send = |machine: &mut dyn Machine, payload: &[u8], also: &[Counter]| {
+            conn.goes_up(machine, &conn.up(PSH | ACK, at, 0, payload), also);
+            at += payload.len() as u32;
+        };
+        send(machine, &get(other), &[]);
+        send(machine, b"GET", &[]);
+        send(machine, &upgrade(other), &[Counter::AffinityViolation]);
+        // From now on it is no HTTP any more.
+        send(machine, &upgrade(other), &[]);
+        let mut conn = Conn::new(family, Kind::Home, 1, 1001);
+        conn.establish(machine, own);
+        let at = get(own).len() as u32;
+        conn.goes_up(machine, &conn.up(PSH | ACK, at, 0, &upgrade(own)), &[]);
+        // One that began with an upgrade is not looked at.
+        let mut conn = Conn::new(family, Kind::Home, 1, 1002);
+        conn.open(machine);
+        conn.bind(machine, &upgrade(own), &[]);
+        conn.accept(machine);
+        let at = upgrade(own).len() as u32;
+        conn.goes_up(machine, &conn.up(PSH | ACK, at, 0, &upgrade(other)), &[]);
+    });
+}
+
+/// Runs the segments until the connection is bound, and tells the verdicts, the chat and its home.
+fn verdicts(
+    machine: &mut dyn Machine,
+    cuts: &[(usize, usize)],
+    port: u16,
+) -> (Vec<Vec<(Counter, u64)>>, Vec<Vec<u8>>) {
+    let mut conn = Conn::new(Family::V4, Kind::Home, 4, port);
+    conn.open(machine);
+    let mut all = Vec::new();
+    for (from, to) in cuts {
+        let outcome = machine.run(Hook::Ingress, &piece(&conn, *from, *to).bytes());
+        if outcome.verdict() == Counter::Bound {
+            let to = outcome.segment().dst;
+            conn.replica =
+                (0..8).find(|number| replica_addr(Family::V4, *number) == to).expect("a replica");
+        }
+        all.push(outcome.moved);
+    }
+    let mut delivered = Vec::new();
+    if conn.replica != u32::MAX {
+        let outcome = machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
+        all.push(outcome.moved.clone());
+        // What differs between the two are their clocks: numbers and timestamps.
+        let segments = outcome.copies.iter().chain([&outcome.frame]);
+        delivered = segments.map(|frame| Seg::parse(frame).expect("a segment").payload).collect();
+    }
+    (all, delivered)
+}
+
+#[test]
+fn the_kernel_does_as_the_host() {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) };
+    let world = World::default();
+    let machines = std::cell::RefCell::new((Host::new(&world), Rig::new(&world), 1000u16));
+    let cut = (0..HEAD.len() - 1).prop_flat_map(|from| (Just(from), from + 1..HEAD.len()));
+    let cuts = prop::collection::vec(cut, 1..7);
+    proptest!(config, |(mut cuts in cuts, whole in any::<bool>(), at in 0usize..7)| {
+        if whole {
+            // Often enough there must be a key.
+            cuts.insert(at.min(cuts.len()), (0, KEY_ENDS));
+        }
+        let (host, kernel, port) = &mut *machines.borrow_mut();
+        *port += 1;
+        prop_assert_eq!(verdicts(host, &cuts, *port), verdicts(kernel, &cuts, *port));
+    });
+}
