@@ -86,21 +86,24 @@ fn segments_may_come_in_any_order() {
                     bound = true;
                     continue;
                 }
-                kept(machine, &Conn { replica: u32::MAX, ..conn.clone() }.up(
-                    PSH | ACK,
-                    cuts[i] as u32,
-                    0,
-                    &pieces[i].payload,
-                ));
+                kept(
+                    machine,
+                    &Conn { replica: u32::MAX, ..conn.clone() }.up(
+                        PSH | ACK,
+                        cuts[i] as u32,
+                        0,
+                        &pieces[i].payload,
+                    ),
+                );
                 // Again, which tells nothing new.
                 let again = if i == 0 && bound { Counter::Bound } else { Counter::DropEarly };
                 if i != 0 {
                     machine.run(Hook::Ingress, &pieces[i].bytes()).counts(&[again]);
                 }
             }
-            machine
-                .run(Hook::Egress, &conn.replica_syn_ack().bytes())
-                .leaves(&Conn { first: Some(pieces[3].clone()), ..conn.clone() }.delivered().bytes());
+            machine.run(Hook::Egress, &conn.replica_syn_ack().bytes()).leaves(
+                &Conn { first: Some(pieces[3].clone()), ..conn.clone() }.delivered().bytes(),
+            );
         }
         assert_eq!(machine.chats().len(), 1);
     });

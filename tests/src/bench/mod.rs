@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what the data path costs on this machine.
 
+mod heads;
 mod kernel;
 mod measure;
 mod memory;
@@ -13,6 +14,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use router_ebpf::verdict::Counter;
 
+use heads::Head;
 use kernel::{EGRESS, INGRESS, Kernel};
 use measure::{Case, Effort, Way};
 use memory::Memory;
@@ -96,19 +98,25 @@ fn cases() -> Vec<Case> {
     let replica = |name, way, family, far| {
         same(name, INGRESS, way, ToReplica, packets::to_replica(family, far))
     };
+    let bind = |name, head| Case {
+        name,
+        program: INGRESS,
+        way: Single,
+        verdict: Bound,
+        packets: Box::new(move |n| packets::first_data(head, n)),
+        constant: false,
+    };
     let client =
         |name, way, family, far| same(name, EGRESS, way, ToClient, packets::to_client(family, far));
     vec![
         same(names::PASS, INGRESS, Repeat, IngressPassed, packets::not_ours()),
         same(names::SYN, INGRESS, Single, SynAnswered, packets::syn()),
-        Case {
-            name: names::BIND,
-            program: INGRESS,
-            way: Single,
-            verdict: Bound,
-            packets: Box::new(packets::first_data),
-            constant: false,
-        },
+        bind(names::BIND, Head::Query),
+        bind("  tuple", Head::Tuple),
+        bind("  path", Head::Path),
+        bind("  header", Head::Header),
+        bind("  cookie", Head::Cookie),
+        bind("  sni", Head::Sni),
         replica(names::TO_REPLICA, Repeat, V4, false),
         replica("  one by one", Single, V4, true),
         replica("  IPv6", Repeat, V6, false),

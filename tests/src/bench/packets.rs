@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
-    Addr, Flow, FlowBack, KEY_QUERY, KeySource, MISSING_SPREAD, NO_REPLICA, Name, OFFER_SACK, OFFER_SCALE,
-    POLICY_HOME, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, Tuple,
-    Vip, VipKey,
+    Addr, Flow, FlowBack, KeySource, MISSING_SPREAD, NO_REPLICA, Name, OFFER_SACK, OFFER_SCALE,
+    POLICY_HOME, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip,
+    VipKey,
 };
 use router_ebpf::options::Offer;
 use router_ebpf::syn_cookie;
 
+use super::heads::Head;
 use super::kernel::Kernel;
 
 const PORT: u16 = 80;
@@ -76,10 +77,18 @@ impl Family {
     }
 }
 
+/// The port of the service with this key source.
+fn port(head: Head) -> u16 {
+    PORT + head as u16
+}
+
 /// Fills the maps as a daemon would, and enters the flows that are measured.
 pub fn fill(kernel: &mut Kernel) -> Result<()> {
     kernel.array("SECRETS")?.set(0, SECRETS, 0).context("writing the map SECRETS")?;
-    kernel.hash("SERVICES")?.insert(0u32, service(), 0).context("writing the map SERVICES")?;
+    for (number, head) in (0u32..).zip(Head::ALL) {
+        let mut services = kernel.hash("SERVICES")?;
+        services.insert(number, service(head), 0).context("writing the map SERVICES")?;
+    }
     for number in 0..REPLICAS {
         let mut replicas = kernel.array("REPLICAS")?;
         replicas.set(number, replica(number), 0).context("writing the map REPLICAS")?;
@@ -89,8 +98,10 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
         slots.set(slot, slot % REPLICAS, 0).context("writing the map SLOTS")?;
     }
     for family in [Family::V4, Family::V6] {
-        let vip = Vip { port: PORT.to_be_bytes(), addr: addr(family.vip()) };
-        kernel.insert_whole("VIPS", VipKey::WHOLE, vip, 0)?;
+        for (number, head) in (0u32..).zip(Head::ALL) {
+            let vip = Vip { port: port(head).to_be_bytes(), addr: addr(family.vip()) };
+            kernel.insert_whole("VIPS", VipKey::WHOLE, vip, number)?;
+        }
         // Onto itself, so that a translated segment is like the one before.
         add_flow(kernel, family.client(), family.vip(), family.vip(), [0, TOGGLE])?;
         add_flow(kernel, family.far_client(), family.vip(), family.replica(), [DELTA, DELTA])?;
@@ -98,9 +109,9 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
     Ok(())
 }
 
-fn service() -> Service {
+fn service(head: Head) -> Service {
     let mut sources = [KeySource::NONE; SOURCES];
-    sources[0] = KeySource::new(KEY_QUERY, b"chat");
+    sources[0] = head.source();
     Service {
         digest: 0,
         slots: 0,
@@ -196,7 +207,11 @@ pub fn any_back() -> FlowBack {
 
 /// Both ends of a connection of a client of the number `n`.
 pub fn numbered_tuple(n: u32) -> Tuple {
-    tuple(SocketAddr::new(Family::V4.addr(11, n), CLIENT_PORT), Family::V4.vip())
+    tuple(numbered_client(n), Family::V4.vip())
+}
+
+fn numbered_client(n: u32) -> SocketAddr {
+    SocketAddr::new(Family::V4.addr(11, n), CLIENT_PORT)
 }
 
 fn addr(at: SocketAddr) -> Addr {
@@ -286,29 +301,18 @@ pub fn to_client(family: Family, far: bool) -> Vec<u8> {
     segment(replica, client, |_| {}, &timestamps(), &[0; 100])
 }
 
-/// The first data segment of the `n`th connection, as a browser's WebSocket sends it.
-pub fn first_data(n: u32) -> Result<Vec<u8>> {
-    let client = numbered_tuple(n);
+/// The first data segment of the `n`th connection, as a browser sends it.
+pub fn first_data(head: Head, n: u32) -> Result<Vec<u8>> {
+    let from = numbered_client(n);
+    let vip = SocketAddr::new(Family::V4.vip().ip(), port(head));
     let offer = Offer { offers: OFFER_SACK | OFFER_SCALE, scale: 7, mss: 1460, ..Offer::default() };
     // A little late: the kernel's coarse clock may be behind this one, and takes no cookie of a tick
     // that has not begun.
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let now = (now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) - 50_000_000;
-    let isn = syn_cookie::make(&SECRETS, &client, CLIENT_SEQ - 1, &offer, now);
-    let from = SocketAddr::new(Family::V4.addr(11, n), CLIENT_PORT);
+    let isn = syn_cookie::make(&SECRETS, &tuple(from, vip), CLIENT_SEQ - 1, &offer, now);
     let change = |tcp: &mut TcpHeader| tcp.acknowledgment_number = isn.wrapping_add(1);
-    Ok(segment(from, Family::V4.vip(), change, &timestamps(), request(n % CHATS).as_bytes()))
-}
-
-fn request(chat: u32) -> String {
-    format!(
-        "GET /ws?chat=room-{chat:04} HTTP/1.1\r\nHost: chat.example.com\r\nConnection: Upgrade\r\n\
-         Pragma: no-cache\r\nCache-Control: no-cache\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) \
-         AppleWebKit/537.36 (KHTML, like Gecko) Chrome/130.0.0.0 Safari/537.36\r\nUpgrade: \
-         websocket\r\nOrigin: https://chat.example.com\r\nSec-WebSocket-Version: 13\r\n\
-         Accept-Encoding: gzip, deflate\r\nAccept-Language: en-GB\r\nSec-WebSocket-Key: \
-         dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
+    Ok(segment(from, vip, change, &timestamps(), &head.bytes(n % CHATS)))
 }
 
 fn timestamps() -> [TcpOptionElement; 3] {

@@ -20,7 +20,7 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// `home` or `spread`.
     pub policy: &'static str,
-    /// The key source.
+    /// The key source, or a list of them as TOML has it.
     pub key: String,
     /// Further lines of the service.
     pub more: String,
@@ -102,7 +102,9 @@ impl Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "interfaces = [\"{UPLINK}\"]\n{}\n[[service]]", self.top)?;
         writeln!(f, "name = {:?}\naddresses = {:?}", self.name, self.addresses)?;
-        writeln!(f, "port = {VIP_PORT}\npolicy = {:?}\nkey = {:?}", self.policy, self.key)?;
+        let is_list = self.key.starts_with('[');
+        let key = if is_list { self.key.clone() } else { format!("{:?}", self.key) };
+        writeln!(f, "port = {VIP_PORT}\npolicy = {:?}\nkey = {key}", self.policy)?;
         f.write_str(&self.more)?;
         for replica in &self.replicas {
             let addresses: Vec<_> = replica.addresses.iter().map(IpAddr::to_string).collect();

@@ -4,8 +4,8 @@
 pub mod frame;
 pub mod host;
 pub mod kernel;
-pub mod tap;
 pub mod talk;
+pub mod tap;
 pub mod world;
 
 use std::fmt::Write as _;

@@ -32,8 +32,9 @@ pub struct Tap {
 impl Tap {
     /// Moves this thread to a network namespace of its own.
     pub fn new() -> Self {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .unwrap_or_else(|e| panic!("a network namespace for the test run: {e} (are you root?)"));
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|e| {
+            panic!("a network namespace for the test run: {e} (are you root?)")
+        });
         raise_loopback().unwrap_or_else(|e| panic!("setting the loopback device up: {e}"));
         let protocol = SockProtocol::EthAll;
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), protocol)
