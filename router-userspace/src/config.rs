@@ -4,13 +4,13 @@ mod check;
 mod model;
 mod read;
 mod reader;
+mod source;
 mod value;
 
 use std::{fmt, path::Path};
 
-pub use model::{
-    Config, Key, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State,
-};
+pub use model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State};
+pub use source::{KeySource, SourceProblem, key_sources};
 pub(crate) use value::address;
 pub use value::duration_text;
 

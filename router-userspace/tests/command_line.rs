@@ -11,9 +11,9 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm
 use roost::addr::to_map;
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, MISSING_REJECT,
-        NO_REPLICA, Name, POLICY_HOME, Pending, REPLICA_DRAINING, REPLICA_READY, Replica, SCHEMA,
-        SLOT_COUNT, SLOT_STRIDE, Secrets, Service, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, KeySource,
+        MISSING_REJECT, NO_REPLICA, Name, POLICY_HOME, Pending, REPLICA_DRAINING, REPLICA_READY,
+        Replica, SCHEMA, SLOT_COUNT, SLOT_STRIDE, SOURCES, Secrets, Service, Stash, Tuple, Vip,
     },
     verdict::Counter,
 };
@@ -75,7 +75,7 @@ impl Pinned {
         let state = Chat::pack(1, 1);
         chats.insert(
             key,
-            Chat { state, bound_at: 1, since: 1, key: name("42"), reserved: 0 },
+            Chat { state, bound_at: 1, since: 1, key: name("42"), source: KEY_QUERY.into() },
             0,
         )?;
         chats.pin(pin("CHATS"))?;
@@ -155,8 +155,8 @@ fn hash(key: &str) -> u64 {
 }
 
 fn service() -> Service {
-    let mut param = [0; 32];
-    param[..4].copy_from_slice(b"chat");
+    let mut sources = [KeySource::NONE; SOURCES];
+    sources[0] = KeySource::new(KEY_QUERY, b"chat");
     Service {
         digest: 0xd1_9e57,
         slots: 0,
@@ -167,10 +167,9 @@ fn service() -> Service {
         mss4: 1460,
         mss6: 1440,
         policy: POLICY_HOME,
-        key_source: KEY_QUERY,
         on_missing_key: MISSING_REJECT,
-        param_len: 4,
-        param,
+        reserved: [0; 2],
+        sources,
         name: name("rooms"),
     }
 }
@@ -235,7 +234,7 @@ fn lists_say_what_is_in_the_maps() {
     assert_eq!(services[0]["service"], "rooms");
     assert_eq!(services[0]["addresses"], json!(["192.0.2.1"]));
     assert_eq!(services[0]["port"], 80);
-    assert_eq!(services[0]["key_source"], "query:chat");
+    assert_eq!(services[0]["key_sources"], json!(["query:chat"]));
     assert_eq!(services[0]["on_missing_key"], "reject");
     assert_eq!(services[0]["digest"], "0000000000d19e57");
 
@@ -277,7 +276,7 @@ fn dumps_are_typed_and_keep_secrets() {
     let dump = pinned.json(&["maps", "dump", "chats"]);
     let expected = json!([{"map": "CHATS", "entries": [{
         "key": {"service": 1, "cookie": format!("{:016x}", hash("42"))},
-        "value": {"key": "42", "home": 1, "flows": 1, "since": 1, "bound_at": 1},
+        "value": {"key": "42", "source": "query", "home": 1, "flows": 1, "since": 1, "bound_at": 1},
     }]}]);
     assert_eq!(dump, expected);
 

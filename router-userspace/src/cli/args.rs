@@ -87,12 +87,12 @@ pub enum Command {
     /// print them.
     Status,
 
-    /// List the services: addresses, policy, key source, slot table
+    /// List the services: addresses, policy, key sources, slot table
     ///
     /// Nodes with the same replicas have the same digest.
     ///
-    /// JSON: `[{service, number, addresses: [text], port, policy, key_source, on_missing_key,
-    /// replicas, usable, generation, digest, idle_timeout_s, mss4, mss6}]`.
+    /// JSON: `[{service, number, addresses: [text], port, policy, key_sources: [text],
+    /// on_missing_key, replicas, usable, generation, digest, idle_timeout_s, mss4, mss6}]`.
     Services,
 
     /// List the replicas: address, state, and the slots, chats and flows they carry
@@ -105,7 +105,7 @@ pub enum Command {
     ///
     /// A chat keeps its home while it has a live flow. Of a long key the first 64 bytes are known.
     ///
-    /// JSON: `[{service, key, home, flows, age_ms, bound_ms, cookie, service_number}]`.
+    /// JSON: `[{service, key, key_source, home, flows, age_ms, bound_ms, cookie, service_number}]`.
     Chats(ChatsArgs),
 
     /// List the flows: client, VIP, replica, chat, state, age
@@ -132,9 +132,10 @@ pub enum Command {
 
     /// Bind keys to one chat, pin a chat to a replica, spread a large one
     ///
-    /// A key is written by the service's key source: as text for `query`, as an IP address for
-    /// `client` and `destination`, as `client:port,vip:port` for `tuple`. A chat is written as one
-    /// of its keys, or as any text.
+    /// A key is written by the service's key sources: as an IP address for `client` and
+    /// `destination`, as `client:port,vip:port` for `tuple`, as text for all others. With sources of
+    /// both kinds, what reads as an address is one, unless `--text` says that it is text. A chat is
+    /// written as one of its keys, or as any text.
     ///
     /// JSON of a change: `{removed, key_hash, service_number, entry, notes}`; of the list:
     /// `[{service, chat, key, replica, width, cookie, service_number}]`.

@@ -6,7 +6,13 @@ use anyhow::Result;
 use router_ebpf::maps::{Chat, ChatKey};
 use serde::Serialize;
 
-use super::{names::Names, output::Report, read, table::Table, text};
+use super::{
+    names::{self, Names},
+    output::Report,
+    read,
+    table::Table,
+    text::{self, NONE},
+};
 use crate::{secrets::monotonic, tables::Tables};
 
 /// Which chats to show.
@@ -27,6 +33,8 @@ pub struct ChatLine {
     pub service: String,
     /// The key that came first, readable.
     pub key: String,
+    /// What kind of key that is: `query`, `path`, ...; null if it is not known.
+    pub key_source: Option<String>,
     /// The name of the replica where it is.
     pub home: String,
     /// Its live flows.
@@ -62,7 +70,8 @@ fn lines(
 ) -> Vec<ChatLine> {
     let line = |(key, chat): (&ChatKey, &Chat)| ChatLine {
         service: names.service(key.service),
-        key: names.key(key.service, &chat.key),
+        key: names.chat(key.service, chat),
+        key_source: names::key_kind(chat.source),
         home: names.replica(Chat::home(chat.state)),
         flows: Chat::flows(chat.state),
         age_ms: read::ms_since(now, chat.since),
@@ -85,12 +94,13 @@ impl Report for ChatsReport {
         if self.0.is_empty() {
             return "no chats\n".to_owned();
         }
-        let columns = ["service", "chat", "home", ">flows", ">age", ">bound", "cookie"];
+        let columns = ["service", "chat", "from", "home", ">flows", ">age", ">bound", "cookie"];
         let mut table = Table::new(columns);
         for line in &self.0 {
             table.row([
                 line.service.as_str().into(),
                 line.key.as_str().into(),
+                line.key_source.as_deref().unwrap_or(NONE).into(),
                 line.home.as_str().into(),
                 line.flows.into(),
                 text::age_ms(line.age_ms).into(),
@@ -115,7 +125,7 @@ mod tests {
             bound_at: 9_000_000_000,
             since: 5_000_000_000,
             key: Name::new(key),
-            reserved: 0,
+            source: router_ebpf::maps::KEY_QUERY.into(),
         };
         let key = |cookie| ChatKey { cookie, service: 1, reserved: 0 };
         let chats = BTreeMap::from([(key(1), chat(b"zoo", 0, 1)), (key(2), chat(b"a\n", 1, 2))]);

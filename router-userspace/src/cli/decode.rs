@@ -5,8 +5,8 @@
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, NO_REPLICA, Pending, Replica, Secrets, Service,
-        Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, NO_REPLICA, Pending, Piece, Replica, Secrets,
+        Service, Stash, Tuple, Vip,
     },
     siphash,
 };
@@ -40,7 +40,7 @@ pub fn prefix(prefix_len: u32, vip: &Vip) -> String {
     }
 }
 
-/// A key of `FLOWS` (`server` is the VIP), `FLOWS_BACK`, `PENDING` and `STASH` (the replica).
+/// A key of `FLOWS` and `STASH` (`server` is the VIP), `FLOWS_BACK` and `PENDING` (the replica).
 pub fn tuple(tuple: &Tuple) -> Value {
     json!({
         "client": text::client(tuple).to_string(),
@@ -63,7 +63,7 @@ pub fn service(service: &Service) -> Value {
     json!({
         "name": text::name(&service.name),
         "policy": names::policy(service.policy),
-        "key_source": names::key_source(service),
+        "key_sources": names::key_sources(service),
         "on_missing_key": names::on_missing_key(service.on_missing_key),
         "missing_replica": replica_number(service.missing_replica),
         "usable": service.usable,
@@ -102,7 +102,8 @@ pub fn chat_cookie(names: &Names, service: u32, value: &ChatCookie) -> Value {
 /// A value of `CHATS`.
 pub fn chat(names: &Names, service: u32, chat: &Chat) -> Value {
     json!({
-        "key": names.key(service, &chat.key),
+        "key": names.chat(service, chat),
+        "source": names::key_kind(chat.source),
         "home": replica_number(Chat::home(chat.state)),
         "flows": Chat::flows(chat.state),
         "since": chat.since,
@@ -128,13 +129,27 @@ pub fn pending(pending: &Pending) -> Value {
     })
 }
 
-/// A value of `STASH`, without its payload: request heads carry passwords and tokens.
+/// A value of `STASH`, without the payload: request heads carry passwords and tokens.
 pub fn stash(stash: &Stash) -> Value {
+    let count = usize::from(stash.count).min(stash.pieces.len());
     json!({
-        "len": stash.len,
-        "payload_sum": stash.payload_sum,
-        "window": stash.window,
-        "tcp_flags": stash.tcp_flags,
+        "server_isn": stash.server_isn,
+        "client_isn": (stash.first != 0).then_some(stash.client_isn),
+        "bytes": stash.used,
+        "first": stash.first != 0,
+        "bound": stash.bound != 0,
+        "pieces": stash.pieces[..count].iter().map(piece).collect::<Vec<_>>(),
+    })
+}
+
+fn piece(piece: &Piece) -> Value {
+    json!({
+        "seq": piece.seq,
+        "bytes": piece.len,
+        "at": piece.at,
+        "sum": piece.sum,
+        "window": piece.window,
+        "tcp_flags": piece.tcp_flags,
     })
 }
 
@@ -233,11 +248,11 @@ mod tests {
             bound_at: 7,
             since: 6,
             key: router_ebpf::maps::Name::new(b"room 42"),
-            reserved: 0,
+            source: router_ebpf::maps::KEY_SNI.into(),
         };
         let shown = chat(&Names::default(), 1, &value);
         let expected = json!({
-            "key": "room 42", "home": 2, "flows": 3, "since": 6, "bound_at": 7,
+            "key": "room 42", "source": "sni", "home": 2, "flows": 3, "since": 6, "bound_at": 7,
         });
         assert_eq!(shown, expected);
     }

@@ -88,7 +88,7 @@ fn line(
     let chat = (flow.flags & FLOW_CHAT != 0).then(|| {
         let key = ChatKey { cookie: flow.cookie, service: flow.service, reserved: 0 };
         match chats.get(&key) {
-            Some(chat) => names.key(flow.service, &chat.key),
+            Some(chat) => names.chat(flow.service, chat),
             None => text::hex(flow.cookie),
         }
     });
@@ -181,7 +181,7 @@ mod tests {
             bound_at: 0,
             since: 0,
             key: router_ebpf::maps::Name::new(b"42"),
-            reserved: 0,
+            source: 0,
         };
         let now = Duration::from_secs(10);
         let names = Names::default();

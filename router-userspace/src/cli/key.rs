@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::{
     key::Key,
-    maps::{KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, Name, STASH_LEN, Service, Tuple},
+    maps::{KEY_TUPLE, Name, STASH_LEN, Service, Tuple},
     siphash,
 };
 
 use super::{names, text};
-use crate::addr::to_map;
+use crate::{addr::to_map, config::KeySource};
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,39 +70,61 @@ impl Written {
         Self { bytes: text::tuple_to_bytes(tuple).to_vec(), family: Some(family) }
     }
 
-    fn text(written: &str) -> Result<Self> {
+    fn text(written: &str, folds: bool) -> Result<Self> {
         if written.is_empty() {
             bail!("the key is empty: a connection with an empty key has no key");
         }
         if written.len() > STASH_LEN {
             bail!("the key has {} bytes: no key has more than {STASH_LEN}", written.len());
         }
-        Ok(Self { bytes: written.as_bytes().to_vec(), family: None })
+        // The data path lower-cases ASCII letters only: host names have no others.
+        let bytes = if folds { written.to_ascii_lowercase() } else { written.to_owned() };
+        Ok(Self { bytes: bytes.into_bytes(), family: None })
     }
 }
 
-/// Reads a key of a connection of this service.
-pub fn parse(service: &Service, written: &str) -> Result<Written> {
-    match service.key_source {
-        KEY_CLIENT | KEY_DESTINATION => {
-            let ip: IpAddr = written.parse().with_context(|| {
-                let source = names::key_source(service);
-                format!("the key source is `{source}`: `{written}` should be an IP address")
-            })?;
-            Ok(Written::addr(ip.to_canonical()))
-        }
-        KEY_TUPLE => {
-            let (tuple, family) = parse_tuple(written)?;
-            Ok(Written::tuple(&tuple, family))
-        }
-        _ => Written::text(written),
+/// How keys and chats are written.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Form {
+    /// Take keys for text, even where the service has a key source that takes an address and they
+    /// read as one
+    #[arg(long)]
+    pub text: bool,
+}
+
+/// Reads a key of a connection of this service: what reads as the addresses of its one key source
+/// that takes them, and text otherwise, if another source takes it.
+pub fn parse(service: &Service, written: &str, form: Form) -> Result<Written> {
+    let of_text = || KeySource::of_service(service).filter(|source| !source.always_yields());
+    let has_text = of_text().next().is_some();
+    let Some(source) = names::addresses(service).filter(|_| !form.text || !has_text) else {
+        let folds = has_text && of_text().all(KeySource::folds_case);
+        return Written::text(written, folds);
+    };
+    match (parse_addresses(source, written), has_text) {
+        (Err(_), true) => Written::text(written, false),
+        (parsed, _) => parsed,
     }
+}
+
+fn parse_addresses(source: KeySource, written: &str) -> Result<Written> {
+    if source.kind() == KEY_TUPLE {
+        let (tuple, family) = parse_tuple(written)?;
+        return Ok(Written::tuple(&tuple, family));
+    }
+    let ip: IpAddr = written.parse().with_context(|| {
+        format!("the key source is `{source}`: `{written}` should be an IP address")
+    })?;
+    Ok(Written::addr(ip.to_canonical()))
 }
 
 /// Reads the name of a chat: a key of the service, or any text, which only keys that are bound to
 /// it can reach.
-pub fn parse_chat(service: &Service, written: &str) -> Result<Written> {
-    parse(service, written).or_else(|_| Written::text(written))
+pub fn parse_chat(service: &Service, written: &str, form: Form) -> Result<Written> {
+    if form.text {
+        return Written::text(written, false);
+    }
+    parse(service, written, form).or_else(|_| Written::text(written, false))
 }
 
 /// Reads `client:port,vip:port`.
@@ -126,11 +148,16 @@ pub fn parse_tuple(written: &str) -> Result<(Tuple, Family)> {
 
 #[cfg(test)]
 mod tests {
-    use router_ebpf::maps::KEY_QUERY;
+    use router_ebpf::maps::{KeySource as Source, SOURCES};
 
     use super::*;
+    use crate::config::key_sources;
 
-    fn service(key_source: u8) -> Service {
+    fn service(texts: &[&str]) -> Service {
+        let mut sources = [Source::NONE; SOURCES];
+        for (to, from) in sources.iter_mut().zip(key_sources(texts.iter().copied()).unwrap()) {
+            *to = from.to_map();
+        }
         Service {
             digest: 0,
             slots: 0,
@@ -141,42 +168,69 @@ mod tests {
             mss4: 0,
             mss6: 0,
             policy: 0,
-            key_source,
             on_missing_key: 0,
-            param_len: 0,
-            param: [0; 32],
+            reserved: [0; 2],
+            sources,
             name: Name::EMPTY,
         }
     }
 
+    fn parse(source: &str, written: &str) -> Result<Written> {
+        super::parse(&service(&[source]), written, Form::default())
+    }
+
     #[test]
     fn keys_have_the_form_of_their_source() {
-        let key = parse(&service(KEY_QUERY), "room 42").unwrap();
+        let key = parse("query:chat", "room 42").unwrap();
         assert_eq!((key.bytes.as_slice(), key.family), (&b"room 42"[..], None));
-        let key = parse(&service(KEY_CLIENT), "192.0.2.7").unwrap();
+        let key = parse("client", "192.0.2.7").unwrap();
         assert_eq!(key.bytes, to_map("192.0.2.7".parse().unwrap()));
-        assert_eq!(key, parse(&service(KEY_CLIENT), "::ffff:192.0.2.7").unwrap());
+        assert_eq!(key, parse("client", "::ffff:192.0.2.7").unwrap());
         assert_eq!(key.family, Some(Family::V4));
-        let key = parse(&service(KEY_TUPLE), "[2001:db8::7]:40000,[2001:db8::1]:80").unwrap();
+        let key = parse("tuple", "[2001:db8::7]:40000,[2001:db8::1]:80").unwrap();
         assert_eq!((key.bytes.len(), key.family), (36, Some(Family::V6)));
         assert_eq!(key.bytes[32..], [0x9c, 0x40, 0, 80]);
     }
 
     #[test]
+    fn host_names_are_lower_cased_and_only_they() {
+        for source in ["sni", "sni:label", "header:host"] {
+            assert_eq!(parse(source, "Rooms.Example").unwrap().bytes, b"rooms.example");
+        }
+        for source in ["query:chat", "path:1", "header:x-chat", "cookie:chat"] {
+            assert_eq!(parse(source, "Rooms.Example").unwrap().bytes, b"Rooms.Example");
+        }
+        let mixed = service(&["sni:label", "query:chat"]);
+        let key = super::parse(&mixed, "Lobby", Form::default()).unwrap();
+        assert_eq!(key.bytes, b"Lobby", "it may be either's");
+    }
+
+    #[test]
+    fn with_both_kinds_of_sources_an_address_is_one_unless_it_is_said_to_be_text() {
+        let service = service(&["query:chat", "header:x-chat", "client"]);
+        let parse = |written, text| super::parse(&service, written, Form { text }).unwrap();
+        assert_eq!(parse("lobby", false).bytes, b"lobby");
+        assert_eq!(parse("192.0.2.7", false).bytes, to_map("192.0.2.7".parse().unwrap()));
+        assert_eq!(parse("192.0.2.7", true).bytes, b"192.0.2.7");
+        let chat = parse_chat(&service, "192.0.2.7", Form { text: true }).unwrap();
+        assert_eq!(chat.bytes, b"192.0.2.7");
+    }
+
+    #[test]
     fn errors_say_what_would_be_right() {
-        let message = |source, key: &str| parse(&service(source), key).unwrap_err().to_string();
-        assert!(message(KEY_QUERY, "").starts_with("the key is empty"));
-        assert!(message(KEY_QUERY, &"a".repeat(4097)).contains("4097 bytes"));
-        assert!(message(KEY_DESTINATION, "x").contains("`x` should be an IP address"));
-        assert!(message(KEY_TUPLE, "1.2.3.4:5").contains("`client:port,vip:port`"));
-        assert!(message(KEY_TUPLE, "1.2.3.4:5,[::1]:6").contains("mixes"));
+        let message = |source, key: &str| parse(source, key).unwrap_err().to_string();
+        assert!(message("query:chat", "").starts_with("the key is empty"));
+        assert!(message("query:chat", &"a".repeat(4097)).contains("4097 bytes"));
+        assert!(message("destination", "x").contains("`x` should be an IP address"));
+        assert!(message("tuple", "1.2.3.4:5").contains("`client:port,vip:port`"));
+        assert!(message("tuple", "1.2.3.4:5,[::1]:6").contains("mixes"));
     }
 
     #[test]
     fn a_chat_can_have_any_name() {
-        let chat = parse_chat(&service(KEY_CLIENT), "room 42").unwrap();
+        let chat = parse_chat(&service(&["client"]), "room 42", Form::default()).unwrap();
         assert_eq!(chat.bytes, b"room 42");
-        assert!(parse_chat(&service(KEY_CLIENT), "").is_err());
+        assert!(parse_chat(&service(&["client"]), "", Form::default()).is_err());
     }
 
     #[test]
@@ -185,11 +239,11 @@ mod tests {
         let addr = to_map("192.0.2.7".parse().unwrap());
         let mut key = Key { bytes: [0xff; STASH_LEN], len: 0, reserved: 0 };
         key.set_addr(&addr);
-        let written = parse(&service(KEY_CLIENT), "192.0.2.7").unwrap();
+        let written = parse("client", "192.0.2.7").unwrap();
         assert_eq!(written.hash(&secret), key.hash(&secret));
         let text = "192.0.2.7:40000,192.0.2.1:80";
         key.set_tuple(&parse_tuple(text).unwrap().0);
-        let written = parse(&service(KEY_TUPLE), text).unwrap();
+        let written = parse("tuple", text).unwrap();
         assert_eq!(written.hash(&secret), key.hash(&secret));
     }
 }

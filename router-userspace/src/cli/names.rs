@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::maps::{
-    FLOW_CHAT, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
+    Chat, FLOW_CHAT, FLOW_REQUESTS, KEY_CLIENT, KEY_COOKIE, KEY_DESTINATION, KEY_HEADER, KEY_NONE,
+    KEY_PATH, KEY_QUERY, KEY_SNI, KEY_SNI_LABEL, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
     MISSING_SPREAD, NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED,
     POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
-    STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN, Service,
+    STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN,
+    STATE_UPGRADED, Service,
 };
 
 use super::{read, text};
-use crate::tables::Tables;
+use crate::{config::KeySource, tables::Tables};
 
 /// Services and replicas by their numbers.
 #[derive(Default)]
@@ -69,10 +71,18 @@ impl Names {
         service.map_or(Ok(()), |name| self.find(name).map(drop))
     }
 
-    /// The readable key of a chat of a service.
+    /// A readable key of a service, of which nobody knows what kind it is.
     pub fn key(&self, service: u32, key: &router_ebpf::maps::Name) -> String {
-        let source = self.services.get(&service).map_or(KEY_QUERY, |service| service.key_source);
-        text::key(source, key)
+        let source = self.services.get(&service).and_then(addresses);
+        text::key(source.map_or(KEY_NONE, KeySource::kind), key)
+    }
+
+    /// The readable key of a chat of a service.
+    pub fn chat(&self, service: u32, chat: &Chat) -> String {
+        match u8::try_from(chat.source) {
+            Ok(kind) if kind != KEY_NONE => text::key(kind, &chat.key),
+            _ => self.key(service, &chat.key),
+        }
     }
 }
 
@@ -94,19 +104,30 @@ pub fn on_missing_key(missing: u8) -> String {
     word(missing, &words)
 }
 
-/// A key source as the configuration writes it: `query:chat`, `client`, ...
-pub fn key_source(service: &Service) -> String {
-    let words = [(KEY_CLIENT, "client"), (KEY_DESTINATION, "destination"), (KEY_TUPLE, "tuple")];
-    if service.key_source == KEY_QUERY {
-        return format!("query:{}", param(service));
-    }
-    word(service.key_source, &words)
+/// The key sources as the configuration writes them: `query:chat`, `client`, ...
+pub fn key_sources(service: &Service) -> Vec<String> {
+    KeySource::of_service(service).map(|source| source.to_string()).collect()
 }
 
-/// The name of the query parameter.
-pub fn param(service: &Service) -> String {
-    let len = usize::from(service.param_len).min(service.param.len());
-    text::escape(&service.param[..len])
+/// The key source of a service that takes addresses and ports for a key. There is one at the most.
+pub fn addresses(service: &Service) -> Option<KeySource> {
+    KeySource::of_service(service).find(|source| source.always_yields())
+}
+
+/// The word for a `KEY_*`, as the configuration begins it; none if it is not known.
+pub fn key_kind(kind: u32) -> Option<String> {
+    let words = [
+        (KEY_CLIENT, "client"),
+        (KEY_DESTINATION, "destination"),
+        (KEY_TUPLE, "tuple"),
+        (KEY_QUERY, "query"),
+        (KEY_PATH, "path"),
+        (KEY_HEADER, "header"),
+        (KEY_COOKIE, "cookie"),
+        (KEY_SNI, "sni"),
+        (KEY_SNI_LABEL, "sni:label"),
+    ];
+    (kind != u32::from(KEY_NONE)).then(|| word(u8::try_from(kind).unwrap_or(u8::MAX), &words))
 }
 
 /// The words for `STATE_*` bits; none for a flow that is simply open.
@@ -117,6 +138,7 @@ pub fn flow_state(state: u32) -> Vec<String> {
         (STATE_CLOSED, "closed"),
         (STATE_SYN_SEEN, "syn_seen"),
         (STATE_EXPIRED, "expired"),
+        (STATE_UPGRADED, "upgraded"),
     ];
     bits(state, &words)
 }
@@ -129,7 +151,7 @@ pub fn offers(offers: u8) -> Vec<String> {
 
 /// The words for the bits of `Flow::flags` and `Pending::flags`.
 pub fn flags(flags: u8) -> Vec<String> {
-    let words = [(FLOW_CHAT, "chat"), (PENDING_REFUSED, "refused")];
+    let words = [(FLOW_CHAT, "chat"), (FLOW_REQUESTS, "requests"), (PENDING_REFUSED, "refused")];
     bits(flags.into(), &words.map(|(bit, word)| (bit.into(), word)))
 }
 

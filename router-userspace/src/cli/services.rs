@@ -32,8 +32,8 @@ pub struct ServiceLine {
     pub port: u16,
     /// `spread` or `home`.
     pub policy: String,
-    /// Where the key comes from.
-    pub key_source: String,
+    /// Where the key comes from: the first that yields one.
+    pub key_sources: Vec<String>,
     /// `spread`, `reject`, or the name of a replica.
     pub on_missing_key: String,
     /// Replicas, draining ones too.
@@ -75,7 +75,7 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             addresses,
             port,
             policy: names::policy(service.policy),
-            key_source: names::key_source(service),
+            key_sources: names::key_sources(service),
             on_missing_key: match service.on_missing_key {
                 MISSING_REPLICA => names.replica(service.missing_replica),
                 other => names::on_missing_key(other),
@@ -126,7 +126,7 @@ pub fn table(services: &[ServiceLine]) -> String {
             line.addresses.join(",").into(),
             line.port.into(),
             line.policy.as_str().into(),
-            line.key_source.as_str().into(),
+            line.key_sources.join(", ").into(),
             line.on_missing_key.as_str().into(),
             line.usable.into(),
             line.replicas.into(),

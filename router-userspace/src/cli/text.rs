@@ -55,9 +55,9 @@ pub fn name(name: &Name) -> String {
 /// The readable key of a chat. Sources that take the key from the packet's header keep its bytes,
 /// which are shown as an address or as `client:port,vip:port`. A chat that was named by a person
 /// can have the same length: it is text, which an address as good as never is.
-pub fn key(key_source: u8, key: &Name) -> String {
+pub fn key(kind: u8, key: &Name) -> String {
     let is_text = key.kept().iter().all(|byte| matches!(byte, b' '..=b'~'));
-    match key_source {
+    match kind {
         _ if is_text => {}
         KEY_CLIENT | KEY_DESTINATION => {
             if let Ok(addr) = Addr::try_from(key.kept()) {

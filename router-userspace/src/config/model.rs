@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
+use super::source::KeySource;
+
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -68,8 +70,8 @@ pub struct Service {
     pub other_vips: Vec<(Prefix, u16)>,
     /// How connections are placed.
     pub policy: Policy,
-    /// Where the chat's name comes from.
-    pub key: Key,
+    /// Where the chat's name comes from: the first that yields one counts.
+    pub keys: Vec<KeySource>,
     /// What happens to a connection without a key.
     pub on_missing_key: OnMissing,
     /// Silence after which a connection is ended.
@@ -125,19 +127,6 @@ pub enum Policy {
     Spread,
     /// All connections of a chat to one replica.
     Home,
-}
-
-/// Where the chat's name comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// A query parameter of the upgrade request, decoded.
-    Query(Vec<u8>),
-    /// The client's address.
-    Client,
-    /// The destination address.
-    Destination,
-    /// The connection 4-tuple.
-    Tuple,
 }
 
 /// What happens to a connection without a key.

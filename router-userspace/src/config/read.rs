@@ -6,8 +6,9 @@ use router_ebpf::maps::NAME_LEN;
 
 use super::{
     check,
-    model::{Config, Key, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State},
+    model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State},
     reader::{Field, Table},
+    source::{KeySource, key_sources},
     value,
 };
 
@@ -119,7 +120,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         port,
         other_vips: Vec::new(),
         policy,
-        key: key(table, policy),
+        keys: keys(table, policy),
         on_missing_key: match on_missing_key.as_ref().and_then(|f| f.text("\"spread\"")) {
             None | Some("spread") => OnMissing::Spread,
             Some("reject") => OnMissing::Reject,
@@ -165,14 +166,27 @@ fn policy(table: &Table<'_>) -> Policy {
     }
 }
 
-fn key(table: &Table<'_>, policy: Policy) -> Key {
-    let right = "where a connection names its chat, key = \"query:chat\" (or \"client\", \
-                 \"destination\", \"tuple\")";
+fn keys(table: &Table<'_>, policy: Policy) -> Vec<KeySource> {
+    let right = "where a connection names its chat, key = \"query:chat\" or key = \
+                 [\"query:chat\", \"path:/rooms/{chat}\"]";
     let field = match policy {
         Policy::Home => table.required("key", right),
         Policy::Spread => table.get("key"),
     };
-    parsed(field, "\"query:chat\"", value::key).unwrap_or(Key::Tuple)
+    let Some(field) = field else { return vec![KeySource::TUPLE] };
+    let items = if field.is_list() { field.list() } else { vec![field.clone()] };
+    let right = "a key source, \"query:chat\",";
+    let texts: Option<Vec<_>> = items.iter().map(|item| item.text(right)).collect();
+    match texts.map(key_sources) {
+        Some(Ok(keys)) => return keys,
+        Some(Err(problems)) => {
+            for problem in problems {
+                items.get(problem.index).unwrap_or(&field).refuse(problem.message);
+            }
+        }
+        None => {}
+    }
+    Vec::new()
 }
 
 fn replica<'a>(table: &Table<'a>, service_port: u16) -> (Replica, ReplicaFields<'a>) {

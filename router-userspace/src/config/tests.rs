@@ -53,7 +53,7 @@ fn a_whole_file_is_read() {
     assert_eq!(config.limits, Limits { flows: 1000, ..Limits::default() });
     let service = &config.services[0];
     assert_eq!(service.addresses[2].to_string(), "2001:db8:1::/64");
-    assert_eq!(service.key, Key::Query(b"chat".to_vec()));
+    assert_eq!(service.keys, key_sources(["query:chat"]).unwrap());
     assert_eq!(service.on_missing_key, OnMissing::Replica("replica-1".into()));
     assert_eq!(service.idle_timeout.as_secs(), 5400);
     assert_eq!((service.replicas[0].port, service.replicas[1].port), (8080, 80));
@@ -75,7 +75,7 @@ fn a_problem_has_its_place_and_what_would_be_right() {
     refused(&format!("{BASE}\nportt = 1"), "8:1: service[0].portt", "did you mean `port`?");
     refused(&BASE.replace("home", "thin"), "6:10: service[0].policy", "not in this version");
     refused(&BASE.replace("home", "house"), "6:10: service[0].policy", "\"house\" is no policy");
-    refused(&BASE.replace("query:chat", "header:x"), "7:7: service[0].key", "no key source");
+    refused(&BASE.replace("query:chat", "url:x"), "7:7: service[0].key", "no key source");
     refused(&BASE.replace("query:chat", "query:%4"), "7:7: service[0].key", "two hex digits");
     refused(&BASE.replace("10.0.0.1", "10.0.0"), "4:14: service[0].addresses[0]", "not an IP");
     refused(&BASE.replace("10.0.0.1", "10.0.0.1/24"), "4:14", "write \"10.0.0.0/24\"");
@@ -88,8 +88,8 @@ fn a_problem_has_its_place_and_what_would_be_right() {
     refused(&BASE.replace("\nkey = \"query:chat\"", ""), "2:1: service[0].key", "is missing");
     refused(&BASE.replace("= 80", "= = 80"), "5:8", "is not TOML");
     refused(&BASE.replace("\"a\"", &format!("\"{}\"", "x".repeat(65))), "3:8", "65 bytes");
-    let long = format!("query:{}", "x".repeat(33));
-    refused(&BASE.replace("query:chat", &long), "7:7", "33 bytes; 32 are the most");
+    let long = format!("query:{}", "x".repeat(65));
+    refused(&BASE.replace("query:chat", &long), "7:7", "65 bytes; 64 are the most");
 }
 
 #[test]

@@ -1,10 +1,8 @@
-//! Parsing of single values: names, prefixes, keys, durations.
+//! Parsing of single values: addresses, prefixes, durations.
 
 use std::{net::IpAddr, time::Duration};
 
-use router_ebpf::maps::PARAM_LEN;
-
-use super::model::{Key, Prefix};
+use super::model::Prefix;
 
 /// `10.0.0.1` or `2001:db8::/64`.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
@@ -63,55 +61,6 @@ fn unicast(addr: IpAddr) -> Result<(), String> {
         return Ok(());
     };
     Err(format!("\"{addr}\" is {what}; a routable unicast address is needed"))
-}
-
-/// `query:<name>`, `client`, `destination` or `tuple`.
-pub(super) fn key(text: &str) -> Result<Key, String> {
-    match text {
-        "client" => Ok(Key::Client),
-        "destination" => Ok(Key::Destination),
-        "tuple" => Ok(Key::Tuple),
-        _ => match text.strip_prefix("query:") {
-            Some(name) => Ok(Key::Query(param(name)?)),
-            None => Err(format!(
-                "{text:?} is no key source; write \"query:<name>\", \"client\", \"destination\" \
-                 or \"tuple\""
-            )),
-        },
-    }
-}
-
-/// A query parameter's name, percent-decoded as the data path compares it.
-fn param(name: &str) -> Result<Vec<u8>, String> {
-    let decoded = percent_decode(name.as_bytes())
-        .ok_or_else(|| format!("{name:?}: a % is followed by two hex digits"))?;
-    if decoded.is_empty() {
-        return Err("\"query:\" has no name behind it; write \"query:chat\"".into());
-    }
-    if decoded.len() > PARAM_LEN {
-        let len = decoded.len();
-        return Err(format!("{name:?} has {len} bytes; {PARAM_LEN} are the most"));
-    }
-    Ok(decoded)
-}
-
-fn percent_decode(text: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        if byte == b'%' {
-            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
-            if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return None;
-            }
-            out.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            out.push(byte);
-            rest = tail;
-        }
-    }
-    Some(out)
 }
 
 /// `90s`, `5m`, `3h`, `1d`, and sums such as `1h30m`; whole seconds, at least one.

@@ -7,14 +7,14 @@ use std::{
 };
 
 use router_ebpf::maps::{
-    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
-    MISSING_SPREAD, NO_REPLICA, Name, PARAM_LEN, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING,
-    REPLICA_GONE, REPLICA_READY, Replica, SLOT_STRIDE, Service, Vip,
+    Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
+    POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
+    SLOT_STRIDE, SOURCES, Service, Vip,
 };
 
 use crate::{
     addr,
-    config::{self, Key, OnMissing, Policy, State},
+    config::{self, OnMissing, Policy, State},
     slots::{self, Candidate, SlotTable},
 };
 
@@ -98,15 +98,11 @@ impl<'a> Desired<'a> {
                 (MISSING_REPLICA, replica.map_or(NO_REPLICA, |r| r.number))
             }
         };
-        let (key_source, param) = match &service.key {
-            Key::Query(param) => (KEY_QUERY, param.as_slice()),
-            Key::Client => (KEY_CLIENT, &[][..]),
-            Key::Destination => (KEY_DESTINATION, &[][..]),
-            Key::Tuple => (KEY_TUPLE, &[][..]),
-        };
         let mss = self.index.mss.get(&service.name).copied().unwrap_or_default();
-        let mut padded = [0; PARAM_LEN];
-        padded[..param.len()].copy_from_slice(param);
+        let mut sources = [KeySource::NONE; SOURCES];
+        for (to, from) in sources.iter_mut().zip(&service.keys) {
+            *to = from.to_map();
+        }
         let value = Service {
             digest,
             slots,
@@ -120,10 +116,9 @@ impl<'a> Desired<'a> {
                 Policy::Spread => POLICY_SPREAD,
                 Policy::Home => POLICY_HOME,
             },
-            key_source,
             on_missing_key,
-            param_len: param.len() as u8,
-            param: padded,
+            reserved: [0; 2],
+            sources,
             name: Name::new(service.name.as_bytes()),
         };
         self.out.services.insert(number, value);

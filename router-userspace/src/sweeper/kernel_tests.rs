@@ -66,7 +66,7 @@ fn add_flow(tables: &mut Tables, client: u8, state: u32) -> (Tuple, Tuple) {
 
 fn set_chat(tables: &mut Tables, home: u32, flows: u32) {
     let state = Chat::pack(home, flows);
-    let chat = Chat { state, bound_at: 1_000_000_000_000, since: 0, key: Name::EMPTY, reserved: 0 };
+    let chat = Chat { state, bound_at: 1_000_000_000_000, since: 0, key: Name::EMPTY, source: 0 };
     tables.chats.insert(CHAT, chat, 0).unwrap();
 }
 

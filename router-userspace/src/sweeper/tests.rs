@@ -73,7 +73,7 @@ fn a_chat_is_over_without_flows_and_bindings() {
         bound_at: 1_000_000_000_000,
         since: 0,
         key: Name::EMPTY,
-        reserved: 0,
+        source: 0,
     };
     assert!(!judge::is_over(&chat(0), after(119)));
     assert!(judge::is_over(&chat(0), after(120)));

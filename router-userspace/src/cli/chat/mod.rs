@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use self::plan::{Change, Edit, Named, plan};
 use super::{
-    key::{self, Written},
+    key::{self, Form, Written},
     names::{self, Names},
     output::Report,
     read,
@@ -34,6 +34,9 @@ pub enum ChatCommand {
         /// The chat that it joins: one of its keys, or any text
         #[arg(long, value_name = "CHAT")]
         chat: String,
+        /// How keys are written.
+        #[command(flatten)]
+        form: Form,
     },
     /// Let KEY be a chat of its own again
     Unbind {
@@ -43,6 +46,9 @@ pub enum ChatCommand {
         /// The key that leaves its chat
         #[arg(value_name = "KEY")]
         key: String,
+        /// How keys are written.
+        #[command(flatten)]
+        form: Form,
     },
     /// Let CHAT live on the replica REPLICA as soon as it has no live flow elsewhere
     Pin {
@@ -55,6 +61,9 @@ pub enum ChatCommand {
         /// The name of the replica
         #[arg(long, value_name = "REPLICA")]
         replica: String,
+        /// How keys are written.
+        #[command(flatten)]
+        form: Form,
     },
     /// Let CHAT live where its slot is
     Unpin {
@@ -64,6 +73,9 @@ pub enum ChatCommand {
         /// The chat: one of its keys, or any text
         #[arg(value_name = "CHAT")]
         chat: String,
+        /// How keys are written.
+        #[command(flatten)]
+        form: Form,
     },
     /// Spread CHAT, which is too large for one replica, over N of them
     Width {
@@ -76,6 +88,9 @@ pub enum ChatCommand {
         /// How many parts it has; 1 puts it together again
         #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
         width: u32,
+        /// How keys are written.
+        #[command(flatten)]
+        form: Form,
     },
     /// List what was bound, pinned and spread
     List {
@@ -214,9 +229,8 @@ pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport
 /// The service that a command is about: it has chats, and an address of its key's family.
 fn service_of(tables: &Tables, names: &Names, command: &ChatCommand) -> Result<(u32, Service)> {
     let (name, keyed) = match command {
-        ChatCommand::Bind { service, key, .. } | ChatCommand::Unbind { service, key } => {
-            (service, Some(key))
-        }
+        ChatCommand::Bind { service, key, form, .. }
+        | ChatCommand::Unbind { service, key, form } => (service, Some((key, *form))),
         ChatCommand::Pin { service, .. }
         | ChatCommand::Unpin { service, .. }
         | ChatCommand::Width { service, .. } => (service, None),
@@ -227,7 +241,7 @@ fn service_of(tables: &Tables, names: &Names, command: &ChatCommand) -> Result<(
         let policy = names::policy(service.policy);
         bail!("service `{name}` has policy `{policy}`: only `home` has chats");
     }
-    let written = keyed.map(|key| key::parse(&service, key)).transpose()?;
+    let written = keyed.map(|(key, form)| key::parse(&service, key, form)).transpose()?;
     if let Some(family) = written.and_then(|written| written.family) {
         read::check_family(tables, name, number, family)?;
     }
@@ -241,19 +255,22 @@ fn requested(
     command: &ChatCommand,
     named: impl Fn(Written) -> Named,
 ) -> Result<Change> {
-    let key = |text: &str| Ok::<_, anyhow::Error>(named(key::parse(service, text)?));
-    let chat = |text: &str| Ok::<_, anyhow::Error>(named(key::parse_chat(service, text)?));
+    let key =
+        |text: &str, form: &Form| Ok::<_, anyhow::Error>(named(key::parse(service, text, *form)?));
+    let chat = |text: &str, form: &Form| {
+        Ok::<_, anyhow::Error>(named(key::parse_chat(service, text, *form)?))
+    };
     Ok(match command {
-        ChatCommand::Bind { key: own, chat: of, .. } => {
-            Change::Bind { key: key(own)?, chat: chat(of)? }
+        ChatCommand::Bind { key: own, chat: of, form, .. } => {
+            Change::Bind { key: key(own, form)?, chat: chat(of, form)? }
         }
-        ChatCommand::Unbind { key: own, .. } => Change::Unbind { key: key(own)? },
-        ChatCommand::Pin { chat: of, replica, .. } => {
-            Change::Pin { chat: chat(of)?, replica: replica_number(names, number, replica)? }
+        ChatCommand::Unbind { key: own, form, .. } => Change::Unbind { key: key(own, form)? },
+        ChatCommand::Pin { chat: of, replica, form, .. } => {
+            Change::Pin { chat: chat(of, form)?, replica: replica_number(names, number, replica)? }
         }
-        ChatCommand::Unpin { chat: of, .. } => Change::Unpin { chat: chat(of)? },
-        ChatCommand::Width { chat: of, width, .. } => {
-            Change::Width { chat: chat(of)?, width: *width }
+        ChatCommand::Unpin { chat: of, form, .. } => Change::Unpin { chat: chat(of, form)? },
+        ChatCommand::Width { chat: of, width, form, .. } => {
+            Change::Width { chat: chat(of, form)?, width: *width }
         }
         ChatCommand::List { .. } => bail!("`list` changes nothing"),
     })

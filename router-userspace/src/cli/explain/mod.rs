@@ -15,12 +15,13 @@ use serde::Serialize;
 
 use self::copies::Copies;
 use super::{
-    key::{self, Family, Written},
+    key::{self, Family, Form, Written},
     names::{self, Names},
     read, text,
 };
 use crate::{
     addr::{from_map, of_replica},
+    config::KeySource,
     tables::Tables,
 };
 
@@ -42,6 +43,9 @@ pub struct ExplainArgs {
     /// the request
     #[arg(long, value_name = "CLIENT:PORT,VIP:PORT", group = "connection")]
     pub tuple: Option<String>,
+    /// How keys are written.
+    #[command(flatten)]
+    pub form: Form,
 }
 
 /// The way of a connection, step by step. What `roost explain` prints. JSON: this object.
@@ -53,8 +57,8 @@ pub struct Explained {
     pub service_number: u32,
     /// `spread` or `home`.
     pub policy: String,
-    /// Where the key comes from.
-    pub key_source: String,
+    /// Where the key comes from: the first that yields one.
+    pub key_sources: Vec<String>,
     /// The key; null for a connection without one.
     pub key: Option<String>,
     /// The hash of the key, or of the 4-tuple without one; null if no replica was looked for.
@@ -117,30 +121,31 @@ pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
     Ok(connection.explain(&copies, &names))
 }
 
-/// The key that a connection has by the service's key source.
+/// The key that a connection has by the service's key sources.
 fn written(
     service: &Service,
     args: &ExplainArgs,
     tuple: Option<&(Tuple, Family)>,
 ) -> Result<Option<Written>> {
     if let Some(text) = &args.key {
-        return key::parse(service, text).map(Some);
+        return key::parse(service, text, args.form).map(Some);
     }
-    let source = names::key_source(service);
+    let source = names::addresses(service);
     if let Some(address) = args.address {
-        if !matches!(service.key_source, KEY_CLIENT | KEY_DESTINATION) {
-            bail!("the key source is `{source}`: an address is no key, use --key or --tuple");
+        if !source.is_some_and(|source| matches!(source.kind(), KEY_CLIENT | KEY_DESTINATION)) {
+            let sources = names::key_sources(service).join(", ");
+            bail!("the key source is `{sources}`: an address is no key, use --key or --tuple");
         }
-        return key::parse(service, &address.to_string()).map(Some);
+        return key::parse(service, &address.to_string(), Form::default()).map(Some);
     }
     let (tuple, _) = tuple.context("one of --key, --address and --tuple is needed")?;
-    let key = match service.key_source {
-        KEY_CLIENT => from_map(tuple.client).to_string(),
-        KEY_DESTINATION => from_map(tuple.server).to_string(),
-        KEY_TUPLE => format!("{},{}", text::client(tuple), text::server(tuple)),
+    let key = match source.map(KeySource::kind) {
+        Some(KEY_CLIENT) => from_map(tuple.client).to_string(),
+        Some(KEY_DESTINATION) => from_map(tuple.server).to_string(),
+        Some(KEY_TUPLE) => format!("{},{}", text::client(tuple), text::server(tuple)),
         _ => return Ok(None),
     };
-    key::parse(service, &key).map(Some)
+    key::parse(service, &key, Form::default()).map(Some)
 }
 
 struct Connection<'a> {
@@ -165,7 +170,7 @@ impl Connection<'_> {
             service: names.service(self.number),
             service_number: self.number,
             policy: names::policy(self.service.policy),
-            key_source: names::key_source(self.service),
+            key_sources: names::key_sources(self.service),
             key: self.key.map(|key| names.key(self.number, &key.name())),
             key_hash: key_hash.map(text::hex),
             notes: self.notes(overridden.as_ref()),

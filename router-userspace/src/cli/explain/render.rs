@@ -15,8 +15,10 @@ impl Report for Explained {
             (
                 "key",
                 match &self.key {
-                    Some(key) => format!("`{key}` from {}", self.key_source),
-                    None => format!("none, though {} should give one", self.key_source),
+                    Some(key) => format!("`{key}` from {}", self.key_sources.join(" or ")),
+                    None => {
+                        format!("none, though {} should give one", self.key_sources.join(" or "))
+                    }
                 },
             ),
         ];
