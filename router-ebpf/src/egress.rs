@@ -423,6 +423,8 @@ fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, piece: Piece) -> Option
         packet.store(payload_at, scratch.stash.bytes(piece.at as u32), payload_len)?;
         new_body = new_body.plus(Sum::from_raw(piece.sum));
     }
+    // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
+    let (header, new_body) = (core::hint::black_box(header), core::hint::black_box(new_body));
     header.write(packet, segment, payload_len, segment.check)?;
     let new_pseudo = header.pseudo_sum(payload_len);
     let pseudo = new_pseudo.minus(old_pseudo);
