@@ -10,6 +10,7 @@ pub mod kube;
 pub mod loader;
 pub mod lock;
 pub mod paths;
+pub mod search;
 pub mod secrets;
 pub mod slots;
 pub mod sweeper;

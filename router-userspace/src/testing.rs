@@ -1,4 +1,4 @@
-//! Real maps for tests: they need root, and say so instead of being skipped.
+//! Real maps for tests, which need root and say so instead of being skipped; and what goes into them.
 
 use std::{
     fs,
@@ -6,8 +6,10 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use router_ebpf::maps::{KeySource, NO_REPLICA, Name, POLICY_HOME, SOURCES, Service};
+
 use crate::{
-    config::{Limits, SecretFiles},
+    config::{Limits, SecretFiles, key_sources},
     loader, secrets,
     tables::Tables,
 };
@@ -46,5 +48,29 @@ impl TestMaps {
 impl Drop for TestMaps {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.pin_dir);
+    }
+}
+
+/// A service with these key sources, and nothing else of its own.
+#[track_caller]
+pub(crate) fn service(texts: &[&str]) -> Service {
+    let mut sources = [KeySource::NONE; SOURCES];
+    for (to, from) in sources.iter_mut().zip(key_sources(texts.iter().copied()).unwrap()) {
+        *to = from.to_map();
+    }
+    Service {
+        digest: 0,
+        slots: 0,
+        generation: 0,
+        usable: 0,
+        missing_replica: NO_REPLICA,
+        idle_timeout: 0,
+        mss4: 0,
+        mss6: 0,
+        policy: POLICY_HOME,
+        on_missing_key: 0,
+        reserved: [0; 2],
+        sources,
+        name: Name::EMPTY,
     }
 }

@@ -148,32 +148,8 @@ pub fn parse_tuple(written: &str) -> Result<(Tuple, Family)> {
 
 #[cfg(test)]
 mod tests {
-    use router_ebpf::maps::{KeySource as Source, SOURCES};
-
     use super::*;
-    use crate::config::key_sources;
-
-    fn service(texts: &[&str]) -> Service {
-        let mut sources = [Source::NONE; SOURCES];
-        for (to, from) in sources.iter_mut().zip(key_sources(texts.iter().copied()).unwrap()) {
-            *to = from.to_map();
-        }
-        Service {
-            digest: 0,
-            slots: 0,
-            generation: 0,
-            usable: 0,
-            missing_replica: 0,
-            idle_timeout: 0,
-            mss4: 0,
-            mss6: 0,
-            policy: 0,
-            on_missing_key: 0,
-            reserved: [0; 2],
-            sources,
-            name: Name::EMPTY,
-        }
-    }
+    use crate::testing::service;
 
     fn parse(source: &str, written: &str) -> Result<Written> {
         super::parse(&service(&[source]), written, Form::default())

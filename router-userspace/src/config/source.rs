@@ -251,17 +251,18 @@ fn encoded(bytes: &[u8], plain: impl Fn(u8) -> bool) -> String {
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.text();
-        let ascii = String::from_utf8_lossy(text);
+        // Tokens and host names stand for themselves, percent signs too.
+        let ascii = || encoded(text, |b| b.is_ascii_graphic());
         match self.kind() {
             KEY_CLIENT => f.write_str("client"),
             KEY_DESTINATION => f.write_str("destination"),
             KEY_TUPLE => f.write_str("tuple"),
             KEY_QUERY => write!(f, "query:{}", encoded(text, |b| b"!$'()*+-./:;=@_~".contains(&b))),
             KEY_PATH => write!(f, "path:{}", path::text(text)),
-            KEY_HEADER => write!(f, "header:{}", ascii.escape_debug()),
-            KEY_COOKIE => write!(f, "cookie:{}", ascii.escape_debug()),
+            KEY_HEADER => write!(f, "header:{}", ascii()),
+            KEY_COOKIE => write!(f, "cookie:{}", ascii()),
             KEY_SNI => f.write_str("sni"),
-            KEY_SNI_LABEL => write!(f, "sni:label{}", ascii.escape_debug()),
+            KEY_SNI_LABEL => write!(f, "sni:label{}", ascii()),
             kind => write!(f, "unknown({kind})"),
         }
     }

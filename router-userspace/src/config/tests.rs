@@ -77,6 +77,13 @@ fn a_problem_has_its_place_and_what_would_be_right() {
     refused(&BASE.replace("home", "house"), "6:10: service[0].policy", "\"house\" is no policy");
     refused(&BASE.replace("query:chat", "url:x"), "7:7: service[0].key", "no key source");
     refused(&BASE.replace("query:chat", "query:%4"), "7:7: service[0].key", "two hex digits");
+    let keys = |list: &str| BASE.replace("\"query:chat\"", list);
+    assert_eq!(problems(&keys("[\"path:2\", \"client\"]")), Vec::<String>::new());
+    refused(&keys("[\"sni\", \"path:0\"]"), "7:15: service[0].key[1]", "counted from 1");
+    refused(&keys("[\"client\", \"sni\"]"), "7:18: service[0].key[1]", "never be used");
+    refused(&keys("[\"sni\", 7]"), "7:15: service[0].key[1]", "is an integer; write a key source");
+    refused(&keys("[]"), "7:7: service[0].key", "has 0 key sources; write 1 to 4");
+    refused(&keys("7"), "7:7: service[0].key", "is an integer; write a key source");
     refused(&BASE.replace("10.0.0.1", "10.0.0"), "4:14: service[0].addresses[0]", "not an IP");
     refused(&BASE.replace("10.0.0.1", "10.0.0.1/24"), "4:14", "write \"10.0.0.0/24\"");
     refused(&BASE.replace("10.0.0.1", "127.0.0.1"), "4:14", "loopback");

@@ -1,6 +1,7 @@
 //! `roost explain`: where a connection would go and why, by the same code as the kernel program.
 
 mod copies;
+mod head;
 mod render;
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +9,13 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail};
 use clap::ArgGroup;
 use router_ebpf::{
+    key::Reason,
     maps::{Chat, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NO_REPLICA, POLICY_HOME, Service, Tuple},
     steer::{NoRoute, Route, Why, chat_key, steer},
 };
 use serde::Serialize;
 
-use self::copies::Copies;
+use self::{copies::Copies, head::HeadArgs};
 use super::{
     key::{self, Family, Form, Written},
     names::{self, Names},
@@ -22,6 +24,7 @@ use super::{
 use crate::{
     addr::{from_map, of_replica},
     config::KeySource,
+    search::{Outcome, reason_word, search},
     tables::Tables,
 };
 
@@ -32,8 +35,8 @@ pub struct ExplainArgs {
     /// Explain a connection to the service named SERVICE
     #[arg(long, value_name = "SERVICE")]
     pub service: String,
-    /// Take KEY as its key: text for `query`, an IP address for `client` and `destination`,
-    /// `client:port,vip:port` for `tuple`
+    /// Take KEY as its key: an IP address for `client` and `destination`, `client:port,vip:port` for
+    /// `tuple`, text for all other key sources
     #[arg(long, value_name = "KEY", group = "connection")]
     pub key: Option<String>,
     /// Take the IP address ADDRESS as its key: of the client or of the VIP, by the key source
@@ -46,6 +49,9 @@ pub struct ExplainArgs {
     /// How keys are written.
     #[command(flatten)]
     pub form: Form,
+    /// What its client sends.
+    #[command(flatten)]
+    pub head: HeadArgs,
 }
 
 /// The way of a connection, step by step. What `roost explain` prints. JSON: this object.
@@ -59,8 +65,13 @@ pub struct Explained {
     pub policy: String,
     /// Where the key comes from: the first that yields one.
     pub key_sources: Vec<String>,
+    /// The key source that yields it; null if none does, or if any of several may.
+    pub key_source: Option<String>,
     /// The key; null for a connection without one.
     pub key: Option<String>,
+    /// Why its first bytes have no key: `unreadable`, `absent`, `empty` or `too_long`, as the
+    /// counters `missing_*`; null if they have one, or if they are not known.
+    pub missing: Option<&'static str>,
     /// The hash of the key, or of the 4-tuple without one; null if no replica was looked for.
     pub key_hash: Option<String>,
     /// What CHAT_COOKIES says about the key and its chat; null if nothing.
@@ -77,7 +88,8 @@ pub struct Explained {
     pub replica: Option<String>,
     /// Where that replica listens: at an address for each family, unless the connection's is known.
     pub replica_addresses: Vec<String>,
-    /// `slot`, `pinned`, `live_home`, `missing_key`; or of a reset `rejected`, `no_replica`.
+    /// `slot`, `pinned`, `live_home`, `missing_key`; or of a reset `rejected`, `no_replica`; or
+    /// `incomplete` if more bytes have to come.
     pub why: &'static str,
     /// What else should be known.
     pub notes: Vec<String>,
@@ -110,25 +122,68 @@ pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
     let names = Names::read(tables)?;
     let tuple = args.tuple.as_deref().map(key::parse_tuple).transpose()?;
     let (number, service) = names.find(&args.service)?;
-    let key = written(&service, args, tuple.as_ref())?;
-    let family = tuple.map(|(_, family)| family).or(key.as_ref().and_then(|key| key.family));
+    let known = match args.head.read()? {
+        Some(bytes) => searched(&service, tuple.as_ref(), &bytes)?,
+        None => given(&service, args, tuple.as_ref())?,
+    };
+    let family = tuple.map(|(_, family)| family).or(known.key().and_then(|key| key.family));
     if let Some(family) = family {
         read::check_family(tables, &args.service, number, family)?;
     }
     let copies = Copies::read(tables, &names, number, &service)?;
     let tuple = tuple.map(|(tuple, _)| tuple);
-    let connection = Connection { number, service: &service, key: key.as_ref(), tuple, family };
-    Ok(connection.explain(&copies, &names))
+    let connection = Connection { number, service: &service, known: &known, tuple, family };
+    let mut explained = connection.explain(&copies, &names);
+    explained.notes.extend(args.head.note());
+    Ok(explained)
 }
 
-/// The key that a connection has by the service's key sources.
-fn written(
-    service: &Service,
-    args: &ExplainArgs,
-    tuple: Option<&(Tuple, Family)>,
-) -> Result<Option<Written>> {
+/// What is known of a connection's key.
+enum Known {
+    /// It, and the key source that yields it, unless any of several may.
+    Key { key: Written, source: Option<KeySource> },
+    /// It has none; why, if its bytes are known.
+    Nothing(Option<Reason>),
+    /// More bytes have to come.
+    Incomplete,
+}
+
+impl Known {
+    fn key(&self) -> Option<&Written> {
+        match self {
+            Self::Key { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// The key that a connection has by its first bytes.
+fn searched(service: &Service, tuple: Option<&(Tuple, Family)>, bytes: &[u8]) -> Result<Known> {
+    let ends = tuple.map_or_else(Tuple::default, |(tuple, _)| *tuple);
+    Ok(match search(service, &ends, bytes) {
+        Outcome::Found { source, .. } if source.always_yields() && tuple.is_none() => {
+            bail!("the first bytes have no key, so it is taken from `{source}`: give --tuple too")
+        }
+        Outcome::Found { source, key } => {
+            let family = tuple.map(|(_, family)| *family).filter(|_| source.always_yields());
+            Known::Key { key: Written { bytes: key, family }, source: Some(source) }
+        }
+        Outcome::Missing(reason) => Known::Nothing(Some(reason)),
+        Outcome::More => Known::Incomplete,
+    })
+}
+
+/// The key that was given, or that follows from the connection's ends.
+fn given(service: &Service, args: &ExplainArgs, tuple: Option<&(Tuple, Family)>) -> Result<Known> {
+    let known = |key: Written| {
+        let is_address = key.family.is_some();
+        let mut sources = KeySource::of_service(service);
+        let mut fits = sources.by_ref().filter(|source| source.always_yields() == is_address);
+        let source = fits.next();
+        Known::Key { key, source: source.filter(|_| fits.next().is_none()) }
+    };
     if let Some(text) = &args.key {
-        return key::parse(service, text, args.form).map(Some);
+        return key::parse(service, text, args.form).map(known);
     }
     let source = names::addresses(service);
     if let Some(address) = args.address {
@@ -136,22 +191,22 @@ fn written(
             let sources = names::key_sources(service).join(", ");
             bail!("the key source is `{sources}`: an address is no key, use --key or --tuple");
         }
-        return key::parse(service, &address.to_string(), Form::default()).map(Some);
+        return key::parse(service, &address.to_string(), Form::default()).map(known);
     }
-    let (tuple, _) = tuple.context("one of --key, --address and --tuple is needed")?;
+    let (tuple, _) = tuple.context("there is no connection to explain")?;
     let key = match source.map(KeySource::kind) {
         Some(KEY_CLIENT) => from_map(tuple.client).to_string(),
         Some(KEY_DESTINATION) => from_map(tuple.server).to_string(),
         Some(KEY_TUPLE) => format!("{},{}", text::client(tuple), text::server(tuple)),
-        _ => return Ok(None),
+        _ => return Ok(Known::Nothing(None)),
     };
-    key::parse(service, &key, Form::default()).map(Some)
+    key::parse(service, &key, Form::default()).map(known)
 }
 
 struct Connection<'a> {
     number: u32,
     service: &'a Service,
-    key: Option<&'a Written>,
+    known: &'a Known,
     tuple: Option<Tuple>,
     /// Of both its ends, if it is known.
     family: Option<Family>,
@@ -160,18 +215,28 @@ struct Connection<'a> {
 impl Connection<'_> {
     fn explain(&self, copies: &Copies<'_>, names: &Names) -> Explained {
         let secret = copies.secrets.chat;
-        let key_hash = self.key.map(|key| key.hash(&secret));
+        let key = self.known.key();
+        let key_hash = key.map(|key| key.hash(&secret));
+        let (source, missing) = match self.known {
+            Known::Key { source, .. } => (*source, None),
+            Known::Nothing(reason) => (None, reason.map(reason_word)),
+            Known::Incomplete => (None, None),
+        };
         let tuple = self.tuple.unwrap_or_default();
         let mut route = Route::NONE;
         let (number, service) = (self.number, self.service);
-        let routed = steer(copies, number, service, &tuple, key_hash, &secret, &mut route);
         let overridden = key_hash.and_then(|hash| self.overridden(copies, names, hash));
         let mut explained = Explained {
             service: names.service(self.number),
             service_number: self.number,
             policy: names::policy(self.service.policy),
             key_sources: names::key_sources(self.service),
-            key: self.key.map(|key| names.key(self.number, &key.name())),
+            key_source: source.map(|source| source.to_string()),
+            key: key.map(|key| match source {
+                Some(source) => text::key(source.kind(), &key.name()),
+                None => names.key(self.number, &key.name()),
+            }),
+            missing,
             key_hash: key_hash.map(text::hex),
             notes: self.notes(overridden.as_ref()),
             overridden,
@@ -183,7 +248,11 @@ impl Connection<'_> {
             replica_addresses: Vec::new(),
             why: "no_replica",
         };
-        match routed {
+        if matches!(self.known, Known::Incomplete) {
+            explained.why = "incomplete";
+            return explained;
+        }
+        match steer(copies, number, service, &tuple, key_hash, &secret, &mut route) {
             Ok(()) => self.follow(&mut explained, copies, names, &route),
             Err(NoRoute::MissingKey) => explained.why = "rejected",
             Err(NoRoute::NoReplica) => {}
@@ -245,6 +314,7 @@ impl Connection<'_> {
         }
         let by_tuple = self.service.policy != POLICY_HOME
             || overridden.is_some_and(|overridden| overridden.width > 1);
+        let by_tuple = by_tuple || matches!(self.known, Known::Nothing(_));
         if self.tuple.is_none() && by_tuple {
             notes.push("the replica depends on the connection: give --tuple too".to_owned());
         }

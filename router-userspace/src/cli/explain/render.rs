@@ -12,16 +12,11 @@ impl Report for Explained {
         let bold = anstyle::Style::new().bold();
         let mut lines = vec![
             ("service", format!("{}, policy {}", self.service, self.policy)),
-            (
-                "key",
-                match &self.key {
-                    Some(key) => format!("`{key}` from {}", self.key_sources.join(" or ")),
-                    None => {
-                        format!("none, though {} should give one", self.key_sources.join(" or "))
-                    }
-                },
-            ),
+            ("key", self.key_text()),
         ];
+        if self.why == "incomplete" {
+            return lines_text(&lines, "nowhere yet: Roost waits for more bytes", &self.notes);
+        }
         if let Some(hash) = &self.key_hash {
             let of = if self.key.is_some() { "" } else { " of the 4-tuple" };
             lines.push(("key hash", format!("{hash}{of}")));
@@ -52,25 +47,48 @@ impl Report for Explained {
             let owner = self.slot_replica.as_deref().unwrap_or("no replica");
             lines.push(("slot", format!("{slot} of {owner}")));
         }
-        let mut text = String::new();
-        for (step, found) in lines {
-            let _ = writeln!(text, "{step:<10} {found}");
-        }
         let (replica, why) = (self.replica.as_deref(), self.why_text());
         let to = match (replica, self.replica_addresses.join(" and ")) {
-            (Some(replica), at) if at.is_empty() => format!("{bold}{replica}{bold:#}: "),
-            (Some(replica), at) => format!("{bold}{replica}{bold:#} at {at}: "),
-            (None, _) => format!("{bold}reset{bold:#}: "),
+            (Some(replica), at) if at.is_empty() => format!("{bold}{replica}{bold:#}: {why}"),
+            (Some(replica), at) => format!("{bold}{replica}{bold:#} at {at}: {why}"),
+            (None, _) => format!("{bold}reset{bold:#}: {why}"),
         };
-        let _ = writeln!(text, "{:<10} {to}{why}", "goes to");
-        for note in &self.notes {
-            let _ = writeln!(text, "{:<10} {note}", "note");
-        }
-        text
+        lines_text(&lines, &to, &self.notes)
     }
 }
 
+fn lines_text(lines: &[(&str, String)], goes_to: &str, notes: &[String]) -> String {
+    let steps = lines.iter().map(|(step, found)| (*step, found.as_str()));
+    let notes = notes.iter().map(|note| ("note", note.as_str()));
+    let mut text = String::new();
+    for (step, found) in steps.chain([("goes to", goes_to)]).chain(notes) {
+        let _ = writeln!(text, "{step:<10} {found}");
+    }
+    text
+}
+
 impl Explained {
+    fn key_text(&self) -> String {
+        let sources = self.key_sources.join(" or ");
+        match (&self.key, &self.key_source, self.missing) {
+            (Some(key), Some(source), _) => format!("`{key}` from {source}"),
+            (Some(key), None, _) => format!("`{key}` from {sources}"),
+            (None, _, None) if self.why == "incomplete" => {
+                format!("not known yet from {sources}: the head is not complete")
+            }
+            (None, _, None) => format!("none, though {sources} should give one"),
+            (None, _, Some(reason)) => {
+                let why = match reason {
+                    "unreadable" => "the first bytes are of no protocol that is read for it",
+                    "absent" => "the first bytes have none",
+                    "empty" => "it is empty",
+                    _ => "it is not within the first 4 segments and 4096 bytes",
+                };
+                format!("none from {sources}: {why}")
+            }
+        }
+    }
+
     fn why_text(&self) -> &'static str {
         match self.why {
             "slot" if self.chat.is_some() => "the chat has no live flow, the slot table decides",

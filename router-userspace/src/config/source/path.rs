@@ -34,6 +34,13 @@ fn numbered(text: &str) -> Result<Vec<u8>, String> {
 }
 
 fn template(text: &str, segments: &str) -> Result<Vec<u8>, String> {
+    if let Some(mark) = text.chars().find(|c| matches!(c, '?' | '#')) {
+        let code = u32::from(mark);
+        return Err(format!(
+            "{text:?}: a path ends before {mark}; leave it out, or write %{code:02X} if it is part \
+             of a name"
+        ));
+    }
     let (segments, has_rest) = match segments.strip_suffix("/**") {
         Some(segments) => (segments, true),
         None => (segments, false),
@@ -76,20 +83,16 @@ fn template(text: &str, segments: &str) -> Result<Vec<u8>, String> {
 
 /// What stands for itself in a segment.
 fn literal_bytes(text: &str, literal: &str) -> Result<Vec<u8>, String> {
-    if let Some(mark) = literal.chars().find(|c| "*{}?#".contains(*c)) {
+    if let Some(mark) = literal.chars().find(|c| "*{}".contains(*c)) {
         let code = u32::from(mark);
         return Err(match mark {
             '*' => format!(
                 "{text:?}: * stands for a whole segment, and /** for the end; write %2A for a star \
                  that is meant as one"
             ),
-            '{' | '}' => format!(
+            _ => format!(
                 "{text:?}: {CHAT} is the only thing in braces; write %{code:02X} for a brace that \
                  is meant as one"
-            ),
-            _ => format!(
-                "{text:?}: a path ends before {mark}; leave it out, or write %{code:02X} if it is \
-                 part of a name"
             ),
         });
     }
