@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
-use roost::addr::to_map;
+use roost::{addr::to_map, config::key_sources};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, KeySource,
@@ -39,15 +39,20 @@ impl Drop for Pinned {
 impl Pinned {
     /// Pins maps with one service, two replicas, a chat, its flow and some counts.
     fn filled(test: &str) -> Self {
+        Self::filled_by(test, &["query:chat"])
+    }
+
+    /// The same with other key sources.
+    fn filled_by(test: &str, sources: &[&str]) -> Self {
         mount_bpffs();
         let dir = Path::new(BPFFS).join(format!("roost-test-{test}-{}", std::process::id()));
         std::fs::create_dir(&dir).expect("cannot make a directory in the bpffs; run as root");
         let pinned = Self { dir };
-        pinned.fill().unwrap();
+        pinned.fill(sources).unwrap();
         pinned
     }
 
-    fn fill(&self) -> anyhow::Result<()> {
+    fn fill(&self, sources: &[&str]) -> anyhow::Result<()> {
         let pin = |name: &str| self.dir.join(name);
 
         let mut vips: LpmTrie<MapData, Vip, u32> = LpmTrie::create(8, 1)?;
@@ -56,7 +61,7 @@ impl Pinned {
         vips.pin(pin("VIPS"))?;
 
         let mut services: HashMap<MapData, u32, Service> = HashMap::create(8, 0)?;
-        services.insert(1, service(), 0)?;
+        services.insert(1, service(sources), 0)?;
         services.pin(pin("SERVICES"))?;
 
         let mut replicas: Array<MapData, Replica> = Array::create(4, 0)?;
@@ -154,9 +159,16 @@ fn hash(key: &str) -> u64 {
     hasher.finish()
 }
 
-fn service() -> Service {
+/// The same as the command line prints it.
+fn hex(key: &str) -> String {
+    format!("{:016x}", hash(key))
+}
+
+fn service(texts: &[&str]) -> Service {
     let mut sources = [KeySource::NONE; SOURCES];
-    sources[0] = KeySource::new(KEY_QUERY, b"chat");
+    for (to, from) in sources.iter_mut().zip(key_sources(texts.iter().copied()).unwrap()) {
+        *to = from.to_map();
+    }
     Service {
         digest: 0xd1_9e57,
         slots: 0,
@@ -250,6 +262,7 @@ fn lists_say_what_is_in_the_maps() {
     let chats = pinned.json(&["chats", "--service", "rooms", "--key", "42"]);
     assert_eq!(chats[0]["home"], "r1");
     assert_eq!(chats[0]["flows"], 1);
+    assert_eq!(chats[0]["key_source"], "query");
     assert_eq!(chats[0]["cookie"], format!("{:016x}", hash("42")));
     assert_eq!(pinned.json(&["chats", "--key", "43"]), json!([]));
     assert_eq!(pinned.text(&["chats", "--key", "43"]), "no chats\n");
@@ -404,6 +417,88 @@ fn explain_follows_the_pipeline() {
     assert!(stderr(&output).contains("an address is no key"), "{}", stderr(&output));
     let output = pinned.roost(&["explain", "--service", "rooms", "--tuple", "[::1]:1,[::2]:2"]);
     assert!(stderr(&output).contains("no IPv6 address"), "{}", stderr(&output));
+}
+
+#[test]
+fn explain_reads_what_a_client_sends() {
+    let pinned = Pinned::filled_by("heads", &["path:/rooms/{chat}/ws", "cookie:room", "client"]);
+    let sources = json!(["path:/rooms/{chat}/ws", "cookie:room", "client"]);
+    assert_eq!(pinned.json(&["services"])[0]["key_sources"], sources);
+    let text = pinned.text(&["services"]);
+    assert!(text.contains("path:/rooms/{chat}/ws, cookie:room, client"), "{text}");
+    let explain =
+        |arguments: &[&str]| pinned.json(&[&["explain", "--service", "rooms"], arguments].concat());
+
+    let path = explain(&["--url", "ws://rooms.example/rooms/42/ws"]);
+    assert_eq!(
+        (&path["key"], &path["key_source"]),
+        (&json!("42"), &json!("path:/rooms/{chat}/ws"))
+    );
+    assert_eq!((&path["why"], &path["cookie"]), (&json!("live_home"), &json!(hex("42"))));
+    let cookie = explain(&["--url", "/", "--header", "Cookie: a=b; room=lobby"]);
+    assert_eq!((&cookie["key"], &cookie["key_source"]), (&json!("lobby"), &json!("cookie:room")));
+
+    let head = tempfile::NamedTempFile::new().unwrap();
+    let explain_head = |bytes: &str, more: &[&str]| {
+        std::fs::write(head.path(), bytes).unwrap();
+        let file = ["--request", head.path().to_str().unwrap()];
+        pinned.roost(&[&["explain", "--service", "rooms", "-o", "json"], &file[..], more].concat())
+    };
+    let found = |bytes: &str, more: &[&str]| -> Value {
+        serde_json::from_slice(&explain_head(bytes, more).stdout).unwrap()
+    };
+    let whole = found("GET /rooms/42/ws HTTP/1.1\r\nHost: a\r\n\r\n", &[]);
+    assert_eq!(whole["key_hash"], path["key_hash"]);
+    let part = found("GET /rooms/42", &[]);
+    assert_eq!((&part["why"], &part["replica"]), (&json!("incomplete"), &Value::Null));
+    let tuple = ["--tuple", "198.51.100.7:40000,192.0.2.1:80"];
+    let client = found("GET / HTTP/1.1\r\n\r\n", &tuple);
+    assert_eq!((&client["key"], &client["key_source"]), (&json!("198.51.100.7"), &json!("client")));
+    let output = explain_head("GET / HTTP/1.1\r\n\r\n", &[]);
+    assert!(stderr(&output).contains("taken from `client`: give --tuple"), "{}", stderr(&output));
+    let output = explain_head("", &[]);
+    assert!(stderr(&output).contains("is empty"), "{}", stderr(&output));
+}
+
+#[test]
+fn explain_says_why_there_is_no_key() {
+    let pinned = Pinned::filled_by("missing", &["query:chat", "sni:label.rooms.example"]);
+    let missing = |arguments: &[&str]| {
+        let said = pinned.json(&[&["explain", "--service", "rooms"], arguments].concat());
+        assert_eq!((&said["why"], &said["key"]), (&json!("rejected"), &Value::Null));
+        said["missing"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(missing(&["--url", "/ws"]), "absent");
+    assert_eq!(missing(&["--url", "/ws?chat="]), "empty");
+    assert_eq!(missing(&["--sni", "lobby.other.example"]), "absent");
+    let long = format!("/ws?{}", "a".repeat(4096));
+    assert_eq!(missing(&["--url", &long]), "too_long");
+    let text = pinned.text(&["explain", "--service", "rooms", "--url", "/ws?chat="]);
+    let why = "key        none from query:chat or sni:label.rooms.example: it is empty\n";
+    assert!(text.contains(why), "{text}");
+    let text =
+        pinned.text(&["explain", "--service", "rooms", "--url", "wss://LOBBY.rooms.example/"]);
+    assert!(text.contains("`lobby` from sni:label.rooms.example\n"), "{text}");
+    assert!(text.contains("note       of a URL with wss: only the host name"), "{text}");
+}
+
+#[test]
+fn keys_of_both_kinds_are_told_apart() {
+    let pinned = Pinned::filled_by("kinds", &["query:chat", "client"]);
+    let bind = |arguments: &[&str]| {
+        let said = pinned.json(&[&["chat", "bind", "rooms"], arguments].concat());
+        said["key_hash"].as_str().unwrap().to_owned()
+    };
+    let address = bind(&["198.51.100.7", "--chat", "42"]);
+    let text = bind(&["198.51.100.7", "--chat", "42", "--text"]);
+    assert_eq!(text, hex("198.51.100.7"));
+    assert_ne!(address, text);
+    let list = pinned.json(&["chat", "list"]);
+    assert_eq!((&list[0]["key"], &list[1]["key"]), (&json!("198.51.100.7"), &list[0]["key"]));
+    let key = ["explain", "--service", "rooms", "--key", "198.51.100.7"];
+    assert_eq!(pinned.json(&key)["key_source"], "client");
+    let key = [&key[..], &["--text"]].concat();
+    assert_eq!(pinned.json(&key)["key_source"], "query:chat");
 }
 
 #[test]

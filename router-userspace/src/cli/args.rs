@@ -125,9 +125,14 @@ pub enum Command {
 
     /// Say where a connection would go and why, by the same code as the kernel program
     ///
-    /// JSON: `{service, service_number, policy, key_source, key, key_hash, overridden, cookie, chat,
-    /// slot, slot_replica, replica, replica_addresses: [text], why, notes}`; the reason is `slot`,
-    /// `pinned`, `live_home` or `missing_key`, and of a reset `rejected` or `no_replica`.
+    /// The connection is given by its key, by its two ends, or by the first bytes that its client
+    /// sends: from a file, or made from a URL or a host name.
+    ///
+    /// JSON: `{service, service_number, policy, key_sources: [text], key_source, key, missing,
+    /// key_hash, overridden, cookie, chat, slot, slot_replica, replica, replica_addresses: [text], why,
+    /// notes}`; the reason is `slot`, `pinned`, `live_home` or `missing_key`, of a reset `rejected` or
+    /// `no_replica`, and `incomplete` if more bytes have to come. What is missing is `unreadable`,
+    /// `absent`, `empty` or `too_long`.
     Explain(ExplainArgs),
 
     /// Bind keys to one chat, pin a chat to a replica, spread a large one
@@ -195,6 +200,13 @@ mod tests {
         assert!(parse("roost explain --service s").is_err(), "nothing to explain");
         assert!(parse("roost explain --service s --key k --address 1.2.3.4").is_err());
         assert!(parse("roost explain --service s --key k --tuple 1.2.3.4:5,6.7.8.9:80").is_ok());
+        assert!(parse("roost explain --service s --request -").is_ok());
+        assert!(parse("roost explain --service s --url /a --header a:b --header c:d").is_ok());
+        assert!(parse("roost explain --service s --header a:b").is_err(), "of what request?");
+        assert!(parse("roost explain --service s --key k --url /a").is_err());
+        assert!(parse("roost explain --service s --sni a --url /a").is_err());
+        assert!(parse("roost explain --service s --sni a --tuple 1.2.3.4:5,6.7.8.9:80").is_ok());
+        assert!(parse("roost chat bind s 192.0.2.1 --chat c --text").is_ok());
         assert!(parse("roost chat width s c 0").is_err());
         assert!(parse("roost maps dump chat_cookies -o json --pin-dir /x").is_ok());
         assert!(parse("roost maps dump NOTHING").is_err());
