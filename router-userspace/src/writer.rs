@@ -104,7 +104,7 @@ impl Maps for Tables {
             }),
             Change::Service { number, value } => self
                 .services
-                .insert(number, value, 0)
+                .insert(number, **value, 0)
                 .map_err(failed("SERVICES", format!("setting number {number}"))),
             Change::Vip { prefix_len, vip, service } => self
                 .vips

@@ -287,7 +287,7 @@ pub(super) fn changes(from: &Published, to: &Published) -> Vec<Change> {
     }
     for (number, value) in &to.services {
         if from.services.get(number) != Some(value) {
-            changes.push(Change::Service { number: *number, value: *value });
+            changes.push(Change::Service { number: *number, value: Box::new(*value) });
         }
     }
     for (key @ (prefix_len, vip), service) in &to.vips {

@@ -40,8 +40,8 @@ pub enum Change {
     Service {
         /// Its number.
         number: u32,
-        /// The entry.
-        value: Service,
+        /// The entry, which is larger than all others.
+        value: Box<Service>,
     },
     /// Sets an entry of `VIPS`.
     Vip {
@@ -87,7 +87,7 @@ impl Change {
                 format!("{} slots of the table at {first}", slots.len())
             }
             Self::Service { number, value } => {
-                let Service { usable, generation, .. } = value;
+                let Service { usable, generation, .. } = &**value;
                 let name = name(&value.name);
                 format!("service {number}: {name}, {usable} usable, generation {generation}")
             }
@@ -128,7 +128,7 @@ impl Published {
                 }
             }
             Change::Service { number, value } => {
-                self.services.insert(*number, *value);
+                self.services.insert(*number, **value);
             }
             Change::Vip { prefix_len, vip, service } => {
                 self.vips.insert((*prefix_len, *vip), *service);
