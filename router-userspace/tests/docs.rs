@@ -1,15 +1,25 @@
 //! What the documentation says about the configuration file, against the parser itself.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use roost::config::{Config, Limits};
+use roost::{
+    cli::explain::HeadArgs,
+    config::{Config, KeySource, Limits},
+    search::{Outcome, search},
+};
+use router_ebpf::{
+    maps::{self, Name, POLICY_HOME, SOURCES, Service, Tuple},
+    verdict::Counter,
+};
 
 /// Pages with TOML in them.
-const PAGES: [&str; 3] = ["README.md", "ARCHITECTURE.md", "docs/configuration.md"];
+const PAGES: [&str; 4] =
+    ["README.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/key-sources.md"];
 /// What a fragment needs in front of it to be a whole file.
 const TOP: &str = "interfaces = [\"eth0\"]\n";
 
@@ -56,7 +66,7 @@ fn check(what: &str, text: &str) {
 #[test]
 fn every_block_is_a_good_file() {
     let all: Vec<_> = PAGES.iter().flat_map(|page| blocks(page)).collect();
-    assert!(all.len() >= 5, "{all:?}");
+    assert!(all.len() >= 14, "{all:?}");
     for (what, text) in all {
         check(&what, &text);
     }
@@ -78,16 +88,122 @@ fn known(file: &str) -> Vec<String> {
 
 /// The rows of the first table in a section of the reference: cells without their quotes.
 fn rows(heading: &str) -> Vec<Vec<String>> {
-    let text = page("docs/configuration.md");
+    let plain = |cell: String| cell.replace('`', "");
+    let rows = cells("docs/configuration.md", heading).into_iter();
+    rows.map(|row| row.into_iter().map(plain).collect()).collect()
+}
+
+/// The rows of the first table in a section.
+fn cells(name: &str, heading: &str) -> Vec<Vec<String>> {
+    let text = page(name);
     let mut lines = text.lines().skip_while(|line| *line != heading);
-    assert!(lines.next().is_some(), "docs/configuration.md has no section {heading:?}");
+    assert!(lines.next().is_some(), "{name} has no section {heading:?}");
     lines
         .take_while(|line| !line.starts_with("## "))
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'))
         .skip(2)
-        .map(|row| row.trim_matches('|').split(" | ").map(|c| c.trim().replace('`', "")).collect())
+        .map(|row| row.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect())
         .collect()
+}
+
+/// What is in a cell's quotes.
+fn quoted(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// The table of what comes out, by the data path's own code.
+#[test]
+fn the_rules_of_key_sources_are_as_they_are_written() {
+    let rows = cells("docs/key-sources.md", "## Rules");
+    assert!(rows.len() > 40, "{}", rows.len());
+    for row in &rows {
+        let [source, sends, expected] = row.as_slice() else { panic!("{row:?}") };
+        let source: KeySource = quoted(source)[0].parse().unwrap();
+        let sends = quoted(sends);
+        let bytes = match sends[0].strip_prefix("TLS ") {
+            Some(name) => {
+                let tls = HeadArgs { sni: Some(name.to_owned()), ..HeadArgs::default() };
+                tls.read().unwrap().unwrap()
+            }
+            None => {
+                let headers: String = sends[1..].iter().map(|h| format!("\r\n{h}")).collect();
+                format!("{} HTTP/1.1{headers}\r\n\r\n", sends[0]).into_bytes()
+            }
+        };
+        let found = match search(&service(source), &Tuple::default(), &bytes) {
+            Outcome::Found { key, .. } => format!("`{}`", String::from_utf8(key).unwrap()),
+            Outcome::Missing(_) => "-".to_owned(),
+            Outcome::More => panic!("{row:?} is not complete"),
+        };
+        assert_eq!(&found, expected, "{row:?}");
+    }
+}
+
+fn service(source: KeySource) -> Service {
+    let mut sources = [maps::KeySource::NONE; SOURCES];
+    sources[0] = source.to_map();
+    Service {
+        digest: 0,
+        slots: 0,
+        generation: 0,
+        usable: 0,
+        missing_replica: 0,
+        idle_timeout: 0,
+        mss4: 0,
+        mss6: 0,
+        policy: POLICY_HOME,
+        on_missing_key: 0,
+        reserved: [0; 2],
+        sources,
+        name: Name::EMPTY,
+    }
+}
+
+/// Every form of a key source in the reference is one, and every counter of a missing key is named.
+#[test]
+fn the_reference_has_every_key_source_and_every_reason() {
+    let text = page("docs/configuration.md");
+    let (_, table) = text.split_once("| key source | the chat is named by |").expect("a table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let mut kinds = BTreeSet::new();
+    for row in rows {
+        let form = quoted(row)[0].trim_matches('"').replace("NAME", "x").replace("NUMBER", "2");
+        kinds.insert(form.parse::<KeySource>().unwrap_or_else(|e| panic!("{row}: {e}")).kind());
+    }
+    assert_eq!(kinds, (1..=maps::KEY_SNI_LABEL).collect::<BTreeSet<_>>());
+    let text = page("docs/key-sources.md");
+    for counter in Counter::ALL.iter().map(|c| c.name()).filter(|n| n.starts_with("missing_")) {
+        assert!(
+            counter == "missing_key" || text.contains(&format!("| `{counter}` |")),
+            "{counter}"
+        );
+    }
+}
+
+/// Links of the pages to each other, and to their own sections.
+#[test]
+fn links_lead_somewhere() {
+    for name in PAGES {
+        let text = page(name);
+        let anchors: BTreeSet<String> = text.lines().filter_map(anchor).collect();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if let Some(own) = link.strip_prefix('#') {
+                assert!(anchors.contains(own), "{name}: no section #{own}; there are {anchors:?}");
+            } else if !link.contains("://") {
+                let file = link.split('#').next().unwrap_or_default();
+                let path = root().join(name).parent().unwrap().join(file);
+                assert!(path.exists(), "{name} links to {link}, which is not there");
+            }
+        }
+    }
+}
+
+/// The name of a heading in links, as Markdown viewers make it.
+fn anchor(line: &str) -> Option<String> {
+    let title = line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#'))?;
+    let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
+    Some(title.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-"))
 }
 
 #[test]

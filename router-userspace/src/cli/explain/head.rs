@@ -40,7 +40,7 @@ pub struct HeadArgs {
 
 impl HeadArgs {
     /// The first bytes; `None` if none were asked for.
-    pub(super) fn read(&self) -> Result<Option<Vec<u8>>> {
+    pub fn read(&self) -> Result<Option<Vec<u8>>> {
         if let Some(file) = &self.request {
             return read(file).map(Some);
         }

@@ -15,7 +15,8 @@ use router_ebpf::{
 };
 use serde::Serialize;
 
-use self::{copies::Copies, head::HeadArgs};
+use self::copies::Copies;
+pub use self::head::HeadArgs;
 use super::{
     key::{self, Family, Form, Written},
     names::{self, Names},
