@@ -98,8 +98,11 @@ fn collect<P: Packet>(
         scratch.stash.clear(server_isn);
     }
     let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
+    let stash = scratch.stash.get_mut();
+    // The cookie takes a later segment for the first one once in 2048: if that is known, it is not.
+    let is_later = stash.first != 0 && seq.wrapping_sub(stash.client_isn) as i32 > 1;
+    let is_first = is_first && !is_later;
     if is_first {
-        let stash = scratch.stash.get_mut();
         stash.first = 1;
         stash.client_isn = seq.wrapping_sub(1);
     }
@@ -109,7 +112,14 @@ fn collect<P: Packet>(
         add(packet, scratch)?;
     }
     let stash = scratch.stash.get();
-    if is_first || stash.first != 0 && stash.bound == 0 {
+    let go_on = if stash.bound != 0 {
+        // The client has not heard of its replica: the SYN is to be sent again.
+        is_first
+    } else {
+        // What is known already has been searched.
+        stash.first != 0 && added != Added::Known
+    };
+    if go_on {
         return Some(None);
     }
     Some(Some(if added == Added::New { keep(tables, scratch)? } else { Counter::DropEarly }))

@@ -369,7 +369,7 @@ pub const PENDING_REFUSED: u8 = 2;
 
 /// The first bytes that a client sends, until they tell the key and the replica has accepted: its
 /// segments, in the order of their sequence numbers.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub struct Stash {
     /// `Pending::server_isn` of the connection: an entry may be used for another one while it is

@@ -82,7 +82,7 @@ impl Room {
         const _: () = assert!(core::mem::offset_of!(Stash, data).is_multiple_of(WORD));
         let (from, to) = (entry.cast::<u64>(), (&raw mut self.stash).cast::<u64>());
         for i in 0..HEAD {
-            // SAFETY: inside both; map values and this are aligned to eight bytes. Volatile, or LLVM
+            // SAFETY: inside both, which are aligned to eight bytes. Volatile, or LLVM
             // makes it a call of memcpy, which there is not.
             unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
         }

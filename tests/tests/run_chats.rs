@@ -164,20 +164,21 @@ fn both_families_of_a_chat_meet() {
 #[test]
 fn a_missing_key_is_a_decision() {
     on_all(&World::default(), |machine, family| {
-        let heads: [&[u8]; 4] = [
-            b"GET /ws HTTP/1.1\r\n\r\n",
-            b"GET /ws?chat= HTTP/1.1\r\n\r\n",
-            b"POST /ws?chat=tea HTTP/1.1\r\n\r\n",
-            b"\x16\x03\x01",
+        let heads: [(&[u8], Counter); 5] = [
+            (b"GET /ws HTTP/1.1\r\n\r\n", Counter::MissingAbsent),
+            (b"POST /ws HTTP/1.1\r\n\r\n", Counter::MissingAbsent),
+            (b"GET /ws?chat= HTTP/1.1\r\n\r\n", Counter::MissingEmpty),
+            (b"\x16\x03\x01", Counter::MissingUnreadable),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", Counter::MissingUnreadable),
         ];
         let mut port = 1000;
         let mut homes = BTreeSet::new();
-        for head in heads {
+        for (head, why) in heads {
             for _ in 0..10 {
                 port += 1;
                 let mut conn = Conn::new(family, Kind::Home, 1, port);
                 conn.open(machine);
-                conn.bind(machine, head, &[Counter::MissingKey]);
+                conn.bind(machine, head, &[Counter::MissingKey, why]);
                 conn.accept(machine);
                 homes.insert(conn.replica);
             }
@@ -186,7 +187,7 @@ fn a_missing_key_is_a_decision() {
             // Unless the port is taken by the connection before, which went to the same replica.
             conn.client.set_port(port + 5000);
             conn.open(machine);
-            conn.bind(machine, head, &[Counter::MissingKey]);
+            conn.bind(machine, head, &[Counter::MissingKey, why]);
             assert_eq!(conn.replica, 2);
             let mut conn = Conn::new(family, Kind::Reject, 1, port);
             conn.open(machine);
@@ -194,7 +195,7 @@ fn a_missing_key_is_a_decision() {
             let seg = conn.up(PSH | ACK, 0, 0, head);
             machine
                 .run(Hook::Ingress, &seg.bytes())
-                .counts(&[Counter::ResetMissingKey, Counter::MissingKey])
+                .counts(&[Counter::ResetMissingKey, Counter::MissingKey, why])
                 .leaves(&reset_for(&seg).bytes());
         }
         assert_eq!(homes.len(), 3);
@@ -248,7 +249,7 @@ fn a_client_port_is_taken_while_its_flow_lives() {
     on_all(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Fixed, 1, 1000);
         conn.open(machine);
-        conn.bind(machine, b"GET / HTTP/1.1\r\n\r\n", &[Counter::MissingKey]);
+        conn.bind(machine, b"GET / HTTP/1.1\r\n\r\n", &[Counter::MissingKey, Counter::MissingAbsent]);
         conn.accept(machine);
         // All to the replica of the first one.
         machine.set_slots(0, &vec![2; SLOT_COUNT as usize]);

@@ -203,15 +203,20 @@ fn the_first_segment_may_be_sent_again_while_the_replica_is_asked() {
 }
 
 #[test]
-fn a_segment_before_the_first_is_dropped_until_that_one_comes() {
+fn a_segment_before_the_first_waits_for_it() {
     on_all(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
+        let bare = conn.up(ACK, 1000, 0, b"");
+        machine.run(Hook::Ingress, &bare.bytes()).counts(&[Counter::DropEarly]);
         let second = conn.up(PSH | ACK, 1000, 0, b"second");
-        machine.run(Hook::Ingress, &second.bytes()).counts(&[Counter::DropEarly]);
+        machine.run(Hook::Ingress, &second.bytes()).counts(&[Counter::HeadKept]);
         conn.bind(machine, &get("tea"), &[]);
         machine.run(Hook::Ingress, &second.bytes()).counts(&[Counter::DropEarly]);
-        conn.accept(machine);
+        let outcome = machine
+            .run(Hook::Egress, &conn.replica_syn_ack().bytes())
+            .counts(&[Counter::Delivered, Counter::DeliveredMore]);
+        assert_eq!(outcome.copies, [conn.delivered().bytes()]);
         conn.goes_up(machine, &second, &[]);
     });
 }

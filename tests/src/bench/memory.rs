@@ -37,7 +37,7 @@ impl Memory {
             bound_at: 0,
             since: 0,
             key: Name::EMPTY,
-            reserved: 0,
+            source: 0,
         };
         let key = |n| ChatKey { cookie: u64::from(n), service: u32::MAX, reserved: 0 };
         let entries = vec![

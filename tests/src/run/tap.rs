@@ -40,7 +40,7 @@ impl Tap {
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), protocol)
             .unwrap_or_else(|e| panic!("a packet socket: {e}"));
         let limit = TimeVal::new(LIMIT.as_secs() as i64, 0);
-        setsockopt(&socket, &ReceiveTimeout, &limit).expect("a limit for receiving");
+        setsockopt(&socket, ReceiveTimeout, &limit).expect("a limit for receiving");
         Self { socket }
     }
 
