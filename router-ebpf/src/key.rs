@@ -119,6 +119,16 @@ impl Key {
         }
     }
 
+    /// Takes the last byte away.
+    #[inline(always)]
+    fn pop(&mut self) {
+        let at = core::hint::black_box(self.len.wrapping_sub(1)) as usize;
+        if at < STASH_LEN {
+            self.bytes[at] = 0;
+            self.len -= 1;
+        }
+    }
+
     /// Pads it with zeros, as its hash wants it.
     #[inline(always)]
     fn finish(&mut self) {

@@ -381,11 +381,13 @@ fn cookie_name(source: &KeySource, scan: &mut Scan, byte: u8) {
     }
 }
 
-/// The end of a value, without the white space at its end (RFC 9110 section 5.5).
+/// The end of a value, without the white space before it (RFC 9110 section 5.5): a byte at a step.
 #[inline(always)]
 fn value_ends(scan: &mut Scan, key: &mut Key) -> bool {
     if scan.phase == VALUE && scan.mark < key.len {
-        key.len = scan.mark;
+        key.pop();
+        scan.seek(scan.at.wrapping_sub(1));
+        return true;
     }
     scan.found(key)
 }

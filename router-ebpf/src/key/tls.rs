@@ -38,6 +38,11 @@ pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
     let Some(source) = scan::source(service, scan.source) else {
         return scan.fail(Reason::Absent);
     };
+    // The message is over: its client waits for the answer, and sends no byte more. Only its own header
+    // comes before its length is known.
+    if scan.phase != HANDSHAKE && scan.left == 0 {
+        return scan.fail(Reason::Absent);
+    }
     let place = match scan.place(stash) {
         Ok(place) => place,
         Err(go_on) => return go_on,
@@ -56,11 +61,7 @@ pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
         return true;
     }
     let byte = stash.get().data[place];
-    // Only the message's own header may come before its length is known.
     if scan.phase != HANDSHAKE {
-        if scan.left == 0 {
-            return scan.fail(Reason::Absent);
-        }
         scan.left -= 1;
     } else if scan.want == 0 {
         scan.want = 4;
