@@ -249,7 +249,11 @@ fn a_client_port_is_taken_while_its_flow_lives() {
     on_all(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Fixed, 1, 1000);
         conn.open(machine);
-        conn.bind(machine, b"GET / HTTP/1.1\r\n\r\n", &[Counter::MissingKey, Counter::MissingAbsent]);
+        conn.bind(
+            machine,
+            b"GET / HTTP/1.1\r\n\r\n",
+            &[Counter::MissingKey, Counter::MissingAbsent],
+        );
         conn.accept(machine);
         // All to the replica of the first one.
         machine.set_slots(0, &vec![2; SLOT_COUNT as usize]);

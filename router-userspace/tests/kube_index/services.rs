@@ -3,19 +3,24 @@
 use std::time::Duration;
 
 use roost::{
-    config::{Key, OnMissing, Policy, Prefix, State},
+    config::{KeySource, OnMissing, Policy, Prefix, State},
     kube::{Claims, Derived, ObjectKey, Reason},
 };
 use serde_json::json;
 
 use crate::objects::*;
 
+/// The key sources as they are written.
+fn keys(service: &roost::config::Service) -> String {
+    service.keys.iter().map(KeySource::to_string).collect::<Vec<_>>().join(", ")
+}
+
 #[test]
 fn a_service_with_its_slice() {
     let slice = slice("chat", "chat-1", &[pod("chat-0", "10.1.0.2"), pod("chat-1", "10.1.0.3")]);
     let service = only(&[service("chat", &[])], &[slice]);
     assert_eq!((service.name.as_str(), service.port), ("default/chat:80", 80));
-    assert_eq!((service.policy, &service.key), (Policy::Home, &Key::Query(b"chat".to_vec())));
+    assert_eq!((service.policy, keys(&service)), (Policy::Home, "query:chat".to_owned()));
     assert_eq!(vips(&service), ["192.0.2.10 80"]);
     assert_eq!(
         replicas(&service),
@@ -45,9 +50,9 @@ fn which_services_are_roosts() {
     assert_eq!(only(&[annotation], &[]).name, "default/metallb:80");
     // By the class alone.
     let class = only(&[annotated("class", &[])], &[]);
-    assert_eq!((class.policy, class.key), (Policy::Spread, Key::Tuple));
+    assert_eq!((class.policy, keys(&class)), (Policy::Spread, "tuple".to_owned()));
     let keyed = only(&[annotated("keyed", &[("key", "client")])], &[]);
-    assert_eq!((keyed.policy, keyed.key), (Policy::Home, Key::Client));
+    assert_eq!((keyed.policy, keys(&keyed)), (Policy::Home, "client".to_owned()));
 }
 
 #[test]
@@ -67,7 +72,7 @@ fn annotations_are_the_files_fields() {
         )],
         &[slice("chat", "s", &[pod("chat-0", "10.1.0.2")])],
     );
-    assert_eq!(service.key, Key::Query(b"room".to_vec()));
+    assert_eq!(keys(&service), "query:room");
     assert_eq!(service.on_missing_key, OnMissing::Replica("chat-0".into()));
     assert_eq!(service.idle_timeout, Duration::from_secs(5400));
     assert_eq!(service.mss, Some(1380));
@@ -134,7 +139,7 @@ fn a_service_whose_annotations_become_wrong_is_served_as_before() {
         let derived = cluster.derive(&Claims::new());
         assert_eq!(derived.problems[0].reason, Reason::InvalidAnnotation);
         let service = &derived.services[0].1;
-        assert_eq!(service.key, Key::Query(b"chat".to_vec()));
+        assert_eq!(keys(service), "query:chat");
         assert_eq!(service.replicas[0].name, "chat-1");
     }
 }
