@@ -456,6 +456,12 @@ fn explain_reads_what_a_client_sends() {
     assert_eq!((&client["key"], &client["key_source"]), (&json!("198.51.100.7"), &json!("client")));
     let output = explain_head("GET / HTTP/1.1\r\n\r\n", &[]);
     assert!(stderr(&output).contains("taken from `client`: give --tuple"), "{}", stderr(&output));
+    let mut roost = Command::new(env!("CARGO_BIN_EXE_roost"));
+    roost.args(["explain", "--service", "rooms", "-o", "json", "--request", "-", "--pin-dir"]);
+    std::fs::write(head.path(), "GET /rooms/42/ws HTTP/1.1\r\n").unwrap();
+    roost.arg(&pinned.dir).stdin(std::fs::File::open(head.path()).unwrap());
+    let from_stdin: Value = serde_json::from_slice(&roost.output().unwrap().stdout).unwrap();
+    assert_eq!(from_stdin["key"], "42", "the path is known before the head is");
     let output = explain_head("", &[]);
     assert!(stderr(&output).contains("is empty"), "{}", stderr(&output));
 }
