@@ -158,10 +158,6 @@ fn field(scan: &mut Scan) -> bool {
         return scan.fail(Reason::Unreadable);
     }
     scan.left -= skip;
-    // The ClientHello is over. Nothing follows: its client waits for an answer.
-    if scan.left == 0 {
-        return scan.fail(Reason::Absent);
-    }
     scan.phase = phase;
     scan.want = want;
     scan.skip = skip;
