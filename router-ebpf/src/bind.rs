@@ -35,8 +35,13 @@ pub fn bind<P: Packet>(
     if let Some(counter) = read(packet, scratch)? {
         return Some(counter);
     }
-    if let Some(counter) = collect(packet, tables, scratch, is_first)? {
-        return Some(counter);
+    match collect(packet, tables, scratch, is_first)? {
+        None => {}
+        Some(Counter::HeadAcknowledged) => {
+            let known = scratch.stash.get().known();
+            return reply::acknowledge(packet, tables, scratch, known);
+        }
+        Some(counter) => return Some(counter),
     }
     match choose(tables, scratch)? {
         None => {}
@@ -112,17 +117,17 @@ fn collect<P: Packet>(
         add(packet, scratch)?;
     }
     let stash = scratch.stash.get();
-    let go_on = if stash.bound != 0 {
-        // The client has not heard of its replica: the SYN is to be sent again.
-        is_first
-    } else {
-        // What is known already has been searched.
-        stash.first != 0 && added != Added::Known
-    };
-    if go_on {
-        return Some(None);
+    if stash.first == 0 || stash.bound != 0 && !is_first && added != Added::Known {
+        // To be delivered when the replica accepts, or to be searched when the first one is there.
+        let kept = added == Added::New;
+        return Some(Some(if kept { keep(tables, scratch)? } else { Counter::DropEarly }));
     }
-    Some(Some(if added == Added::New { keep(tables, scratch)? } else { Counter::DropEarly }))
+    if stash.bound == 0 && added == Added::Known {
+        // It has been searched. A client that sends it again does not send what follows.
+        return Some(Some(Counter::HeadAcknowledged));
+    }
+    // What comes again when it is bound repeats the SYN: the client has not heard of its replica.
+    Some(None)
 }
 
 /// What is in `STASH` on this tuple.

@@ -1,7 +1,7 @@
 //! Segments that we send ourselves, in place of the one in hand.
 
 use crate::{
-    maps::Service,
+    maps::{OFFER_SCALE, Service},
     packet::Packet,
     scratch::{BUCKETS, Scratch},
     siphash, syn_cookie,
@@ -10,9 +10,10 @@ use crate::{
     wire::{flags, swap_macs},
 };
 
-/// The window that a client may fill before its replica has accepted: what can be stashed. Linux
-/// sends segments of half the window at the most, so this is also room for a full one.
-pub const HANDSHAKE_WINDOW: u16 = 4096;
+/// The window that a client may fill before its replica has accepted: four segments of the usual size.
+/// It is more than can be stashed, because a client sends whole segments only and would keep to itself
+/// what a smaller window has no room for: then nobody could tell that its head is too long.
+pub const HANDSHAKE_WINDOW: u16 = 5840;
 /// The window scale that we announce, the usual one of Linux; a replica's other one is translated.
 pub const ANNOUNCED_SCALE: u8 = 7;
 /// RSTs for each CPU and bucket: so many at once, and one more for each interval in nanoseconds
@@ -45,6 +46,29 @@ pub fn syn_ack<P: Packet>(
     send(packet, scratch)?;
     swap_macs(packet)?;
     Some(Counter::SynAnswered)
+}
+
+/// Turns a segment into our acknowledgement of the first `len` bytes of its connection.
+#[inline(never)]
+pub fn acknowledge<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    len: u32,
+) -> Option<Counter> {
+    let offer = &scratch.offer;
+    let scale = if offer.has(OFFER_SCALE) { ANNOUNCED_SCALE } else { 0 };
+    scratch.answer = syn_cookie::answer(offer, 0, scale, tables.now());
+    let header = &mut scratch.header;
+    header.answer(&scratch.segment);
+    header.seq = scratch.segment.ack;
+    header.ack = scratch.stash.get().client_isn.wrapping_add(1).wrapping_add(len);
+    header.flags = flags::ACK;
+    header.window = HANDSHAKE_WINDOW >> scale;
+    scratch.answer.write_established(&mut header.options);
+    send(packet, scratch)?;
+    swap_macs(packet)?;
+    Some(Counter::HeadAcknowledged)
 }
 
 /// Turns a segment into the RST that answers it, if the limit allows one more.

@@ -62,6 +62,8 @@ counters! {
     Bound = "bound", PASS;
     /// First segments of connections, kept until the key or the replica's answer is there.
     HeadKept = "head_kept", DROP;
+    /// First segments that came again before they told the key, acknowledged: the client waits for it.
+    HeadAcknowledged = "head_acknowledged", REPLY;
     /// Segments translated on their way to the replica.
     ToReplica = "to_replica", PASS;
     /// Connections reset because the service has no usable replica.

@@ -96,6 +96,28 @@ fn a_head_in_several_segments_costs_no_timeout() -> Result<()> {
 }
 
 #[test]
+fn a_client_that_takes_its_time_is_served() -> Result<()> {
+    let site = Site::start(Lab::builder("slow"), |lab| Config::new(lab).key("header:X-Chat"))?;
+    let request = request(7, 0);
+    let mut stream = site.lab.client.connect(site.vip(Family::V4))?;
+    stream.set_nodelay(true)?;
+    let mut sent = 0;
+    for (round, end) in [5, 40, 60].into_iter().enumerate() {
+        stream.write_all(&request[sent..end])?;
+        sent = end;
+        // It waits for the acknowledgement, and sends nothing new once it has waited too long.
+        roost_tests::lab::try_until(Duration::from_secs(20), "an acknowledgement", || {
+            Ok((site.counter("head_acknowledged")? > round as u64).then_some(()))
+        })?;
+    }
+    let answer = ask(&mut stream, &[&request[sent..]])?;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    let chats = site.live_chats()?;
+    assert_eq!((chats.len(), &chats[0]["key"]), (1, &"room7".into()));
+    Ok(())
+}
+
+#[test]
 fn what_is_longer_than_the_limit_is_served_without_a_key() -> Result<()> {
     let site = Site::start(Lab::builder("long"), |lab| Config::new(lab).key("header:X-Chat"))?;
     let mut stream = site.lab.client.connect(site.vip(Family::V4))?;

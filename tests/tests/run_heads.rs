@@ -7,7 +7,7 @@ use roost_tests::run::{
     host::Host,
     kernel::Rig,
     on_all,
-    talk::{Conn, get, reset_for},
+    talk::{Conn, Offer, get, reset_for},
     world::{Kind, World, replica_addr},
 };
 use router_ebpf::verdict::Counter;
@@ -97,7 +97,14 @@ fn segments_may_come_in_any_order() {
                     ),
                 );
                 // Again, which tells nothing new.
-                machine.run(Hook::Ingress, &pieces[i].bytes()).counts(&[Counter::DropEarly]);
+                let again = match (bound, seen[0]) {
+                    (true, _) => Counter::Bound,
+                    (false, true) => Counter::HeadAcknowledged,
+                    (false, false) => Counter::DropEarly,
+                };
+                let (at, payload) = (cuts[i] as u32, &pieces[i].payload);
+                let seg = Conn { replica: u32::MAX, ..conn.clone() }.up(PSH | ACK, at, 0, payload);
+                machine.run(Hook::Ingress, &seg.bytes()).counts(&[again]);
             }
             machine.run(Hook::Egress, &conn.replica_syn_ack().bytes()).leaves(
                 &Conn { first: Some(pieces[3].clone()), ..conn.clone() }.delivered().bytes(),
@@ -129,10 +136,49 @@ fn overlaps_are_told_once() {
         kept(machine, &pieces[1]);
         kept(machine, &pieces[0]);
         // All of it is there.
-        machine.run(Hook::Ingress, &piece(&conn, 6, 9).bytes()).counts(&[Counter::DropEarly]);
+        machine
+            .run(Hook::Ingress, &piece(&conn, 6, 9).bytes())
+            .counts(&[Counter::HeadAcknowledged]);
         conn.bind_with(machine, pieces[2].clone(), &[]);
         assert_eq!(machine.chats()[0].1.key.kept(), b"tea");
         machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
+    });
+}
+
+/// Our acknowledgement of the first bytes, in answer to a segment.
+fn acknowledged(conn: &Conn, seg: &Seg, len: u32) -> Seg {
+    let ack = conn.isn.wrapping_add(1).wrapping_add(len);
+    let [src, dst] = seg.macs;
+    let mut out = Seg::new(conn.vip, conn.client, ACK, conn.cookie.wrapping_add(1), ack);
+    out.macs = [dst, src];
+    out.window = if conn.offer.scale.is_some() { 5840 >> 7 } else { 5840 };
+    out
+}
+
+#[test]
+fn what_comes_again_is_acknowledged_so_that_the_client_goes_on() {
+    on_all(&World::default(), |machine, family| {
+        for (port, offer) in [(1000, Offer::ALL), (1001, Offer::NONE)] {
+            let mut conn = Conn { offer, ..Conn::new(family, Kind::Home, 1, port) };
+            conn.open(machine);
+            let (first, second) = (piece(&conn, 0, 10), piece(&conn, 10, HEAD.len()));
+            kept(machine, &first);
+            let outcome =
+                machine.run(Hook::Ingress, &first.bytes()).counts(&[Counter::HeadAcknowledged]);
+            let answer = outcome.segment();
+            let expected =
+                Seg { options: answer.options.clone(), ..acknowledged(&conn, &first, 10) };
+            let echo = answer.timestamps().map(|(_, echo)| echo);
+            assert_eq!(echo, first.timestamps().map(|(value, _)| value));
+            outcome.leaves(&expected.bytes());
+            conn.bind_with(machine, second.clone(), &[]);
+            // The client does not send the first one any more: the second repeats the SYN.
+            machine
+                .run(Hook::Ingress, &second.bytes())
+                .counts(&[Counter::Bound])
+                .leaves(&conn.replica_syn(&second).bytes());
+            accepted(&conn, machine, &[first, second]);
+        }
     });
 }
 

@@ -184,7 +184,7 @@ impl Conn {
         Seg {
             macs: swapped(seg.macs),
             vlan: self.vlan.clone(),
-            window: 4096,
+            window: 5840,
             options: ours.syn_options((self.our_ts, self.client_ts)),
             ..seg
         }
