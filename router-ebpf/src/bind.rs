@@ -35,7 +35,8 @@ pub fn bind<P: Packet>(
     if let Some(counter) = read(packet, scratch)? {
         return Some(counter);
     }
-    match collect(packet, tables, scratch, is_first)? {
+    scratch.is_first = is_first as u32;
+    match collect(packet, tables, scratch)? {
         None => {}
         Some(Counter::HeadAcknowledged) => {
             let known = scratch.stash.get().known();
@@ -88,41 +89,41 @@ fn collect<P: Packet>(
     packet: &P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-    is_first: bool,
 ) -> Option<Option<Counter>> {
     let server_isn = scratch.segment.ack.wrapping_sub(1);
     let found = recall(tables, scratch, server_isn);
     if found != Found::Ours {
         // Whoever guesses must not learn more from this than from an RST, nor push another's out.
-        if !is_first && !reply::may_reset(tables, scratch)? {
+        if scratch.is_first == 0 && !reply::may_reset(tables, scratch)? {
             return Some(Some(Counter::DropResetLimit));
         }
-        if !is_first && found == Found::Foreign {
+        if scratch.is_first == 0 && found == Found::Foreign {
             return Some(Some(Counter::DropEarly));
         }
         scratch.stash.clear(server_isn);
     }
-    let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
+    let seq = scratch.segment.seq;
     let stash = scratch.stash.get_mut();
     // The cookie takes a later segment for the first one once in 2048: if that is known, it is not.
-    let is_later = stash.first != 0 && seq.wrapping_sub(stash.client_isn) as i32 > 1;
-    let is_first = is_first && !is_later;
-    if is_first {
+    if stash.first != 0 && seq.wrapping_sub(stash.client_isn) as i32 > 1 {
+        scratch.is_first = 0;
+    }
+    if scratch.is_first != 0 {
         stash.first = 1;
         stash.client_isn = seq.wrapping_sub(1);
     }
-    let added = scratch.stash.fits(seq, len);
-    scratch.full = (added == Added::Full) as u32;
-    if added == Added::New {
+    scratch.added = scratch.stash.fits(seq, scratch.segment.payload_len() as u32) as u32;
+    if scratch.added == Added::New as u32 {
         add(packet, scratch)?;
     }
+    let again = scratch.added == Added::Known as u32;
     let stash = scratch.stash.get();
-    if stash.first == 0 || stash.bound != 0 && !is_first && added != Added::Known {
+    if stash.first == 0 || stash.bound != 0 && scratch.is_first == 0 && !again {
         // To be delivered when the replica accepts, or to be searched when the first one is there.
-        let kept = added == Added::New;
+        let kept = scratch.added == Added::New as u32;
         return Some(Some(if kept { keep(tables, scratch)? } else { Counter::DropEarly }));
     }
-    if stash.bound == 0 && added == Added::Known {
+    if stash.bound == 0 && again {
         // It has been searched. A client that sends it again does not send what follows.
         return Some(Some(Counter::HeadAcknowledged));
     }
@@ -189,7 +190,10 @@ fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<Counter> {
 fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Counter>> {
     let stash = scratch.stash.get();
     let known = stash.known();
-    let last = if scratch.full != 0 || stash.count as usize >= PIECES || known >= STASH_LEN as u32 {
+    let last = if scratch.added == Added::Full as u32
+        || stash.count as usize >= PIECES
+        || known >= STASH_LEN as u32
+    {
         Some(Reason::TooLong)
     } else if stash.ends(known, flags::FIN) {
         Some(Reason::Absent)

@@ -61,8 +61,12 @@ pub struct Scratch {
     pub buckets: [Bucket; BUCKETS],
     /// Sum of the payload in hand, folded.
     pub payload_sum: u32,
-    /// 1 if the segment in hand had no room in the stash.
-    pub full: u32,
+    /// 1 if the segment in hand is the first one after the handshake. Here, because the verifier of
+    /// Linux 6.1 may take a constant that was on the stack for the only possible one, and removes what
+    /// would happen with another.
+    pub is_first: u32,
+    /// What became of the segment in hand: a [`crate::stash::Added`].
+    pub added: u32,
     /// 1 after the first stashed segment was made.
     pub delivered: u32,
     /// Not 0 if one of them had a FIN.

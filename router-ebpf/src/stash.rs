@@ -12,6 +12,7 @@ pub struct Room {
 
 /// What became of a segment that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Added {
     /// It is in the stash.
     New,
