@@ -60,7 +60,8 @@ impl Launch {
         Self { kind, names: Vec::new(), authority: None, dark: false }
     }
 
-    /// Lets a name (`chat.test`, `*.chat.test`) mean an address. Nothing else is looked up.
+    /// Lets a name (`chat.test`, `*.chat.test`) mean an address. Nothing else is looked up; Firefox
+    /// takes the address for every name.
     pub fn name(mut self, name: &str, address: std::net::IpAddr) -> Self {
         self.names.push((name.to_owned(), address.to_string()));
         self

@@ -18,6 +18,8 @@ pub struct Config {
     pub name: String,
     /// The VIPs: addresses or prefixes.
     pub addresses: Vec<String>,
+    /// Its port.
+    pub port: u16,
     /// `home` or `spread`.
     pub policy: &'static str,
     /// The key source, or a list of them as TOML has it.
@@ -51,6 +53,7 @@ impl Config {
         Self {
             name: "chat".to_owned(),
             addresses: Family::BOTH.map(|family| lab.vip(family).to_string()).into(),
+            port: VIP_PORT,
             policy: "home",
             key: "query:chat".to_owned(),
             more: String::new(),
@@ -62,6 +65,12 @@ impl Config {
     /// The same with another policy.
     pub fn policy(mut self, policy: &'static str) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// The same on another port.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
         self
     }
 
@@ -104,7 +113,7 @@ impl Display for Config {
         writeln!(f, "name = {:?}\naddresses = {:?}", self.name, self.addresses)?;
         let is_list = self.key.starts_with('[');
         let key = if is_list { self.key.clone() } else { format!("{:?}", self.key) };
-        writeln!(f, "port = {VIP_PORT}\npolicy = {:?}\nkey = {key}", self.policy)?;
+        writeln!(f, "port = {}\npolicy = {:?}\nkey = {key}", self.port, self.policy)?;
         f.write_str(&self.more)?;
         for replica in &self.replicas {
             let addresses: Vec<_> = replica.addresses.iter().map(IpAddr::to_string).collect();
