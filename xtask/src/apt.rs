@@ -55,6 +55,9 @@ pub const TESTS: &[Package] = &[
     Package { name: "golang-github-gorilla-websocket-dev", probe: Probe::Path(GORILLA) },
 ];
 
+/// What the fuzzer's runtime is compiled with.
+pub const FUZZ: &[Package] = &[program("g++", "c++")];
+
 /// The compiler whose sources Debian packages, for machines that cannot get rust-src.
 pub const RUSTC: &[&str] = &["rustc-web", "rust-web-src"];
 

@@ -1,0 +1,252 @@
+//! The data path's search for a key, on the host, without any map.
+
+use std::cell::Cell;
+
+use router_ebpf::{
+    key::{self, Kind, MAX_STEPS, Reason, Search},
+    maps::{
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, KeySource, NAME_LEN, Name, PIECES, Pending,
+        Piece, Replica, SOURCES, STASH_LEN, Secrets, Service, Stash, Tuple, VipKey,
+    },
+    scratch::Scratch,
+    siphash,
+    stash::Added,
+    tables::{FlowTables, Refused, Shared, Tables},
+    verdict::Counter,
+};
+
+/// Near the end of the numbers, so that they wrap within a head.
+const CLIENT_ISN: u32 = 0xffff_ff80;
+const FIN: u8 = 1;
+
+/// What a search came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This key.
+    Key(Vec<u8>),
+    /// None.
+    Missing(Reason),
+    /// More bytes are needed.
+    More,
+}
+
+/// A service with these key sources.
+pub fn service(sources: &[KeySource]) -> Service {
+    let mut all = [KeySource::NONE; SOURCES];
+    all[..sources.len()].copy_from_slice(sources);
+    Service {
+        digest: 0,
+        slots: 0,
+        generation: 1,
+        usable: 1,
+        missing_replica: 0,
+        idle_timeout: 0,
+        mss4: 1460,
+        mss6: 1440,
+        policy: 0,
+        on_missing_key: 0,
+        reserved: [0; 2],
+        sources: all,
+        name: Name::EMPTY,
+    }
+}
+
+/// The search, and its working memory.
+pub struct Searcher {
+    scratch: Box<Scratch>,
+    added: Added,
+    steps: Steps,
+}
+
+impl Default for Searcher {
+    fn default() -> Self {
+        let scratch = Box::<Scratch>::new_zeroed();
+        // SAFETY: `Scratch` is made of integers, and of an enum whose first variant is zero.
+        let mut scratch = unsafe { scratch.assume_init() };
+        // Whatever was there before must not matter; what each search leaves is there for the next.
+        scratch.stash.get_mut().data.fill(0xa5);
+        scratch.key.bytes.fill(0x5a);
+        Self { scratch, added: Added::New, steps: Steps::default() }
+    }
+}
+
+impl Searcher {
+    /// Searches a head that came in one segment. `last`: nothing more will come, for this reason.
+    pub fn whole(&mut self, service: &Service, head: &[u8], last: Option<Reason>) -> Answer {
+        self.begin();
+        if !head.is_empty() {
+            self.arrive(0, head);
+        }
+        self.search(service, last)
+    }
+
+    /// The cookie of this key, if nothing overrides it.
+    pub fn cookie(&mut self, key: &[u8], secret: &siphash::Key) -> u64 {
+        self.scratch.key.set_bytes(key);
+        self.scratch.key.hash(secret)
+    }
+
+    /// What the data path takes a head for that came in one segment.
+    pub fn kind(&mut self, service: &Service, head: &[u8]) -> Kind {
+        self.begin();
+        if !head.is_empty() {
+            self.arrive(0, head);
+        }
+        self.soil();
+        let kind = key::kind(&self.steps, service, &mut self.scratch);
+        self.steps.check();
+        kind
+    }
+
+    /// A connection that has sent nothing yet.
+    pub fn begin(&mut self) {
+        self.scratch.stash.clear(0x1234_5678);
+    }
+
+    /// A segment with these bytes arrives, whose place in the connection is `at`. This is what
+    /// `bind::collect` does with it.
+    pub fn arrive(&mut self, at: usize, bytes: &[u8]) -> Added {
+        let seq = CLIENT_ISN.wrapping_add(1).wrapping_add(at as u32);
+        let room = &mut self.scratch.stash;
+        if at == 0 {
+            room.get_mut().first = 1;
+            room.get_mut().client_isn = CLIENT_ISN;
+        }
+        let added = room.fits(seq, bytes.len() as u32);
+        if added == Added::New {
+            let used = room.get().used;
+            room.bytes_mut(used)[..bytes.len()].copy_from_slice(bytes);
+            room.add(Piece { seq, at: used as u16, len: bytes.len() as u16, ..Piece::NONE });
+        }
+        self.added = added;
+        added
+    }
+
+    /// What is known of the connection without a gap; `None` before its first segment.
+    pub fn known(&self) -> Option<usize> {
+        let stash = self.scratch.stash.get();
+        (stash.first != 0).then(|| stash.known() as usize)
+    }
+
+    /// Whether the data path would wait for more, as `bind::choose` decides it.
+    pub fn last(&self) -> Option<Reason> {
+        let stash = self.scratch.stash.get();
+        let known = stash.known();
+        let is_full = stash.count as usize >= PIECES || known as usize >= STASH_LEN;
+        if self.added == Added::Full || is_full {
+            Some(Reason::TooLong)
+        } else {
+            stash.ends(known, FIN).then_some(Reason::Absent)
+        }
+    }
+
+    /// Searches what has arrived.
+    pub fn search(&mut self, service: &Service, last: Option<Reason>) -> Answer {
+        self.soil();
+        let found = key::search(&self.steps, service, last, &mut self.scratch);
+        self.steps.check();
+        let key = &self.scratch.key;
+        match found {
+            Search::Missing(reason) => Answer::Missing(reason),
+            Search::More => Answer::More,
+            Search::Found => {
+                let len = key.len as usize;
+                assert!(len > 0, "an empty key was found");
+                let padded = len.next_multiple_of(8).min(STASH_LEN);
+                assert!(
+                    key.bytes[len..padded].iter().all(|byte| *byte == 0),
+                    "padding is not zero"
+                );
+                let mut name = Name::EMPTY;
+                key.write_name(&mut name);
+                let bytes = &key.bytes[..len];
+                assert_eq!(name, Name::new(bytes), "the readable name is not zero behind its end");
+                Answer::Key(bytes.to_vec())
+            }
+        }
+    }
+
+    /// Leaves something where the key will be.
+    fn soil(&mut self) {
+        self.scratch.key.bytes[..2 * NAME_LEN].fill(0x5a);
+        self.scratch.key.len = 0x5a;
+    }
+}
+
+/// Counts the steps of a search. There are no maps: a search needs none.
+#[derive(Default)]
+struct Steps(Cell<u32>);
+
+impl Steps {
+    fn check(&self) {
+        assert!(self.0.get() < MAX_STEPS, "the search did not end within its steps");
+    }
+}
+
+impl Tables for Steps {
+    fn now(&self) -> u64 {
+        0
+    }
+    fn secrets(&self) -> Option<&Secrets> {
+        None
+    }
+    fn vip(&self, _: &VipKey) -> Option<u32> {
+        None
+    }
+    fn service(&self, _: u32) -> Option<&Service> {
+        None
+    }
+    fn replica(&self, _: u32) -> Option<&Replica> {
+        None
+    }
+    fn slot(&self, _: u32) -> Option<u32> {
+        None
+    }
+    fn chat_cookie(&self, _: &ChatKey) -> Option<&ChatCookie> {
+        None
+    }
+    fn chat(&self, _: &ChatKey) -> Option<Shared<Chat>> {
+        None
+    }
+}
+
+impl FlowTables for Steps {
+    fn each_step(&self, service: &Service, scratch: &mut Scratch) {
+        self.0.set(0);
+        while self.0.get() < MAX_STEPS && key::step(service, scratch) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    fn count(&self, _: Counter) {}
+    fn add_chat(&self, _: &ChatKey, _: &Chat) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn flow(&self, _: &Tuple) -> Option<Shared<Flow>> {
+        None
+    }
+    fn add_flow(&self, _: &Tuple, _: &Flow) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_flow(&self, _: &Tuple) {}
+    fn flow_back(&self, _: &Tuple) -> Option<Shared<FlowBack>> {
+        None
+    }
+    fn add_flow_back(&self, _: &Tuple, _: &FlowBack) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_flow_back(&self, _: &Tuple) {}
+    fn pending(&self, _: &Tuple) -> Option<Shared<Pending>> {
+        None
+    }
+    fn set_pending(&self, _: &Tuple, _: &Pending) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_pending(&self, _: &Tuple) {}
+    fn stash(&self, _: &Tuple) -> Option<Shared<Stash>> {
+        None
+    }
+    fn set_stash(&self, _: &Tuple, _: &Stash) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_stash(&self, _: &Tuple) {}
+}
