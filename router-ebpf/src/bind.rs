@@ -40,7 +40,7 @@ pub fn bind<P: Packet>(
         None => {}
         Some(Counter::HeadAcknowledged) => {
             let known = scratch.stash.get().known();
-            return reply::acknowledge(packet, tables, scratch, known);
+            return reply::acknowledge(packet, scratch, known);
         }
         Some(counter) => return Some(counter),
     }
@@ -102,17 +102,25 @@ fn collect<P: Packet>(
         }
         scratch.stash.clear(server_isn);
     }
-    let seq = scratch.segment.seq;
+    let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
     let stash = scratch.stash.get_mut();
     // The cookie takes a later segment for the first one once in 2048: if that is known, it is not.
     if stash.first != 0 && seq.wrapping_sub(stash.client_isn) as i32 > 1 {
         scratch.is_first = 0;
     }
     if scratch.is_first != 0 {
+        if stash.first == 0 && scratch.stash.fits(seq, len) == Added::Full {
+            // What overtook it leaves no room for it. That was not acknowledged, and comes again.
+            scratch.stash.clear(server_isn);
+        }
+        let stash = scratch.stash.get_mut();
         stash.first = 1;
         stash.client_isn = seq.wrapping_sub(1);
     }
-    scratch.added = scratch.stash.fits(seq, scratch.segment.payload_len() as u32) as u32;
+    if scratch.stash.get().leaves_no_room_before(seq, len) {
+        return Some(Some(Counter::DropEarly));
+    }
+    scratch.added = scratch.stash.fits(seq, len) as u32;
     if scratch.added == Added::New as u32 {
         add(packet, scratch)?;
     }
@@ -190,7 +198,8 @@ fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<Counter> {
 fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Counter>> {
     let stash = scratch.stash.get();
     let known = stash.known();
-    let last = if scratch.added == Added::Full as u32
+    let last = if stash.bound != 0
+        || scratch.added == Added::Full as u32
         || stash.count as usize >= PIECES
         || known >= STASH_LEN as u32
     {

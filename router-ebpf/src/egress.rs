@@ -303,19 +303,22 @@ fn deliver<P: Packet>(
     header.ack = scratch.segment.seq.wrapping_add(1);
     header.flags = flags::ACK;
     ours.write_established(&mut header.options);
-    if !recall(tables, scratch) {
+    scratch.delivered = 0;
+    scratch.fin = 0;
+    if recall(tables, scratch) {
+        // Written out: indexes that the verifier knows.
+        deliver_piece(packet, tables, scratch, 0)?;
+        deliver_piece(packet, tables, scratch, 1)?;
+        deliver_piece(packet, tables, scratch, 2)?;
+        deliver_piece(packet, tables, scratch, 3)?;
+    }
+    if scratch.delivered == 0 {
         // Not zero, which would stop the replica; the client's next segment tells the true one.
         scratch.header.window = 1;
         replace(packet, scratch, Piece::NONE)?;
         swap_macs(packet)?;
         return Some(Counter::DeliveredEmpty);
     }
-    scratch.delivered = 0;
-    // Written out: indexes that the verifier knows.
-    deliver_piece(packet, tables, scratch, 0)?;
-    deliver_piece(packet, tables, scratch, 1)?;
-    deliver_piece(packet, tables, scratch, 2)?;
-    deliver_piece(packet, tables, scratch, 3)?;
     if scratch.fin != 0
         && let Some(flow) = tables.flow(&scratch.vip_side)
     {
@@ -352,9 +355,7 @@ fn deliver_piece<P: Packet>(
     if piece.len == 0 || stash.start(&piece) >= STASH_LEN as u32 {
         return Some(());
     }
-    if scratch.delivered == 0 {
-        scratch.fin = 0;
-    } else {
+    if scratch.delivered != 0 {
         packet.duplicate()?;
         tables.count(Counter::DeliveredMore);
         scratch.segment.parse_ip(packet)?;

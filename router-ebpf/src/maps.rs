@@ -148,8 +148,8 @@ impl VipKey {
     pub const WHOLE: u32 = 8 * size_of::<Vip>() as u32;
 }
 
-/// The two ends of a connection: `FLOWS` has the VIP as its server, `FLOWS_BACK`, `PENDING` and
-/// `STASH` have the replica.
+/// The two ends of a connection: `FLOWS` and `STASH` have the VIP as its server, `FLOWS_BACK` and
+/// `PENDING` have the replica.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {

@@ -50,15 +50,13 @@ pub fn syn_ack<P: Packet>(
 
 /// Turns a segment into our acknowledgement of the first `len` bytes of its connection.
 #[inline(never)]
-pub fn acknowledge<P: Packet>(
-    packet: &mut P,
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    len: u32,
-) -> Option<Counter> {
+pub fn acknowledge<P: Packet>(packet: &mut P, scratch: &mut Scratch, len: u32) -> Option<Counter> {
     let offer = &scratch.offer;
     let scale = if offer.has(OFFER_SCALE) { ANNOUNCED_SCALE } else { 0 };
-    scratch.answer = syn_cookie::answer(offer, 0, scale, tables.now());
+    // Not a newer timestamp: the replica's go on where that stopped which the client echoed.
+    let echoed = scratch.answer.ts_echo;
+    scratch.answer = syn_cookie::answer(offer, 0, scale, 0);
+    scratch.answer.ts_val = echoed;
     let header = &mut scratch.header;
     header.answer(&scratch.segment);
     header.seq = scratch.segment.ack;

@@ -172,6 +172,16 @@ impl Stash {
         known
     }
 
+    /// Whether a segment behind a gap would take the room of what is to fill it: too long is only what
+    /// is so without a gap.
+    #[inline(always)]
+    pub fn leaves_no_room_before(&self, seq: u32, len: u32) -> bool {
+        let start = seq.wrapping_sub(self.client_isn).wrapping_sub(1);
+        let end = start.wrapping_add(len);
+        let is_large = self.count as usize >= PIECES - 1 || end > STASH_LEN as u32;
+        self.first != 0 && start > self.known() && is_large
+    }
+
     /// The segment that has the byte `at`: where it ends, and how far `at` is from its place in
     /// `data`.
     #[inline(always)]

@@ -221,6 +221,49 @@ fn what_is_too_much_goes_without_a_key() {
 }
 
 #[test]
+fn what_is_behind_a_gap_leaves_room_for_what_is_missing() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        // The first segment of three full ones is late.
+        let long = [b'x'; 1400];
+        let head = get("tea");
+        let first = [&head[..head.len() - 2], b"X-Long: ", &long[..1300]].concat();
+        let at = first.len() as u32;
+        kept(machine, &conn.up(ACK, at, 0, &long));
+        kept(machine, &conn.up(ACK, at + 1400, 0, &long));
+        conn.bind_with(machine, conn.up(ACK, 0, 0, &first), &[]);
+        assert_eq!(machine.chats()[0].1.key.kept(), b"tea");
+        // The second one is.
+        let mut conn = Conn::new(family, Kind::Home, 1, 1001);
+        conn.open(machine);
+        kept(machine, &conn.up(ACK, 0, 0, &head[..10]));
+        for at in [100, 200] {
+            kept(machine, &conn.up(ACK, at, 0, &long[..100]));
+        }
+        let fourth = conn.up(ACK, 300, 0, &long[..100]);
+        machine.run(Hook::Ingress, &fourth.bytes()).counts(&[Counter::DropEarly]);
+        conn.bind_with(machine, conn.up(ACK, 10, 0, &head[10..]), &[]);
+        assert_eq!(machine.chats().len(), 1, "the same chat");
+    });
+}
+
+#[test]
+fn one_that_is_too_long_and_bound_repeats_its_syn() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        let long = [b'x'; 1400];
+        let first = conn.up(ACK, 0, 0, &[b"GET /", &long[..]].concat());
+        kept(machine, &first);
+        kept(machine, &conn.up(ACK, 1405, 0, &long));
+        let reasons = [Counter::MissingKey, Counter::MissingTooLong];
+        conn.bind_with(machine, conn.up(ACK, 2805, 0, &long), &reasons);
+        conn.bind_with(machine, first, &reasons);
+    });
+}
+
+#[test]
 fn the_end_of_a_connection_ends_its_head() {
     on_all(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
