@@ -117,10 +117,11 @@ fn collect<P: Packet>(
         stash.first = 1;
         stash.client_isn = seq.wrapping_sub(1);
     }
-    if scratch.stash.get().leaves_no_room_before(seq, len) {
+    scratch.added = scratch.stash.fits(seq, len) as u32;
+    let known = scratch.added == Added::Known as u32;
+    if !known && scratch.stash.get().leaves_no_room_before(seq, len) {
         return Some(Some(Counter::DropEarly));
     }
-    scratch.added = scratch.stash.fits(seq, len) as u32;
     if scratch.added == Added::New as u32 {
         add(packet, scratch)?;
     }
