@@ -5,13 +5,12 @@ use std::ops::Range;
 use router_ebpf::{
     key::{Kind, Reason},
     maps::{KeySource, SOURCES, STASH_LEN, Service},
-    stash::Added,
 };
 
 use crate::{
     http,
     random::Random,
-    search::{Answer, Searcher, service},
+    search::{Answer, Arrival, Searcher, service},
     source::{ALL, Expected, Source},
     split::{self, Case},
     tls,
@@ -124,15 +123,17 @@ pub fn arrives(
     let mut pieces: Vec<Range<usize>> = Vec::new();
     searcher.begin();
     for (number, range) in plan.iter().enumerate() {
-        let added = searcher.arrive(range.start, &head[range.clone()]);
+        let arrival = searcher.arrive(range.start, &head[range.clone()]);
         let is_known = |piece: &Range<usize>| piece.start <= range.start && range.end <= piece.end;
-        match added {
-            Added::New => {
-                assert!(!pieces.iter().any(is_known), "{range:?} was known: {plan:?}");
-                pieces.push(range.clone());
+        assert_eq!(arrival == Arrival::Known, pieces.iter().any(is_known), "{range:?} of {plan:?}");
+        match arrival {
+            Arrival::New => pieces.push(range.clone()),
+            Arrival::Alone => pieces = vec![range.clone()],
+            Arrival::Known | Arrival::Full => {}
+            Arrival::Dropped => {
+                assert!(without_gap(&pieces) < range.start, "{range:?} of {plan:?}");
+                continue;
             }
-            Added::Known => assert!(pieces.iter().any(is_known), "{range:?} is new: {plan:?}"),
-            Added::Full => {}
         }
         let Some(known) = searcher.known() else { continue };
         assert_eq!(known, without_gap(&pieces), "bytes without a gap: {plan:?}");

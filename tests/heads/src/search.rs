@@ -17,6 +17,7 @@ use router_ebpf::{
 
 /// Near the end of the numbers, so that they wrap within a head.
 const CLIENT_ISN: u32 = 0xffff_ff80;
+const SERVER_ISN: u32 = 0x1234_5678;
 const FIN: u8 = 1;
 
 /// What a search came to.
@@ -28,6 +29,21 @@ pub enum Answer {
     Missing(Reason),
     /// More bytes are needed.
     More,
+}
+
+/// What became of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was added.
+    New,
+    /// It was added, and all that came before it was forgotten.
+    Alone,
+    /// All of it was there before.
+    Known,
+    /// There is no room, and the search goes on without it.
+    Full,
+    /// It has to come again when what is before it is there.
+    Dropped,
 }
 
 /// A service with these key sources.
@@ -54,7 +70,7 @@ pub fn service(sources: &[KeySource]) -> Service {
 /// The search, and its working memory.
 pub struct Searcher {
     scratch: Box<Scratch>,
-    added: Added,
+    is_full: bool,
     steps: Steps,
 }
 
@@ -66,7 +82,7 @@ impl Default for Searcher {
         // Whatever was there before must not matter; what each search leaves is there for the next.
         scratch.stash.get_mut().data.fill(0xa5);
         scratch.key.bytes.fill(0x5a);
-        Self { scratch, added: Added::New, steps: Steps::default() }
+        Self { scratch, is_full: false, steps: Steps::default() }
     }
 }
 
@@ -100,26 +116,36 @@ impl Searcher {
 
     /// A connection that has sent nothing yet.
     pub fn begin(&mut self) {
-        self.scratch.stash.clear(0x1234_5678);
+        self.scratch.stash.clear(SERVER_ISN);
     }
 
     /// A segment with these bytes arrives, whose place in the connection is `at`. This is what
     /// `bind::collect` does with it.
-    pub fn arrive(&mut self, at: usize, bytes: &[u8]) -> Added {
-        let seq = CLIENT_ISN.wrapping_add(1).wrapping_add(at as u32);
+    pub fn arrive(&mut self, at: usize, bytes: &[u8]) -> Arrival {
+        let (seq, len) = (CLIENT_ISN.wrapping_add(1).wrapping_add(at as u32), bytes.len() as u32);
         let room = &mut self.scratch.stash;
+        let mut alone = false;
         if at == 0 {
+            alone = room.get().first == 0 && room.fits(seq, len) == Added::Full;
+            if alone {
+                room.clear(SERVER_ISN);
+            }
             room.get_mut().first = 1;
             room.get_mut().client_isn = CLIENT_ISN;
         }
-        let added = room.fits(seq, bytes.len() as u32);
-        if added == Added::New {
-            let used = room.get().used;
-            room.bytes_mut(used)[..bytes.len()].copy_from_slice(bytes);
-            room.add(Piece { seq, at: used as u16, len: bytes.len() as u16, ..Piece::NONE });
+        let added = room.fits(seq, len);
+        self.is_full = added == Added::Full;
+        match added {
+            Added::Known => Arrival::Known,
+            _ if room.get().leaves_no_room_before(seq, len) => Arrival::Dropped,
+            Added::Full => Arrival::Full,
+            Added::New => {
+                let used = room.get().used;
+                room.bytes_mut(used)[..bytes.len()].copy_from_slice(bytes);
+                room.add(Piece { seq, at: used as u16, len: len as u16, ..Piece::NONE });
+                if alone { Arrival::Alone } else { Arrival::New }
+            }
         }
-        self.added = added;
-        added
     }
 
     /// What is known of the connection without a gap; `None` before its first segment.
@@ -133,7 +159,7 @@ impl Searcher {
         let stash = self.scratch.stash.get();
         let known = stash.known();
         let is_full = stash.count as usize >= PIECES || known as usize >= STASH_LEN;
-        if self.added == Added::Full || is_full {
+        if self.is_full || is_full {
             Some(Reason::TooLong)
         } else {
             stash.ends(known, FIN).then_some(Reason::Absent)
