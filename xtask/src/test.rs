@@ -24,7 +24,7 @@ pub struct Options {
     /// Run only the packet tests (`run_*`), on Debian's kernels of these versions in virtual machines.
     ///
     /// Loads every eBPF program there, too, and says how much the verifier had to look at. Needs no
-    /// KVM and no root, but a quarter of an hour and more.
+    /// KVM and no root, but half an hour, and much more on a busy computer.
     #[arg(
         long,
         value_name = "VERSION",
