@@ -1,7 +1,9 @@
-//! `roost run`: keeps the maps as the configuration file says and sweeps them. The data path itself
-//! needs no daemon.
+//! `roost run`: keeps the maps as the configuration file and the cluster say, and sweeps them. The
+//! data path itself needs no daemon.
 
 mod args;
+mod cluster;
+mod uplinks;
 mod watch;
 
 use std::{path::Path, time::Duration};
@@ -15,8 +17,9 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Limits, SecretFiles},
     index::{Index, Maps as _, Published, Room, SyncError},
+    kube::{self, Source},
     loader::DataPath,
     lock::Lock,
     paths, secrets,
@@ -25,7 +28,7 @@ use crate::{
     writer::{self, WriteError},
 };
 
-pub use args::{LogFormat, RunArgs};
+pub use args::{ClusterArgs, LogFormat, RunArgs};
 use watch::Watch;
 
 /// The file, as a source of the index.
@@ -36,24 +39,38 @@ const POLL: Duration = Duration::from_millis(250);
 /// Runs the daemon until SIGTERM or SIGINT. What it has pinned under `pin_dir` stays.
 pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     args.start_logging()?;
-    let mut watch = Watch::new(&args.config);
-    let config = watch.first()?;
+    let mut watch = Watch::new(args.config.as_deref());
+    let config = match watch.first() {
+        Some(config) => config?,
+        None => Config {
+            interfaces: uplinks::of(&args.cluster)?,
+            limits: Limits::default(),
+            secrets: SecretFiles::default(),
+            services: Vec::new(),
+        },
+    };
     if args.check_only {
         check_room(&config)?;
         info!(services = config.services.len(), "the file is good; nothing was changed");
         return Ok(());
     }
+    // What is wrong with the way to the cluster is said before anything is changed.
+    let client = match args.cluster.kubernetes {
+        true => Some(kube::client(args.cluster.kubeconfig.as_deref()).await?),
+        false => None,
+    };
     let _lock = Lock::acquire(pin_dir)?;
     // Before anything is attached, so that a signal in between is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut daemon = Daemon::start(&args, pin_dir, config)?;
+    let source = client.map(|client| daemon.watch_cluster(client, &args.cluster));
     info!(
         services = daemon.config.services.len(),
         interfaces = daemon.config.interfaces.len(),
         "ready"
     );
-    daemon.serve(&args, watch, &mut terminate, &mut interrupt).await?;
+    daemon.serve(&args, watch, source, &mut terminate, &mut interrupt).await?;
     info!(
         "stopped; programs and maps stay, connections go on and new ones are taken. `roost run` \
          takes over, `roost detach` removes everything"
@@ -75,6 +92,8 @@ struct Daemon {
     tables: Tables,
     index: Index,
     config: Config,
+    /// Replicas are gone: their flows are not to wait for the next sweep.
+    sweep_at_once: bool,
 }
 
 impl Daemon {
@@ -90,7 +109,11 @@ impl Daemon {
         let mut sweeper = Sweeper::new(pin_dir, args.linger)?;
         let now = secrets::monotonic();
         index.free_unused(&sweeper.sweep(now)?.used, now);
-        let mut daemon = Self { data_path, tables, index, config };
+        if args.cluster.kubernetes {
+            // The cluster is not heard yet: what it said before the start still holds.
+            index.keep(cluster::known(&index, &config));
+        }
+        let mut daemon = Self { data_path, tables, index, config, sweep_at_once: false };
         daemon.publish(&daemon.config.clone())?;
         let mut attached = Vec::new();
         if let Err(e) = daemon.attach(&daemon.config.clone(), &mut attached) {
@@ -98,17 +121,15 @@ impl Daemon {
             return Err(e);
         }
         daemon.detach_others();
-        paths::warn_unrouted(&daemon.config);
+        paths::warn_unrouted(&daemon.config.services);
         Ok(daemon)
     }
 
     /// Brings the maps to what `config` says. If that does not fit, nothing is written, and the index
     /// says what it said before.
     fn publish(&mut self, config: &Config) -> Result<()> {
-        for (service, mss) in paths::mss(config) {
-            self.index.set_mss(&service, mss);
-        }
         let before = self.index.reset(FILE, config.services.clone());
+        self.measure_paths(&config.interfaces);
         match self.sync() {
             Err(SyncError::Plan(e)) => {
                 self.index.reset(FILE, before);
@@ -118,10 +139,17 @@ impl Daemon {
         }
     }
 
+    fn measure_paths(&mut self, interfaces: &[String]) {
+        for (service, mss) in paths::mss(interfaces, self.index.services().into_values()) {
+            self.index.set_mss(&service, mss);
+        }
+    }
+
     fn sync(&mut self) -> Result<(), SyncError<WriteError>> {
         let changes = self.index.sync(&mut self.tables, secrets::monotonic())?;
         for change in &changes {
             debug!("wrote {}", change.summary());
+            self.sweep_at_once |= change.ends_replica();
         }
         if !changes.is_empty() {
             info!(changes = changes.len(), "published");
@@ -150,7 +178,7 @@ impl Daemon {
         secrets::set(&mut self.tables, &config.secrets)?;
         self.config = config;
         self.detach_others();
-        paths::warn_unrouted(&self.config);
+        paths::warn_unrouted(&self.config.services);
         info!(services = self.config.services.len(), "applied the changed file");
         Ok(())
     }
@@ -185,6 +213,7 @@ impl Daemon {
         &mut self,
         args: &RunArgs,
         mut watch: Watch,
+        mut source: Option<Source>,
         terminate: &mut Signal,
         interrupt: &mut Signal,
     ) -> Result<()> {
@@ -202,13 +231,27 @@ impl Daemon {
             }
         });
         loop {
+            if self.sweep_at_once && sweeper.is_some() {
+                self.sweep_at_once = false;
+                sweeps.reset_immediately();
+            }
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 _ = poll.tick() => {
                     if let Some(found) = watch.look() {
                         self.take(found);
+                        // The file may have taken addresses, or given some back.
+                        if let Some(source) = source.as_mut().filter(|source| source.is_synced()) {
+                            self.take_cluster(source);
+                        }
                     }
+                }
+                changed = async { source.as_mut().expect("a source").changed().await },
+                    if source.is_some() =>
+                {
+                    changed?;
+                    self.take_cluster(source.as_mut().expect("a source"));
                 }
                 _ = sweeps.tick() => {
                     self.refresh();

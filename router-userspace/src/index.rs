@@ -95,36 +95,13 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-/// Services that stay as the maps have them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// All that no source has declared: a source has not said yet what it knows.
-    Undeclared,
-    /// These, whatever sources say.
-    Named(BTreeSet<String>),
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self::Named(BTreeSet::new())
-    }
-}
-
-impl Keep {
-    fn holds(&self, name: &str) -> bool {
-        match self {
-            Self::Undeclared => false,
-            Self::Named(names) => names.contains(name),
-        }
-    }
-}
-
 /// What sources say, and what the maps hold.
 pub struct Index {
     room: Room,
     /// By source and service name. The first source that knows a name has it.
     sources: BTreeMap<String, BTreeMap<String, config::Service>>,
-    keep: Keep,
+    /// Names of services that stay as the maps have them.
+    keep: BTreeSet<String>,
     mss: BTreeMap<String, Mss>,
     published: Published,
     /// Numbers of services that were removed, since when (monotonic time).
@@ -145,7 +122,7 @@ impl Index {
         Self {
             room,
             sources: BTreeMap::new(),
-            keep: Keep::default(),
+            keep: BTreeSet::new(),
             mss: BTreeMap::new(),
             published,
             retired: BTreeMap::new(),
@@ -208,9 +185,10 @@ impl Index {
         refused
     }
 
-    /// Sets which services stay as the maps have them.
-    pub fn keep(&mut self, keep: Keep) {
-        self.keep = keep;
+    /// Sets which services stay as the maps have them, whatever sources say: what is said of them is
+    /// not believed yet.
+    pub fn keep(&mut self, names: BTreeSet<String>) {
+        self.keep = names;
     }
 
     /// Sets what the paths of a service can carry.

@@ -1,20 +1,30 @@
 //! Kubernetes as a source: Services, EndpointSlices and Nodes become the model of the configuration
 //! file.
 //!
-//! [`Cluster`] is pure: objects go in, services and problems come out.
+//! [`Cluster`] is pure: objects go in, services and problems come out. [`Source`] is the shell
+//! around it: it watches, and says when there is something to publish.
 
 mod addresses;
 mod annotations;
+mod backoff;
 mod cluster;
+mod connect;
+mod guard;
 mod replicas;
 mod slices;
+mod source;
+mod state;
+mod watch;
 
 use std::fmt;
 
 use kube::Resource;
 
 pub use cluster::{Claims, Cluster, Derived};
+pub use connect::client;
 pub use slices::Slice;
+pub use source::{Options, Publication, Source, is_named_like};
+pub use state::{Kind, WatchState, Watched, WatchedKind};
 
 /// What the load-balancer class of a Service says if Roost is to serve it.
 pub const CLASS: &str = "roost.rs/router";

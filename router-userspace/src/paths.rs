@@ -9,7 +9,7 @@ use std::{
 use rustix::net::sockopt;
 use tracing::warn;
 
-use crate::{config::Config, index::Mss, sys};
+use crate::{config::Service, index::Mss, sys};
 
 /// Headers of IP and TCP without options.
 const HEADERS_V4: u32 = 40;
@@ -20,11 +20,13 @@ const ETHERNET: u32 = 1500;
 const LEAST_V4: u32 = 576;
 const LEAST_V6: u32 = 1280;
 
-/// The MSS of each service: from the smallest MTU of the client-facing interfaces and the paths to
+/// The MSS of each service: from the smallest MTU of the client-facing `interfaces` and the paths to
 /// its replicas.
-pub fn mss(config: &Config) -> BTreeMap<String, Mss> {
-    let uplink = config
-        .interfaces
+pub fn mss<'a>(
+    interfaces: &[String],
+    services: impl IntoIterator<Item = &'a Service>,
+) -> BTreeMap<String, Mss> {
+    let uplink = interfaces
         .iter()
         .filter_map(|name| match sys::interface_mtu(name) {
             Ok(mtu) => Some(mtu),
@@ -44,7 +46,7 @@ pub fn mss(config: &Config) -> BTreeMap<String, Mss> {
             })
         })
     };
-    let of_service = |service: &crate::config::Service| {
+    let of_service = |service: &Service| {
         let all = || service.replicas.iter().flat_map(|r| r.addresses.iter().copied());
         let mtu_v4 = all().filter(IpAddr::is_ipv4).map(&mut path).min().unwrap_or(uplink);
         let mtu_v6 = all().filter(IpAddr::is_ipv6).map(&mut path).min().unwrap_or(uplink);
@@ -54,7 +56,7 @@ pub fn mss(config: &Config) -> BTreeMap<String, Mss> {
         };
         (service.name.clone(), mss)
     };
-    config.services.iter().map(of_service).collect()
+    services.into_iter().map(of_service).collect()
 }
 
 fn segment(mtu: u32, headers: u32) -> u16 {
@@ -89,10 +91,9 @@ fn is_local(addr: IpAddr) -> bool {
 }
 
 /// Warns where the kernel would not forward a client's packets to its replica.
-pub fn warn_unrouted(config: &Config) {
-    let addresses: BTreeSet<IpAddr> = config
-        .services
-        .iter()
+pub fn warn_unrouted<'a>(services: impl IntoIterator<Item = &'a Service>) {
+    let addresses: BTreeSet<IpAddr> = services
+        .into_iter()
         .flat_map(|s| &s.replicas)
         .flat_map(|r| &r.addresses)
         .copied()

@@ -13,11 +13,11 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
     /// Read services and replicas from FILE, and follow its changes
-    #[arg(long, value_name = "FILE", env = "ROOST_CONFIG")]
-    pub config: PathBuf,
+    #[arg(long, value_name = "FILE", env = "ROOST_CONFIG", required_unless_present = "kubernetes")]
+    pub config: Option<PathBuf>,
 
     /// Say whether the file is good, and change nothing
-    #[arg(long)]
+    #[arg(long, requires = "config")]
     pub check_only: bool,
 
     /// Log what the data path does with every connection (slower)
@@ -39,6 +39,36 @@ pub struct RunArgs {
     /// Log at LEVEL: error, warn, info, debug or trace, also by module
     #[arg(long, value_name = "LEVEL", env = "ROOST_LOG", default_value = "info")]
     pub log_level: String,
+
+    /// What is said about a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// The part of the arguments that is about a Kubernetes cluster.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct ClusterArgs {
+    /// Also read services and replicas from a cluster, and follow its changes
+    #[arg(long)]
+    pub kubernetes: bool,
+
+    /// Reach the API server by this FILE [default: KUBECONFIG, ~/.kube/config, or the pod's account]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// This machine is the Node NAME [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+
+    /// Attach to the interface NAME, also more than one [default: the default routes', or the file's]
+    #[arg(long, value_name = "NAME", requires = "kubernetes", conflicts_with = "config")]
+    pub interface: Vec<String>,
+
+    /// When a list of the API server empties a service, without an event that says so, keep the
+    /// service for DURATION; 0s believes it at once
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = hold)]
+    pub empty_list_hold: Duration,
 }
 
 /// How the log is written.
@@ -96,6 +126,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("write a duration of 10ms or more, such as 200ms, 5s or 1m".into());
     }
     Ok(Duration::from_millis(milliseconds))
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    if text == "0s" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::{
 
 use crate::config::{Config, ConfigError};
 
-/// Looks at the file now and then.
+/// Looks at the file now and then, if there is one.
 pub(super) struct Watch {
-    path: PathBuf,
+    path: Option<PathBuf>,
     /// What was last taken; `None`: the file could not be read.
     taken: Option<Vec<u8>>,
     /// What was seen once: a file that is being written is looked at again before it is taken.
@@ -18,19 +18,21 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), taken: None, seen: None }
+    pub(super) fn new(path: Option<&Path>) -> Self {
+        Self { path: path.map(Path::to_owned), taken: None, seen: None }
     }
 
     /// Reads the file for the first time.
-    pub(super) fn first(&mut self) -> Result<Config, ConfigError> {
-        self.taken = fs::read(&self.path).ok();
-        Config::load(&self.path)
+    pub(super) fn first(&mut self) -> Option<Result<Config, ConfigError>> {
+        let path = self.path.as_ref()?;
+        self.taken = fs::read(path).ok();
+        Some(Config::load(path))
     }
 
     /// The file's new content, when it has changed and has stopped changing.
     pub(super) fn look(&mut self) -> Option<Result<Config, ConfigError>> {
-        let now = fs::read(&self.path).ok();
+        let path = self.path.as_ref()?;
+        let now = fs::read(path).ok();
         if now == self.taken {
             self.seen = None;
             return None;
@@ -41,7 +43,7 @@ impl Watch {
         }
         self.seen = None;
         self.taken = now;
-        Some(Config::load(&self.path))
+        Some(Config::load(path))
     }
 }
 
@@ -56,8 +58,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roost.toml");
         fs::write(&path, GOOD).unwrap();
-        let mut watch = Watch::new(&path);
-        assert!(watch.first().is_ok());
+        let mut watch = Watch::new(Some(&path));
+        assert!(watch.first().unwrap().is_ok());
         assert!(watch.look().is_none());
         fs::write(&path, "interf").unwrap();
         assert!(watch.look().is_none());

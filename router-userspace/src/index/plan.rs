@@ -18,7 +18,7 @@ use crate::{
     slots::{self, Candidate, SlotTable},
 };
 
-use super::{Change, Index, Keep, PlanError, Published};
+use super::{Change, Index, PlanError, Published};
 
 /// What the maps should hold. Gone replicas keep their entries, with their state.
 pub(super) fn desired(index: &mut Index) -> Result<Published, PlanError> {
@@ -69,7 +69,7 @@ impl<'a> Desired<'a> {
 
     fn build(mut self, tables: &mut Tables) -> Result<Published, PlanError> {
         for service in self.index.declared() {
-            if !self.index.keep.holds(&service.name) || self.published(&service.name).is_none() {
+            if !self.index.keep.contains(&service.name) || self.published(&service.name).is_none() {
                 self.service(service, tables)?;
             }
         }
@@ -134,18 +134,9 @@ impl<'a> Desired<'a> {
     /// Leaves services as they are that are to be kept.
     fn keep(&mut self) {
         let published = &self.index.published;
-        let kept: Vec<u32> = match &self.index.keep {
-            Keep::Undeclared => published.services.keys().copied().collect(),
-            Keep::Named(names) => {
-                names.iter().filter_map(|name| Some(self.published(name)?.0)).collect()
-            }
-        };
-        for number in kept {
-            if self.out.services.contains_key(&number) {
-                continue;
-            }
-            let service = published.services[&number];
-            self.out.services.insert(number, service);
+        for name in &self.index.keep {
+            let Some((number, service)) = self.published(name) else { continue };
+            self.out.services.insert(number, *service);
             if let Some(table) = published.slots.get(&service.slots) {
                 self.out.slots.insert(service.slots, Arc::clone(table));
             }

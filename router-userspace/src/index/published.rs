@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use router_ebpf::maps::{NO_REPLICA, Name, Replica, SLOT_COUNT, Service, Vip};
+use router_ebpf::maps::{NO_REPLICA, Name, REPLICA_GONE, Replica, SLOT_COUNT, Service, Vip};
 
 use crate::addr;
 
@@ -72,6 +72,11 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether a replica is gone by it, whose flows are to end.
+    pub fn ends_replica(&self) -> bool {
+        matches!(self, Self::Replica { value, .. } if value.state == REPLICA_GONE)
+    }
+
     /// The change in a few words, for the log.
     pub fn summary(&self) -> String {
         let name = |name: &Name| String::from_utf8_lossy(name.kept()).into_owned();

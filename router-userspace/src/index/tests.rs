@@ -300,14 +300,14 @@ fn what_is_kept_stays_until_it_is_not() {
     world.set(&format!("{one}{two}"));
     // The source has not spoken yet.
     world.restart();
-    world.index.keep(Keep::Undeclared);
+    world.index.keep(["two".into()].into());
     assert_eq!(world.set(&one), []);
     // It has, and says less than is believed.
-    world.index.keep(Keep::Named(["one".into(), "two".into(), "unknown".into()].into()));
+    world.index.keep(["one".into(), "two".into(), "unknown".into()].into());
     assert_eq!(world.set(&service("one", "10.0.0.1", &[])), []);
     world.index.free_unused(&Used::default(), LATER);
     assert_eq!(world.sync(), []);
-    world.index.keep(Keep::default());
+    world.index.keep(BTreeSet::new());
     assert_eq!(kinds(&world.sync()), "sVSggg");
 }
 
@@ -316,7 +316,7 @@ fn what_is_kept_gives_way_to_a_claim() {
     let mut world = World::new();
     world.set(&service("one", "10.0.0.1", &[("a", 2, "")]));
     world.restart();
-    world.index.keep(Keep::Undeclared);
+    world.index.keep(["one".into()].into());
     let changes = world.set(&service("two", "10.0.0.1", &[("b", 3, "")]));
     assert_eq!(kinds(&changes), "rtsv");
     assert_eq!(world.maps.services.len(), 2);

@@ -110,6 +110,17 @@ pub fn only(services: &[Service], slices: &[EndpointSlice]) -> config::Service {
     derived.services.remove(0).1
 }
 
+/// Whether a service is set as these lines of the configuration file would set it.
+pub fn is_set_as(service: &config::Service, lines: &str) {
+    let text = format!(
+        "interfaces = [\"x\"]\n[[service]]\nname = \"x\"\naddresses = [\"192.0.2.1\"]\nport = 80\n{lines}"
+    );
+    let config::Service { name, addresses, port, other_vips, replicas, .. } = service.clone();
+    let of_file = config::Config::parse(&text, "").expect("a file").services.remove(0);
+    let wanted = config::Service { name, addresses, port, other_vips, replicas, ..of_file };
+    assert_eq!(*service, wanted);
+}
+
 pub fn replicas(service: &config::Service) -> Vec<(&str, String, State)> {
     let addresses = |r: &config::Replica| {
         r.addresses.iter().map(|a| format!("{a}")).collect::<Vec<_>>().join(" ")

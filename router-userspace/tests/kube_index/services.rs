@@ -1,26 +1,19 @@
 //! Services: whose they are, their annotations and addresses.
 
-use std::time::Duration;
-
 use roost::{
-    config::{KeySource, OnMissing, Policy, Prefix, State},
+    config::{self, OnMissing, Prefix, State},
     kube::{Claims, Derived, ObjectKey, Reason},
 };
 use serde_json::json;
 
 use crate::objects::*;
 
-/// The key sources as they are written.
-fn keys(service: &roost::config::Service) -> String {
-    service.keys.iter().map(KeySource::to_string).collect::<Vec<_>>().join(", ")
-}
-
 #[test]
 fn a_service_with_its_slice() {
     let slice = slice("chat", "chat-1", &[pod("chat-0", "10.1.0.2"), pod("chat-1", "10.1.0.3")]);
     let service = only(&[service("chat", &[])], &[slice]);
     assert_eq!((service.name.as_str(), service.port), ("default/chat:80", 80));
-    assert_eq!((service.policy, keys(&service)), (Policy::Home, "query:chat".to_owned()));
+    is_set_as(&service, "policy = \"home\"\nkey = \"query:chat\"");
     assert_eq!(vips(&service), ["192.0.2.10 80"]);
     assert_eq!(
         replicas(&service),
@@ -50,9 +43,9 @@ fn which_services_are_roosts() {
     assert_eq!(only(&[annotation], &[]).name, "default/metallb:80");
     // By the class alone.
     let class = only(&[annotated("class", &[])], &[]);
-    assert_eq!((class.policy, keys(&class)), (Policy::Spread, "tuple".to_owned()));
+    is_set_as(&class, "policy = \"spread\"");
     let keyed = only(&[annotated("keyed", &[("key", "client")])], &[]);
-    assert_eq!((keyed.policy, keys(&keyed)), (Policy::Home, "client".to_owned()));
+    is_set_as(&keyed, "policy = \"home\"\nkey = \"client\"");
 }
 
 #[test]
@@ -72,10 +65,13 @@ fn annotations_are_the_files_fields() {
         )],
         &[slice("chat", "s", &[pod("chat-0", "10.1.0.2")])],
     );
-    assert_eq!(keys(&service), "query:room");
     assert_eq!(service.on_missing_key, OnMissing::Replica("chat-0".into()));
-    assert_eq!(service.idle_timeout, Duration::from_secs(5400));
-    assert_eq!(service.mss, Some(1380));
+    let service = config::Service { on_missing_key: OnMissing::Reject, ..service };
+    is_set_as(
+        &service,
+        "policy = \"home\"\nkey = \"query:room\"\non_missing_key = \"reject\"\n\
+         idle_timeout = \"5400s\"\nmss = 1380",
+    );
     assert_eq!(service.replicas[0].name, "uid-chat-0");
 }
 
@@ -83,7 +79,7 @@ fn annotations_are_the_files_fields() {
 fn wrong_annotations_are_problems_of_their_service_alone() {
     let wrong = [
         ("policy", "nearest", "roost.rs/policy: \"nearest\" is no policy; write"),
-        ("key", "chat", "roost.rs/key: \"chat\" is no key source; write"),
+        ("key", "chat", "roost.rs/key: "),
         ("key", "[\"query:chat\"", "roost.rs/key: \"[\\\"query:chat\\\"\" is no list"),
         ("key", "[1]", "roost.rs/key"),
         ("idle-timeout", "3", "roost.rs/idle-timeout: \"3\" is not a duration; write"),
@@ -139,7 +135,7 @@ fn a_service_whose_annotations_become_wrong_is_served_as_before() {
         let derived = cluster.derive(&Claims::new());
         assert_eq!(derived.problems[0].reason, Reason::InvalidAnnotation);
         let service = &derived.services[0].1;
-        assert_eq!(keys(service), "query:chat");
+        is_set_as(service, "policy = \"home\"\nkey = \"query:chat\"");
         assert_eq!(service.replicas[0].name, "chat-1");
     }
 }

@@ -1,0 +1,80 @@
+//! The cluster as a source of the daemon.
+
+use std::collections::BTreeSet;
+
+use router_ebpf::maps::REPLICA_GONE;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use crate::{
+    config::Config,
+    index::Index,
+    kube::{self, Claims, Options, Source},
+    paths,
+};
+
+use super::{Daemon, args::ClusterArgs};
+
+/// The cluster, as a source of the index. The file comes before it.
+const CLUSTER: &str = "kubernetes";
+
+/// The services of the maps that a daemon before this one had from the cluster.
+pub(super) fn known(index: &Index, config: &Config) -> BTreeSet<String> {
+    let services = index.published().services.values();
+    let names = services.map(|service| String::from_utf8_lossy(service.name.kept()).into_owned());
+    let of_file = |name: &String| config.services.iter().any(|service| service.name == *name);
+    names.filter(|name| kube::is_named_like(name) && !of_file(name)).collect()
+}
+
+impl Daemon {
+    /// Starts to watch the cluster.
+    pub(super) fn watch_cluster(&self, client: ::kube::Client, args: &ClusterArgs) -> Source {
+        let published = self.index.published();
+        let has_replicas = |name: &String| {
+            let named = |s: &router_ebpf::maps::Service| s.name.kept() == name.as_bytes();
+            let number = published.services.iter().find(|(_, s)| named(s)).map(|(n, _)| *n);
+            let here = |r: &router_ebpf::maps::Replica| r.state != REPLICA_GONE;
+            published.replicas.values().any(|r| Some(r.service) == number && here(r))
+        };
+        let known: Vec<String> =
+            known(&self.index, &self.config).into_iter().filter(has_replicas).collect();
+        let node_name = args.node_name.clone().unwrap_or_else(host_name);
+        info!(
+            node = node_name,
+            services = known.len(),
+            "watching the cluster; what the maps have of it holds until it is known"
+        );
+        Source::start(client, Options { node_name, hold: args.empty_list_hold }, known)
+    }
+
+    /// Brings the maps to what the cluster says.
+    pub(super) fn take_cluster(&mut self, source: &mut Source) {
+        let begin = Instant::now();
+        let of_file = self.config.services.iter();
+        let claims: Claims =
+            of_file.flat_map(|s| s.vips().map(|vip| (vip, s.name.clone()))).collect();
+        let publication = source.take(claims);
+        self.index.keep(publication.held.clone());
+        let refused = self.index.reset_what_fits(CLUSTER, publication.services.clone());
+        let interfaces = self.config.interfaces.clone();
+        self.measure_paths(&interfaces);
+        if let Err(e) = self.sync() {
+            // After the next sweep it is tried again.
+            error!("the maps are not as the cluster says: {e}");
+        }
+        if source.state().get().publications == 0 {
+            paths::warn_unrouted(&publication.services);
+        }
+        let services = publication.services.len();
+        let replicas: usize = publication.services.iter().map(|s| s.replicas.len()).sum();
+        source.published(publication, &refused);
+        let took = format!("{:.3} s", begin.elapsed().as_secs_f64());
+        info!(services, replicas, took, "applied what the cluster says");
+    }
+}
+
+/// Kubernetes calls a Node by its host's name in lower case, unless told otherwise.
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().to_lowercase()
+}

@@ -1,0 +1,359 @@
+//! The cluster as a source: watches feed [`Cluster`], and changes that come together are taken
+//! together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{Api, Client, ResourceExt as _};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use crate::{config, index::PlanError};
+
+use super::{
+    Claims, Cluster, ObjectKey, Problem, Reason,
+    guard::Guard,
+    state::{Kind, WatchState},
+    watch::{Closed, Event, Watch},
+};
+
+/// What changes within this time of each other is taken together,
+const QUIET: Duration = Duration::from_millis(100);
+/// and after this at the latest.
+const LONGEST: Duration = Duration::from_secs(1);
+/// So many events are worth a line in the log.
+const MANY: usize = 100;
+/// Slices of headless Services are nobody's to route to.
+const SLICES: &str = "kubernetes.io/service-name,!service.kubernetes.io/headless";
+
+/// What one of the watches says.
+pub(super) enum Update {
+    Services(Event<Service>),
+    Slices(Event<EndpointSlice>),
+    Nodes(Event<Node>),
+}
+
+/// How the cluster is watched.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The Node that this is.
+    pub node_name: String,
+    /// How long a list that empties a service is doubted.
+    pub hold: Duration,
+}
+
+/// The cluster, as it changes.
+pub struct Source {
+    cluster: Cluster,
+    guard: Guard,
+    state: WatchState,
+    updates: mpsc::Receiver<Update>,
+    watches: JoinSet<Closed>,
+    begin: Instant,
+    listed: [bool; 3],
+    /// Changes that were not taken yet.
+    pending: Option<Pending>,
+    /// Services that events were about since the guard was last asked.
+    by_event: BTreeSet<ObjectKey>,
+    /// What belongs to other sources, as last said.
+    taken: Claims,
+    judged: Instant,
+    problems: Vec<Problem>,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    first: Instant,
+    last: Instant,
+    events: usize,
+}
+
+/// All that follows from the cluster, to be published.
+#[derive(Debug)]
+pub struct Publication {
+    /// The services.
+    pub services: Vec<config::Service>,
+    /// Names of services that stay as they are for now.
+    pub held: BTreeSet<String>,
+    owners: BTreeMap<String, (ObjectKey, String)>,
+    problems: Vec<Problem>,
+    first: Instant,
+}
+
+impl Source {
+    /// Starts to watch. `known` are the services that the maps have replicas of.
+    pub fn start(
+        client: Client,
+        options: Options,
+        known: impl IntoIterator<Item = String>,
+    ) -> Self {
+        let (sender, updates) = mpsc::channel(1024);
+        let state = WatchState::default();
+        let mut watches = JoinSet::new();
+        watches.spawn(
+            Watch {
+                api: Api::all(client.clone()),
+                kind: Kind::Services,
+                labels: None,
+                fields: None,
+                state: state.clone(),
+                updates: sender.clone(),
+                wrap: Update::Services,
+            }
+            .run(),
+        );
+        watches.spawn(
+            Watch {
+                api: Api::all(client.clone()),
+                kind: Kind::EndpointSlices,
+                labels: Some(SLICES.into()),
+                fields: None,
+                state: state.clone(),
+                updates: sender.clone(),
+                wrap: Update::Slices,
+            }
+            .run(),
+        );
+        watches.spawn(
+            Watch {
+                api: Api::all(client),
+                kind: Kind::Nodes,
+                labels: None,
+                // Nodes change all the time, and there may be thousands.
+                fields: Some(format!("metadata.name={}", options.node_name)),
+                state: state.clone(),
+                updates: sender,
+                wrap: Update::Nodes,
+            }
+            .run(),
+        );
+        let now = Instant::now();
+        Self {
+            cluster: Cluster::new(options.node_name),
+            guard: Guard::new(options.hold, known),
+            state,
+            updates,
+            watches,
+            begin: now,
+            listed: [false; 3],
+            pending: None,
+            by_event: BTreeSet::new(),
+            taken: Claims::new(),
+            judged: now,
+            problems: Vec::new(),
+        }
+    }
+
+    /// The state of the watches.
+    pub fn state(&self) -> &WatchState {
+        &self.state
+    }
+
+    /// Whether everything was listed completely once. Before that nothing is known.
+    pub fn is_synced(&self) -> bool {
+        self.listed == [true; 3]
+    }
+
+    /// Waits until there is something to publish. May be dropped and called again.
+    pub async fn changed(&mut self) -> Result<()> {
+        loop {
+            let due = self.due();
+            if due.is_some_and(|due| due <= Instant::now()) {
+                return Ok(());
+            }
+            tokio::select! {
+                update = self.updates.recv() => match update {
+                    Some(update) => self.note(update),
+                    None => bail!("the watches of the cluster have ended"),
+                },
+                Some(ended) = self.watches.join_next() => match ended {
+                    Err(e) => bail!("a watch of the cluster has failed: {e}"),
+                    Ok(Closed) => bail!("a watch of the cluster has ended"),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Ok(()),
+            }
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        if !self.is_synced() {
+            return None;
+        }
+        let pending = self.pending.map(|p| (p.last + QUIET).min(p.first + LONGEST));
+        // What is held because the server is away is looked at now and then.
+        let held = self.guard.next();
+        let held = held.map(|at| (self.begin + at).max(self.judged + Duration::from_secs(1)));
+        pending.into_iter().chain(held).min()
+    }
+
+    /// Takes an update in.
+    fn note(&mut self, update: Update) {
+        let synced = self.is_synced();
+        let is_list =
+            matches!(update, Update::Services(Event::Listed(_)) | Update::Slices(Event::Listed(_)));
+        if synced && is_list {
+            // So that what events have emptied before is told from what the list empties.
+            let services = self.cluster.derive(&self.taken).services;
+            self.judge(&services);
+        }
+        let changed = match update {
+            Update::Services(event) => self.note_service(event),
+            Update::Slices(event) => self.note_slice(event),
+            Update::Nodes(event) => self.note_node(event),
+        };
+        let now = Instant::now();
+        let complete = !synced && self.is_synced();
+        if complete || (changed && synced) {
+            let pending = self.pending.get_or_insert(Pending { first: now, last: now, events: 0 });
+            (pending.last, pending.events) = (now, pending.events + 1);
+            if pending.events.is_multiple_of(MANY) {
+                info!(events = pending.events, "gathering changes of the cluster");
+            }
+        }
+    }
+
+    fn note_service(&mut self, event: Event<Service>) -> bool {
+        match event {
+            Event::Listed(all) => {
+                self.listed[Kind::Services as usize] = true;
+                self.cluster.list_services(&all)
+            }
+            Event::Applied(service) => {
+                self.by_event.insert(ObjectKey::of(&service));
+                self.cluster.apply_service(&service)
+            }
+            Event::Deleted(service) => {
+                let key = ObjectKey::of(&service);
+                let changed = self.cluster.delete_service(&key);
+                self.by_event.insert(key);
+                changed
+            }
+        }
+    }
+
+    fn note_slice(&mut self, event: Event<EndpointSlice>) -> bool {
+        let about = |source: &mut Self, key: &ObjectKey| {
+            let service = source.cluster.service_of(key).cloned();
+            source.by_event.extend(service);
+        };
+        match event {
+            Event::Listed(all) => {
+                self.listed[Kind::EndpointSlices as usize] = true;
+                self.cluster.list_slices(&all)
+            }
+            Event::Applied(slice) => {
+                let key = ObjectKey::of(&slice);
+                about(self, &key);
+                let changed = self.cluster.apply_slice(&slice);
+                about(self, &key);
+                changed
+            }
+            Event::Deleted(slice) => {
+                let key = ObjectKey::of(&slice);
+                about(self, &key);
+                self.cluster.delete_slice(&key)
+            }
+        }
+    }
+
+    fn note_node(&mut self, event: Event<Node>) -> bool {
+        match event {
+            Event::Listed(all) => {
+                self.listed[Kind::Nodes as usize] = true;
+                self.cluster.list_nodes(&all)
+            }
+            Event::Applied(node) => self.cluster.apply_node(&node),
+            Event::Deleted(node) => self.cluster.delete_node(&node.name_any()),
+        }
+    }
+
+    fn judge(&mut self, services: &[(ObjectKey, config::Service)]) -> BTreeSet<String> {
+        let now = Instant::now();
+        let is_current = self.state.get().is_current();
+        let events = std::mem::take(&mut self.by_event);
+        self.judged = now;
+        self.guard.judge(services, &events, is_current, now - self.begin)
+    }
+
+    /// Takes what is to be published. `taken` are the VIPs of other sources.
+    pub fn take(&mut self, taken: Claims) -> Publication {
+        let now = Instant::now();
+        let pending = self.pending.take();
+        self.taken = taken;
+        let derived = self.cluster.derive(&self.taken);
+        let before = self.state.get().held;
+        let held = self.judge(&derived.services);
+        for name in held.difference(&before) {
+            warn!(
+                service = name,
+                "a list of the API server says that it has no replicas any more, without an event: \
+                 it stays as it is for now (--empty-list-hold)"
+            );
+        }
+        if let Some(Pending { first, events, .. }) = pending
+            && events >= MANY
+        {
+            let took = first.elapsed().as_secs_f64();
+            info!(
+                events,
+                endpoints = self.cluster.endpoints(),
+                "the cluster has changed; gathered for {took:.1} s"
+            );
+        }
+        let uids: BTreeMap<&ObjectKey, String> = self
+            .cluster
+            .services()
+            .map(|(key, service)| (key, service.metadata.uid.clone().unwrap_or_default()))
+            .collect();
+        let owner = |(key, service): &(ObjectKey, config::Service)| {
+            let uid = uids.get(key).cloned().unwrap_or_default();
+            (service.name.clone(), (key.clone(), uid))
+        };
+        Publication {
+            owners: derived.services.iter().map(owner).collect(),
+            services: derived.services.into_iter().map(|(_, service)| service).collect(),
+            held,
+            problems: derived.problems,
+            first: pending.map_or(now, |pending| pending.first),
+        }
+    }
+
+    /// Learns that a publication is in the maps, but for what was refused.
+    pub fn published(&mut self, publication: Publication, refused: &[(String, PlanError)]) {
+        let Publication { held, owners, mut problems, first, .. } = publication;
+        for (name, error) in refused {
+            let Some((service, uid)) = owners.get(name).cloned() else { continue };
+            let message = error.to_string();
+            problems.push(Problem { service, uid, reason: Reason::NoRoom, message });
+        }
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            warn!("{problem}");
+        }
+        self.problems = problems.clone();
+        self.state.update(|state| {
+            state.services = self.cluster.services().count();
+            state.endpoints = self.cluster.endpoints();
+            state.problems = problems;
+            state.held = held;
+            state.publications += 1;
+            state.lag = Some(first.elapsed());
+        });
+    }
+}
+
+/// Whether a service of the maps is called like one of this source.
+pub fn is_named_like(service: &str) -> bool {
+    let plain = service.split_once('/').is_some_and(|(_, rest)| rest.contains(':'));
+    plain || (service.len() == router_ebpf::maps::NAME_LEN && service.contains('~'))
+}
