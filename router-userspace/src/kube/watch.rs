@@ -141,7 +141,11 @@ where
     async fn follow(&self, mut version: String, backoff: &mut Backoff) -> Result<(), Closed> {
         loop {
             let begin = Instant::now();
-            match self.watch(&mut version, backoff).await? {
+            let end = self.watch(&mut version, backoff).await?;
+            if begin.elapsed() >= SHORT {
+                backoff.reset();
+            }
+            match end {
                 Ok(End::Gone) => {
                     info!(kind = %self.kind, "the watch is too far behind: listing anew");
                     return Ok(());
@@ -149,7 +153,7 @@ where
                 Ok(End::Resume) if begin.elapsed() < SHORT => {
                     sleep(backoff.next(Duration::ZERO)).await;
                 }
-                Ok(End::Resume) => backoff.reset(),
+                Ok(End::Resume) => {}
                 Err(e) if e.is_gone() => return Ok(()),
                 Err(e) => self.failed("watching", &e, backoff).await,
             }
