@@ -26,7 +26,7 @@ pub struct ServiceLine {
     pub service: String,
     /// Its number in the maps.
     pub number: u32,
-    /// Its addresses or prefixes.
+    /// Its addresses or prefixes; with another port than `port`, that is behind the address.
     pub addresses: Vec<String>,
     /// Its port, 0 if it has no address.
     pub port: u16,
@@ -60,12 +60,13 @@ pub struct ServicesReport(pub Vec<ServiceLine>);
 /// Reads all services.
 pub fn services(tables: &Tables) -> Result<ServicesReport> {
     let names = Names::read(tables)?;
-    let mut addresses: BTreeMap<u32, (Vec<String>, u16)> = BTreeMap::new();
+    let mut vips: BTreeMap<u32, Vec<(String, u16)>> = BTreeMap::new();
     for ((bits, vip), number) in read::vips(tables)? {
-        let (prefixes, port) = addresses.entry(number).or_default();
-        prefixes.push(decode::prefix(bits, &vip));
-        *port = u16::from_be_bytes(vip.port);
+        let vip = (decode::prefix(bits, &vip), u16::from_be_bytes(vip.port));
+        vips.entry(number).or_default().push(vip);
     }
+    let mut addresses: BTreeMap<u32, (Vec<String>, u16)> =
+        vips.into_iter().map(|(number, vips)| (number, with_port(vips))).collect();
     let line = |(number, service): (&u32, &Service)| {
         let (addresses, port) = addresses.remove(number).unwrap_or_default();
         let of_service = |replica: &&_| is_of(replica, *number);
@@ -90,6 +91,18 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
         }
     };
     Ok(ServicesReport(names.services.iter().map(line).collect()))
+}
+
+/// The addresses and their port: the lowest, if there are several. Others, which are node ports, are
+/// written behind their address.
+fn with_port(vips: Vec<(String, u16)>) -> (Vec<String>, u16) {
+    let own = vips.iter().map(|(_, port)| *port).min().unwrap_or_default();
+    let text = |(prefix, port): (String, u16)| match prefix {
+        prefix if port == own => prefix,
+        prefix if prefix.contains(':') => format!("[{prefix}]:{port}"),
+        prefix => format!("{prefix}:{port}"),
+    };
+    (vips.into_iter().map(text).collect(), own)
 }
 
 fn is_of(replica: &router_ebpf::maps::Replica, service: u32) -> bool {

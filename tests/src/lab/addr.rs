@@ -53,6 +53,13 @@ pub(super) fn vip(family: Family, n: u8) -> IpAddr {
     }
 }
 
+pub(super) fn node(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => v4(0, 1).into(),
+        Family::V6 => v6(0, 1).into(),
+    }
+}
+
 pub(super) fn client(family: Family, n: u8) -> IpAddr {
     match family {
         Family::V4 => v4(0, 2 + n).into(),

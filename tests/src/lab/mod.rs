@@ -286,6 +286,11 @@ impl Lab {
         }
     }
 
+    /// The node's addresses towards the client, IPv4 first.
+    pub fn node_addrs(&self) -> [IpAddr; 2] {
+        Family::BOTH.map(addr::node)
+    }
+
     /// The client's address of a family.
     pub fn client_addr(&self, family: Family) -> IpAddr {
         self.client_addr_n(family, 0)

@@ -1,5 +1,6 @@
 //! The daemon on the lab's node.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,8 @@ pub struct Roost {
     node: Arc<Netns>,
     binary: PathBuf,
     config: PathBuf,
+    /// What it is started with.
+    arguments: Vec<OsString>,
     pin_dir: PathBuf,
     process: Option<Process>,
 }
@@ -28,14 +31,27 @@ pub struct Roost {
 impl Roost {
     /// Writes `config` to a file, starts the daemon with it and waits until it is ready.
     pub fn start(lab: &Lab, config: &str) -> Result<Self> {
+        Self::start_with(lab, Some(config), &[])
+    }
+
+    /// The same with further arguments, and perhaps without a file.
+    pub fn start_with(lab: &Lab, config: Option<&str>, arguments: &[&OsStr]) -> Result<Self> {
+        let path = lab.dir().join("roost.toml");
+        let mut all: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        if config.is_some() {
+            all.extend(["--config".into(), path.clone().into()]);
+        }
         let mut roost = Self {
             node: Arc::clone(&lab.node),
             binary: tools::binary("roost", "ROOST_BIN")?,
-            config: lab.dir().join("roost.toml"),
+            config: path,
+            arguments: all,
             pin_dir: lab.pin_dir(),
             process: None,
         };
-        roost.write_config(config)?;
+        if let Some(config) = config {
+            roost.write_config(config)?;
+        }
         roost.restart()?;
         Ok(roost)
     }
@@ -51,7 +67,7 @@ impl Roost {
     pub fn restart(&mut self) -> Result<()> {
         self.process = None;
         let mut command = self.command(&["run"]);
-        command.arg("--config").arg(&self.config);
+        command.args(&self.arguments);
         let process = Process::spawn("roost run", &mut command)?;
         process.wait_line(START, "ready")?;
         self.process = Some(process);

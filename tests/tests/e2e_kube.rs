@@ -1,0 +1,345 @@
+//! A cluster as the source: chats while its replicas, its API server and the daemon come and go.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use roost_chat::client::{Tab, load};
+use roost_tests::kube::{ApiServer, Endpoint, NODE, annotate, node, service, slice};
+use roost_tests::lab::{
+    ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, heavy, try_until,
+};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const NODE_PORT: u16 = 30080;
+
+/// A lab whose daemon follows a cluster. Pod `chat-<n>` is on `replica-<n + 1>`.
+struct Cluster {
+    roost: Roost,
+    api: ApiServer,
+    _servers: Vec<ChatServer>,
+    lab: Lab,
+}
+
+impl Cluster {
+    /// With pods on the first `ready` of `replicas`. `file` is beside the cluster, if there is one.
+    fn start(name: &str, replicas: usize, ready: usize, file: Option<&str>) -> Result<Self> {
+        let lab = Lab::builder(name).replicas(replicas).build()?;
+        let servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
+        let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+        let uplink = lab.node_addrs();
+        api.apply(node(NODE, &uplink));
+        api.apply(service("chat", &Family::BOTH.map(|family| lab.vip(family))));
+        pods(&api, &lab, &all(ready));
+        let kubeconfig = api.kubeconfig(lab.dir())?;
+        let arguments: [&OsStr; 6] = [
+            "--kubernetes".as_ref(),
+            "--kubeconfig".as_ref(),
+            kubeconfig.as_ref(),
+            "--node-name".as_ref(),
+            NODE.as_ref(),
+            "--log-level=debug".as_ref(),
+        ];
+        let roost = Roost::start_with(&lab, file, &arguments)?;
+        let cluster = Self { roost, api, _servers: servers, lab };
+        cluster.wait(&all(ready))?;
+        Ok(cluster)
+    }
+
+    fn vip(&self, family: Family) -> SocketAddr {
+        (self.lab.vip(family), VIP_PORT).into()
+    }
+
+    fn pods(&self, pods: &[Pod]) {
+        crate::pods(&self.api, &self.lab, pods);
+    }
+
+    /// Waits until the maps have these pods and no others.
+    fn wait(&self, pods: &[Pod]) -> Result<()> {
+        let mut wanted: Vec<_> = pods.iter().map(|pod| (pod.name(), pod.state())).collect();
+        wanted.sort();
+        try_until(LIMIT, &format!("{wanted:?}"), || {
+            let replicas = self.roost.json(&["replicas"])?;
+            let replicas = replicas.as_array().context("`roost replicas` prints no array")?;
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            let all = replicas.iter().filter(|replica| replica["service"] == "default/chat:ws");
+            let all = all.map(|replica| (text(&replica["replica"]), text(&replica["state"])));
+            let mut here: Vec<_> = all.filter(|(_, state)| state != "gone").collect();
+            here.sort();
+            let ready = wanted.iter().filter(|(_, state)| state == "ready").count();
+            let services = self.roost.json(&["services"])?;
+            let mut services = services.as_array().into_iter().flatten();
+            let used = services
+                .any(|s| s["service"] == "default/chat:ws" && (ready == 0 || s["usable"] == ready));
+            ensure!(here == wanted, "there are {here:?}");
+            Ok(used.then_some(()))
+        })
+    }
+}
+
+/// A pod of the lab's, by its ordinal.
+#[derive(Clone, Copy, Debug)]
+enum Pod {
+    Ready(usize),
+    NotReady(usize),
+    Terminating(usize),
+}
+
+impl Pod {
+    fn ordinal(self) -> usize {
+        match self {
+            Self::Ready(n) | Self::NotReady(n) | Self::Terminating(n) => n,
+        }
+    }
+
+    fn name(self) -> String {
+        format!("chat-{}", self.ordinal())
+    }
+
+    fn state(self) -> String {
+        if matches!(self, Self::Ready(_)) { "ready" } else { "draining" }.to_owned()
+    }
+
+    fn endpoint(self, address: IpAddr) -> Endpoint {
+        let ready = Endpoint::ready(&self.name(), address);
+        match self {
+            Self::Ready(_) => ready,
+            Self::NotReady(_) => Endpoint { ready: false, serving: false, ..ready },
+            Self::Terminating(_) => ready.terminating(),
+        }
+    }
+}
+
+fn all(count: usize) -> Vec<Pod> {
+    (0..count).map(Pod::Ready).collect()
+}
+
+/// Writes the slices, in three steps: one for each family, and two for the first.
+fn pods(api: &ApiServer, lab: &Lab, pods: &[Pod]) {
+    let of = |family, pods: &[Pod]| -> Vec<Endpoint> {
+        pods.iter().map(|pod| pod.endpoint(lab.replicas[pod.ordinal()].addr(family))).collect()
+    };
+    let half = pods.len() / 2;
+    // Those that move to the first slice are in both for a moment.
+    api.apply(slice("chat", "chat-v4-1", REPLICA_PORT, &of(Family::V4, &pods[..half])));
+    api.apply(slice("chat", "chat-v4-2", REPLICA_PORT, &of(Family::V4, &pods[half..])));
+    api.apply(slice("chat", "chat-v6", REPLICA_PORT, &of(Family::V6, pods)));
+}
+
+/// The home of each chat by what its tabs say; an error if one is split.
+fn homes<'a>(tabs: impl IntoIterator<Item = &'a Tab>) -> Result<BTreeMap<String, String>> {
+    let mut homes = BTreeMap::new();
+    for tab in tabs {
+        let chat = tab.hello().chat.clone();
+        let home = homes.entry(chat.clone()).or_insert_with(|| tab.replica().to_owned());
+        ensure!(home == tab.replica(), "{chat} is on {home} and on {}", tab.replica());
+    }
+    Ok(homes)
+}
+
+fn open(clients: &Clients, at: SocketAddr, prefix: &str, chats: usize) -> Result<load::Load> {
+    let mut plan = load::Plan::new(at, chats, chats);
+    plan.prefix = prefix.to_owned();
+    let load = clients.run(load::open(&plan));
+    ensure!(load.opened().failed == 0, "{:?}", load.opened().errors);
+    Ok(load)
+}
+
+/// All tabs of these replicas answer; those of others do not.
+fn only_alive(clients: &Clients, load: &mut load::Load, alive: &[usize]) -> Result<()> {
+    let alive: Vec<_> = alive.iter().map(|n| format!("replica-{}", n + 1)).collect();
+    for tab in load.tabs() {
+        let on = tab.replica().to_owned();
+        let answers = clients.run(tab.ping(Duration::from_secs(10)));
+        ensure!(answers.is_ok() == alive.contains(&on), "a flow on {on}: {answers:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn scaling_splits_no_chat_and_loses_no_other_connection() -> Result<()> {
+    let _heavy = heavy()?;
+    let mut cluster = Cluster::start("kube-scale", 6, 3, None)?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let [v4, v6] = Family::BOTH.map(|family| cluster.vip(family));
+    let mut loads = vec![open(&clients, v4, "old-", 60)?, open(&clients, v6, "old-", 60)?];
+    let before = homes(loads.iter_mut().flat_map(|load| load.tabs().iter()))?;
+    assert_eq!(before.len(), 60);
+
+    // 3 to 6. They are there before they are ready.
+    let new: Vec<Pod> =
+        (0..6).map(|n| if n < 3 { Pod::Ready(n) } else { Pod::NotReady(n) }).collect();
+    cluster.pods(&new);
+    cluster.wait(&new)?;
+    cluster.pods(&all(6));
+    cluster.wait(&all(6))?;
+    loads.push(open(&clients, v6, "old-", 60)?);
+    loads.push(open(&clients, v4, "new-", 60)?);
+    let homes_now = homes(loads.iter_mut().flat_map(|load| load.tabs().iter()))?;
+    assert!(before.iter().all(|(chat, home)| homes_now[chat] == *home), "a live chat has moved");
+    let on_new = homes_now
+        .values()
+        .filter(|home| ["replica-4", "replica-5", "replica-6"].contains(&home.as_str()));
+    assert!(on_new.count() > 0, "nothing came to the new replicas");
+
+    // The watches break off and have to list again; nothing comes of it.
+    let generation = |cluster: &Cluster| -> Result<serde_json::Value> {
+        Ok(cluster.roost.json(&["services"])?[0]["generation"].clone())
+    };
+    let written = |cluster: &mut Cluster| cluster.roost.process().log().matches("wrote ").count();
+    let before_lists = (generation(&cluster)?, written(&mut cluster));
+    let lists = cluster.api.count("list", "endpointslices");
+    cluster.api.compact();
+    cluster.api.break_watches();
+    try_until(LIMIT, "lists and watches", || {
+        let listed = cluster.api.count("list", "endpointslices") > lists;
+        Ok((listed && cluster.api.watches() == 3).then_some(()))
+    })?;
+    assert_eq!((generation(&cluster)?, written(&mut cluster)), before_lists);
+
+    // 6 to 2. First they terminate: they keep what they have, and get no new chat.
+    let ending: Vec<Pod> =
+        (0..6).map(|n| if n < 2 { Pod::Ready(n) } else { Pod::Terminating(n) }).collect();
+    cluster.pods(&ending);
+    cluster.wait(&ending)?;
+    assert_ne!(generation(&cluster)?, before_lists.0);
+    for load in &mut loads {
+        only_alive(&clients, load, &[0, 1, 2, 3, 4, 5])?;
+    }
+    loads.push(open(&clients, v4, "old-", 60)?);
+    let mut late = open(&clients, v4, "late-", 40)?;
+    assert!(late.tabs().iter().all(|tab| ["replica-1", "replica-2"].contains(&tab.replica())));
+    loads.push(late);
+    let homes_now = homes(loads.iter_mut().flat_map(|load| load.tabs().iter()))?;
+    assert!(before.iter().all(|(chat, home)| homes_now[chat] == *home), "a live chat has moved");
+
+    // Then they are gone: their clients are reset, nobody else notices.
+    cluster.pods(&all(2));
+    cluster.wait(&all(2))?;
+    for load in &mut loads {
+        only_alive(&clients, load, &[0, 1])?;
+    }
+    let mut again = vec![open(&clients, v4, "old-", 60)?, open(&clients, v6, "old-", 60)?];
+    let homes_now = homes(again.iter_mut().flat_map(|load| load.tabs().iter()))?;
+    for (chat, home) in &homes_now {
+        assert!(["replica-1", "replica-2"].contains(&home.as_str()));
+        let was = &before[chat];
+        assert!(
+            was == home || !["replica-1", "replica-2"].contains(&was.as_str()),
+            "{chat}: {was}, {home}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_that_only_listens_is_reset_when_its_pod_is_gone() -> Result<()> {
+    let cluster = Cluster::start("kube-listen", 3, 3, None)?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let mut load = open(&clients, cluster.vip(Family::V4), "chat-", 12)?;
+    cluster.pods(&all(2));
+    for tab in load.tabs().iter_mut().filter(|tab| tab.replica() == "replica-3") {
+        let heard = clients.run(tab.next_message(LIMIT));
+        let error = heard.err().context("still connected")?;
+        ensure!(format!("{error:#}").contains("reset"), "{error:#}");
+    }
+    only_alive(&clients, &mut load, &[0, 1])
+}
+
+#[test]
+fn without_the_api_server_the_last_state_holds() -> Result<()> {
+    let mut cluster = Cluster::start("kube-away", 4, 3, None)?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let vip = cluster.vip(Family::V4);
+    let mut first = open(&clients, vip, "chat-", 40)?;
+    let before = homes(first.tabs().iter())?;
+    cluster.api.stop();
+    cluster.roost.kill();
+    cluster.roost.restart()?;
+    cluster.roost.process().wait_line(LIMIT, "listing failed")?;
+    let mut second = open(&clients, vip, "chat-", 40)?;
+    assert_eq!(homes(second.tabs().iter())?, before);
+    cluster.wait(&all(3))?;
+    // It comes back, and knows of a change.
+    cluster.pods(&all(4));
+    let node = Arc::clone(&cluster.lab.node);
+    cluster.api.restart(|address| node.listen(address))?;
+    cluster.wait(&all(4))?;
+    let mut third = open(&clients, vip, "chat-", 40)?;
+    assert_eq!(homes(third.tabs().iter())?, before);
+    for load in [&mut first, &mut second] {
+        only_alive(&clients, load, &[0, 1, 2])?;
+    }
+    // A list that is empty by fault, after another restart: nothing else knows the replicas.
+    cluster.roost.kill();
+    cluster.api.lists_come_back_empty("endpointslices", true);
+    cluster.roost.restart()?;
+    cluster.roost.process().wait_line(LIMIT, "it stays as it is for now")?;
+    only_alive(&clients, &mut third, &[0, 1, 2])?;
+    cluster.wait(&all(4))
+}
+
+#[test]
+fn a_node_port_is_another_way_to_the_same_homes() -> Result<()> {
+    let cluster = Cluster::start("kube-node-port", 3, 3, None)?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let mut chat = annotate(
+        cluster.api.get("services", "default", "chat").context("it")?,
+        "node-port",
+        "true",
+    );
+    chat["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
+    cluster.api.apply(chat);
+    let ports: Vec<SocketAddr> =
+        cluster.lab.node_addrs().iter().map(|addr| (*addr, NODE_PORT).into()).collect();
+    try_until(LIMIT, "the node ports", || Ok(clients.tab(ports[1], "ready").ok()))?;
+    let mut loads = vec![
+        open(&clients, cluster.vip(Family::V4), "chat-", 30)?,
+        open(&clients, ports[0], "chat-", 30)?,
+        open(&clients, ports[1], "chat-", 30)?,
+    ];
+    assert_eq!(homes(loads.iter_mut().flat_map(|load| load.tabs().iter()))?.len(), 30);
+    Ok(())
+}
+
+#[test]
+fn a_file_and_a_cluster_are_active_together() -> Result<()> {
+    let config = |lab: &Lab| {
+        let mut config = Config::new(lab);
+        config.addresses = vec![lab.vip_n(Family::V4, 7).to_string()];
+        config.name = "of-the-file".into();
+        config.to_string()
+    };
+    // The file needs the lab's addresses, so it is written afterwards; at first it has no service.
+    let cluster = Cluster::start("kube-file", 3, 2, Some("interfaces = [\"eth0\"]\n"))?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let mut of_cluster = open(&clients, cluster.vip(Family::V4), "chat-", 10)?;
+    cluster.roost.write_config(&config(&cluster.lab))?;
+    let seven = SocketAddr::new(cluster.lab.vip_n(Family::V4, 7), VIP_PORT);
+    try_until(LIMIT, "the file's service", || Ok(clients.tab(seven, "ready").ok()))?;
+    open(&clients, seven, "chat-", 10)?;
+    only_alive(&clients, &mut of_cluster, &[0, 1])?;
+    // An address that the file takes is not the cluster's any more, and comes back to it.
+    let vip = cluster.lab.vip(Family::V4).to_string();
+    cluster.roost.write_config(&config(&cluster.lab).replace(&seven.ip().to_string(), &vip))?;
+    let owner = |name: &str| {
+        try_until(LIMIT, &format!("{vip} to be of {name}"), || {
+            let vips = cluster.roost.json(&["maps", "dump", "VIPS"])?.to_string();
+            let services = cluster.roost.json(&["services"])?;
+            let mut all = services.as_array().into_iter().flatten();
+            let service =
+                all.find(|service| service["service"] == name).context("no such service")?;
+            ensure!(service["addresses"].to_string().contains(&vip), "{service} {vips}");
+            Ok(Some(()))
+        })
+    };
+    owner("of-the-file")?;
+    only_alive(&clients, &mut of_cluster, &[0, 1])?;
+    cluster.roost.write_config("interfaces = [\"eth0\"]\n")?;
+    owner("default/chat:ws")?;
+    only_alive(&clients, &mut of_cluster, &[0, 1])
+}
