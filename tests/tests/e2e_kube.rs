@@ -223,7 +223,7 @@ fn scaling_splits_no_chat_and_loses_no_other_connection() -> Result<()> {
     for load in &mut loads {
         only_alive(&clients, load, &[0, 1])?;
     }
-    let mut again = vec![open(&clients, v4, "old-", 60)?, open(&clients, v6, "old-", 60)?];
+    let mut again = [open(&clients, v4, "old-", 60)?, open(&clients, v6, "old-", 60)?];
     let homes_now = homes(again.iter_mut().flat_map(|load| load.tabs().iter()))?;
     for (chat, home) in &homes_now {
         assert!(["replica-1", "replica-2"].contains(&home.as_str()));
@@ -297,7 +297,7 @@ fn a_node_port_is_another_way_to_the_same_homes() -> Result<()> {
     let ports: Vec<SocketAddr> =
         cluster.lab.node_addrs().iter().map(|addr| (*addr, NODE_PORT).into()).collect();
     try_until(LIMIT, "the node ports", || Ok(clients.tab(ports[1], "ready").ok()))?;
-    let mut loads = vec![
+    let mut loads = [
         open(&clients, cluster.vip(Family::V4), "chat-", 30)?,
         open(&clients, ports[0], "chat-", 30)?,
         open(&clients, ports[1], "chat-", 30)?,

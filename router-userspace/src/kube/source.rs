@@ -230,11 +230,11 @@ impl Source {
                 self.cluster.list_services(&all)
             }
             Event::Applied(service) => {
-                self.by_event.insert(ObjectKey::of(&service));
+                self.by_event.insert(ObjectKey::of(&*service));
                 self.cluster.apply_service(&service)
             }
             Event::Deleted(service) => {
-                let key = ObjectKey::of(&service);
+                let key = ObjectKey::of(&*service);
                 let changed = self.cluster.delete_service(&key);
                 self.by_event.insert(key);
                 changed
@@ -253,14 +253,14 @@ impl Source {
                 self.cluster.list_slices(&all)
             }
             Event::Applied(slice) => {
-                let key = ObjectKey::of(&slice);
+                let key = ObjectKey::of(&*slice);
                 about(self, &key);
                 let changed = self.cluster.apply_slice(&slice);
                 about(self, &key);
                 changed
             }
             Event::Deleted(slice) => {
-                let key = ObjectKey::of(&slice);
+                let key = ObjectKey::of(&*slice);
                 about(self, &key);
                 self.cluster.delete_slice(&key)
             }

@@ -42,9 +42,9 @@ pub(super) enum Event<K> {
     /// These are all.
     Listed(Vec<K>),
     /// It is new, or changed.
-    Applied(K),
+    Applied(Box<K>),
     /// It is no more.
-    Deleted(K),
+    Deleted(Box<K>),
 }
 
 /// A watch of one kind of object.
@@ -205,9 +205,9 @@ where
                     continue;
                 }
                 Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                    Event::Applied(slim(object))
+                    Event::Applied(Box::new(slim(object)))
                 }
-                Some(Ok(WatchEvent::Deleted(object))) => Event::Deleted(slim(object)),
+                Some(Ok(WatchEvent::Deleted(object))) => Event::Deleted(Box::new(slim(object))),
             };
             if let Event::Applied(object) | Event::Deleted(object) = &event
                 && let Some(new) = object.resource_version()

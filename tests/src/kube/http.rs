@@ -185,10 +185,9 @@ fn fault(shared: &Shared, verb: &str, target: &Target) -> Option<Response<Body>>
     Some(reply::refusal(fault.status, "as told"))
 }
 
-fn selector(query: &BTreeMap<String, String>) -> Result<Selector, Response<Body>> {
+fn selector(query: &BTreeMap<String, String>) -> Result<Selector, String> {
     let value = |name: &str| query.get(name).map(String::as_str);
     Selector::parse(value("labelSelector"), value("fieldSelector"))
-        .map_err(|message| reply::refusal(400, &message))
 }
 
 fn watch(
@@ -198,7 +197,7 @@ fn watch(
 ) -> Response<Body> {
     let selector = match selector(query) {
         Ok(selector) => selector,
-        Err(response) => return response,
+        Err(message) => return reply::refusal(400, &message),
     };
     let version = query.get("resourceVersion").map(String::as_str).unwrap_or_default();
     let version = match version {
@@ -223,7 +222,7 @@ fn watch(
 fn list(shared: &Shared, target: &Target, query: &BTreeMap<String, String>) -> Response<Body> {
     let selector = match selector(query) {
         Ok(selector) => selector,
-        Err(response) => return response,
+        Err(message) => return reply::refusal(400, &message),
     };
     let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
     let limit = limit.unwrap_or(usize::MAX);
