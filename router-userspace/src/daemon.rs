@@ -56,7 +56,10 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     }
     // What is wrong with the way to the cluster is said before anything is changed.
     let client = match args.cluster.kubernetes {
-        true => Some(kube::client(args.cluster.kubeconfig.as_deref()).await?),
+        true => {
+            let ClusterArgs { kubeconfig, namespace, .. } = &args.cluster;
+            Some(kube::client(kubeconfig.as_deref(), namespace.as_deref()).await?)
+        }
         false => None,
     };
     let _lock = Lock::acquire(pin_dir)?;

@@ -35,7 +35,7 @@ impl Follower {
     /// Starts to follow a server, with maps from before.
     async fn start(server: &ApiServer, maps: Published, hold: Duration) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let client = roost::kube::client(Some(&server.kubeconfig(dir.path())?)).await?;
+        let client = roost::kube::client(Some(&server.kubeconfig(dir.path())?), None).await?;
         let names = maps.services.values().map(|s| String::from_utf8_lossy(s.name.kept()).into());
         let known: Vec<String> = names.collect();
         let mut index = Index::new(Room { services: 8, replicas: 2048 }, maps.clone());
@@ -497,7 +497,7 @@ async fn a_wrong_token_is_said() -> Result<()> {
     let path = server.kubeconfig(dir.path())?;
     let text = std::fs::read_to_string(&path)?.replace(roost_tests::kube::TOKEN, "wrong");
     std::fs::write(&path, text)?;
-    let client = roost::kube::client(Some(&path)).await?;
+    let client = roost::kube::client(Some(&path), None).await?;
     let options = Options { node_name: NODE.into(), hold: Duration::ZERO };
     let source = Source::start(client, options, []);
     let end = Instant::now() + LIMIT;

@@ -61,6 +61,11 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     pub node_name: Option<String>,
 
+    /// What the daemons of a cluster share is in the namespace NAME [default: the pod's, or the
+    /// kubeconfig's]
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    pub namespace: Option<String>,
+
     /// Attach to the interface NAME, also more than one [default: the default routes', or the file's]
     #[arg(long, value_name = "NAME", requires = "kubernetes", conflicts_with = "config")]
     pub interface: Vec<String>,

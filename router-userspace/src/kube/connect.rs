@@ -9,8 +9,9 @@ use kube::{
 };
 
 /// A client by a kubeconfig; without one by `KUBECONFIG`, `~/.kube/config`, or the account of the pod.
+/// Its default namespace is `namespace`; without one that of the kubeconfig's context or of the pod.
 /// Does not talk to the server yet.
-pub async fn client(kubeconfig: Option<&Path>) -> Result<Client> {
+pub async fn client(kubeconfig: Option<&Path>, namespace: Option<&str>) -> Result<Client> {
     // Two providers in one program, and rustls does not know which to take.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut config = match kubeconfig {
@@ -27,5 +28,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client> {
     };
     // The watches wait and try again by themselves, and say so.
     config.default_retry = false;
+    if let Some(namespace) = namespace {
+        config.default_namespace = namespace.to_owned();
+    }
     Client::try_from(config).context("--kubernetes: the client for the API server")
 }
