@@ -36,6 +36,7 @@ pub const NETWORK: &[Package] =
 
 /// Where Debian has the sources of Go's libraries.
 pub const GOPATH: &str = "/usr/share/gocode";
+const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 const GORILLA: &str = "/usr/share/gocode/src/github.com/gorilla/websocket";
 
 /// What the tests need besides [`NETWORK`].
@@ -46,6 +47,8 @@ pub const TESTS: &[Package] = &[
     program("nodejs", "node"),
     program("npm", "npm"),
     program("chromium", "chromium"),
+    // A browser without a font shows nothing, and some do not start.
+    Package { name: "fonts-dejavu-core", probe: Probe::Path(FONT) },
     program("chromium-driver", "chromedriver"),
     program("firefox-esr", "firefox-esr"),
     program("libnss3-tools", "certutil"),

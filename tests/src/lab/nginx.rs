@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Certificate, Lab, Process, try_until};
 
-/// Where it listens for HTTPS, on all addresses of the client's namespace.
+/// Where it listens for HTTPS, on the IPv4 addresses of the client's namespace.
 pub const HTTPS_PORT: u16 = 443;
 
 /// nginx in the client's namespace.
@@ -39,7 +39,7 @@ impl Nginx {
         let dir = lab.dir().join("nginx");
         fs::create_dir_all(&dir)?;
         let file = dir.join("nginx.conf");
-        fs::write(&file, configuration(&dir, tls, vip, upstream))?;
+        fs::write(&file, configuration(&dir, tls, vip, upstream)?)?;
         let mut nginx = lab.client.command(binary()?);
         nginx.arg("-e").arg("stderr").arg("-p").arg(&dir).arg("-c").arg(&file);
         let mut process = Process::spawn("nginx", &mut nginx)?;
@@ -52,51 +52,45 @@ impl Nginx {
     }
 }
 
+/// What the documentation says for nginx, with this lab's addresses and files.
 fn configuration(
-    dir: &std::path::Path,
+    dir: &Path,
     tls: &Certificate,
     vip: SocketAddr,
     upstream: Upstream,
-) -> String {
+) -> Result<String> {
+    let page = include_str!("../../../docs/key-sources.md");
+    let block = page.split_once("```nginx\n").and_then(|(_, rest)| rest.split_once("```"));
+    let (server, _) = block.context("docs/key-sources.md has no block for nginx")?;
+    let Certificate { certificate, key } = tls;
+    let listen = format!(
+        "listen {HTTPS_PORT} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
+        certificate.display(),
+        key.display(),
+    );
+    let mut changes =
+        vec![("listen 443 ssl;", listen), ("http://192.0.2.10;", "http://vip;".into())];
+    let keep = match upstream {
+        Upstream::OneRequest => "",
+        Upstream::Reused => {
+            changes.push(("''      close;", "'' '';".to_owned()));
+            "keepalive 8;"
+        }
+    };
+    let mut server = server.to_owned();
+    for (documented, ours) in changes {
+        ensure!(server.contains(documented), "the block for nginx has no `{documented}`: {server}");
+        server = server.replace(documented, &ours);
+    }
     // Of the places where nginx would write, the one that it has been built with is the machine's.
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|what| format!("  {what}_temp_path {}/{what};\n", dir.display()))
+        .map(|what| format!("{what}_temp_path {}/{what};\n", dir.display()))
         .concat();
-    let (keep, idle) = match upstream {
-        Upstream::OneRequest => ("", "close"),
-        Upstream::Reused => ("keepalive 8;", ""),
-    };
-    let Certificate { certificate, key } = tls;
-    format!(
-        r#"daemon off;
-master_process off;
-pid {dir}/nginx.pid;
-events {{ worker_connections 512; }}
-http {{
-  access_log off;
-{temporary}
-  upstream vip {{ server {vip}; {keep} }}
-  map $http_upgrade $connection_upgrade {{ default upgrade; '' '{idle}'; }}
-  server {{
-    listen 0.0.0.0:{HTTPS_PORT} ssl http2;
-    listen [::]:{HTTPS_PORT} ssl http2;
-    ssl_certificate {certificate};
-    ssl_certificate_key {key};
-    location / {{
-      proxy_pass http://vip;
-      proxy_http_version 1.1;
-      proxy_set_header Host $http_host;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-      proxy_read_timeout 1h;
-    }}
-  }}
-}}
-"#,
-        dir = dir.display(),
-        certificate = certificate.display(),
-        key = key.display(),
-    )
+    Ok(format!(
+        "daemon off; master_process off; pid {}/nginx.pid;\nevents {{ worker_connections 512; }}\n\
+         http {{\naccess_log off;\n{temporary}upstream vip {{ server {vip}; {keep} }}\n{server}}}\n",
+        dir.display(),
+    ))
 }
 
 fn binary() -> Result<PathBuf> {
