@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use roost_chat::client::{Tab, Upgrade};
 use roost_chat::tls::ClientTls;
-use roost_tests::browser::{Kind, Launch};
+use roost_tests::browser::{Kind, Launch, talk};
 use roost_tests::lab::{
     Authority, ChatServer, Clients, Config, Family, HTTPS_PORT, Lab, REPLICA_PORT, Roost, Site,
     heavy, run_in,
@@ -153,6 +153,7 @@ fn three_tabs_of_chromium_meet_under_tls() -> Result<()> {
         browser.check_chats(prefix, address)?;
         if family == Family::V4 {
             let tabs = browser.three_tabs(&address("lobby"))?;
+            talk(&tabs, 0, "Can everybody see this, under TLS?")?;
             tabs[2].screenshot("chat-wss")?;
         }
     }

@@ -1,11 +1,12 @@
 //! WebDriver BiDi: commands and their answers as JSON over one WebSocket.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Error, Message, WebSocket};
 
 use crate::lab::Netns;
 
@@ -42,7 +43,11 @@ impl Bidi {
         let command = json!({"id": self.last, "method": method, "params": parameters});
         self.socket.send(Message::text(command.to_string())).context(method.to_owned())?;
         loop {
-            let message = self.socket.read().with_context(|| format!("{method}: no answer"))?;
+            let message = match self.socket.read() {
+                // As when this process was stopped for a while.
+                Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                message => message.with_context(|| format!("{method}: no answer"))?,
+            };
             let Message::Text(text) = message else { continue };
             let mut answer: Value = serde_json::from_str(&text)?;
             // Others are events.
