@@ -220,6 +220,23 @@ async fn bookmarks_spare_a_list() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_server_that_has_gone_back_is_listed_anew() -> Result<()> {
+    let server = server()?;
+    let mut follower = follower(&server).await?;
+    let backup = server.version();
+    for more in [2, 4] {
+        server.apply(slice("chat", "chat-1", 8080, &[pod(0), pod(more)]));
+        follower.until_replicas(&["chat-0", &format!("chat-{more}")]).await?;
+    }
+    works(&server, &mut follower).await?;
+    server.rewind(backup);
+    // Not as new as what the watches have seen: no event says so.
+    server.apply(slice("chat", "chat-1", 8080, &[pod(0), pod(3)]));
+    server.bookmark();
+    follower.until_replicas(&["chat-0", "chat-3"]).await
+}
+
+#[tokio::test]
 async fn a_watch_that_is_too_old_lists_again_and_nothing_is_written() -> Result<()> {
     let server = server()?;
     let mut follower = follower(&server).await?;

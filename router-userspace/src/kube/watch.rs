@@ -199,7 +199,16 @@ where
                 Some(Ok(WatchEvent::Error(status))) if status.code == 410 => break Ok(End::Gone),
                 Some(Ok(WatchEvent::Error(status))) => break Err(Failure::Status(status)),
                 Some(Ok(WatchEvent::Bookmark(bookmark))) => {
-                    *version = bookmark.metadata.resource_version;
+                    let new = bookmark.metadata.resource_version;
+                    if is_before(&new, version) {
+                        warn!(
+                            kind = %self.kind,
+                            "the API server has gone back from version {version} to {new}, as after the \
+                             restoration of a backup: listing anew"
+                        );
+                        break Ok(End::Gone);
+                    }
+                    *version = new;
                     backoff.reset();
                     heard(false);
                     continue;
@@ -233,6 +242,14 @@ where
         warn!(kind = %self.kind, "{doing} failed: {text}; again in {:.1} s", wait.as_secs_f64());
         sleep(wait).await;
     }
+}
+
+/// Whether a version is older than another: they are decimal numbers that grow. A server whose data
+/// was restored from a backup has forgotten newer ones, and its watches say nothing until it has got
+/// there again.
+fn is_before(version: &str, other: &str) -> bool {
+    let number = |text: &str| text.parse::<u64>().ok();
+    number(version).zip(number(other)).is_some_and(|(version, other)| version < other)
 }
 
 /// Without what is never looked at, and is often the larger part.

@@ -245,6 +245,16 @@ impl ApiServer {
         self.state().store.compact();
     }
 
+    /// The version now.
+    pub fn version(&self) -> u64 {
+        self.state().store.version()
+    }
+
+    /// Goes back to how all was at a version, as after the restoration of a backup. Watches are not told.
+    pub fn rewind(&self, version: u64) {
+        self.state().store.rewind(version);
+    }
+
     /// Forgets the rest of the next lists that have more than one page, so often.
     pub fn lose_pages(&self, times: usize) {
         self.state().lost_pages = times;

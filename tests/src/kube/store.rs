@@ -119,6 +119,19 @@ impl Store {
         self.rests.clear();
     }
 
+    /// Goes back to a version, as after the restoration of a backup.
+    pub(super) fn rewind(&mut self, version: u64) {
+        while let Some(change) = self.history.pop_if(|change| change.version > version) {
+            match change.old {
+                Some(old) => self.objects.insert(change.at, old),
+                None => self.objects.remove(&change.at),
+            };
+        }
+        self.version = version;
+        self.compacted = self.compacted.min(version);
+        self.rests.clear();
+    }
+
     pub(super) fn all(&self, plural: &str) -> impl Iterator<Item = (&At, &Value)> {
         self.objects.iter().filter(move |(at, _)| at.plural == plural)
     }

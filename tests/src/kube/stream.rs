@@ -78,14 +78,14 @@ impl Watch {
             tokio::select! {
                 _ = self.lines.closed() => return Ok(()),
                 _ = changed.changed() => {}
-                () = sleep_until(end) => return self.bookmark(version).await,
+                () = sleep_until(end) => return self.bookmark().await,
                 told = control.recv() => match told {
                     Err(_) | Ok(Control::End) => return Ok(()),
                     Ok(Control::Break) => {
                         self.lines.send(Ok(Bytes::from_static(b"{\"type\":\"MODI"))).await?;
                         return self.lines.send(Err(io::Error::other("broken off"))).await;
                     }
-                    Ok(Control::Bookmark) => self.bookmark(version).await?,
+                    Ok(Control::Bookmark) => self.bookmark().await?,
                     Ok(Control::Garbage) => {
                         self.lines.send(Ok(Bytes::from_static(b"what?\n"))).await?;
                     }
@@ -141,12 +141,12 @@ impl Watch {
         self.event(kind, &object).await
     }
 
-    async fn bookmark(&self, version: u64) -> Sent {
+    async fn bookmark(&self) -> Sent {
         if !self.wanted.bookmarks {
             return Ok(());
         }
         // The last version that is known, which may be that of another kind of object.
-        let version = self.shared.state().store.version().max(version);
+        let version = self.shared.state().store.version();
         let kind = match self.wanted.plural.as_str() {
             "services" => "Service",
             "endpointslices" => "EndpointSlice",
