@@ -1,0 +1,66 @@
+//! The netfilter rules of a Kubernetes node, as kube-proxy and CNI plugins write them.
+
+use anyhow::{Context, Result};
+
+use super::{Family, Lab, REPLICA_PORT, UPLINK, VIP_PORT, tools};
+
+const TABLE: &str = "kubernetes";
+
+/// What has matched since the rules were written, in packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matched {
+    /// Packets that connection tracking could not make sense of, which were dropped.
+    pub invalid: u64,
+    /// Connections that pods opened, as it seemed, and that got the node's address.
+    pub masqueraded: u64,
+    /// Connections to the VIP that kube-proxy would have taken.
+    pub proxied: u64,
+    /// Connections that were forwarded.
+    pub forwarded: u64,
+}
+
+impl Lab {
+    /// Lets the node track connections, drop what is invalid, masquerade what pods send to the outside,
+    /// and send the VIP's connections to the first replica.
+    pub fn kubernetes_rules(&self) -> Result<()> {
+        let dnat = Family::BOTH.map(|family| {
+            let ip = if family == Family::V4 { "ip" } else { "ip6" };
+            let replica = self.replica_at(1, family, REPLICA_PORT);
+            format!(
+                "{ip} daddr {} tcp dport {VIP_PORT} counter name proxied dnat {ip} to {replica}\n",
+                self.vip(family)
+            )
+        });
+        let counters =
+            ["invalid", "masqueraded", "proxied", "forwarded"].map(|c| format!("counter {c} {{}}\n"));
+        let rules = format!(
+            "table inet {TABLE} {{\n{}\
+             chain forward {{\ntype filter hook forward priority filter; policy accept;\n\
+             ct state invalid counter name invalid drop\n\
+             ct state new counter name forwarded\n}}\n\
+             chain prerouting {{\ntype nat hook prerouting priority dstnat;\n{}}}\n\
+             chain postrouting {{\ntype nat hook postrouting priority srcnat;\n\
+             oifname \"{UPLINK}\" counter name masqueraded masquerade\n}}\n}}\n",
+            counters.concat(),
+            dnat.concat()
+        );
+        tools::finish(self.node.command("nft").args(["-f", "-"]), Some(&rules)).map(drop)
+    }
+
+    /// What has matched [`Lab::kubernetes_rules`].
+    pub fn matched(&self) -> Result<Matched> {
+        let packets = |counter: &str| -> Result<u64> {
+            let list = ["list", "counter", "inet", TABLE, counter];
+            let text = tools::run_in(&self.node, "nft", &list)?;
+            let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
+            let packets = words.nth(1).and_then(|word| word.parse().ok());
+            packets.with_context(|| format!("no counter in {text}"))
+        };
+        Ok(Matched {
+            invalid: packets("invalid")?,
+            masqueraded: packets("masqueraded")?,
+            proxied: packets("proxied")?,
+            forwarded: packets("forwarded")?,
+        })
+    }
+}
