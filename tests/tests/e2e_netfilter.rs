@@ -22,7 +22,8 @@ fn a_tracking_and_masquerading_node_sees_ordinary_connections() -> Result<()> {
         // Both directions, and the end.
         let (mut down, mut up) =
             (clients.http(site.vip(family), "down")?, clients.http(site.vip(family), "up")?);
-        clients.run(async { try_join(down.download(10 << 20, 7), up.upload(10 << 20, 8)).await })?;
+        clients
+            .run(async { try_join(down.download(10 << 20, 7), up.upload(10 << 20, 8)).await })?;
         drop((down, up));
         let ended = clients.run(load.hold(None, std::future::ready(())));
         assert_eq!(ended.lost, 0, "{family}: {:?}", ended.errors);

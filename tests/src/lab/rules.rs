@@ -31,8 +31,8 @@ impl Lab {
                 self.vip(family)
             )
         });
-        let counters =
-            ["invalid", "masqueraded", "proxied", "forwarded"].map(|c| format!("counter {c} {{}}\n"));
+        let counters = ["invalid", "masqueraded", "proxied", "forwarded"]
+            .map(|c| format!("counter {c} {{}}\n"));
         let rules = format!(
             "table inet {TABLE} {{\n{}\
              chain forward {{\ntype filter hook forward priority filter; policy accept;\n\
