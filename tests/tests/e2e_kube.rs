@@ -284,6 +284,27 @@ fn without_the_api_server_the_last_state_holds() -> Result<()> {
 }
 
 #[test]
+fn in_a_pod_its_account_is_enough() -> Result<()> {
+    let lab = Lab::builder("kube-pod").replicas(2).build()?;
+    let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
+    let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+    api.apply(node(NODE, &lab.node_addrs()));
+    api.apply(service("chat", &Family::BOTH.map(|family| lab.vip(family))));
+    pods(&api, &lab, &all(2));
+    let account = api.account(lab.dir(), "roost-system")?;
+    // As in the DaemonSet: no file, no interface, and the node's name by an argument.
+    let arguments: [&OsStr; 3] = ["--kubernetes".as_ref(), "--node-name".as_ref(), NODE.as_ref()];
+    let roost = Roost::start_in_pod(&lab, &account, api.address(), &arguments)?;
+    let cluster = Cluster { roost, api, _servers: Vec::new(), lab };
+    cluster.wait(&all(2))?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    for family in Family::BOTH {
+        open(&clients, cluster.vip(family), "chat-", 10)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_node_port_is_another_way_to_the_same_homes() -> Result<()> {
     let cluster = Cluster::start("kube-node-port", 3, 3, None)?;
     let clients = Clients::new(&cluster.lab.client)?;

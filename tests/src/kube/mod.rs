@@ -199,6 +199,22 @@ impl ApiServer {
         Ok(path)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Writes what a pod's account consists of into a directory: token, authority and namespace.
+    pub fn account(&self, dir: &Path, namespace: &str) -> Result<PathBuf> {
+        let path = dir.join("serviceaccount");
+        fs::create_dir_all(&path)?;
+        for (name, text) in [("token", TOKEN), ("ca.crt", &self.ca.pem()), ("namespace", namespace)]
+        {
+            fs::write(path.join(name), text).with_context(|| format!("writing {name}"))?;
+        }
+        Ok(path)
+    }
+
     /// Creates or replaces an object.
     pub fn apply(&self, object: Value) {
         let at = objects::at(&object);

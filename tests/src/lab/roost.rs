@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -24,11 +25,26 @@ pub struct Roost {
     config: PathBuf,
     /// What it is started with.
     arguments: Vec<OsString>,
+    /// The account's directory and the API server, if it is started as in a pod.
+    pod: Option<(PathBuf, SocketAddr)>,
     pin_dir: PathBuf,
     process: Option<Process>,
 }
 
 impl Roost {
+    /// Starts it as in a pod: with the account in a directory, and what tells pods of the API server.
+    pub fn start_in_pod(
+        lab: &Lab,
+        account: &Path,
+        server: SocketAddr,
+        arguments: &[&OsStr],
+    ) -> Result<Self> {
+        let mut roost = Self::new(lab, arguments)?;
+        roost.pod = Some((account.to_owned(), server));
+        roost.restart()?;
+        Ok(roost)
+    }
+
     /// Writes `config` to a file, starts the daemon with it and waits until it is ready.
     pub fn start(lab: &Lab, config: &str) -> Result<Self> {
         Self::start_with(lab, Some(config), &[])
@@ -36,24 +52,25 @@ impl Roost {
 
     /// The same with further arguments, and perhaps without a file.
     pub fn start_with(lab: &Lab, config: Option<&str>, arguments: &[&OsStr]) -> Result<Self> {
-        let path = lab.dir().join("roost.toml");
-        let mut all: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-        if config.is_some() {
-            all.extend(["--config".into(), path.clone().into()]);
-        }
-        let mut roost = Self {
-            node: Arc::clone(&lab.node),
-            binary: tools::binary("roost", "ROOST_BIN")?,
-            config: path,
-            arguments: all,
-            pin_dir: lab.pin_dir(),
-            process: None,
-        };
+        let mut roost = Self::new(lab, arguments)?;
         if let Some(config) = config {
+            roost.arguments.extend(["--config".into(), roost.config.clone().into()]);
             roost.write_config(config)?;
         }
         roost.restart()?;
         Ok(roost)
+    }
+
+    fn new(lab: &Lab, arguments: &[&OsStr]) -> Result<Self> {
+        Ok(Self {
+            node: Arc::clone(&lab.node),
+            binary: tools::binary("roost", "ROOST_BIN")?,
+            config: lab.dir().join("roost.toml"),
+            arguments: arguments.iter().map(OsString::from).collect(),
+            pod: None,
+            pin_dir: lab.pin_dir(),
+            process: None,
+        })
     }
 
     /// Rewrites the configuration file, as an editor does: a running daemon notices.
@@ -66,7 +83,10 @@ impl Roost {
     /// Starts the daemon (after [`Roost::kill`]) and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
         self.process = None;
-        let mut command = self.command(&["run"]);
+        let mut command = match &self.pod {
+            None => self.command(&["run"]),
+            Some((account, server)) => self.pod_command(account, *server),
+        };
         command.args(&self.arguments);
         let process = Process::spawn("roost run", &mut command)?;
         process.wait_line(START, "ready")?;
@@ -120,6 +140,20 @@ impl Roost {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.node.command(&self.binary);
         command.args(args).arg("--pin-dir").arg(&self.pin_dir);
+        command
+    }
+
+    /// `roost run` where pods have their account, in a mount namespace of its own.
+    fn pod_command(&self, account: &Path, server: SocketAddr) -> Command {
+        // As the machine may have no such directory, all of /run is another one.
+        const SCRIPT: &str = "mount -t tmpfs tmpfs /run && mkdir -p /run/secrets/kubernetes.io && \
+             cp -r \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
+        let mut command = self.node.command("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]);
+        command.arg(account).arg(&self.binary).args(["run", "--pin-dir"]).arg(&self.pin_dir);
+        command.env("KUBERNETES_SERVICE_HOST", server.ip().to_string());
+        command.env("KUBERNETES_SERVICE_PORT", server.port().to_string());
+        command.env_remove("KUBECONFIG").env_remove("HOME");
         command
     }
 }
