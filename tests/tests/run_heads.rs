@@ -347,12 +347,15 @@ fn an_upgrade_for_another_chat_on_the_same_connection_is_seen() {
     });
 }
 
+/// What one packet counted.
+type Moved = Vec<(Counter, u64)>;
+
 /// Runs the segments until the connection is bound, and tells the verdicts, the chat and its home.
 fn verdicts(
     machine: &mut dyn Machine,
     cuts: &[(usize, usize)],
     port: u16,
-) -> (Vec<Vec<(Counter, u64)>>, Vec<Vec<u8>>) {
+) -> (Vec<Moved>, Vec<Vec<u8>>) {
     // A client of its own for each, or the limit on RSTs would count in.
     let mut conn = Conn::new(Family::V4, Kind::Home, port, port);
     conn.open(machine);
