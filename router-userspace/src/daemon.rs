@@ -3,6 +3,7 @@
 
 mod args;
 mod cluster;
+mod keys;
 mod uplinks;
 mod watch;
 
@@ -19,7 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     config::{Config, ConfigError, Limits, SecretFiles},
     index::{Index, Maps as _, Published, Room, SyncError},
-    kube::{self, Source},
+    kube::{self, Keeper, Source},
     loader::DataPath,
     lock::Lock,
     paths, secrets,
@@ -49,6 +50,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
             services: Vec::new(),
         },
     };
+    keys::check(&args.cluster, &config)?;
     if args.check_only {
         check_room(&config)?;
         info!(services = config.services.len(), "the file is good; nothing was changed");
@@ -66,7 +68,11 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     // Before anything is attached, so that a signal in between is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut daemon = Daemon::start(&args, pin_dir, config)?;
+    let keeper = match &client {
+        Some(client) => keys::keep(client, &args.cluster, pin_dir).await?,
+        None => None,
+    };
+    let mut daemon = Daemon::start(&args, pin_dir, config, keeper)?;
     let source = client.map(|client| daemon.watch_cluster(client, &args.cluster));
     info!(
         services = daemon.config.services.len(),
@@ -95,18 +101,29 @@ struct Daemon {
     tables: Tables,
     index: Index,
     config: Config,
+    /// Keeps the Secret with the keys.
+    keeper: Option<Keeper>,
+    leaving: secrets::Leaving,
     /// Replicas are gone: their flows are not to wait for the next sweep.
     sweep_at_once: bool,
 }
 
 impl Daemon {
-    fn start(args: &RunArgs, pin_dir: &Path, config: Config) -> Result<Self> {
+    fn start(
+        args: &RunArgs,
+        pin_dir: &Path,
+        config: Config,
+        mut keeper: Option<Keeper>,
+    ) -> Result<Self> {
         let mut data_path = DataPath::load(pin_dir, &config.limits, args.events)?;
         if args.events {
             follow_events(&mut data_path)?;
         }
         let mut tables = Tables::open_unfilled(pin_dir)?;
-        secrets::set(&mut tables, &config.secrets)?;
+        match &mut keeper {
+            Some(keeper) => secrets::put(&mut tables, keeper.keys())?,
+            None => secrets::set(&mut tables, &config.secrets)?,
+        }
         let mut index = Index::new(writer::room(&tables)?, tables.read()?);
         // Numbers that connections still refer to must not be given to others.
         let mut sweeper = Sweeper::new(pin_dir, args.linger)?;
@@ -116,7 +133,15 @@ impl Daemon {
             // The cluster is not heard yet: what it said before the start still holds.
             index.keep(cluster::known(&index, &config));
         }
-        let mut daemon = Self { data_path, tables, index, config, sweep_at_once: false };
+        let mut daemon = Self {
+            data_path,
+            tables,
+            index,
+            config,
+            keeper,
+            leaving: secrets::Leaving::default(),
+            sweep_at_once: false,
+        };
         daemon.publish(&daemon.config.clone())?;
         let mut attached = Vec::new();
         if let Err(e) = daemon.attach(&daemon.config.clone(), &mut attached) {
@@ -172,13 +197,16 @@ impl Daemon {
                  fresh start (ends the connections)"
             );
         }
+        self.check_keys(&config)?;
         let mut attached = Vec::new();
         let result = self.attach(&config, &mut attached).and_then(|()| self.publish(&config));
         if let Err(e) = result {
             self.give_back(attached);
             return Err(e);
         }
-        secrets::set(&mut self.tables, &config.secrets)?;
+        if self.keeper.is_none() {
+            secrets::set(&mut self.tables, &config.secrets)?;
+        }
         self.config = config;
         self.detach_others();
         paths::warn_unrouted(&self.config.services);
@@ -256,6 +284,10 @@ impl Daemon {
                     changed?;
                     self.take_cluster(source.as_mut().expect("a source"));
                 }
+                changed = keys::changed(&mut self.keeper), if self.keeper.is_some() => {
+                    changed?;
+                    self.take_keys();
+                }
                 _ = sweeps.tick() => {
                     self.refresh();
                     // A walk of large maps takes a while, and is not to hold up the file.
@@ -290,6 +322,11 @@ impl Daemon {
 
     fn refresh(&mut self) {
         if let Err(e) = secrets::refresh_clock(&mut self.tables) {
+            warn!("{e:#}");
+        }
+        if self.keeper.is_none()
+            && let Err(e) = self.leaving.expire(&mut self.tables, secrets::monotonic())
+        {
             warn!("{e:#}");
         }
         self.data_path.refresh();

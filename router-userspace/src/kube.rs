@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod guard;
 mod replicas;
+mod secret;
 mod slices;
 mod source;
 mod state;
@@ -22,6 +23,7 @@ use kube::Resource;
 
 pub use cluster::{Claims, Cluster, Derived};
 pub use connect::client;
+pub use secret::{Keeper, SecretOptions, SecretState, SecretStatus};
 pub use slices::Slice;
 pub use source::{Options, Publication, Source, is_named_like};
 pub use state::{Kind, WatchState, Watched, WatchedKind};

@@ -1,7 +1,7 @@
 //! The cluster's keys and clock in the map `SECRETS`.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,25 +18,61 @@ use crate::{config::SecretFiles, tables::Tables};
 
 /// A drift of the wall clock that is worth a write.
 const DRIFT: Duration = Duration::from_millis(50);
+/// Three ticks (see `router_ebpf::syn_cookie`): no cookie that was made before is good any more.
+const LATE: Duration = Duration::from_nanos(3 << 36);
+
+/// A key of SipHash.
+pub type Key = router_ebpf::siphash::Key;
+
+/// The keys in `SECRETS`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// SYN cookies are made with it.
+    pub handshake: Key,
+    /// It is accepted, too; the same if there is none.
+    pub handshake_before: Key,
+    /// Chat keys are hashed under it.
+    pub chat: Key,
+}
+
+impl Keys {
+    /// Keys that nobody knows.
+    pub fn random() -> Result<Self> {
+        let handshake = random()?;
+        Ok(Self { handshake, handshake_before: handshake, chat: random()? })
+    }
+
+    /// The keys of pinned maps, if a daemon has filled them.
+    pub fn pinned(pin_dir: &Path) -> Option<Self> {
+        let tables = Tables::open(pin_dir).ok()?;
+        Some(Self::of(&tables.secrets.get(&0, 0).ok()?))
+    }
+
+    fn of(secrets: &Secrets) -> Self {
+        let Secrets { handshake, handshake_before, chat, .. } = *secrets;
+        Self { handshake, handshake_before, chat }
+    }
+}
+
+impl fmt::Debug for Keys {
+    /// Keys are in no log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
+}
 
 /// Fills `SECRETS`: from the files, else from what the map holds, else from the kernel's random
 /// numbers.
 pub fn set(tables: &mut Tables, files: &SecretFiles) -> Result<()> {
     let old = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
     let is_new = old.schema == 0;
-    let wanted = |file: &Option<PathBuf>, field: &str, old: [u64; 2]| match file {
+    let wanted = |file: &Option<PathBuf>, field: &str, old: Key| match file {
         Some(file) => read_key(file).with_context(|| format!("secrets.{field}")),
         None if is_new => random(),
         None => Ok(old),
     };
     let handshake = wanted(&files.handshake_file, "handshake_file", old.handshake)?;
     let chat = wanted(&files.chat_file, "chat_file", old.chat)?;
-    if !is_new && chat != old.chat {
-        warn!(
-            "the chat key has changed: chats without a live connection get other homes, and what \
-             `roost chat` has registered is found no more"
-        );
-    }
     // Handshakes that began under the old key may still end.
     let handshake_before = match () {
         () if is_new => handshake,
@@ -46,6 +82,19 @@ pub fn set(tables: &mut Tables, files: &SecretFiles) -> Result<()> {
         }
         () => old.handshake_before,
     };
+    put(tables, Keys { handshake, handshake_before, chat })
+}
+
+/// Fills `SECRETS` with these keys.
+pub fn put(tables: &mut Tables, keys: Keys) -> Result<()> {
+    let old = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
+    let Keys { handshake, handshake_before, chat } = keys;
+    if old.schema != 0 && chat != old.chat {
+        warn!(
+            "the chat key has changed: chats without a live connection get other homes, and what \
+             `roost chat` has registered is found no more"
+        );
+    }
     let new = Secrets {
         schema: SCHEMA,
         reserved: 0,
@@ -68,6 +117,35 @@ pub fn refresh_clock(tables: &mut Tables) -> Result<()> {
     Ok(())
 }
 
+/// A handshake key that is not used any more, and since when that is known.
+#[derive(Default)]
+pub struct Leaving(Option<(Key, Duration)>);
+
+impl Leaving {
+    /// Ends the acceptance of a key when all that was in flight under it has arrived. Not for keys of a
+    /// Secret, where the one besides may be the next.
+    pub fn expire(&mut self, tables: &mut Tables, now: Duration) -> Result<()> {
+        let secrets = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
+        let mut keys = Keys::of(&secrets);
+        if self.is_over(keys, now) {
+            info!("the handshake key before is not accepted any more");
+            keys.handshake_before = keys.handshake;
+            put(tables, keys)?;
+        }
+        Ok(())
+    }
+
+    fn is_over(&mut self, keys: Keys, now: Duration) -> bool {
+        let Keys { handshake, handshake_before: before, .. } = keys;
+        self.0 = match self.0 {
+            _ if before == handshake => None,
+            Some((key, since)) if key == before => Some((key, since)),
+            _ => Some((before, now)),
+        };
+        self.0.take_if(|(_, since)| now.saturating_sub(*since) >= LATE).is_some()
+    }
+}
+
 /// Since boot, on the clock that the data path uses.
 pub fn monotonic() -> Duration {
     since_epoch(ClockId::Monotonic)
@@ -83,7 +161,8 @@ fn since_epoch(clock: ClockId) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn random() -> Result<[u64; 2]> {
+/// A key that nobody knows.
+pub fn random() -> Result<Key> {
     let mut bytes = [0; 16];
     let got = getrandom(&mut bytes, GetRandomFlags::empty()).context("getting random numbers")?;
     if got != bytes.len() {
@@ -93,23 +172,33 @@ fn random() -> Result<[u64; 2]> {
 }
 
 /// Reads a file of 32 hex digits.
-fn read_key(path: &Path) -> Result<[u64; 2]> {
+fn read_key(path: &Path) -> Result<Key> {
     let text =
         fs::read_to_string(path).with_context(|| format!("reading the file {}", path.display()))?;
-    let digits = text.trim();
-    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        // What is wrong with a key is not printed.
-        bail!(
+    // What is wrong with a key is not printed.
+    parse_key(&text).with_context(|| {
+        format!(
             "the file {} has {} characters; it must hold 32 hex digits (`openssl rand -hex 16` \
              makes them)",
             path.display(),
-            digits.chars().count()
-        );
-    }
-    Ok(words(u128::from_str_radix(digits, 16)?))
+            text.trim().chars().count()
+        )
+    })
 }
 
-fn words(key: u128) -> [u64; 2] {
+/// A key of 32 hex digits.
+pub(crate) fn parse_key(text: &str) -> Option<Key> {
+    let digits = text.trim();
+    let is_key = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_key.then(|| u128::from_str_radix(digits, 16).ok().map(words)).flatten()
+}
+
+/// A key as its 32 hex digits.
+pub(crate) fn key_text(key: &Key) -> String {
+    format!("{:016x}{:016x}", key[0], key[1])
+}
+
+fn words(key: u128) -> Key {
     [(key >> 64) as u64, key as u64]
 }
 
@@ -132,5 +221,19 @@ mod tests {
     #[test]
     fn random_keys_differ() {
         assert_ne!(random().unwrap(), random().unwrap());
+    }
+
+    #[test]
+    fn the_key_before_is_dropped_when_nothing_under_it_is_in_flight() {
+        let keys = |now, before| Keys { handshake: [now; 2], handshake_before: [before; 2], chat: [9; 2] };
+        let (mut leaving, at) = (Leaving::default(), Duration::from_secs);
+        assert!(!leaving.is_over(keys(1, 1), at(0)));
+        assert!(!leaving.is_over(keys(2, 1), at(1000)));
+        assert!(!leaving.is_over(keys(2, 1), at(1200)));
+        // Another one is replaced meanwhile.
+        assert!(!leaving.is_over(keys(3, 2), at(1205)));
+        assert!(!leaving.is_over(keys(3, 2), at(1400)));
+        assert!(leaving.is_over(keys(3, 2), at(1412)));
+        assert!(!leaving.is_over(keys(3, 3), at(1413)));
     }
 }

@@ -74,6 +74,15 @@ pub struct ClusterArgs {
     /// service for DURATION; 0s believes it at once
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = hold)]
     pub empty_list_hold: Duration,
+
+    /// The keys of the cluster are in the Secret NAME, in the daemons' namespace; the first daemon
+    /// creates it
+    #[arg(long, value_name = "NAME", requires = "kubernetes", value_parser = object_name)]
+    pub secret: Option<String>,
+
+    /// Rotate the handshake key in the Secret every DURATION (15m or more); 0s never
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = rotation)]
+    pub rotate_handshake: Duration,
 }
 
 /// How the log is written.
@@ -137,6 +146,26 @@ fn hold(text: &str) -> Result<Duration, String> {
     if text == "0s" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
+/// A rotation takes five to seven minutes, and cookies are good for two.
+fn rotation(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(15 * 60);
+    let wrong = || "write a duration of 15m or more, such as 24h, or 0s".to_owned();
+    hold(text).ok().filter(|period| period.is_zero() || *period >= least).ok_or_else(wrong)
+}
+
+/// The name of an object, as Kubernetes takes it.
+fn object_name(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_name = (1..=253).contains(&text.len())
+        && text.split('.').all(|label| {
+            label.starts_with(is_plain)
+                && label.ends_with(is_plain)
+                && label.chars().all(|c| is_plain(c) || c == '-')
+        });
+    let wrong = "write small letters, digits, dashes and dots, such as roost";
+    is_name.then(|| text.to_owned()).ok_or_else(|| wrong.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +177,23 @@ mod tests {
         assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
         for wrong in ["", "5", "s", "1ms", "0s", "-5s", "5 s", "99999999999999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn rotations_are_longer_than_their_steps() {
+        assert_eq!(rotation("0s"), Ok(Duration::ZERO));
+        assert_eq!(rotation("15m"), Ok(Duration::from_secs(900)));
+        for wrong in ["", "0", "14m", "899s", "1d"] {
+            assert!(rotation(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_secrets_are_those_that_kubernetes_takes() {
+        assert!(["roost", "a.b-c.2"].iter().all(|name| object_name(name).is_ok()));
+        for wrong in ["", "Roost", "-a", "a-", "a..b", "a_b", "a/b"] {
+            assert!(object_name(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -18,10 +18,12 @@ pub enum Kind {
     EndpointSlices,
     /// Nodes: only this one.
     Nodes,
+    /// Secrets: only the one with the cluster's keys. It is watched apart from the others.
+    Secrets,
 }
 
 impl Kind {
-    /// All of them.
+    /// Those that services and replicas come from.
     pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
 
     /// The resource's name, as in URLs and metrics.
@@ -30,6 +32,7 @@ impl Kind {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::Secrets => "secrets",
         }
     }
 }
@@ -62,7 +65,7 @@ pub struct WatchedKind {
 /// The state of the source.
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
-    kinds: [WatchedKind; 3],
+    kinds: [WatchedKind; 4],
     /// Roost's Services.
     pub services: usize,
     /// Endpoints in their slices.
@@ -85,12 +88,13 @@ impl Watched {
 
     /// Whether there was a complete list of everything since the start.
     pub fn is_synced(&self) -> bool {
-        self.kinds.iter().all(|kind| kind.is_listed)
+        Kind::ALL.iter().all(|kind| self.kind(*kind).is_listed)
     }
 
     /// Whether all watches are open.
     pub fn is_current(&self) -> bool {
-        self.kinds.iter().all(|kind| kind.is_listed && kind.is_connected)
+        let mut kinds = Kind::ALL.iter().map(|kind| self.kind(*kind));
+        kinds.all(|kind| kind.is_listed && kind.is_connected)
     }
 }
 

@@ -21,7 +21,6 @@ use tracing::{debug, info, warn};
 
 use super::{
     backoff::{Backoff, jitter},
-    source::Update,
     state::{Kind, WatchState},
 };
 
@@ -48,15 +47,15 @@ pub(super) enum Event<K> {
 }
 
 /// A watch of one kind of object.
-pub(super) struct Watch<K> {
+pub(super) struct Watch<K, U> {
     pub(super) api: Api<K>,
     pub(super) kind: Kind,
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,
     pub(super) state: WatchState,
-    pub(super) updates: mpsc::Sender<Update>,
-    /// From an event of this kind to one of any.
-    pub(super) wrap: fn(Event<K>) -> Update,
+    pub(super) updates: mpsc::Sender<U>,
+    /// From an event of this kind to what the follower takes.
+    pub(super) wrap: fn(Event<K>) -> U,
 }
 
 /// Whoever follows the events is no more.
@@ -70,9 +69,10 @@ enum End {
     Gone,
 }
 
-impl<K> Watch<K>
+impl<K, U> Watch<K, U>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    U: Send + 'static,
 {
     /// Runs until nobody follows any more.
     pub(super) async fn run(self) -> Closed {

@@ -87,7 +87,7 @@ impl Target {
         let namespace = parts.next_if(|part| part == "namespaces").and_then(|_| parts.next());
         let (plural, name, subresource) = (parts.next()?, parts.next(), parts.next());
         let expected = match plural.as_str() {
-            "services" | "nodes" => "v1",
+            "services" | "nodes" | "secrets" => "v1",
             "endpointslices" => "discovery.k8s.io/v1",
             "leases" => "coordination.k8s.io/v1",
             "events" => "events.k8s.io/v1",

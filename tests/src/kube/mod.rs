@@ -7,6 +7,7 @@
 mod http;
 mod objects;
 mod reply;
+mod secret;
 mod select;
 mod store;
 mod stream;

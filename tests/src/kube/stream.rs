@@ -151,6 +151,7 @@ impl Watch {
             "services" => "Service",
             "endpointslices" => "EndpointSlice",
             "nodes" => "Node",
+            "secrets" => "Secret",
             _ => "Lease",
         };
         let object = json!({

@@ -10,6 +10,7 @@ use super::{
     http::Target,
     objects::place,
     reply::{self, Body},
+    secret,
     store::At,
 };
 
@@ -64,7 +65,17 @@ fn write(
             }
             new
         }
-        "update" => parse(body)?,
+        "update" => {
+            let new: Value = parse(body)?;
+            let named = &new["metadata"]["name"];
+            if *named != json!(name) {
+                let message = format!(
+                    "the name of the object ({named}) does not match the name on the URL ({name})"
+                );
+                return Err((400, message));
+            }
+            new
+        }
         _ => patched(old.clone(), content, &parse(body)?, query, &at)?,
     };
     if verb != "create" {
@@ -89,6 +100,9 @@ fn write(
         Some(_) => return Err((404, "no such subresource".into())),
     }
     validate(&target.plural, &new)?;
+    if target.plural == "secrets" {
+        secret::validate(&new, old.as_ref())?;
+    }
     new["metadata"]["name"] = json!(at.name);
     if !at.namespace.is_empty() {
         new["metadata"]["namespace"] = json!(at.namespace);
@@ -111,6 +125,7 @@ fn kind(plural: &str) -> &'static str {
         "nodes" => "Node",
         "endpointslices" => "EndpointSlice",
         "leases" => "Lease",
+        "secrets" => "Secret",
         _ => "Event",
     }
 }
