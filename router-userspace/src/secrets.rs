@@ -225,7 +225,8 @@ mod tests {
 
     #[test]
     fn the_key_before_is_dropped_when_nothing_under_it_is_in_flight() {
-        let keys = |now, before| Keys { handshake: [now; 2], handshake_before: [before; 2], chat: [9; 2] };
+        let keys =
+            |now, before| Keys { handshake: [now; 2], handshake_before: [before; 2], chat: [9; 2] };
         let (mut leaving, at) = (Leaving::default(), Duration::from_secs);
         assert!(!leaving.is_over(keys(1, 1), at(0)));
         assert!(!leaving.is_over(keys(2, 1), at(1000)));

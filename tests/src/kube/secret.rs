@@ -12,7 +12,12 @@ pub(super) fn validate(new: &Value, old: Option<&Value>) -> Result<(), (u16, Str
     for (name, value) in data {
         let is_name_char = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 253 || !name.chars().all(is_name_char) {
-            return Err((422, format!("data[{name}]: Invalid value: a valid config key must consist of alphanumeric characters, '-', '_' or '.'")));
+            return Err((
+                422,
+                format!(
+                    "data[{name}]: Invalid value: a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
+                ),
+            ));
         }
         let text = value.as_str().unwrap_or("?");
         if data_encoding::BASE64.decode(text.as_bytes()).is_err() {

@@ -51,8 +51,7 @@ impl Content {
     /// Writes it into a Secret's data. What is not Roost's stays.
     pub fn write(&self, data: &mut BTreeMap<String, ByteString>) {
         let Self { handshake, next, before, chats } = self;
-        for (name, key) in
-            [(HANDSHAKE, handshake), (NEXT, next), (BEFORE, before), (CHATS, chats)]
+        for (name, key) in [(HANDSHAKE, handshake), (NEXT, next), (BEFORE, before), (CHATS, chats)]
         {
             match key {
                 Some(key) => data.insert(name.into(), ByteString(key_text(key).into_bytes())),
@@ -103,7 +102,9 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_named_but_not_shown() {
-        for wrong in ["", "0001", "000102030405060708090a0b0c0d0e0g", "+00102030405060708090a0b0c0d0e0f"] {
+        for wrong in
+            ["", "0001", "000102030405060708090a0b0c0d0e0g", "+00102030405060708090a0b0c0d0e0f"]
+        {
             let error = Content::read(&data(&[(HANDSHAKE, wrong)])).unwrap_err();
             assert!(error.contains("data.handshake") && error.contains("32 hex digits"), "{error}");
             assert!(wrong.len() < 8 || !error.contains(wrong), "{error}");

@@ -240,7 +240,9 @@ impl Task {
         let (doing, done) = match step {
             Step::Create => ("creating it", "created the Secret, with the keys of this node"),
             Step::Complete => ("completing it", "added what the Secret lacked"),
-            Step::Announce => ("announcing a key", "rotating the handshake key: all accept the next"),
+            Step::Announce => {
+                ("announcing a key", "rotating the handshake key: all accept the next")
+            }
             Step::Use => ("rotating", "rotating the handshake key: the next one is used"),
         };
         match timeout(ANSWER, self.write(step)).await {
@@ -277,16 +279,17 @@ impl Task {
     async fn write(&self, step: Step) -> kube::Result<Written> {
         let random = secrets::random().map_err(|e| kube::Error::Service(e.into()))?;
         let content = self.machine.after(step, random);
-        let mut secret = self.object.clone().filter(|_| step != Step::Create).unwrap_or_else(|| {
-            let labels = [("name", "roost"), ("component", "keys"), ("managed-by", "roost")];
-            let labels = labels.map(|(k, v)| (format!("app.kubernetes.io/{k}"), v.to_owned()));
-            let metadata = ObjectMeta {
-                name: Some(self.key.clone()),
-                labels: Some(labels.into()),
-                ..ObjectMeta::default()
-            };
-            Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() }
-        });
+        let mut secret =
+            self.object.clone().filter(|_| step != Step::Create).unwrap_or_else(|| {
+                let labels = [("name", "roost"), ("component", "keys"), ("managed-by", "roost")];
+                let labels = labels.map(|(k, v)| (format!("app.kubernetes.io/{k}"), v.to_owned()));
+                let metadata = ObjectMeta {
+                    name: Some(self.key.clone()),
+                    labels: Some(labels.into()),
+                    ..ObjectMeta::default()
+                };
+                Secret { metadata, type_: Some("Opaque".into()), ..Secret::default() }
+            });
         content.write(secret.data.get_or_insert_with(BTreeMap::new));
         if step != Step::Complete {
             let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
