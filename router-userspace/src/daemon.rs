@@ -7,7 +7,10 @@ mod keys;
 mod uplinks;
 mod watch;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use tokio::{
@@ -19,11 +22,13 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     config::{Config, ConfigError, Limits, SecretFiles},
+    http,
     index::{Index, Maps as _, Published, Room, SyncError},
     kube::{self, Keeper, Source},
     loader::DataPath,
     lock::Lock,
     paths, secrets,
+    status::{Activity, Status},
     sweeper::{Report, SweepError, Sweeper, resets::Resets},
     tables::Tables,
     writer::{self, WriteError},
@@ -68,11 +73,14 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     // Before anything is attached, so that a signal in between is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let status = Status::new();
+    status.expects(args.config.is_some(), args.cluster.kubernetes, &config.interfaces);
+    http::start(&args.listen, &status, pin_dir)?;
     let keeper = match &client {
         Some(client) => keys::keep(client, &args.cluster, pin_dir).await?,
         None => None,
     };
-    let mut daemon = Daemon::start(&args, pin_dir, config, keeper)?;
+    let mut daemon = Daemon::start(&args, pin_dir, config, keeper, status)?;
     let source = client.map(|client| daemon.watch_cluster(client, &args.cluster));
     info!(
         services = daemon.config.services.len(),
@@ -96,6 +104,9 @@ fn check_room(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// The sweeper, what it found, and how long it took.
+type Swept = (Sweeper, Result<Report, SweepError>, Duration);
+
 struct Daemon {
     data_path: DataPath,
     tables: Tables,
@@ -104,6 +115,8 @@ struct Daemon {
     /// Keeps the Secret with the keys.
     keeper: Option<Keeper>,
     leaving: secrets::Leaving,
+    /// What others may know.
+    status: Status,
     /// Replicas are gone: their flows are not to wait for the next sweep.
     sweep_at_once: bool,
 }
@@ -114,6 +127,7 @@ impl Daemon {
         pin_dir: &Path,
         config: Config,
         mut keeper: Option<Keeper>,
+        status: Status,
     ) -> Result<Self> {
         let mut data_path = DataPath::load(pin_dir, &config.limits, args.events)?;
         if args.events {
@@ -140,6 +154,7 @@ impl Daemon {
             config,
             keeper,
             leaving: secrets::Leaving::default(),
+            status,
             sweep_at_once: false,
         };
         daemon.publish(&daemon.config.clone())?;
@@ -150,6 +165,7 @@ impl Daemon {
         }
         daemon.detach_others();
         paths::warn_unrouted(&daemon.config.services);
+        daemon.status.file_applied(&daemon.config.interfaces);
         Ok(daemon)
     }
 
@@ -174,7 +190,14 @@ impl Daemon {
     }
 
     fn sync(&mut self) -> Result<(), SyncError<WriteError>> {
-        let changes = self.index.sync(&mut self.tables, secrets::monotonic())?;
+        let changes = self.index.sync(&mut self.tables, secrets::monotonic());
+        let changes = changes.inspect_err(|e| {
+            // What does not fit is the source's to take back.
+            if let SyncError::Write(e) = e {
+                self.status.not_published(&e.to_string());
+            }
+        })?;
+        self.status.published(self.index.published(), changes.len());
         for change in &changes {
             debug!("wrote {}", change.summary());
             self.sweep_at_once |= change.ends_replica();
@@ -188,6 +211,7 @@ impl Daemon {
     /// Applies a changed file, or leaves everything as it is.
     fn reload(&mut self, config: Config) -> Result<()> {
         if config == self.config {
+            self.status.file_applied(&config.interfaces);
             debug!("the file says the same as before");
             return Ok(());
         }
@@ -210,6 +234,7 @@ impl Daemon {
         self.config = config;
         self.detach_others();
         paths::warn_unrouted(&self.config.services);
+        self.status.file_applied(&self.config.interfaces);
         info!(services = self.config.services.len(), "applied the changed file");
         Ok(())
     }
@@ -250,7 +275,7 @@ impl Daemon {
     ) -> Result<()> {
         let mut poll = ticks(POLL);
         let mut sweeps = ticks(args.sweep_interval);
-        let mut sweeping: Option<JoinHandle<(Sweeper, Result<Report, SweepError>)>> = None;
+        let mut sweeping: Option<JoinHandle<Swept>> = None;
         let sweeper = Sweeper::new(self.data_path.pin_dir(), args.linger)?;
         let mut sweeper = Some(match Resets::new() {
             Ok(resets) => sweeper.with_resets(resets),
@@ -262,6 +287,7 @@ impl Daemon {
             }
         });
         loop {
+            self.status.does(Activity::WAITING);
             if self.sweep_at_once && sweeper.is_some() {
                 self.sweep_at_once = false;
                 sweeps.reset_immediately();
@@ -270,6 +296,7 @@ impl Daemon {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 _ = poll.tick() => {
+                    self.status.does(Activity::FILE);
                     if let Some(found) = watch.look() {
                         self.take(found);
                         // The file may have taken addresses, or given some back.
@@ -282,19 +309,23 @@ impl Daemon {
                     if source.is_some() =>
                 {
                     changed?;
+                    self.status.does(Activity::CLUSTER);
                     self.take_cluster(source.as_mut().expect("a source"));
                 }
                 changed = keys::changed(&mut self.keeper), if self.keeper.is_some() => {
                     changed?;
+                    self.status.does(Activity::KEYS);
                     self.take_keys();
                 }
                 _ = sweeps.tick() => {
+                    self.status.does(Activity::REFRESHING);
                     self.refresh();
                     // A walk of large maps takes a while, and is not to hold up the file.
                     if let Some(mut sweeper) = sweeper.take() {
                         sweeping = Some(tokio::task::spawn_blocking(move || {
+                            let begin = Instant::now();
                             let report = sweeper.sweep(secrets::monotonic());
-                            (sweeper, report)
+                            (sweeper, report, begin.elapsed())
                         }));
                     }
                 }
@@ -302,9 +333,10 @@ impl Daemon {
                     if sweeping.is_some() =>
                 {
                     sweeping = None;
-                    let (back, report) = done.context("the sweeper failed")?;
+                    self.status.does(Activity::AFTER_SWEEP);
+                    let (back, report, took) = done.context("the sweeper failed")?;
                     sweeper = Some(back);
-                    self.after_sweep(report);
+                    self.after_sweep(report, took);
                 }
             }
         }
@@ -313,7 +345,9 @@ impl Daemon {
     fn take(&mut self, found: Result<Config, ConfigError>) {
         let result = found.map_err(anyhow::Error::from).and_then(|config| self.reload(config));
         if let Err(e) = result {
-            for line in format!("{e:#}").lines() {
+            let problem = format!("{e:#}");
+            self.status.file_refused(&problem);
+            for line in problem.lines() {
                 error!("{line}");
             }
             error!("the changed file was not applied; everything stays as it was");
@@ -332,16 +366,21 @@ impl Daemon {
         self.data_path.refresh();
     }
 
-    fn after_sweep(&mut self, report: Result<Report, SweepError>) {
+    fn after_sweep(&mut self, report: Result<Report, SweepError>, took: Duration) {
         let report = match report {
             Ok(report) => report,
-            Err(e) => return warn!("a sweep ended early: {e}"),
+            Err(e) => {
+                self.status.sweep_failed();
+                return warn!("a sweep ended early: {e}");
+            }
         };
+        self.status.swept(&report, took);
         log_sweep(&report);
         self.index.free_unused(&report.used, secrets::monotonic());
         if self.index.is_behind()
             && let Err(e) = self.sync()
         {
+            self.status.not_published(&e.to_string());
             warn!("the maps are not as they should be: {e}");
         }
     }

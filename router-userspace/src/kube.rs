@@ -92,6 +92,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::InvalidAnnotation,
+        Self::UnknownAnnotation,
+        Self::NotServed,
+        Self::AddressNotServed,
+        Self::EndpointNotServed,
+        Self::NoRoom,
+    ];
+
     /// As it is written into Events and metrics.
     pub fn name(self) -> &'static str {
         match self {

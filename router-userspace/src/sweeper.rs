@@ -5,6 +5,7 @@
 //! seen twice, and a chat's count that does not match its flows for several sweeps is corrected.
 
 pub mod judge;
+mod load;
 pub mod resets;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
 };
 
 use judge::{Fate, Place};
+pub use load::{Carried, Entries, Load};
 use resets::Resets;
 
 /// `BPF_NOEXIST` and `BPF_EXIST`.
@@ -63,6 +65,8 @@ fn failed<E: fmt::Display>(map: &'static str) -> impl FnOnce(E) -> SweepError {
 pub struct Report {
     /// What the maps refer to.
     pub used: Used,
+    /// Who carries what, and how full the maps are.
+    pub load: Load,
     /// Live flows.
     pub flows: usize,
     /// Chats with an entry.
@@ -144,7 +148,9 @@ impl Sweeper {
         let live = self.flows(&mut round)?;
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
-        for (_, pending) in self.tables.pending.entries().map_err(failed("PENDING"))? {
+        let pending = self.tables.pending.entries().map_err(failed("PENDING"))?;
+        round.report.load.entries.pending = pending.len();
+        for (_, pending) in pending {
             // Nothing removes what no replica ever answered; SYN cookies have expired by then.
             if now.saturating_sub(Duration::from_nanos(pending.at)) < PENDING_LIFE {
                 round.uses(pending.service, pending.replica);
@@ -157,7 +163,9 @@ impl Sweeper {
     fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, SweepError> {
         let mut live = HashMap::new();
         let mut backs = (round.now >= self.next_orphans).then(HashSet::new);
-        for (tuple, flow) in self.tables.flows.entries().map_err(failed("FLOWS"))? {
+        let flows = self.tables.flows.entries().map_err(failed("FLOWS"))?;
+        round.report.load.entries.flows = flows.len();
+        for (tuple, flow) in flows {
             let place = Place {
                 idle_timeout: round.timeouts.get(&flow.service).copied(),
                 is_gone: round
@@ -188,6 +196,7 @@ impl Sweeper {
             round.uses(flow.service, flow.replica);
             if fate == Fate::Keep && !judge::has_ended(&flow) {
                 round.report.flows += 1;
+                round.report.load.flow(flow.service, flow.replica);
                 if flow.flags & FLOW_CHAT != 0 {
                     *live.entry((chat_of(&flow), flow.replica)).or_default() += 1;
                 }
@@ -282,7 +291,9 @@ impl Sweeper {
         live: &HashMap<(ChatKey, u32), u32>,
     ) -> Result<(), SweepError> {
         let mut wrong = HashMap::new();
-        for (key, chat) in self.tables.chats.entries().map_err(failed("CHATS"))? {
+        let chats = self.tables.chats.entries().map_err(failed("CHATS"))?;
+        round.report.load.entries.chats = chats.len();
+        for (key, chat) in chats {
             if judge::is_over(&chat, round.now) {
                 if self.remove_chat(&key)? {
                     round.report.chats_removed += 1;
@@ -308,6 +319,9 @@ impl Sweeper {
                 }
             }
             round.report.chats += 1;
+            if Chat::flows(chat.state) > 0 {
+                round.report.load.chat(key.service, Chat::home(chat.state));
+            }
             round.uses(key.service, Chat::home(chat.state));
         }
         self.wrong = wrong;
@@ -337,6 +351,7 @@ impl Sweeper {
     /// entries of a service that is no more go.
     fn registered(&mut self, round: &mut Round) -> Result<(), SweepError> {
         let all = self.tables.chat_cookies.entries().map_err(failed("CHAT_COOKIES"))?;
+        round.report.load.entries.chat_cookies = all.len();
         let mut no_service = HashMap::new();
         for (key, mut cookie) in all {
             if !round.timeouts.contains_key(&key.service) {

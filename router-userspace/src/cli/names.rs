@@ -16,7 +16,7 @@ use super::{read, text};
 use crate::{config::KeySource, tables::Tables};
 
 /// Services and replicas by their numbers.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Names {
     /// Services by number.
     pub services: BTreeMap<u32, Service>,

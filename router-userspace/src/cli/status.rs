@@ -89,7 +89,7 @@ pub fn status(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
 }
 
 /// The interfaces that have pinned links; they may all be in another network namespace.
-fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>> {
+pub fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>> {
     let mut lines: BTreeMap<String, InterfaceLine> = BTreeMap::new();
     let links = pin_dir.join("links");
     let entries = match fs::read_dir(&links) {

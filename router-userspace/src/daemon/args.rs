@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
+use crate::http::Listen;
+
 /// Run the daemon: load, attach, and follow the configuration file
 #[derive(Debug, Clone, clap::Args)]
 pub struct RunArgs {
@@ -39,6 +41,11 @@ pub struct RunArgs {
     /// Log at LEVEL: error, warn, info, debug or trace, also by module
     #[arg(long, value_name = "LEVEL", env = "ROOST_LOG", default_value = "info")]
     pub log_level: String,
+
+    /// Answer /healthz, /readyz and /metrics on ADDRESS:PORT, or on :PORT of all addresses; several
+    /// with commas between them [default: on none]
+    #[arg(long, value_name = "ADDRESS:PORT", env = "ROOST_LISTEN", value_delimiter = ',')]
+    pub listen: Vec<Listen>,
 
     /// What is said about a cluster.
     #[command(flatten)]

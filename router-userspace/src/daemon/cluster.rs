@@ -44,7 +44,10 @@ impl Daemon {
             services = known.len(),
             "watching the cluster; what the maps have of it holds until it is known"
         );
-        Source::start(client, Options { node_name, hold: args.empty_list_hold }, known)
+        let source =
+            Source::start(client, Options { node_name, hold: args.empty_list_hold }, known);
+        self.status.watches(source.state().clone());
+        source
     }
 
     /// Brings the maps to what the cluster says.
@@ -60,6 +63,7 @@ impl Daemon {
         self.measure_paths(&interfaces);
         if let Err(e) = self.sync() {
             // After the next sweep it is tried again.
+            self.status.not_published(&e.to_string());
             error!("the maps are not as the cluster says: {e}");
         }
         if source.state().get().publications == 0 {

@@ -1,0 +1,74 @@
+//! The counters of the data path, and the maps that can fill up.
+
+use router_ebpf::verdict::{Action, Counter};
+
+use super::{Facts, Family};
+
+/// The maps that can fill up. STASH is not among them: to count its entries is to read 4 KiB of each.
+pub(super) const BOUNDED: [&str; 7] =
+    ["VIPS", "SERVICES", "REPLICAS", "FLOWS", "CHATS", "CHAT_COOKIES", "PENDING"];
+
+pub(super) fn families(facts: &Facts<'_>) -> Vec<Family> {
+    let mut all = vec![packets(facts)];
+    all.extend(maps(facts));
+    all.extend(Counter::ALL.iter().enumerate().map(|(index, counter)| {
+        let name = format!("datapath_{}", counter.name());
+        let mut family = Family::counter(name, counter.help(), &[]);
+        if let Some(count) = facts.counters.get(index) {
+            family.add([], *count);
+        }
+        family
+    }));
+    all
+}
+
+/// The verdicts once more, in a form whose sums mean something.
+fn packets(facts: &Facts<'_>) -> Family {
+    let mut family = Family::counter(
+        "packets",
+        "Packets by hook, by what was done with them, and by verdict: each counts once.",
+        &["hook", "action", "verdict"],
+    );
+    for (counter, count) in Counter::ALL.iter().zip(facts.counters) {
+        let Some(action) = counter.action() else { continue };
+        let hook = if counter.is_ingress() { "ingress" } else { "egress" };
+        family.add([hook, word(action), counter.name()], *count);
+    }
+    family
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Pass => "pass",
+        Action::Drop => "drop",
+        Action::Reply => "reply",
+        Action::Turn => "turn",
+    }
+}
+
+fn maps(facts: &Facts<'_>) -> [Family; 2] {
+    let mut entries = Family::gauge(
+        "map_entries",
+        "Entries of a map: of those that the data path fills at the last sweep, ended flows included.",
+        &["map"],
+    );
+    let maps = &facts.state.maps;
+    if maps.is_filled {
+        entries.add(["VIPS"], maps.vips as u64);
+        entries.add(["SERVICES"], maps.names.services.len() as u64);
+        entries.add(["REPLICAS"], maps.names.replicas.len() as u64);
+    }
+    let sweeps = &facts.state.sweeps;
+    if sweeps.done_at.is_some() {
+        let found = sweeps.load.entries;
+        entries.add(["FLOWS"], found.flows as u64);
+        entries.add(["CHATS"], found.chats as u64);
+        entries.add(["CHAT_COOKIES"], found.chat_cookies as u64);
+        entries.add(["PENDING"], found.pending as u64);
+    }
+    let mut room = Family::gauge("map_max_entries", "Entries that a map has room for.", &["map"]);
+    for one in facts.rooms {
+        room.add([one.map], one.max_entries.into());
+    }
+    [entries, room]
+}
