@@ -4,14 +4,21 @@
 mod answer;
 mod listen;
 
-use std::{convert::Infallible, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
+    task::AbortHandle,
     time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
@@ -21,7 +28,7 @@ use crate::status::Status;
 use answer::Answers;
 pub use listen::Listen;
 
-/// So many connections at a time; others wait.
+/// So many connections at a time.
 const CONNECTIONS: usize = 64;
 /// A request has to be there after this, also the next one on a kept connection.
 const HEAD: Duration = Duration::from_secs(10);
@@ -43,12 +50,12 @@ pub fn start(addresses: &[Listen], status: &Status, pin_dir: &Path) -> Result<()
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().context("starting to answer HTTP requests")?;
     let answers = Arc::new(Answers::new(status.clone(), pin_dir));
-    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    let open = Arc::new(Open::default());
     for listener in listeners {
         info!(address = %listener.local_addr()?, "answering /healthz, /readyz and /metrics");
         let _guard = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        runtime.spawn(accept(listener, Arc::clone(&answers), Arc::clone(&limit)));
+        runtime.spawn(accept(listener, Arc::clone(&answers), Arc::clone(&open)));
     }
     let thread = thread::Builder::new().name("http".to_owned());
     thread
@@ -57,21 +64,34 @@ pub fn start(addresses: &[Listen], status: &Status, pin_dir: &Path) -> Result<()
     Ok(())
 }
 
-async fn accept(listener: tokio::net::TcpListener, answers: Arc<Answers>, limit: Arc<Semaphore>) {
+async fn accept(listener: tokio::net::TcpListener, answers: Arc<Answers>, open: Arc<Open>) {
     loop {
-        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let answers = Arc::clone(&answers);
-                tokio::spawn(async move {
-                    serve(stream, &answers).await;
-                    drop(permit);
-                });
+                let task = tokio::spawn(async move { serve(stream, &answers).await });
+                open.add(task.abort_handle());
             }
             Err(e) => {
                 warn!("cannot accept an HTTP connection: {e}");
                 sleep(PAUSE).await;
             }
+        }
+    }
+}
+
+/// The open connections, the oldest first.
+#[derive(Default)]
+struct Open(Mutex<VecDeque<AbortHandle>>);
+
+impl Open {
+    /// Adds one. If there are too many the oldest ends: those who say nothing keep nobody out.
+    fn add(&self, connection: AbortHandle) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|connection| !connection.is_finished());
+        all.push_back(connection);
+        if all.len() > CONNECTIONS {
+            all.pop_front().inspect(AbortHandle::abort);
         }
     }
 }

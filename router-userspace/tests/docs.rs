@@ -5,12 +5,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use roost::{
     cli::explain::HeadArgs,
     config::{Config, KeySource, Limits},
+    metrics::{self, Facts, Family},
     search::{Outcome, search},
+    status::Status,
 };
 use router_ebpf::{
     maps::{self, Name, POLICY_HOME, SOURCES, Service, Tuple},
@@ -18,8 +21,13 @@ use router_ebpf::{
 };
 
 /// Pages with TOML in them.
-const PAGES: [&str; 4] =
-    ["README.md", "ARCHITECTURE.md", "docs/configuration.md", "docs/key-sources.md"];
+const PAGES: [&str; 5] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "docs/configuration.md",
+    "docs/key-sources.md",
+    "docs/operations.md",
+];
 /// What a fragment needs in front of it to be a whole file.
 const TOP: &str = "interfaces = [\"eth0\"]\n";
 
@@ -179,6 +187,42 @@ fn the_reference_has_every_key_source_and_every_reason() {
             "{counter}"
         );
     }
+}
+
+/// The tables of metrics are what the daemon has, word by word.
+#[test]
+fn the_reference_has_every_metric() {
+    let state = Status::new().get();
+    let facts = Facts {
+        state: &state,
+        counters: &[],
+        rooms: &[],
+        interfaces: &[],
+        watched: None,
+        now: Instant::now(),
+    };
+    let rows: Vec<String> = metrics::families(&facts).iter().map(row).collect();
+    let text = page("docs/operations.md");
+    let written: Vec<_> = text.lines().filter(|line| line.starts_with("| `roost_")).collect();
+    for row in &rows {
+        assert!(written.contains(&row.as_str()), "docs/operations.md lacks this row:\n{row}");
+    }
+    assert_eq!(written.len(), rows.len(), "docs/operations.md has a row for what is not there");
+    // What alerts are made of is there.
+    let names: BTreeSet<String> = metrics::families(&facts).iter().map(Family::name).collect();
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    for used in text.split(word).filter(|word| word.starts_with("roost_")) {
+        let plain = ["_bucket", "_count", "_sum"].iter().find_map(|end| used.strip_suffix(end));
+        let known = names.contains(used) || plain.is_some_and(|plain| names.contains(plain));
+        let is_program = ["roost_ingress", "roost_egress"].contains(&used);
+        assert!(known || is_program, "docs/operations.md: there is no {used}");
+    }
+}
+
+fn row(family: &Family) -> String {
+    let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+    let (name, kind) = (family.name(), family.kind().word());
+    format!("| `{name}` | {kind} | {} | {} |", labels.join(", "), family.help)
 }
 
 /// Links of the pages to each other, and to their own sections.

@@ -103,20 +103,20 @@ fn problems(watched: Option<&Watched>) -> [Family; 2] {
     );
     let mut each = Family::gauge(
         "kubernetes_service_problems",
-        "What is wrong with a Service of the cluster, by reason; nothing for those that are right.",
-        &["namespace", "name", "reason"],
+        "What is wrong with the Service NAMESPACE/NAME, by reason; nothing for those that are right.",
+        &["object", "reason"],
     );
     let Some(watched) = watched else { return [sum, each] };
     for reason in Reason::ALL {
         let of_reason = watched.problems.iter().filter(|problem| problem.reason == reason);
-        let mut by_service: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        // `namespace` would be taken for the daemon's own by whoever scrapes it.
+        let mut by_object: BTreeMap<String, u64> = BTreeMap::new();
         for problem in of_reason {
-            let service = (problem.service.namespace.as_str(), problem.service.name.as_str());
-            *by_service.entry(service).or_default() += 1;
+            *by_object.entry(problem.service.to_string()).or_default() += 1;
         }
-        sum.add([reason.name()], by_service.values().sum());
-        for ((namespace, name), count) in by_service {
-            each.add([namespace, name, reason.name()], count);
+        sum.add([reason.name()], by_object.values().sum());
+        for (object, count) in by_object {
+            each.add([&object, reason.name()], count);
         }
     }
     [sum, each]
