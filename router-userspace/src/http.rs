@@ -52,7 +52,7 @@ pub fn start(addresses: &[Listen], status: &Status, pin_dir: &Path) -> Result<()
     let answers = Arc::new(Answers::new(status.clone(), pin_dir));
     let open = Arc::new(Open::default());
     for listener in listeners {
-        info!(address = %listener.local_addr()?, "answering /healthz, /readyz and /metrics");
+        info!(address = %listener.local_addr()?, "answering probes and scrapes");
         let _guard = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener)?;
         runtime.spawn(accept(listener, Arc::clone(&answers), Arc::clone(&open)));
