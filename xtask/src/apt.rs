@@ -58,6 +58,18 @@ pub const TESTS: &[Package] = &[
     Package { name: "golang-github-gorilla-websocket-dev", probe: Probe::Path(GORILLA) },
 ];
 
+/// What makes images, of static binaries.
+pub const IMAGE: &[Package] =
+    &[program("umoci", "umoci"), Package { name: "libc6-dev", probe: Probe::Path(LIBC) }];
+const LIBC: &str = if cfg!(target_arch = "aarch64") {
+    "/usr/lib/aarch64-linux-gnu/libc.a"
+} else {
+    "/usr/lib/x86_64-linux-gnu/libc.a"
+};
+
+/// What speaks to clusters, if the user has brought none.
+pub const KUBECTL: &[Package] = &[program("kubernetes-client", "kubectl")];
+
 /// What the fuzzer's runtime is compiled with.
 pub const FUZZ: &[Package] = &[program("g++", "c++")];
 

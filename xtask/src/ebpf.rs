@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::linker;
 use crate::process::{run, say};
 use crate::toolchain::{self, Rustc};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, remapped};
 
 /// The compiler's target: eBPF in the byte order of this machine.
 const TARGET: &str =
@@ -58,17 +58,19 @@ impl Tools {
         if self.rustc.is_debian() {
             cargo.env("RUSTC", &self.rustc.path);
         }
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\x1f"));
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace).join("\x1f"));
         cargo
     }
 
-    fn flags(&self) -> Vec<String> {
+    fn flags(&self, workspace: &Workspace) -> Vec<String> {
         let architecture = self.rustc.version.architecture();
         let mut flags = vec![
             // aya-ebpf picks the layout of registers by it.
             format!("--cfg=bpf_target_arch=\"{architecture}\""),
             format!("-Clinker={}", self.linker.display()),
         ];
+        // Types and lines say where sources are.
+        flags.extend(remapped(workspace));
         flags.extend(BASE_FLAGS.iter().map(|flag| flag.to_string()));
         if WIDE_ARCHITECTURES.contains(&architecture) {
             flags.extend(WIDE_FLAGS.iter().map(|flag| flag.to_string()));

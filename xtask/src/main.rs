@@ -1,4 +1,4 @@
-//! `cargo xtask`: builds, checks, tests, demonstrates and measures Roost.
+//! `cargo xtask`: builds, checks, tests, demonstrates, measures and deploys Roost.
 //!
 //! Each subcommand is a module. What they share is below them: `toolchain`, `linker` and `ebpf`
 //! make the kernel object, `apt` and `peers` bring what tests need, `process` runs commands.
@@ -6,9 +6,11 @@
 mod apt;
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod kernels;
 mod launch;
 mod linker;
@@ -26,7 +28,7 @@ use clap::Parser;
 
 use crate::workspace::Workspace;
 
-/// Build, test, check, demonstrate and measure Roost.
+/// Build, test, check, demonstrate, measure and deploy Roost.
 ///
 /// Every subcommand finds or installs what it needs: tools into target/tools, and Debian packages
 /// by apt-get. Progress is written to stderr.
@@ -39,6 +41,10 @@ enum Command {
     Demo(demo::Options),
     Bench(bench::Options),
     Fuzz(fuzz::Options),
+    Image(image::Options),
+    Manifests(cluster::ManifestsOptions),
+    Deploy(cluster::DeployOptions),
+    Undeploy(cluster::UndeployOptions),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +57,10 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
+        Command::Image(options) => image::run(&workspace, &options),
+        Command::Manifests(options) => cluster::manifests(&workspace, &options),
+        Command::Deploy(options) => cluster::deploy(&workspace, &options),
+        Command::Undeploy(options) => cluster::undeploy(&workspace, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,6 +27,16 @@ pub enum Profile {
     Release,
 }
 
+/// Flags of the compiler that keep the paths of this machine out of what it writes.
+pub fn remapped(workspace: &Workspace) -> Vec<String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let home = home.map(|home| remap(&home, "/cargo"));
+    // The last that fits counts.
+    home.into_iter().chain([remap(&workspace.root, "/roost")]).collect()
+}
+
 impl Workspace {
     /// The workspace that this xtask was built from.
     pub fn find() -> Self {
