@@ -62,6 +62,15 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads and validates a file. Relative file names in it are relative to its directory.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_as(path, true)
+    }
+
+    /// The same for a file beside a cluster, which may leave `interfaces` out: they are empty then.
+    pub fn load_beside_cluster(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_as(path, false)
+    }
+
+    fn load_as(path: &Path, needs_interfaces: bool) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
         let text = std::fs::read(path)
             .map_err(|e| format!("cannot be read: {e}"))
@@ -75,7 +84,7 @@ impl Config {
                 file: file.clone(),
                 problems: vec![Problem { line: 0, column: 0, field: String::new(), message }],
             })?;
-        let mut config = Self::parse(&text, &file)?;
+        let mut config = Self::parse_as(&text, &file, needs_interfaces)?;
         let directory = path.parent().unwrap_or(Path::new(""));
         for name in [&mut config.secrets.handshake_file, &mut config.secrets.chat_file] {
             *name = name.take().map(|name| directory.join(name));
@@ -85,9 +94,13 @@ impl Config {
 
     /// Validates the text of a file; `file` is only for the messages.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        Self::parse_as(text, file, true)
+    }
+
+    fn parse_as(text: &str, file: &str, needs_interfaces: bool) -> Result<Self, ConfigError> {
         let problems = Problems::new(text);
         let config = match toml::de::DeTable::parse(text) {
-            Ok(root) => Some(read::read(&Table::root(&root, &problems))),
+            Ok(root) => Some(read::read(&Table::root(&root, &problems), needs_interfaces)),
             Err(e) => {
                 let at = e.span().map_or(0, |span| span.start);
                 problems.add(at, "", format!("is not TOML: {}", e.message()));

@@ -45,7 +45,7 @@ const POLL: Duration = Duration::from_millis(250);
 /// Runs the daemon until SIGTERM or SIGINT. What it has pinned under `pin_dir` stays.
 pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     args.start_logging()?;
-    let mut watch = Watch::new(args.config.as_deref());
+    let mut watch = Watch::new(args.config.as_deref(), &args.cluster);
     let config = match watch.first() {
         Some(config) => config?,
         None => Config {

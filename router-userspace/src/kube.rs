@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod guard;
 mod replicas;
+mod rights;
 mod secret;
 mod slices;
 mod source;
@@ -23,6 +24,7 @@ use kube::Resource;
 
 pub use cluster::{Claims, Cluster, Derived};
 pub use connect::client;
+pub use rights::{RIGHTS, Right};
 pub use secret::{Keeper, SecretOptions, SecretState, SecretStatus};
 pub use slices::Slice;
 pub use source::{Options, Publication, Source, is_named_like};

@@ -13,9 +13,9 @@ use super::{
 };
 
 /// Reads the whole file. With problems noted, the result is incomplete and not to be used.
-pub(super) fn read(root: &Table<'_>) -> Config {
+pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
     root.only(&["interfaces", "limits", "secrets", "service"]);
-    let interfaces = interfaces(root);
+    let interfaces = interfaces(root, needs_interfaces);
     let limits = root.table("limits").map_or_else(Limits::default, |table| limits(&table));
     let secrets = root.table("secrets").map_or_else(SecretFiles::default, |table| secrets(&table));
     let read: Vec<_> = root.tables("service").iter().map(service).collect();
@@ -27,9 +27,10 @@ pub(super) fn read(root: &Table<'_>) -> Config {
     Config { interfaces, limits, secrets, services }
 }
 
-fn interfaces(root: &Table<'_>) -> Vec<String> {
+fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {
     let right = "the client-facing interfaces, interfaces = [\"eth0\"]";
-    let Some(field) = root.required("interfaces", right) else { return Vec::new() };
+    let field = if needed { root.required("interfaces", right) } else { root.get("interfaces") };
+    let Some(field) = field else { return Vec::new() };
     let mut names: Vec<String> = Vec::new();
     for item in field.list() {
         let Some(name) = item.text("an interface's name") else { continue };

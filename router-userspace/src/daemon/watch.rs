@@ -6,11 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Problem};
+
+use super::{args::ClusterArgs, uplinks};
 
 /// Looks at the file now and then, if there is one.
 pub(super) struct Watch {
     path: Option<PathBuf>,
+    /// Beside a cluster: the file may leave the interfaces to the default routes.
+    cluster: Option<ClusterArgs>,
     /// What was last taken; `None`: the file could not be read.
     taken: Option<Vec<u8>>,
     /// What was seen once: a file that is being written is looked at again before it is taken.
@@ -18,15 +22,16 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(path: Option<&Path>) -> Self {
-        Self { path: path.map(Path::to_owned), taken: None, seen: None }
+    pub(super) fn new(path: Option<&Path>, cluster: &ClusterArgs) -> Self {
+        let cluster = cluster.kubernetes.then(|| cluster.clone());
+        Self { path: path.map(Path::to_owned), cluster, taken: None, seen: None }
     }
 
     /// Reads the file for the first time.
     pub(super) fn first(&mut self) -> Option<Result<Config, ConfigError>> {
         let path = self.path.as_ref()?;
         self.taken = fs::read(path).ok();
-        Some(Config::load(path))
+        Some(self.load(path))
     }
 
     /// The file's new content, when it has changed and has stopped changing.
@@ -42,8 +47,26 @@ impl Watch {
             return None;
         }
         self.seen = None;
+        let config = self.load(path);
         self.taken = now;
-        Some(Config::load(path))
+        Some(config)
+    }
+
+    fn load(&self, path: &Path) -> Result<Config, ConfigError> {
+        let Some(cluster) = &self.cluster else { return Config::load(path) };
+        let mut config = Config::load_beside_cluster(path)?;
+        if config.interfaces.is_empty() {
+            config.interfaces = uplinks::of(cluster).map_err(|e| ConfigError {
+                file: path.display().to_string(),
+                problems: vec![Problem {
+                    line: 0,
+                    column: 0,
+                    field: "interfaces".into(),
+                    message: format!("is missing, and {e:#}"),
+                }],
+            })?;
+        }
+        Ok(config)
     }
 }
 
@@ -53,12 +76,40 @@ mod tests {
 
     const GOOD: &str = "interfaces = [\"eth0\"]\n";
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    fn cluster(words: &[&str]) -> ClusterArgs {
+        let words = ["roost"].iter().chain(words);
+        <Line as clap::Parser>::try_parse_from(words).unwrap().cluster
+    }
+
+    #[test]
+    fn beside_a_cluster_the_interfaces_may_be_left_to_the_routes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("roost.toml");
+        fs::write(&path, "# nothing\n").unwrap();
+        let first = |words: &[&str]| Watch::new(Some(&path), &cluster(words)).first().unwrap();
+        let alone = first(&[]).unwrap_err().to_string();
+        assert!(alone.contains("interfaces: is missing; write"), "{alone}");
+        // As they are named by --interface here: the routes of this machine are not known.
+        let words = ["--kubernetes", "--interface", "eth7"];
+        assert_eq!(first(&words).unwrap().interfaces, ["eth7"]);
+        fs::write(&path, "interfaces = []\n").unwrap();
+        assert!(first(&words).unwrap_err().to_string().contains("is empty"));
+        fs::write(&path, GOOD).unwrap();
+        assert_eq!(first(&["--kubernetes"]).unwrap().interfaces, ["eth0"]);
+    }
+
     #[test]
     fn a_change_is_taken_once_and_only_when_it_has_settled() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roost.toml");
         fs::write(&path, GOOD).unwrap();
-        let mut watch = Watch::new(Some(&path));
+        let mut watch = Watch::new(Some(&path), &cluster(&[]));
         assert!(watch.first().unwrap().is_ok());
         assert!(watch.look().is_none());
         fs::write(&path, "interf").unwrap();

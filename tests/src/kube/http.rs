@@ -25,6 +25,7 @@ use tokio_rustls::{
 use super::{
     Request, Shared, TOKEN,
     reply::{self, Body},
+    rights,
     select::Selector,
     stream::{self, Wanted},
     write,
@@ -131,7 +132,8 @@ async fn answer(request: HttpRequest<Incoming>, shared: Arc<Shared>) -> Response
     };
     let content = parts.headers.get("content-type").and_then(|value| value.to_str().ok());
     let content = content.unwrap_or_default().to_owned();
-    let response = match fault(&shared, verb, &target) {
+    let refused = rights::refusal(verb, &target, &query).or_else(|| fault(&shared, verb, &target));
+    let response = match refused {
         Some(response) => response,
         None => match verb {
             "watch" => watch(&shared, &target, &query),

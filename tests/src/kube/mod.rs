@@ -7,6 +7,7 @@
 mod http;
 mod objects;
 mod reply;
+mod rights;
 mod secret;
 mod select;
 mod store;

@@ -77,6 +77,9 @@ fn part(
     let is_old = kubectl.is_old()?;
     if is_old {
         let copy = made.join("old");
+        if copy.exists() {
+            fs::remove_dir_all(&copy).with_context(|| format!("removing {}", copy.display()))?;
+        }
         copy_for_old(&root, &copy)?;
         root = copy;
     }
@@ -84,7 +87,7 @@ fn part(
     if let Some(image) = image {
         let image = Image::parse(image)?;
         // Relative: kustomize takes no other paths.
-        let to_root = if is_old { "../old" } else { "../../deploy" };
+        let to_root = if is_old { "../old" } else { "../../../deploy" };
         let field = if is_old { "bases" } else { "resources" };
         from = made.join("image");
         fs::create_dir_all(&from).with_context(|| format!("creating {}", from.display()))?;
