@@ -45,7 +45,7 @@ impl Objects {
 
     fn daemon_set(&self) -> Result<(DaemonSet, PodSpec, Container)> {
         let set: DaemonSet = self.get("DaemonSet", "roost")?;
-        let pod = set.spec.as_ref().and_then(|s| s.template.spec.clone()).context("no pod")?;
+        let pod = set.spec.template.spec.clone().context("no pod")?;
         let container = pod.containers.first().cloned().context("no container")?;
         Ok((set, pod, container))
     }
@@ -186,7 +186,7 @@ fn names_agree() -> Result<()> {
         let own: RoleBinding = objects.get("RoleBinding", "roost")?;
         let of = |kind: &str, role: &k8s_openapi::api::rbac::v1::RoleRef| {
             assert_eq!((role.kind.as_str(), role.name.as_str()), (kind, "roost"));
-            assert_eq!(role.api_group, "rbac.authorization.k8s.io");
+            assert_eq!(role.api_group.as_deref(), Some("rbac.authorization.k8s.io"));
         };
         of("ClusterRole", &cluster.role_ref);
         of("Role", &own.role_ref);
@@ -196,7 +196,7 @@ fn names_agree() -> Result<()> {
             assert_eq!(subject, ("ServiceAccount", "roost", Some(NAMESPACE)));
         }
         let (set, pod, _) = objects.daemon_set()?;
-        let spec = set.spec.context("no spec")?;
+        let spec = set.spec;
         let labels = spec.template.metadata.and_then(|meta| meta.labels);
         assert_eq!(spec.selector.match_labels, labels);
         assert_eq!(pod.service_account_name.as_deref(), Some("roost"));
@@ -214,7 +214,7 @@ fn names_agree() -> Result<()> {
 fn the_daemon_has_what_it_needs_of_its_node() -> Result<()> {
     for (overlay, objects) in OVERLAYS.iter().zip(all()?) {
         let (set, pod, container) = objects.daemon_set()?;
-        let spec = set.spec.context("no spec")?;
+        let spec = set.spec;
         let update = spec.update_strategy.context("no update strategy")?;
         let rolling = update.rolling_update.context("not rolling")?;
         // Two daemons on a node exclude each other.
@@ -294,7 +294,7 @@ fn images_are_of_this_version_unless_told_otherwise() -> Result<()> {
         let objects = Objects::render(arguments)?;
         let (_, _, container) = objects.daemon_set()?;
         let chat: Deployment = objects.get("Deployment", "chat")?;
-        let chat = chat.spec.and_then(|spec| spec.template.spec).context("no pod")?;
+        let chat = chat.spec.template.spec.context("no pod")?;
         let of = |container: &Container| container.image.clone().unwrap_or_default();
         Ok((of(&container), of(&chat.containers[0])))
     };
@@ -315,7 +315,7 @@ fn the_example_is_a_service_of_roosts() -> Result<()> {
     let spec = service.spec.context("no spec")?;
     assert_eq!(spec.load_balancer_class.as_deref(), Some(CLASS));
     let chat: Deployment = objects.get("Deployment", "chat")?;
-    let chat = chat.spec.context("no spec")?.template;
+    let chat = chat.spec.template;
     let labels = chat.metadata.and_then(|meta| meta.labels).context("no labels")?;
     for (name, value) in spec.selector.context("no selector")? {
         assert_eq!(labels.get(&name), Some(&value));

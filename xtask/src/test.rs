@@ -46,7 +46,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return kernels::run(workspace, &options.kernels, &options.test, &options.arguments);
     }
     let root = Root::find("the tests make network namespaces and load eBPF, which")?;
-    let packages: Vec<apt::Package> = [apt::NETWORK, apt::TESTS].concat();
+    let packages: Vec<apt::Package> = [apt::NETWORK, apt::TESTS, apt::KUBECTL, apt::IMAGE].concat();
     apt::ensure(&packages, "for the tests")?;
     peers::ensure(workspace)?;
     ebpf::build(workspace)?;
