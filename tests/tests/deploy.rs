@@ -262,6 +262,7 @@ fn roost_takes_the_arguments_and_the_file() -> Result<()> {
     let words = ["roost".to_owned()].into_iter().chain(container.args.context("no arguments")?);
     let Roost::Run(run) = Cli::try_parse_from(words)?.command else { bail!("not `roost run`") };
     assert!(run.cluster.kubernetes);
+    assert_eq!(run.cluster.secret.as_deref(), Some("roost"));
     assert_eq!(run.config.as_deref(), Some(Path::new("/etc/roost/roost.toml")));
     let env = container.env.context("no environment")?;
     let field = |name: &str| {

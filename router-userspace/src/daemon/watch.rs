@@ -79,12 +79,12 @@ mod tests {
     #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
-        cluster: ClusterArgs,
+        run: crate::daemon::RunArgs,
     }
 
     fn cluster(words: &[&str]) -> ClusterArgs {
         let words = ["roost"].iter().chain(words);
-        <Line as clap::Parser>::try_parse_from(words).unwrap().cluster
+        <Line as clap::Parser>::try_parse_from(words).unwrap().run.cluster
     }
 
     #[test]
@@ -93,7 +93,7 @@ mod tests {
         let path = directory.path().join("roost.toml");
         fs::write(&path, "# nothing\n").unwrap();
         let first = |words: &[&str]| Watch::new(Some(&path), &cluster(words)).first().unwrap();
-        let alone = first(&[]).unwrap_err().to_string();
+        let alone = first(&["--config=x"]).unwrap_err().to_string();
         assert!(alone.contains("interfaces: is missing; write"), "{alone}");
         // As they are named by --interface here: the routes of this machine are not known.
         let words = ["--kubernetes", "--interface", "eth7"];
@@ -109,7 +109,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roost.toml");
         fs::write(&path, GOOD).unwrap();
-        let mut watch = Watch::new(Some(&path), &cluster(&[]));
+        let mut watch = Watch::new(Some(&path), &cluster(&["--config=x"]));
         assert!(watch.first().unwrap().is_ok());
         assert!(watch.look().is_none());
         fs::write(&path, "interf").unwrap();
