@@ -259,11 +259,24 @@ fn the_daemon_has_what_it_needs_of_its_node() -> Result<()> {
 fn roost_takes_the_arguments_and_the_file() -> Result<()> {
     let objects = Objects::render(&[])?;
     let (_, _, container) = objects.daemon_set()?;
-    let words = ["roost".to_owned()].into_iter().chain(container.args.context("no arguments")?);
+    let arguments = container.args.context("no arguments")?;
+    let words = ["roost".to_owned()].into_iter().chain(arguments.clone());
     let Roost::Run(run) = Cli::try_parse_from(words)?.command else { bail!("not `roost run`") };
     assert!(run.cluster.kubernetes);
     assert_eq!(run.cluster.secret.as_deref(), Some("roost"));
     assert_eq!(run.config.as_deref(), Some(Path::new("/etc/roost/roost.toml")));
+    let port = container.ports.context("no ports")?.remove(0);
+    let listen = format!("--listen=:{}", port.container_port);
+    assert!(arguments.contains(&listen), "{listen} is not among {arguments:?}");
+    for (probe, path) in [
+        (&container.readiness_probe, "/readyz"),
+        (&container.liveness_probe, "/healthz"),
+        (&container.startup_probe, "/healthz"),
+    ] {
+        let get = probe.as_ref().and_then(|probe| probe.http_get.clone()).context("no probe")?;
+        assert_eq!(get.path.as_deref(), Some(path));
+        assert_eq!(serde_json::to_value(&get.port)?, port.name.clone().unwrap_or_default());
+    }
     let env = container.env.context("no environment")?;
     let field = |name: &str| {
         let variable = env.iter().find(|variable| variable.name == name)?;
