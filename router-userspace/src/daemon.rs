@@ -281,7 +281,8 @@ impl Daemon {
             Ok(resets) => sweeper.with_resets(resets),
             Err(e) => {
                 warn!(
-                    "clients of ended flows learn of it with their next segment only: no raw socket: {e}"
+                    "clients of ended flows learn of it with their next segment only: no raw \
+                     socket, which needs CAP_NET_RAW: {e}"
                 );
                 sweeper
             }

@@ -2,6 +2,7 @@
 //! (loader, daemon, sweeper), with typed access to the pinned maps for them and the command line.
 
 pub mod addr;
+mod capabilities;
 pub mod cli;
 pub mod config;
 pub mod daemon;

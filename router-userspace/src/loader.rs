@@ -24,7 +24,7 @@ use router_ebpf::{
 };
 use tracing::{info, warn};
 
-use crate::{config::Limits, tables::Tables};
+use crate::{capabilities, config::Limits, tables::Tables};
 
 pub use attach::Attached;
 pub(crate) use attach::interface_of;
@@ -166,19 +166,21 @@ fn kept_size(pin_dir: &Path, map: &str, wanted: u32) {
 fn load_error(what: &str, error: EbpfError) -> anyhow::Error {
     const LINES: usize = 25;
     let hint = |e: &io::Error| match e.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            " (this needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)"
+        Some(libc::EPERM | libc::EACCES) => capabilities::hint(),
+        Some(libc::ENOMEM | libc::E2BIG) => {
+            " (are the [limits] larger than memory allows?)".to_owned()
         }
-        Some(libc::ENOMEM | libc::E2BIG) => " (are the [limits] larger than memory allows?)",
-        _ => "",
+        _ => String::new(),
     };
     match error {
         EbpfError::ProgramError(ProgramError::LoadError { io_error, verifier_log }) => {
             let log = verifier_log.to_string();
             let lines: Vec<_> = log.trim_end().lines().collect();
             let end = lines[lines.len().saturating_sub(LINES)..].join("\n  ");
-            // The verifier says no with EACCES, too.
-            let hint = if log.is_empty() { hint(&io_error) } else { "" };
+            // The verifier says no with EACCES, too, also for what a capability would allow.
+            let is_denied =
+                log.is_empty() || capabilities::missing().is_some_and(|m| !m.is_empty());
+            let hint = if is_denied { hint(&io_error) } else { String::new() };
             anyhow::anyhow!(
                 "the kernel does not load {what}: {io_error}{hint}; the end of the verifier's \
                  log:\n  {end}"

@@ -17,7 +17,7 @@ use aya::{
 };
 use tracing::{info, warn};
 
-use crate::sys;
+use crate::{capabilities, sys};
 
 use super::{DataPath, EGRESS, INGRESS, LINKS, program};
 
@@ -278,9 +278,10 @@ fn attach_error(program: &str, interface: &str, error: &ProgramError) -> anyhow:
     let hint = match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => {
             "; another program is attached there (`ip link show` names it): remove it first"
+                .to_owned()
         }
-        Some(libc::EPERM | libc::EACCES) => "; this needs root, or CAP_BPF and CAP_NET_ADMIN",
-        _ => "",
+        Some(libc::EPERM | libc::EACCES) => capabilities::hint(),
+        _ => String::new(),
     };
     anyhow!("{interface}: attaching {program}: {}{hint}", plain(error))
 }

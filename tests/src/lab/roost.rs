@@ -28,6 +28,8 @@ pub struct Roost {
     /// The account's directory and the API server, if it is started as in a pod.
     pod: Option<(PathBuf, SocketAddr)>,
     pin_dir: PathBuf,
+    /// A command that runs the program, if it is not to run by itself.
+    wrapper: Vec<OsString>,
     process: Option<Process>,
 }
 
@@ -61,6 +63,16 @@ impl Roost {
         Ok(roost)
     }
 
+    /// The same as [`Roost::start`], with every command run by another, such as setpriv with its words.
+    pub fn start_under(lab: &Lab, config: &str, wrapper: &[&str]) -> Result<Self> {
+        let mut roost = Self::new(lab, &[])?;
+        roost.wrapper = wrapper.iter().map(OsString::from).collect();
+        roost.arguments.extend(["--config".into(), roost.config.clone().into()]);
+        roost.write_config(config)?;
+        roost.restart()?;
+        Ok(roost)
+    }
+
     fn new(lab: &Lab, arguments: &[&OsStr]) -> Result<Self> {
         Ok(Self {
             node: Arc::clone(&lab.node),
@@ -69,6 +81,7 @@ impl Roost {
             arguments: arguments.iter().map(OsString::from).collect(),
             pod: None,
             pin_dir: lab.pin_dir(),
+            wrapper: Vec::new(),
             process: None,
         })
     }
@@ -138,8 +151,10 @@ impl Roost {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.node.command(&self.binary);
-        command.args(args).arg("--pin-dir").arg(&self.pin_dir);
+        let mut words = self.wrapper.clone();
+        words.push(self.binary.clone().into());
+        let mut command = self.node.command(&words[0]);
+        command.args(&words[1..]).args(args).arg("--pin-dir").arg(&self.pin_dir);
         command
     }
 

@@ -1,9 +1,6 @@
 //! What the kernel and this process may do.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use aya::{
     maps::{HashMap, MapData, MapType},
@@ -12,6 +9,7 @@ use aya::{
 };
 
 use super::Finding;
+use crate::capabilities;
 
 /// Since 5.11 the memory of maps counts for the cgroup, before that for `RLIMIT_MEMLOCK`.
 const MEMCG_ACCOUNTING: Version = Version(5, 11);
@@ -73,44 +71,16 @@ fn tcx(version: Option<Version>) -> Finding {
     )
 }
 
-/// Capabilities by their number in `linux/capability.h`.
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-
 fn capabilities() -> Finding {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    let Some(effective) = effective else {
+    let Some(missing) = capabilities::missing() else {
         return Finding::warn("capabilities", "not readable", "mount /proc");
     };
-    let missing = missing_capabilities(effective);
     if missing.is_empty() {
         Finding::ok("capabilities", "bpf, net_admin, perfmon")
     } else {
-        let missing = missing.join(", ");
+        let missing = missing.join(", ").to_lowercase();
         Finding::fail("capabilities", format!("without {missing}"), "run as root, or grant them")
     }
-}
-
-fn missing_capabilities(effective: u64) -> Vec<&'static str> {
-    let has = |capability: u32| effective & (1 << capability) != 0;
-    let or_admin = |capability: u32| has(capability) || has(CAP_SYS_ADMIN);
-    let mut missing = Vec::new();
-    if !or_admin(CAP_BPF) {
-        missing.push("cap_bpf");
-    }
-    if !has(CAP_NET_ADMIN) {
-        missing.push("cap_net_admin");
-    }
-    if !or_admin(CAP_PERFMON) {
-        missing.push("cap_perfmon");
-    }
-    missing
 }
 
 /// Probes that load tiny programs and maps, which are gone again at once.
@@ -200,13 +170,5 @@ mod tests {
         assert_eq!(Version::parse("7.0-rc1"), Some(Version(7, 0)));
         assert_eq!(Version::parse("unknown"), None);
         assert!(Version(6, 6) > Version(5, 18));
-    }
-
-    #[test]
-    fn sys_admin_stands_for_bpf_and_perfmon_only() {
-        assert!(missing_capabilities(u64::MAX).is_empty());
-        assert_eq!(missing_capabilities(1 << CAP_SYS_ADMIN), ["cap_net_admin"]);
-        assert!(missing_capabilities(1 << CAP_SYS_ADMIN | 1 << CAP_NET_ADMIN).is_empty());
-        assert_eq!(missing_capabilities(0), ["cap_bpf", "cap_net_admin", "cap_perfmon"]);
     }
 }

@@ -1,0 +1,79 @@
+//! The daemon with the capabilities of `deploy/overlays/capabilities`, and with one less.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use roost_tests::lab::{
+    ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, try_until,
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// As the overlay has them; a test of `deploy.rs` compares.
+const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "perfmon", "net_raw"];
+
+/// What a runtime does to a container's first process: root, with these capabilities and no others, and
+/// no way to more.
+fn setpriv(without: Option<&str>) -> Vec<String> {
+    let kept = CAPABILITIES.iter().filter(|name| Some(**name) != without);
+    let bounding: String = kept.map(|name| format!(",+{name}")).collect();
+    let words = ["setpriv", "--no-new-privs", "--inh-caps=-all"].map(str::to_owned);
+    words.into_iter().chain([format!("--bounding-set=-all{bounding}")]).collect()
+}
+
+fn start(lab: &Lab, config: &Config, without: Option<&str>) -> Result<Roost> {
+    let words = setpriv(without);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    Roost::start_under(lab, &config.to_string(), &words)
+}
+
+#[test]
+fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> Result<()> {
+    let lab = Lab::builder("caps").replicas(2).build()?;
+    let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
+    let mut roost = start(&lab, &Config::new(&lab), None)?;
+    let clients = Clients::new(&lab.client)?;
+    for family in Family::BOTH {
+        let vip = (lab.vip(family), VIP_PORT).into();
+        let mut tab = clients.tab(vip, "caps")?;
+        // The next daemon takes maps and links over.
+        roost.kill();
+        roost.restart()?;
+        let mut other = clients.tab(vip, "caps")?;
+        let [one, two] = [&tab, &other].map(|tab| tab.replica().to_owned());
+        ensure!(one == two, "one tab is on {one}, another on {two}");
+        // The replica is gone from the file: its tabs are reset, by the raw socket.
+        let left: Vec<usize> = (1..=2).filter(|n| !one.ends_with(&n.to_string())).collect();
+        roost.write_config(&Config::new(&lab).only(&lab, &left).to_string())?;
+        for tab in [&mut tab, &mut other] {
+            let heard = clients.run(tab.next_message(LIMIT));
+            let Err(error) = heard else { bail!("{family}: still connected: {heard:?}") };
+            ensure!(format!("{error:#}").contains("reset"), "{error:#}");
+        }
+        roost.write_config(&Config::new(&lab).to_string())?;
+        try_until(LIMIT, "both replicas", || {
+            let services = roost.json(&["services"])?;
+            Ok((services[0]["usable"] == 2).then_some(()))
+        })?;
+    }
+    ensure!(!roost.process().log().contains("CAP_NET_RAW"), "{}", roost.process().log());
+    roost.process().terminate(LIMIT)?;
+    let removed = roost.json(&["detach"])?;
+    ensure!(removed["removed"].as_array().is_some_and(|list| !list.is_empty()), "{removed}");
+    Ok(())
+}
+
+#[test]
+fn without_one_of_them_the_error_names_it() -> Result<()> {
+    let lab = Lab::builder("caps-less").replicas(1).build()?;
+    for missing in ["bpf", "net_admin", "perfmon"] {
+        let error = match start(&lab, &Config::new(&lab), Some(missing)) {
+            Ok(_) => panic!("it starts without {missing}"),
+            Err(error) => format!("{error:#}"),
+        };
+        let name = format!("CAP_{}", missing.to_uppercase());
+        ensure!(error.contains(&format!("missing: {name}")), "without {name}: {error}");
+    }
+    let mut roost = start(&lab, &Config::new(&lab), Some("net_raw"))?;
+    roost.process().wait_line(LIMIT, "no raw socket, which needs CAP_NET_RAW")?;
+    Ok(())
+}
