@@ -19,6 +19,9 @@ use crate::workspace::{Profile, Workspace, remapped};
 use crate::{apt, ebpf, toolchain};
 use layout::Image;
 
+/// As the manifests have it.
+const REFERENCE: &str = concat!("localhost/roost:", env!("CARGO_PKG_VERSION"));
+
 /// Build images of roost and of the example's chat server, as archives that need no registry.
 #[derive(Args)]
 pub struct Options {
@@ -33,8 +36,7 @@ pub struct Options {
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let profile = if options.debug { Profile::Debug } else { Profile::Release };
-    let default = concat!("localhost/roost:", env!("CARGO_PKG_VERSION"));
-    let (name, tag) = reference(options.tag.as_deref().unwrap_or(default))?;
+    let (name, tag) = reference(options.tag.as_deref().unwrap_or(REFERENCE))?;
     let archives = images(workspace, profile, name, tag)?;
     let archives = archives.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
     for (what, command) in [
@@ -53,13 +55,14 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Builds what the tests look at.
+pub fn for_tests(workspace: &Workspace) -> Result<()> {
+    let (name, tag) = reference(REFERENCE)?;
+    images(workspace, Profile::Debug, name, tag).map(drop)
+}
+
 /// Builds both images; returns the archives.
-pub fn images(
-    workspace: &Workspace,
-    profile: Profile,
-    name: &str,
-    tag: &str,
-) -> Result<Vec<PathBuf>> {
+fn images(workspace: &Workspace, profile: Profile, name: &str, tag: &str) -> Result<Vec<PathBuf>> {
     apt::ensure(apt::IMAGE, "for the images")?;
     ebpf::build(workspace)?;
     let binaries = binaries(workspace, profile)?;

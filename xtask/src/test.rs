@@ -8,7 +8,7 @@ use clap::Args;
 use crate::process::{run as run_command, run_with_stdout};
 use crate::root::Root;
 use crate::workspace::{Profile, Workspace};
-use crate::{apt, ebpf, kernels, peers, toolchain};
+use crate::{apt, ebpf, image, kernels, peers, toolchain};
 
 /// Run all tests, those with network namespaces and eBPF too.
 ///
@@ -50,6 +50,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     apt::ensure(&packages, "for the tests")?;
     peers::ensure(workspace)?;
     ebpf::build(workspace)?;
+
+    let is_asked_for =
+        |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
+    if is_asked_for(&options.package, "roost-tests") && is_asked_for(&options.test, "image") {
+        image::for_tests(workspace)?;
+    }
 
     // The programs that tests start; not every one belongs to the package of its tests.
     let mut build = workspace.cargo();

@@ -1,17 +1,15 @@
 //! One image: its root file system, made a layer by umoci, in an archive that is both OCI's and Docker's.
 
 use std::ffi::OsString;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{empty, words};
 use crate::process::{self, run_quietly};
-use crate::root::Root;
 
 /// The tag inside of the layout, while umoci works on it.
 const TAG: &str = "image";
@@ -47,17 +45,21 @@ impl Image {
         if let Some(parent) = archive.parent() {
             fs::create_dir_all(parent)?;
         }
-        // One order, no dates, nobody's names: the same bytes each time.
         let partial = archive.with_extension("partial");
-        let mut tar = words("tar", &["--create".into(), "--file".into(), (&partial).into()]);
-        tar.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"]);
-        tar.args(["--mode=a=rX,u+w", "--format=ustar", "--directory"]).arg(&layout);
-        tar.args(["blobs", "index.json", "manifest.json", "oci-layout"]);
-        run_quietly(&mut tar)?;
+        self.tar(&partial, &layout, &["blobs", "index.json", "manifest.json", "oci-layout"])?;
         fs::rename(&partial, archive).with_context(|| format!("naming {}", archive.display()))?;
         let size = fs::metadata(archive)?.len();
         fs::remove_dir_all(work).with_context(|| format!("removing {}", work.display()))?;
         Ok(Built { digest, size })
+    }
+
+    /// Files of a directory in one order, all of one date and nobody's: the same bytes each time.
+    fn tar(&self, archive: &Path, directory: &Path, files: &[&str]) -> Result<()> {
+        let mut tar = words("tar", &["--create".into(), "--file".into(), archive.into()]);
+        tar.arg("--sort=name").arg(format!("--mtime=@{}", self.created));
+        tar.args(["--owner=0", "--group=0", "--numeric-owner", "--mode=u+w,go=rX"]);
+        tar.args(["--format=ustar", "--directory"]);
+        run_quietly(tar.arg(directory).args(files))
     }
 
     /// The root file system: one program.
@@ -67,11 +69,9 @@ impl Image {
         let program = bin.join(self.title);
         fs::copy(&self.binary, &program)
             .with_context(|| format!("copying {}", self.binary.display()))?;
-        let date = UNIX_EPOCH + Duration::from_secs(self.created);
-        for path in [&program, &bin, &root.join("usr"), &root.to_path_buf()] {
+        for path in [&program, &bin, &root.join("usr")] {
             // Whatever this user's umask is.
             fs::set_permissions(path, Permissions::from_mode(0o755))?;
-            File::open(path)?.set_modified(date).with_context(|| format!("{}", path.display()))?;
         }
         Ok(root.to_path_buf())
     }
@@ -82,14 +82,12 @@ impl Image {
         let image = OsString::from(format!("{}:{TAG}", layout.display()));
         umoci(&["init".into(), "--layout".into(), layout.into()])?;
         umoci(&["new".into(), "--image".into(), (&image).into()])?;
-        let mut insert = vec!["insert".into(), "--no-history".into(), "--image".into()];
-        insert.push(image.clone());
-        // Files are root's in the image, whoever builds it.
-        if Root::find("umoci").map_or(true, |root| root != Root::Already) {
-            insert.push("--rootless".into());
-        }
-        insert.extend([root.into(), "/".into()]);
-        umoci(&insert)?;
+        // Made by tar: `umoci insert` leaves the end of the archive out.
+        let layer = root.with_extension("tar");
+        self.tar(&layer, root, &["usr"])?;
+        let mut add = vec!["raw".into(), "add-layer".into(), "--no-history".into()];
+        add.extend(["--image".into(), image.clone(), layer.into()]);
+        umoci(&add)?;
         let date = date(self.created)?;
         let mut config = vec!["config".into(), "--no-history".into(), "--image".into(), image];
         for (flag, value) in [
@@ -161,7 +159,34 @@ fn date(seconds: u64) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::process::id as process_id;
+
     use super::*;
+
+    #[test]
+    fn the_same_program_gives_the_same_archive() {
+        let directory = env::temp_dir().join(format!("roost-layout-{}", process_id()));
+        empty(&directory).unwrap();
+        let build = |name: &str, program: &str| {
+            // Made at another moment, with other rights, somewhere else.
+            let binary = directory.join(format!("{name}-program"));
+            fs::write(&binary, program).unwrap();
+            fs::set_permissions(&binary, Permissions::from_mode(0o600 | name.len() as u32))
+                .unwrap();
+            let reference = "localhost/x:1".to_owned();
+            let image = Image { reference, title: "x", binary, created: 0 };
+            let archive = directory.join(name).join("x.tar");
+            let built = image.write(&archive, &directory.join(format!("{name}-work"))).unwrap();
+            assert_eq!(built.size, fs::metadata(&archive).unwrap().len());
+            (built.digest, fs::read(archive).unwrap())
+        };
+        let (one, other) = (build("one", "program"), build("other", "program"));
+        let changed = build("changed", "another program");
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(one == other, "{} and {}", one.0, other.0);
+        assert_ne!(one.0, changed.0);
+    }
 
     #[test]
     fn dates_are_as_in_rfc_3339() {
