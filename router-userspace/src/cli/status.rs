@@ -35,6 +35,8 @@ pub struct StatusReport {
     pub daemon_pid: Option<u32>,
     /// The directory of the pinned maps.
     pub pin_dir: PathBuf,
+    /// Where the services are from, by their names: `file`, `kubernetes`.
+    pub sources: Vec<&'static str>,
     /// Where the programs are attached.
     pub interfaces: Vec<InterfaceLine>,
     /// The services, as `roost services` lists them.
@@ -78,14 +80,24 @@ pub fn status(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
     };
     let maps = dump::lines(tables, pin_dir, &BOUNDED)?;
     let daemon_pid = running::pid(pin_dir);
+    let services = services::services(tables)?.0;
+    let mut sources: Vec<&str> = services.iter().map(source).collect();
+    sources.sort_unstable();
+    sources.dedup();
     Ok(StatusReport {
         daemon_pid,
+        sources,
         pin_dir: pin_dir.to_owned(),
         interfaces: interfaces(pin_dir, daemon_pid.is_some_and(running::is_elsewhere))?,
-        services: services::services(tables)?.0,
+        services,
         limits: maps.into_iter().map(limit).collect(),
         counters: counters::counters(tables, false)?.0,
     })
+}
+
+/// A cluster's services are called `NAMESPACE/SERVICE:PORT`.
+fn source(service: &ServiceLine) -> &'static str {
+    if crate::kube::is_named_like(&service.service) { "kubernetes" } else { "file" }
 }
 
 /// The interfaces that have pinned links; they may all be in another network namespace.
@@ -152,7 +164,9 @@ impl Report for StatusReport {
             Some(pid) => format!("running, pid {pid}"),
             None => "not running: connections go on, changes are not seen".to_owned(),
         };
-        let _ = writeln!(text, "daemon  {daemon}\npins    {}\n", self.pin_dir.display());
+        let sources = if self.sources.is_empty() { NONE } else { &self.sources.join(", ") };
+        let pin_dir = self.pin_dir.display();
+        let _ = writeln!(text, "daemon  {daemon}\npins    {pin_dir}\nsources {sources}\n");
         text.push_str(&self.interfaces_text());
         let _ = writeln!(text, "\n{}", services::table(&self.services));
         let mut limits = Table::new(["map", ">entries", ">max", ">full"]);
