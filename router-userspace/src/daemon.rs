@@ -80,6 +80,9 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
         Some(client) => keys::keep(client, &args.cluster, pin_dir).await?,
         None => None,
     };
+    if let Some(keeper) = &keeper {
+        status.keeps(keeper.state().clone());
+    }
     let mut daemon = Daemon::start(&args, pin_dir, config, keeper, status)?;
     let source = client.map(|client| daemon.watch_cluster(client, &args.cluster));
     info!(

@@ -8,6 +8,7 @@ mod daemon;
 mod data_path;
 mod family;
 mod format;
+mod secret;
 mod services;
 
 use std::{fmt, path::Path, time::Instant};
@@ -68,6 +69,7 @@ pub fn families(facts: &Facts<'_>) -> Vec<Family> {
     all.extend(data_path::families(facts));
     all.extend(services::families(facts));
     all.extend(cluster::families(facts));
+    all.extend(secret::families(facts));
     all
 }
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::{
     cli::names::Names,
     index::Published,
-    kube::WatchState,
+    kube::{SecretState, WatchState},
     sweeper::{Load, Report},
 };
 
@@ -115,6 +115,10 @@ pub struct State {
     pub sweeps: SweepState,
     /// The watches of a cluster; `None`: it is not asked.
     pub watches: Option<WatchState>,
+    /// The Secret with the keys; `None`: they are elsewhere.
+    pub secret: Option<SecretState>,
+    /// Its keys were in use, once at least.
+    pub secret_was_read: bool,
     /// A cluster is a source.
     pub is_in_cluster: bool,
 }
@@ -148,6 +152,8 @@ impl Status {
                 total: Report::default(),
             },
             watches: None,
+            secret: None,
+            secret_was_read: false,
             is_in_cluster: false,
         })))
     }
@@ -165,6 +171,7 @@ impl Status {
     pub fn does(&self, activity: Activity) {
         let mut state = self.lock();
         (state.activity, state.since) = (activity, Instant::now());
+        state.secret_was_read |= state.secret.as_ref().is_some_and(|secret| secret.get().is_read);
     }
 
     /// What is to be there: a file or a cluster or both, and these interfaces.
@@ -178,6 +185,11 @@ impl Status {
     /// The cluster is watched.
     pub fn watches(&self, watches: WatchState) {
         self.lock().watches = Some(watches);
+    }
+
+    /// The keys are kept in a Secret.
+    pub fn keeps(&self, secret: SecretState) {
+        self.lock().secret = Some(secret);
     }
 
     /// The file was applied.

@@ -248,8 +248,9 @@ fn readiness_takes_a_cluster_once_and_then_does_without() -> Result<()> {
     api.apply(slice("chat", "chat-v4", REPLICA_PORT, &pods));
     let kubeconfig = api.kubeconfig(lab.dir())?;
     api.stop();
-    let more: [&OsStr; 5] = [
+    let more: [&OsStr; 6] = [
         "--kubernetes".as_ref(),
+        "--secret=roost".as_ref(),
         "--kubeconfig".as_ref(),
         kubeconfig.as_ref(),
         "--node-name".as_ref(),
@@ -262,12 +263,13 @@ fn readiness_takes_a_cluster_once_and_then_does_without() -> Result<()> {
         let line = format!("[-]cluster: {kind} were not listed completely yet");
         assert!(said.lines().any(|said| said.starts_with(&line)), "{said}");
     }
-    assert_eq!(said.lines().count(), 4, "{said}");
+    assert!(said.contains("\n[-]secret: its keys are not in use yet"), "{said}");
+    assert_eq!(said.lines().count(), 5, "{said}");
     assert_eq!(get(&lab, "/healthz")?.0, 200);
 
     api.restart(|address| lab.node.listen(address))?;
     let said = wait_status(&lab, "/readyz?verbose", 200)?;
-    assert!(said.contains("[+]cluster ok\n") && !said.contains("file"), "{said}");
+    assert!(said.contains("[+]cluster ok\n[+]secret ok\n") && !said.contains("file"), "{said}");
     let metrics = Metrics::read(&lab, true)?;
     let slices = [("resource", "endpointslices")];
     assert_eq!(metrics.value("roost_kubernetes_watch_listed", &slices)?, 1.0);
@@ -276,6 +278,11 @@ fn readiness_takes_a_cluster_once_and_then_does_without() -> Result<()> {
     assert!(metrics.value("roost_kubernetes_publication_lag_seconds", &[])? >= 0.0);
     assert!(metrics.value("roost_kubernetes_watch_silence_seconds", &slices)? < 60.0);
     assert_eq!(metrics.value("roost_kubernetes_problems", &[("reason", "NoRoom")])?, 0.0);
+
+    assert_eq!(metrics.value("roost_secret_read", &[])?, 1.0);
+    assert_eq!(metrics.value("roost_secret_writes_total", &[])?, 1.0);
+    let secrets = [("resource", "secrets")];
+    assert_eq!(metrics.value("roost_kubernetes_watch_connected", &secrets)?, 1.0);
 
     // A wrong annotation is a Service's own affair.
     api.change("services", "default", "chat", |service| {

@@ -46,9 +46,10 @@ fn watches(facts: &Facts<'_>) -> Vec<Family> {
         "How long ago the API server last said something of a resource: a list, an event, a bookmark.",
         RESOURCE,
     );
-    for (kind, watch) in
-        facts.watched.iter().flat_map(|w| Kind::ALL.map(|kind| (kind, w.kind(kind))))
-    {
+    let secret = facts.state.secret.as_ref().map(|secret| secret.watch().get());
+    let sources = facts.watched.iter().flat_map(|w| Kind::ALL.map(|kind| (kind, w.kind(kind))));
+    let secrets = secret.iter().map(|w| (Kind::Secrets, w.kind(Kind::Secrets)));
+    for (kind, watch) in sources.chain(secrets) {
         let resource = [kind.name()];
         connected.add(resource, watch.is_connected.into());
         listed.add(resource, watch.is_listed.into());

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use crate::{cli::status::InterfaceLine, kube::Kind};
+use crate::{
+    cli::status::InterfaceLine,
+    kube::{Kind, SecretState},
+};
 
 use super::State;
 
@@ -50,6 +53,9 @@ pub fn readiness(state: &State, attached: &[InterfaceLine], now: Instant) -> Vec
     if state.is_in_cluster {
         checks.push(cluster(state));
     }
+    if let Some(state_of_secret) = &state.secret {
+        checks.push(secret(state_of_secret, state.secret_was_read));
+    }
     checks
 }
 
@@ -92,6 +98,17 @@ fn cluster(state: &State) -> Check {
         problems.push("what it says is not in the maps yet".to_owned());
     }
     Check::new("cluster", problems)
+}
+
+/// Under other keys than the other nodes' the same chats would have other homes here.
+fn secret(secret: &SecretState, was_read: bool) -> Check {
+    let problem = || {
+        let heard = secret.watch().get().kind(Kind::Secrets).last_error.clone();
+        let secret = secret.get();
+        let why = secret.problem.or(secret.last_error).or(heard);
+        format!("its keys are not in use yet{}", why.map(|e| format!(": {e}")).unwrap_or_default())
+    };
+    Check::new("secret", (!was_read).then(problem))
 }
 
 #[cfg(test)]
@@ -153,6 +170,13 @@ mod tests {
         assert_eq!(failing(&checks).len(), 1);
         assert_eq!(failing(&checks)[0].1.len(), 3, "a line for each kind");
 
+        status.keeps(SecretState::default());
+        let checks = readiness(&status.get(), &both, now);
+        assert_eq!(failing(&checks)[1].1, ["its keys are not in use yet"]);
+
+        let status = Status::new();
+        status.does(Activity::WAITING);
+        status.published(&Published::default(), 0);
         status.expects(true, false, &["eth0".to_owned()]);
         assert_eq!(failing(&readiness(&status.get(), &both, now)), []);
         status.file_refused("port: 0 is not one\nname: missing");
