@@ -2,6 +2,7 @@
 
 mod check;
 mod model;
+mod pool;
 mod read;
 mod reader;
 mod source;
@@ -10,6 +11,7 @@ mod value;
 use std::{fmt, path::Path};
 
 pub use model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State};
+pub use pool::{AddressPool, Kubernetes};
 pub use source::{KeySource, SourceProblem, key_sources};
 pub(crate) use value::address;
 pub use value::duration_text;

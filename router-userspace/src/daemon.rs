@@ -21,10 +21,10 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::{Config, ConfigError, Limits, SecretFiles},
+    config::{Config, ConfigError, Kubernetes, Limits, SecretFiles},
     http,
     index::{Index, Maps as _, Published, Room, SyncError},
-    kube::{self, Keeper, Source},
+    kube::{self, Control, Keeper, Source},
     loader::DataPath,
     lock::Lock,
     paths, secrets,
@@ -52,6 +52,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
             interfaces: uplinks::of(&args.cluster)?,
             limits: Limits::default(),
             secrets: SecretFiles::default(),
+            kubernetes: Kubernetes::default(),
             services: Vec::new(),
         },
     };
@@ -85,12 +86,17 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     }
     let mut daemon = Daemon::start(&args, pin_dir, config, keeper, status)?;
     let source = client.map(|client| daemon.watch_cluster(client, &args.cluster));
+    cluster::warn_unused_pools(&daemon.config, daemon.control.as_ref());
     info!(
         services = daemon.config.services.len(),
         interfaces = daemon.config.interfaces.len(),
         "ready"
     );
-    daemon.serve(&args, watch, source, &mut terminate, &mut interrupt).await?;
+    let served = daemon.serve(&args, watch, source, &mut terminate, &mut interrupt).await;
+    if let Some(control) = daemon.control.take() {
+        control.stop().await;
+    }
+    served?;
     info!(
         "stopped; programs and maps stay, connections go on and new ones are taken. `roost run` \
          takes over, `roost detach` removes everything"
@@ -120,6 +126,8 @@ struct Daemon {
     leaving: secrets::Leaving,
     /// What others may know.
     status: Status,
+    /// What writes to the cluster.
+    control: Option<Control>,
     /// Replicas are gone: their flows are not to wait for the next sweep.
     sweep_at_once: bool,
 }
@@ -156,6 +164,7 @@ impl Daemon {
             index,
             config,
             keeper,
+            control: None,
             leaving: secrets::Leaving::default(),
             status,
             sweep_at_once: false,
@@ -238,6 +247,7 @@ impl Daemon {
         self.detach_others();
         paths::warn_unrouted(&self.config.services);
         self.status.file_applied(&self.config.interfaces);
+        cluster::warn_unused_pools(&self.config, self.control.as_ref());
         info!(services = self.config.services.len(), "applied the changed file");
         Ok(())
     }

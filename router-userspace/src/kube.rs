@@ -9,7 +9,12 @@ mod annotations;
 mod backoff;
 mod cluster;
 mod connect;
+mod control;
+mod events;
 mod guard;
+mod leader;
+mod lease;
+mod pool;
 mod replicas;
 mod rights;
 mod secret;
@@ -24,6 +29,9 @@ use kube::Resource;
 
 pub use cluster::{Claims, Cluster, Derived};
 pub use connect::client;
+pub use control::{Control, ControlState, Controls, Known, Learner};
+pub use lease::{LEASE, Times};
+pub use pool::{Claimant, Gift, IpFamily, Plan, Usage, plan};
 pub use rights::{RIGHTS, Right};
 pub use secret::{Keeper, SecretOptions, SecretState, SecretStatus};
 pub use slices::Slice;
@@ -91,6 +99,12 @@ pub enum Reason {
     EndpointNotServed,
     /// There is no room for it in the maps.
     NoRoom,
+    /// It waits for an address, and there is none to give.
+    NoAddress,
+    /// It has an address that is in none of the pools.
+    AddressOutsidePool,
+    /// It has endpoints on other Nodes, whose answers have to come back through this one.
+    EndpointElsewhere,
 }
 
 impl Reason {
@@ -113,6 +127,9 @@ impl Reason {
             Self::AddressNotServed => "AddressNotServed",
             Self::EndpointNotServed => "EndpointNotServed",
             Self::NoRoom => "NoRoom",
+            Self::NoAddress => "NoAddress",
+            Self::AddressOutsidePool => "AddressOutsidePool",
+            Self::EndpointElsewhere => "EndpointElsewhere",
         }
     }
 }

@@ -259,6 +259,7 @@ fn the_reference_has_every_field() {
         ("## Top level", format!("{TOP}{ODD}")),
         ("## `[limits]`", format!("{TOP}[limits]\n{ODD}")),
         ("## `[secrets]`", format!("{TOP}[secrets]\n{ODD}")),
+        ("## `[kubernetes]`", format!("{TOP}[kubernetes]\n{ODD}")),
         ("## `[[service]]`", format!("{TOP}[[service]]\n{service}\n{ODD}")),
         ("## `[[service.replica]]`", format!("{TOP}[[service]]\n{service}\n{replica}\n{ODD}")),
     ] {

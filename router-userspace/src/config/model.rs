@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
-use super::source::KeySource;
+use super::{pool::Kubernetes, source::KeySource};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where the keys come from.
     pub secrets: SecretFiles,
+    /// What is only for a daemon that follows a cluster.
+    pub kubernetes: Kubernetes,
     /// The services, in the order of the file.
     pub services: Vec<Service>,
 }

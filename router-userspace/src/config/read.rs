@@ -7,6 +7,7 @@ use router_ebpf::maps::NAME_LEN;
 use super::{
     check,
     model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State},
+    pool::{Kubernetes, kubernetes},
     reader::{Field, Table},
     source::{KeySource, key_sources},
     value,
@@ -14,17 +15,19 @@ use super::{
 
 /// Reads the whole file. With problems noted, the result is incomplete and not to be used.
 pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
-    root.only(&["interfaces", "limits", "secrets", "service"]);
+    root.only(&["interfaces", "limits", "secrets", "kubernetes", "service"]);
     let interfaces = interfaces(root, needs_interfaces);
     let limits = root.table("limits").map_or_else(Limits::default, |table| limits(&table));
     let secrets = root.table("secrets").map_or_else(SecretFiles::default, |table| secrets(&table));
+    let kubernetes =
+        root.table("kubernetes").map_or_else(Kubernetes::default, |table| kubernetes(&table));
     let read: Vec<_> = root.tables("service").iter().map(service).collect();
     // A value that was refused is missing here, and what is missed by it would only confuse.
     if root.is_sound() {
         check::across(&read);
     }
     let services = read.into_iter().map(|(service, _)| service).collect();
-    Config { interfaces, limits, secrets, services }
+    Config { interfaces, limits, secrets, kubernetes, services }
 }
 
 fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {

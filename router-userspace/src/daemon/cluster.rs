@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use router_ebpf::maps::REPLICA_GONE;
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::{
     config::Config,
     index::Index,
-    kube::{self, Claims, Options, Source},
+    kube::{self, Claims, Control, Options, Source, Times},
     paths,
 };
 
@@ -28,7 +28,7 @@ pub(super) fn known(index: &Index, config: &Config) -> BTreeSet<String> {
 
 impl Daemon {
     /// Starts to watch the cluster.
-    pub(super) fn watch_cluster(&self, client: ::kube::Client, args: &ClusterArgs) -> Source {
+    pub(super) fn watch_cluster(&mut self, client: ::kube::Client, args: &ClusterArgs) -> Source {
         let published = self.index.published();
         let has_replicas = |name: &String| {
             let named = |s: &router_ebpf::maps::Service| s.name.kept() == name.as_bytes();
@@ -44,6 +44,7 @@ impl Daemon {
             services = known.len(),
             "watching the cluster; what the maps have of it holds until it is known"
         );
+        self.control = Some(Control::start(client.clone(), &node_name, Times::default()));
         let source =
             Source::start(client, Options { node_name, hold: args.empty_list_hold }, known);
         self.status.watches(source.state().clone());
@@ -72,8 +73,18 @@ impl Daemon {
         let services = publication.services.len();
         let replicas: usize = publication.services.iter().map(|s| s.replicas.len()).sum();
         source.published(publication, &refused);
+        if let Some(control) = &self.control {
+            control.learn(source.known(&self.config.kubernetes.address_pools));
+        }
         let took = format!("{:.3} s", begin.elapsed().as_secs_f64());
         info!(services, replicas, took, "applied what the cluster says");
+    }
+}
+
+/// Says that pools do nothing without a cluster.
+pub(super) fn warn_unused_pools(config: &Config, control: Option<&Control>) {
+    if control.is_none() && !config.kubernetes.address_pools.is_empty() {
+        warn!("[kubernetes] address_pools: nothing is given from them without --kubernetes");
     }
 }
 

@@ -192,6 +192,9 @@ impl Cluster {
                         .into(),
                 );
             }
+            if let Some(message) = self.elsewhere(key) {
+                problem(Reason::EndpointElsewhere, message);
+            }
             for port in tcp_ports(&declared.service) {
                 let (service, found) = self.service(key, port, settings, &addresses, &mut claims);
                 for (reason, message) in found {
@@ -261,6 +264,29 @@ impl Cluster {
         };
         hold_back_incomplete(&mut service);
         (service, problems)
+    }
+
+    /// What is to be said of endpoints on other Nodes, if there are any.
+    fn elsewhere(&self, key: &ObjectKey) -> Option<String> {
+        // A pod has an endpoint for each family.
+        let mut pods: BTreeMap<String, bool> = BTreeMap::new();
+        for endpoint in self.slices_of(key).flat_map(|slice| &slice.endpoints) {
+            let uid = endpoint.target.as_ref().map(|target| target.uid.clone());
+            let name = uid.filter(|uid| !uid.is_empty());
+            let elsewhere = endpoint.node.as_ref().is_some_and(|node| *node != self.node_name);
+            *pods.entry(name.unwrap_or_else(|| endpoint.addr.to_string())).or_default() |=
+                elsewhere;
+        }
+        let count = pods.values().filter(|elsewhere| **elsewhere).count();
+        (count > 0).then(|| {
+            format!(
+                "{count} of {} endpoints are on other Nodes than {}: connections that come in here \
+                 go to them, too, but their answers have to come back through this Node, which \
+                 this version does not see to",
+                pods.len(),
+                self.node_name
+            )
+        })
     }
 
     /// Leaves out replicas whose address is one that Roost answers for: packets would go in circles.

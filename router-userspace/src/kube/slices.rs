@@ -25,6 +25,8 @@ pub(super) struct Endpoint {
     /// Only the first address has a meaning.
     pub(super) addr: IpAddr,
     pub(super) target: Option<Target>,
+    /// The Node that it is on, if that is said.
+    pub(super) node: Option<String>,
     pub(super) ready: bool,
     pub(super) serving: bool,
     pub(super) terminating: bool,
@@ -70,6 +72,7 @@ fn endpoint(endpoint: &v1::Endpoint) -> Option<Endpoint> {
     Some(Endpoint {
         addr,
         target,
+        node: endpoint.node_name.clone(),
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),

@@ -19,10 +19,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{config, index::PlanError};
+use crate::{
+    config::{self, AddressPool},
+    index::PlanError,
+};
 
 use super::{
-    Claims, Cluster, ObjectKey, Problem, Reason,
+    Claimant, Claims, Cluster, Known, ObjectKey, Problem, Reason,
     guard::Guard,
     state::{Kind, WatchState},
     watch::{Closed, Event, Watch},
@@ -163,6 +166,17 @@ impl Source {
     /// Whether everything was listed completely once. Before that nothing is known.
     pub fn is_synced(&self) -> bool {
         self.listed == [true; 3]
+    }
+
+    /// What the leader has to know of it, as last published. `pools` are the file's.
+    pub fn known(&self, pools: &[AddressPool]) -> Known {
+        Known {
+            claimants: self.cluster.services().map(|(_, service)| Claimant::of(service)).collect(),
+            taken: self.taken.keys().map(|(prefix, _)| *prefix).collect(),
+            problems: self.problems.clone(),
+            is_doubted: !self.state.get().held.is_empty(),
+            pools: pools.to_vec(),
+        }
     }
 
     /// Waits until there is something to publish. May be dropped and called again.

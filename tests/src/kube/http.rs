@@ -153,11 +153,8 @@ fn note(
     body: &Bytes,
     status: u16,
 ) {
-    let Target { plural, namespace, name, subresource, .. } = target;
-    let resource = match subresource {
-        Some(subresource) => format!("{plural}/{subresource}"),
-        None => plural.clone(),
-    };
+    let Target { namespace, name, .. } = target;
+    let resource = resource(target);
     let object = [namespace, name].into_iter().flatten().cloned().collect::<Vec<_>>().join("/");
     let body = serde_json::from_slice(body).unwrap_or(Value::Null);
     shared.state().requests.push(Request {
@@ -170,13 +167,21 @@ fn note(
     });
 }
 
+fn resource(target: &Target) -> String {
+    match &target.subresource {
+        Some(subresource) => format!("{}/{subresource}", target.plural),
+        None => target.plural.clone(),
+    }
+}
+
 /// What it was told to answer instead.
 fn fault(shared: &Shared, verb: &str, target: &Target) -> Option<Response<Body>> {
     let mut state = shared.state();
     let plural = &target.plural;
-    if state.forbidden.contains(&(verb.to_owned(), plural.clone())) {
+    let resource = resource(target);
+    if state.forbidden.contains(&(verb.to_owned(), resource.clone())) {
         let message =
-            format!("{plural} is forbidden: User \"test\" cannot {verb} resource \"{plural}\"");
+            format!("{resource} is forbidden: User \"test\" cannot {verb} resource \"{resource}\"");
         return Some(reply::refusal(403, &message));
     }
     let fault = state

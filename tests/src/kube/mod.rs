@@ -12,6 +12,7 @@ mod secret;
 mod select;
 mod store;
 mod stream;
+mod validate;
 mod write;
 
 use std::{
@@ -328,7 +329,7 @@ impl ApiServer {
         }
     }
 
-    /// A verb on a kind is not allowed, or is again.
+    /// A verb on a kind is not allowed, or is again; a subresource is a kind of its own, behind a slash.
     pub fn forbid(&self, verb: &str, plural: &str, forbidden: bool) {
         let what = (verb.to_owned(), plural.to_owned());
         let mut state = self.state();

@@ -12,6 +12,7 @@ use super::{
     reply::{self, Body},
     secret,
     store::At,
+    validate,
 };
 
 /// Answers a request about an object.
@@ -52,6 +53,7 @@ fn write(
         }
         "create" => {
             let new: Value = parse(body)?;
+            validate::create(&new)?;
             at.name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             if at.name.is_empty() {
                 at.name = generated(&new, state.store.version())
@@ -83,6 +85,7 @@ fn write(
         if old.is_none() && !apply {
             return Err(absent());
         }
+        validate::update(verb, &parse::<Value>(body)?, target)?;
         check_version(&parse::<Value>(body)?, old.as_ref(), target)?;
     }
     // A write to the object leaves its status, and one to the status leaves the rest.
@@ -99,16 +102,19 @@ fn write(
         }
         Some(_) => return Err((404, "no such subresource".into())),
     }
-    validate(&target.plural, &new)?;
-    if target.plural == "secrets" {
-        secret::validate(&new, old.as_ref())?;
-    }
     new["metadata"]["name"] = json!(at.name);
     if !at.namespace.is_empty() {
         new["metadata"]["namespace"] = json!(at.namespace);
     }
     new["apiVersion"] = json!(target.api_version);
     new["kind"] = json!(kind(&target.plural));
+    validate::object(&target.plural, &new)?;
+    if target.plural == "secrets" {
+        secret::validate(&new, old.as_ref())?;
+    }
+    if let Some(old) = &old {
+        validate::change(&target.plural, old, &new)?;
+    }
     let code = if old.is_none() { 201 } else { 200 };
     let new = state.store.put(at, new);
     shared.changed.send_replace(state.store.version());
@@ -194,44 +200,4 @@ fn merge(target: &mut Value, patch: &Value) {
             merge(&mut target[name], value);
         }
     }
-}
-
-/// A few of the server's rules.
-fn validate(plural: &str, object: &Value) -> Result<(), (u16, String)> {
-    let ingress = &object["status"]["loadBalancer"]["ingress"];
-    let has_ingress = ingress.as_array().is_some_and(|list| !list.is_empty());
-    if plural == "services" && has_ingress {
-        if object["spec"]["type"] != "LoadBalancer" {
-            return Err((422, "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is \"LoadBalancer\"".into()));
-        }
-        for item in ingress.as_array().into_iter().flatten() {
-            let mode = &item["ipMode"];
-            if !item["ip"].is_string() || !(mode == "VIP" || mode == "Proxy") {
-                return Err((
-                    422,
-                    "status.loadBalancer.ingress: ip and ipMode are required".into(),
-                ));
-            }
-        }
-    }
-    if plural == "events" {
-        for field in
-            ["eventTime", "reportingController", "reportingInstance", "action", "reason", "type"]
-        {
-            if object[field].as_str().is_none_or(str::is_empty) {
-                return Err((422, format!("{field}: Required value")));
-            }
-        }
-        let of = object["regarding"]["namespace"].as_str().unwrap_or_default();
-        if object["metadata"]["namespace"].as_str().is_some_and(|namespace| namespace != of) {
-            return Err((
-                422,
-                "involvedObject.namespace: Invalid value: does not match event.namespace".into(),
-            ));
-        }
-        if object["note"].as_str().is_some_and(|note| note.len() > 1024) {
-            return Err((422, "note: Invalid value: can have at most 1024 characters".into()));
-        }
-    }
-    Ok(())
 }

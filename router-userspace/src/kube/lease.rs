@@ -1,0 +1,357 @@
+//! One daemon of the cluster leads: the one that holds the Lease.
+//!
+//! As client-go's leader election has it: who holds the Lease is judged by when this daemon saw the
+//! record change, never by the times in it, which are of others' clocks. The crates for this judge by
+//! those (kube-lease-manager, kube-leader-election) or are for another version of kube
+//! (kube-coordinate), and want to patch, where get, create and update are enough.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tracing::{debug, info, warn};
+
+use super::{backoff::jitter, control::ControlState, watch::error_text};
+
+/// The Lease's name.
+pub const LEASE: &str = "roost";
+/// How long a clean stop may take to give the Lease back.
+pub(super) const RELEASE: Duration = Duration::from_secs(2);
+
+/// The times of the election.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// So long after the last change of its record, a Lease may be taken from its holder.
+    pub lease: Duration,
+    /// A leader that could not renew for so long leads no longer. Shorter than `lease`.
+    pub renew: Duration,
+    /// Between two renewals, and after a failed one. Others look at the Lease twice as rarely: there
+    /// is one on every Node.
+    pub retry: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(15),
+            renew: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Until when this daemon leads, if it does: at that time it does not any more, unless it has renewed.
+pub(super) type Term = Option<Instant>;
+
+/// A candidate.
+pub(super) struct Election {
+    api: Api<Lease>,
+    identity: String,
+    times: Times,
+    state: ControlState,
+    term: watch::Sender<Term>,
+    observed: Option<Observed>,
+}
+
+/// The Lease as it was last seen, and when its record was first seen so.
+struct Observed {
+    lease: Lease,
+    changed: Instant,
+}
+
+impl Observed {
+    /// The observation that follows on another one.
+    fn after(before: Option<Self>, lease: Lease, now: Instant) -> Self {
+        let same = before.filter(|before| before.lease.spec == lease.spec);
+        Self { lease, changed: same.map_or(now, |before| before.changed) }
+    }
+
+    fn spec(&self) -> LeaseSpec {
+        self.lease.spec.clone().unwrap_or_default()
+    }
+
+    fn holder(&self) -> Option<String> {
+        self.spec().holder_identity.filter(|holder| !holder.is_empty())
+    }
+
+    /// Whether it belongs to somebody, who has not been silent for too long.
+    fn is_held(&self, now: Instant) -> bool {
+        let seconds = self.spec().lease_duration_seconds.unwrap_or_default();
+        let lease = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+        self.holder().is_some() && now < self.changed + lease
+    }
+}
+
+/// The record that this candidate writes over another one.
+fn record(before: &LeaseSpec, identity: &str, lease: Duration, now: Timestamp) -> LeaseSpec {
+    let is_mine = before.holder_identity.as_deref() == Some(identity);
+    LeaseSpec {
+        holder_identity: Some(identity.to_owned()),
+        // Whole seconds, at least one.
+        lease_duration_seconds: Some(lease.as_secs().clamp(1, 3600) as i32),
+        renew_time: Some(MicroTime(now)),
+        acquire_time: match &before.acquire_time {
+            Some(time) if is_mine => Some(time.clone()),
+            _ => Some(MicroTime(now)),
+        },
+        lease_transitions: Some(match before.lease_transitions {
+            Some(transitions) if is_mine => transitions,
+            Some(transitions) => transitions.saturating_add(1),
+            None => 0,
+        }),
+        ..LeaseSpec::default()
+    }
+}
+
+/// The record of a Lease that its holder gives back.
+fn released(before: &LeaseSpec, now: Timestamp) -> LeaseSpec {
+    LeaseSpec {
+        lease_duration_seconds: Some(1),
+        renew_time: Some(MicroTime(now)),
+        acquire_time: Some(MicroTime(now)),
+        lease_transitions: before.lease_transitions,
+        ..LeaseSpec::default()
+    }
+}
+
+impl Election {
+    pub(super) fn new(
+        client: Client,
+        namespace: &str,
+        identity: String,
+        times: Times,
+        state: ControlState,
+        term: watch::Sender<Term>,
+    ) -> Self {
+        let api = Api::namespaced(client, namespace);
+        Self { api, identity, times, state, term, observed: None }
+    }
+
+    /// Takes part until told to stop, then gives the Lease back if told so.
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<bool>) {
+        let release = loop {
+            let step = async {
+                self.candidate().await;
+                self.lead().await;
+            };
+            tokio::select! {
+                release = &mut stop => break release.unwrap_or(false),
+                () = step => {}
+            }
+        };
+        let led = self.term.send_replace(None).is_some();
+        self.state.update(|state| state.is_leader = false);
+        if led && release {
+            match timeout(RELEASE, self.release()).await {
+                Ok(Ok(())) => info!("gave the Lease back"),
+                Ok(Err(e)) => warn!("the Lease was not given back: {}", error_text(&e)),
+                Err(_) => warn!("the Lease was not given back: no answer within {RELEASE:?}"),
+            }
+        }
+    }
+
+    /// Returns when this daemon leads.
+    async fn candidate(&mut self) {
+        let mut has_failed = false;
+        loop {
+            let begin = Instant::now();
+            match timeout(self.times.renew, self.acquire()).await {
+                Ok(Ok(true)) => return self.leads_since(begin),
+                Ok(Ok(false)) => {
+                    if std::mem::take(&mut has_failed) {
+                        info!("the Lease can be read and written again");
+                    }
+                }
+                failed => {
+                    let text = text(failed);
+                    if !std::mem::replace(&mut has_failed, true) {
+                        warn!("the Lease {}: {text}; trying on", self.name());
+                    }
+                    debug!("the Lease: {text}");
+                }
+            }
+            sleep(self.times.retry * 2 + jitter(self.times.retry * 2)).await;
+        }
+    }
+
+    /// Renews, and returns when this daemon does not lead any more.
+    async fn lead(&mut self) {
+        let transitions = self.observed.as_ref().and_then(|o| o.spec().lease_transitions);
+        info!(identity = self.identity, transitions, "leads: writes addresses and Events");
+        loop {
+            sleep(self.times.retry).await;
+            let Some(until) = *self.term.borrow() else { return };
+            let begin = Instant::now();
+            match timeout_at(until, self.acquire()).await {
+                Ok(Ok(true)) => {
+                    self.leads_since(begin);
+                    continue;
+                }
+                Ok(Ok(false)) => warn!("another daemon has taken the Lease {}", self.name()),
+                failed if Instant::now() < until => {
+                    debug!("renewing the Lease: {}", text(failed));
+                    continue;
+                }
+                failed => {
+                    let after = self.times.renew;
+                    warn!("leads no longer: not renewed for {after:?}: {}", text(failed));
+                }
+            }
+            self.term.send_replace(None);
+            self.state.update(|state| state.is_leader = false);
+            return;
+        }
+    }
+
+    fn leads_since(&self, begin: Instant) {
+        // Only that it begins or ends is worth waking somebody.
+        self.term.send_if_modified(|term| term.replace(begin + self.times.renew).is_none());
+        self.state.update(|state| state.is_leader = true);
+    }
+
+    /// Acquires or renews. `false`: another one has it.
+    async fn acquire(&mut self) -> kube::Result<bool> {
+        // Who holds it knows what it looks like.
+        let mine = self.observed.as_ref().filter(|o| o.holder().as_ref() == Some(&self.identity));
+        if let Some(mine) = mine.filter(|mine| mine.is_held(Instant::now())) {
+            match self.write(mine.lease.clone()).await {
+                Err(e) if is_status(&e, 409) || is_status(&e, 404) => {}
+                result => return result.map(|()| true),
+            }
+        }
+        let Some(lease) = self.api.get_opt(LEASE).await? else {
+            let meta = ObjectMeta { name: Some(LEASE.into()), ..ObjectMeta::default() };
+            let lease = Lease { metadata: meta, spec: None };
+            return won(self.write(lease).await);
+        };
+        let observed = Observed::after(self.observed.take(), lease, Instant::now());
+        let observed = self.observed.insert(observed);
+        let holder = observed.holder();
+        let is_mine = holder.as_ref() == Some(&self.identity);
+        if observed.is_held(Instant::now()) && !is_mine {
+            self.state.update(|state| state.leader = holder);
+            return Ok(false);
+        }
+        let lease = observed.lease.clone();
+        won(self.write(lease).await)
+    }
+
+    /// Writes this candidate into a Lease as it was read, or a new one.
+    async fn write(&mut self, mut lease: Lease) -> kube::Result<()> {
+        let before = lease.spec.take().unwrap_or_default();
+        lease.spec = Some(record(&before, &self.identity, self.times.lease, Timestamp::now()));
+        lease.metadata.managed_fields = None;
+        let params = PostParams::default();
+        let lease = match lease.metadata.resource_version {
+            Some(_) => self.api.replace(LEASE, &params, &lease).await?,
+            None => self.api.create(&params, &lease).await?,
+        };
+        self.observed = Some(Observed { lease, changed: Instant::now() });
+        let identity = Some(self.identity.clone());
+        self.state.update(|state| state.leader = identity);
+        Ok(())
+    }
+
+    async fn release(&mut self) -> kube::Result<()> {
+        let Some(observed) = self.observed.take() else { return Ok(()) };
+        let mut lease = observed.lease;
+        lease.spec = lease.spec.map(|before| released(&before, Timestamp::now()));
+        lease.metadata.managed_fields = None;
+        self.api.replace(LEASE, &PostParams::default(), &lease).await?;
+        self.state.update(|state| state.leader = None);
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{LEASE}", self.api.namespace().unwrap_or_default())
+    }
+}
+
+/// That another one was faster is no failure.
+fn won(result: kube::Result<()>) -> kube::Result<bool> {
+    match result {
+        Err(e) if is_status(&e, 409) => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+pub(super) fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+fn text(failed: Result<kube::Result<bool>, tokio::time::error::Elapsed>) -> String {
+    match failed {
+        Ok(Err(e)) => error_text(&e),
+        _ => "no answer in time".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(15);
+
+    fn lease(spec: LeaseSpec) -> Lease {
+        Lease { metadata: ObjectMeta::default(), spec: Some(spec) }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_lease_is_held_for_its_time_after_a_change_was_seen() {
+        // Its times are of a clock that is far behind.
+        let old = record(&LeaseSpec::default(), "a", LONG, at(5));
+        let begin = Instant::now();
+        let seen = Observed::after(None, lease(old.clone()), begin);
+        assert!(seen.is_held(begin) && seen.is_held(begin + LONG - Duration::from_millis(1)));
+        assert!(!seen.is_held(begin + LONG));
+        // Seen again, it is as old as it was.
+        let seen = Observed::after(Some(seen), lease(old.clone()), begin + LONG / 2);
+        assert!(!seen.is_held(begin + LONG));
+        let renewed = record(&old, "a", LONG, at(4));
+        let seen = Observed::after(Some(seen), lease(renewed), begin + LONG / 2);
+        assert!(seen.is_held(begin + LONG));
+        assert!(!seen.is_held(begin + LONG / 2 + LONG));
+    }
+
+    #[test]
+    fn a_lease_that_was_given_back_is_nobodys() {
+        let now = Instant::now();
+        let held = record(&LeaseSpec::default(), "a", LONG, at(5));
+        let free = released(&held, at(6));
+        assert!(!Observed::after(None, lease(free.clone()), now).is_held(now));
+        let empty = LeaseSpec { holder_identity: Some(String::new()), ..held };
+        assert!(!Observed::after(None, lease(empty), now).is_held(now));
+        assert!(!Observed::after(None, Lease::default(), now).is_held(now));
+        assert_eq!(record(&free, "a", LONG, at(9)).lease_transitions, Some(1));
+    }
+
+    #[test]
+    fn a_record_says_who_since_when_and_how_often_that_has_changed() {
+        let first = record(&LeaseSpec::default(), "a", LONG, at(5));
+        assert_eq!((first.lease_transitions, first.lease_duration_seconds), (Some(0), Some(15)));
+        let renewed = record(&first, "a", LONG, at(7));
+        assert_eq!(renewed.acquire_time, Some(MicroTime(at(5))));
+        assert_eq!(renewed.renew_time, Some(MicroTime(at(7))));
+        assert_eq!(renewed.lease_transitions, Some(0));
+        let taken = record(&renewed, "b", LONG, at(9));
+        assert_eq!(taken.acquire_time, Some(MicroTime(at(9))));
+        assert_eq!(taken.lease_transitions, Some(1));
+        let json = serde_json::to_value(&taken).unwrap();
+        assert_eq!(json["renewTime"], "1970-01-01T00:00:09.000000Z");
+    }
+}
