@@ -148,7 +148,7 @@ struct Entry {
     /// When it is to be written.
     due: Option<Instant>,
     has_failed: bool,
-    /// It waits for a token that is still to come.
+    /// It waits for a token, and has not used it.
     waits: bool,
     /// It was so until then; `None`: it is so.
     past: Option<Instant>,
@@ -172,9 +172,8 @@ impl Ledger {
         for (note, entry) in &mut self.entries {
             if note.is_warning && entry.past.is_none() && !current.contains(note) {
                 entry.past = Some(now);
-                if let (Some(due), Some(bucket)) = (entry.due, self.buckets.get_mut(&note.service))
-                    && entry.waits
-                    && due > now
+                if let Some(bucket) = self.buckets.get_mut(&note.service)
+                    && std::mem::take(&mut entry.waits)
                 {
                     bucket.give_back();
                 }
@@ -246,7 +245,7 @@ impl Ledger {
         match written {
             Written::Yes => {
                 entry.exists = true;
-                entry.has_failed = false;
+                (entry.has_failed, entry.waits) = (false, false);
                 entry.count = entry.count.saturating_add(1);
                 entry.due = entry.past.is_none().then(|| now + AGAIN);
                 if !self.has_failed() {
