@@ -4,7 +4,6 @@
 
 use crate::{
     chats,
-    checksum::{Sum, pseudo_header, sum_words},
     key::{self, Kind, Reason, Search},
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, FlowBack, OFFER_TIMESTAMPS, PIECES, POLICY_HOME, Piece,
@@ -18,7 +17,8 @@ use crate::{
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
-    wire::{Segment, flags, protocol},
+    verify::{checksum_is_right, is_unfinished, payload_sum},
+    wire::{TCP_CHECK, flags},
 };
 
 /// Takes a data segment of a connection without a flow, and binds the connection when its key is
@@ -59,20 +59,13 @@ fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Option<Counter>>
     if len > STASH_LEN {
         return Some(Some(Counter::DropOversize));
     }
-    // The key is not known yet, and its memory is free.
-    let payload = &mut scratch.key.bytes;
-    packet.load(scratch.segment.l4() + scratch.segment.header_len(), payload, len)?;
-    // The sum reads whole words.
-    let end = core::hint::black_box(len);
-    for i in 0..8 {
-        let at = end + i;
-        if at < STASH_LEN {
-            payload[at] = 0;
-        }
-    }
-    let sum = sum_words(payload, len);
+    let sum = payload_sum(packet, scratch, len)?;
+    scratch.unfinished = 0;
     if !checksum_is_right(packet, &scratch.segment, sum)? {
-        return Some(Some(Counter::DropChecksum));
+        if !is_unfinished(packet, &scratch.segment)? {
+            return Some(Some(Counter::DropChecksum));
+        }
+        scratch.unfinished = 1;
     }
     scratch.payload_sum = sum.fold() as u32;
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
@@ -308,23 +301,12 @@ fn connect<P: Packet>(
     remember(tables, scratch, may_upgrade)?;
     write_syn(scratch, service);
     reply::send(packet, scratch)?;
-    Some(Counter::Bound)
-}
-
-/// Whether the checksum of a segment with this sum of its payload is right. Established segments are
-/// not checked here: their checksum is only updated, so what was wrong stays wrong for the replica.
-#[inline(never)]
-pub fn checksum_is_right(packet: &impl Packet, segment: &Segment, payload: Sum) -> Option<bool> {
-    let l4 = segment.l4();
-    let len = segment.end().wrapping_sub(l4) as u16;
-    let mut sum = payload.plus(pseudo_header(&segment.src, &segment.dst, protocol::TCP, len));
-    for word in 0..15 {
-        if word * 4 >= segment.header_len() {
-            break;
-        }
-        sum = sum.add4(packet.read(l4 + word * 4)?);
+    if scratch.unfinished != 0 {
+        // Whoever finishes the frame finishes this one.
+        let check = scratch.header.pseudo_sum(0).fold();
+        packet.write(scratch.segment.l4() + TCP_CHECK, &check.to_ne_bytes())?;
     }
-    Some(sum.fold() == 0xffff)
+    Some(Counter::Bound)
 }
 
 /// Looks whether the replica's side of this connection is taken, and says what then becomes of the

@@ -16,6 +16,7 @@ use crate::{
     syn_cookie::{self, Check},
     tables::{FlowTables, Shared},
     verdict::Counter,
+    verify,
     watch::watch,
     wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
 };
@@ -146,7 +147,10 @@ fn syn<P: Packet>(
     if segment.has_any(flags::ACK | flags::RST | flags::FIN) {
         return Some(Counter::DropFlags);
     }
-    if segment.payload_len() == 0 && !bind::checksum_is_right(packet, segment, Sum::ZERO)? {
+    if segment.payload_len() == 0
+        && !verify::checksum_is_right(packet, segment, Sum::ZERO)?
+        && !verify::is_unfinished(packet, segment)?
+    {
         return Some(Counter::DropChecksum);
     }
     let service = tables.service(scratch.service)?;
@@ -218,6 +222,8 @@ fn established<P: Packet>(
     if scratch.segment.has_any(flags::FIN | flags::RST) {
         closing(tables, scratch, shared);
     }
+    let unfinished = verify::is_unfinished(packet, &scratch.segment)?
+        && verify::is_really_unfinished(packet, scratch)?;
     let segment = &scratch.segment;
     let shift = Shift { ts_val: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.seq_delta };
     let changed = options::translate(packet, segment, &mut scratch.cursor, &shift)?;
@@ -237,8 +243,13 @@ fn established<P: Packet>(
     header[14..16].copy_from_slice(&window.to_be_bytes());
     let (old, new) = (&segment.dst, &flow.replica_addr);
     write_address(packet, l3, segment.is_v6(), Side::Dst, old, new)?;
-    let pseudo = Sum::ZERO.sub16(old).add16(new);
-    packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)?;
+    if unfinished {
+        // The sum of the pseudo-header is there as it is, not its complement.
+        packet.update_l4_checksum(l4 + TCP_CHECK, Sum::ZERO.add16(old).sub16(new), Sum::ZERO)?;
+    } else {
+        let pseudo = Sum::ZERO.sub16(old).add16(new);
+        packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)?;
+    }
     Some(Counter::ToReplica)
 }
 

@@ -32,5 +32,6 @@ pub mod steer;
 pub mod syn_cookie;
 pub mod tables;
 pub mod verdict;
+pub mod verify;
 pub mod watch;
 pub mod wire;

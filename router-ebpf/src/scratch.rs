@@ -61,6 +61,8 @@ pub struct Scratch {
     pub buckets: [Bucket; BUCKETS],
     /// Sum of the payload in hand, folded.
     pub payload_sum: u32,
+    /// 1 if the checksum of the segment in hand is to be finished by a device.
+    pub unfinished: u32,
     /// 1 if the segment in hand is the first one after the handshake. Here, because the verifier of
     /// Linux 6.1 may take a constant that was on the stack for the only possible one, and removes what
     /// would happen with another.

@@ -140,7 +140,7 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn update_l4_checksum(&mut self, offset: usize, pseudo: Sum, body: Sum) -> Option<()> {
-        // A frame from a wire has its full checksum.
+        // Whether it is finished is known to the caller; nothing in a frame tells.
         let old = self.read(offset)?;
         self.write(offset, &pseudo.plus(body).update(old))
     }

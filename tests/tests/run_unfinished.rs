@@ -1,0 +1,95 @@
+//! Segments whose checksum was left to a device: from a sender on the same machine, or merged by the
+//! kernel before XDP in generic mode.
+
+use std::net::IpAddr;
+
+use roost_tests::run::{
+    Hook,
+    frame::{ACK, FIN, PSH, Seg},
+    on_all,
+    talk::{Conn, get},
+    world::{Kind, World, replica_addr},
+};
+use router_ebpf::verdict::Counter;
+
+/// The frame with only the sum of its pseudo-header where the checksum is (RFC 9293 section 3.1), as the
+/// kernel leaves it to a device.
+fn unfinished(seg: &Seg) -> Vec<u8> {
+    let mut frame = seg.bytes();
+    let (l4, mut sum) = (seg.l4(), 6u32);
+    let words = |bytes: &[u8]| -> u32 {
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum()
+    };
+    for end in [seg.src.ip(), seg.dst.ip()] {
+        sum += match end {
+            IpAddr::V4(addr) => words(&addr.octets()),
+            IpAddr::V6(addr) => words(&addr.octets()),
+        };
+    }
+    sum += (frame.len() - l4) as u32;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    frame[l4 + 16..l4 + 18].copy_from_slice(&(sum as u16).to_be_bytes());
+    frame
+}
+
+#[test]
+fn they_are_answered_bound_and_translated_and_stay_unfinished() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        let answer = machine.run(Hook::Ingress, &unfinished(&conn.syn()));
+        let answer = answer.counts(&[Counter::SynAnswered]).segment();
+        conn.cookie = answer.seq;
+        conn.our_ts = answer.timestamps().map_or(0, |(value, _)| value);
+        let ack = conn.up(ACK, 0, 0, b"");
+        machine.run(Hook::Ingress, &unfinished(&ack)).counts(&[Counter::AckSwallowed]);
+
+        let first = conn.up(PSH | ACK, 0, 0, &get("tea"));
+        let bound = machine.run(Hook::Ingress, &unfinished(&first)).counts(&[Counter::Bound]);
+        let to = Seg::parse(&bound.frame).expect("a SYN").dst;
+        let replica = (0..8).find(|number| replica_addr(family, *number) == to);
+        conn.replica = replica.expect("a replica");
+        bound.leaves(&unfinished(&conn.replica_syn(&first)));
+        conn.first = Some(first);
+        conn.accept(machine);
+
+        // As large as what the kernel merges, and as small as an acknowledgement.
+        for (at, len) in [(60, 4), (64, 1400), (1464, 1401), (2865, 3000)] {
+            let seg = conn.up(PSH | ACK, at, 0, &vec![b'x'; len]);
+            machine
+                .run(Hook::Ingress, &unfinished(&seg))
+                .counts(&[Counter::ToReplica])
+                .leaves(&unfinished(&conn.to_replica(&seg)));
+        }
+        for flags in [ACK, FIN | ACK] {
+            let seg = conn.up(flags, 5865, 0, b"");
+            machine
+                .run(Hook::Ingress, &unfinished(&seg))
+                .counts(&[Counter::ToReplica])
+                .leaves(&unfinished(&conn.to_replica(&seg)));
+        }
+    });
+}
+
+#[test]
+fn finished_ones_that_look_like_them_are_told_apart() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(machine, "tea");
+        let mut seg = conn.up(PSH | ACK, 60, 0, b"..like it");
+        // One of all values of two bytes gives it just that checksum.
+        let found = (0..=u16::MAX).any(|value| {
+            seg.payload[..2].copy_from_slice(&value.to_be_bytes());
+            seg.bytes() == unfinished(&seg)
+        });
+        assert!(found, "no payload gives this checksum");
+        conn.goes_up(machine, &seg, &[]);
+        // What is wrong stays wrong, and is dropped where it can be known.
+        let mut other = Conn::new(family, Kind::Home, 2, 1001);
+        other.open(machine);
+        let mut broken = other.up(PSH | ACK, 0, 0, &get("tea")).bytes();
+        *broken.last_mut().expect("bytes") ^= 1;
+        machine.run(Hook::Ingress, &broken).counts(&[Counter::DropChecksum]);
+    });
+}
