@@ -12,6 +12,7 @@ pub mod kube;
 pub mod loader;
 pub mod lock;
 pub mod metrics;
+pub mod netlink;
 pub mod paths;
 pub mod search;
 pub mod secrets;

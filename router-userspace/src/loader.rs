@@ -26,8 +26,8 @@ use tracing::{info, warn};
 
 use crate::{capabilities, config::Limits, tables::Tables};
 
-pub use attach::Attached;
 pub(crate) use attach::interface_of;
+pub use attach::{Attached, loses_frames};
 pub use detach::detach;
 
 /// The kernel programs, as built by `cargo xtask build`.

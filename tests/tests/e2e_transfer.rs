@@ -259,6 +259,36 @@ fn generic_mode_works_and_is_warned_of() -> Result<()> {
 }
 
 #[test]
+fn an_uplink_as_of_container_networks_works() -> Result<()> {
+    let mut site = Site::start(Lab::builder("untouched").untouched(true), Config::new)?;
+    let log = site.roost.process().log();
+    ensure!(log.contains("whose other end") && log.contains("ingress=generic"), "{log}");
+    let clients = Clients::new(&site.lab.client)?;
+    for family in Family::BOTH {
+        let mut load = clients.run(load::open(&load::Plan::new(site.vip(family), 10, 30)));
+        clients.run(load.say());
+        let opened = load.opened();
+        ensure!((opened.opened, opened.whole) == (30, 10), "{family}: {:?}", opened.errors);
+        both_ways(&site, family, 50 * MB, Duration::from_secs(60))?;
+        let ended = clients.run(load.hold(None, std::future::ready(())));
+        ensure!(ended.lost == 0, "{family}: {:?}", ended.errors);
+    }
+    no_checksum_errors(&site)
+}
+
+#[test]
+fn where_a_device_finishes_checksums_they_are_right() -> Result<()> {
+    let mut site = Site::start(Lab::builder("finished").untouched(true).replicas(1), Config::new)?;
+    // Towards the replica they are finished for real, which nobody on one machine would notice otherwise.
+    site.lab.node.set_offload(&site.lab.replicas[0].node_device, "tx", false)?;
+    for family in Family::BOTH {
+        both_ways(&site, family, 20 * MB, Duration::from_secs(60))
+            .with_context(|| site.roost.process().log())?;
+    }
+    no_checksum_errors(&site)
+}
+
+#[test]
 fn offloads_may_be_on_or_off() -> Result<()> {
     let site = Site::start(Lab::builder("offloads").replicas(1), Config::new)?;
     let lab = &site.lab;

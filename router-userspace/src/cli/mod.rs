@@ -11,7 +11,6 @@ pub mod explain;
 pub mod flows;
 pub mod key;
 pub mod names;
-pub mod netlink;
 pub mod output;
 pub mod read;
 pub mod running;

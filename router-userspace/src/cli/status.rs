@@ -13,14 +13,13 @@ use serde::Serialize;
 use super::{
     counters::{self, CounterLine},
     dump::{self, MapName},
-    netlink,
     output::Report,
     running,
     services::{self, ServiceLine},
     table::{Cell, Table},
     text::NONE,
 };
-use crate::{loader::interface_of, sys, tables::Tables};
+use crate::{loader::interface_of, netlink, sys, tables::Tables};
 
 const ELSEWHERE: &str = "cannot be seen from this network namespace";
 

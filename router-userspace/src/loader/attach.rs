@@ -11,13 +11,17 @@ use aya::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
-        xdp::XdpLink,
+        xdp::{XdpLink, XdpLinkId},
     },
     util::KernelVersion,
 };
 use tracing::{info, warn};
 
-use crate::{capabilities, sys};
+use crate::{
+    capabilities,
+    netlink::{self, Link},
+    sys,
+};
 
 use super::{DataPath, EGRESS, INGRESS, LINKS, program};
 
@@ -125,22 +129,7 @@ impl DataPath {
             drop(xdp.take_link(id)?);
             return Ok(Attached::TakenOver);
         }
-        let (id, mode) = match xdp.attach(interface, XdpMode::Driver) {
-            Ok(id) => (id, Attached::Native),
-            Err(native) if is_unsupported(&native) => {
-                let id = xdp
-                    .attach(interface, XdpMode::Skb)
-                    .map_err(|e| attach_error(INGRESS, interface, &e))?;
-                warn!(
-                    interface,
-                    "XDP in generic mode: several times slower, and every packet is copied. The \
-                     driver refuses native mode: {}. `roost check --interface {interface}` says more",
-                    plain(&native)
-                );
-                (id, Attached::Generic)
-            }
-            Err(e) => return Err(attach_error(INGRESS, interface, &e)),
-        };
+        let (id, mode) = attach_xdp(xdp, interface, index)?;
         // A link that fell back to netlink would end unseen with the next change of the interface.
         let link: FdLink = xdp.take_link(id)?.try_into().map_err(|_| {
             anyhow!(
@@ -272,6 +261,49 @@ fn is_unsupported(error: &ProgramError) -> bool {
     const ENOTSUPP: i32 = 524;
     let no = [libc::EOPNOTSUPP, ENOTSUPP, libc::ENOSYS, libc::ERANGE, libc::EINVAL, libc::ENOMEM];
     errno(error).is_some_and(|e| no.contains(&e))
+}
+
+/// Attaches in the driver if that works, else in the network stack.
+fn attach_xdp(xdp: &mut Xdp, interface: &str, index: u32) -> Result<(XdpLinkId, Attached)> {
+    let link = netlink::link_by_index(index)?;
+    let why = match loses_frames(&link) {
+        Some(why) => why,
+        None => match xdp.attach(interface, XdpMode::Driver) {
+            Ok(id) => return Ok((id, Attached::Native)),
+            Err(e) if is_unsupported(&e) => {
+                format!("The driver refuses native mode: {}", plain(&e))
+            }
+            Err(e) => return Err(attach_error(INGRESS, interface, &e)),
+        },
+    };
+    let id =
+        xdp.attach(interface, XdpMode::Skb).map_err(|e| attach_error(INGRESS, interface, &e))?;
+    warn!(
+        interface,
+        "XDP in generic mode: several times slower, and every packet is copied. {why}. `roost check \
+         --interface {interface}` says more"
+    );
+    Ok((id, Attached::Generic))
+}
+
+/// Why frames that XDP sends back out of an interface in native mode would be lost, if they would: the
+/// other end of a veth takes them only if it has an XDP program itself (`veth_xdp_flush`).
+pub fn loses_frames(link: &Link) -> Option<String> {
+    if link.kind != "veth" {
+        return None;
+    }
+    match netlink::other_end(link) {
+        Ok(other) if other.xdp_mode == Some(netlink::XdpMode::Native) => None,
+        Ok(other) => Some(format!(
+            "This is a veth whose other end, {}, has no XDP program, and would not take what XDP sends \
+             back natively",
+            other.name
+        )),
+        Err(e) => Some(format!(
+            "This is a veth, and whether its other end would take what XDP sends back natively is not \
+             known: {e:#}"
+        )),
+    }
 }
 
 fn attach_error(program: &str, interface: &str, error: &ProgramError) -> anyhow::Error {

@@ -109,6 +109,7 @@ pub struct LabBuilder {
     replica_mtu: u32,
     host_link: bool,
     far_client: bool,
+    untouched: bool,
 }
 
 impl LabBuilder {
@@ -144,6 +145,13 @@ impl LabBuilder {
         self
     }
 
+    /// Leaves the client's end of the uplink as the kernel makes it, as container networks do: without an
+    /// XDP program, and with checksums left to a device.
+    pub fn untouched(mut self, untouched: bool) -> Self {
+        self.untouched = untouched;
+        self
+    }
+
     /// Makes the lab.
     pub fn build(self) -> Result<Lab> {
         let LabBuilder { name, replicas, .. } = &self;
@@ -175,6 +183,7 @@ impl Lab {
             replica_mtu: 1500,
             host_link: false,
             far_client: false,
+            untouched: false,
         }
     }
 
@@ -259,7 +268,10 @@ impl Lab {
             tools::run("ethtool", &["-K", addr::HOST_DEVICE, "tx", "off"])?;
         }
 
-        // XDP cannot see that a checksum is only partial: senders towards the uplink finish it.
+        if plan.untouched {
+            return Ok(());
+        }
+        // So that what Roost does with finished checksums is seen: senders towards the uplink finish them.
         self.client.set_offload("eth0", "tx", false)?;
         if let Some(far) = &self.far {
             far.set_offload("eth0", "tx", false)?;

@@ -2,8 +2,12 @@
 
 use aya::programs::loaded_programs;
 
+use crate::{
+    loader,
+    netlink::{self, Link},
+};
+
 use super::{
-    super::netlink::{self, Link},
     Finding,
     ethtool::{self, Setting},
     sysctl,
@@ -42,7 +46,15 @@ fn native(link: &Link) -> Finding {
         _ => "unnamed driver".to_owned(),
     };
     match netlink::native_xdp(link.index) {
-        Ok(Some(true)) => Finding::ok("native_xdp", driver),
+        Ok(Some(true)) => match loader::loses_frames(link) {
+            Some(why) => Finding::warn(
+                "native_xdp",
+                format!("{driver} can. {why}"),
+                "the generic mode is used, which is slower; for the native one, attach a program that \
+                 passes everything to the other end",
+            ),
+            None => Finding::ok("native_xdp", driver),
+        },
         Ok(Some(false)) => Finding::warn(
             "native_xdp",
             format!("{driver} cannot"),
@@ -103,8 +115,6 @@ fn lro(name: &str) -> Finding {
     }
 }
 
-/// XDP needs whole checksums in what it receives: a veth peer that leaves them to "the device"
-/// hands over packets whose checksums were never computed.
 fn checksums(link: &Link) -> Vec<Finding> {
     let rx = match ethtool::is_on(&link.name, Setting::RxChecksum) {
         Ok(true) => Finding::ok("rx_checksum", "on"),
@@ -116,35 +126,7 @@ fn checksums(link: &Link) -> Vec<Finding> {
         Ok(false) => Finding::ok("tx_checksum", "off, the kernel computes"),
         Err(error) => unreadable("tx_checksum", &error),
     };
-    let mut findings = vec![rx, tx];
-    if link.kind == "veth" {
-        findings.push(veth_peer(link));
-    }
-    findings
-}
-
-fn veth_peer(link: &Link) -> Finding {
-    const CHECK: &str = "veth_peer";
-    if link.link_elsewhere {
-        return Finding::warn(
-            CHECK,
-            format!("interface {} of another network namespace", link.link),
-            "there, if the clients are behind it: ethtool -K <its name> tx off",
-        );
-    }
-    let peer = match netlink::link_by_index(link.link) {
-        Ok(peer) => peer.name,
-        Err(error) => return Finding::warn(CHECK, format!("{error:#}"), "check it by hand"),
-    };
-    match ethtool::is_on(&peer, Setting::TxChecksum) {
-        Ok(false) => Finding::ok(CHECK, format!("{peer} computes its checksums")),
-        Ok(true) => Finding::fail(
-            CHECK,
-            format!("{peer} leaves checksums unfinished"),
-            format!("ethtool -K {peer} tx off"),
-        ),
-        Err(error) => unreadable(CHECK, &error),
-    }
+    vec![rx, tx]
 }
 
 fn gro(name: &str) -> Finding {

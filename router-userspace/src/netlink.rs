@@ -1,5 +1,5 @@
-//! The three questions that only netlink answers: what an interface is, what it is attached to,
-//! and what its driver can do with XDP.
+//! The questions that only netlink answers: what an interface is, what it is attached to, what is at
+//! its other end, and what its driver can do with XDP.
 
 use anyhow::{Context as _, Result, bail};
 use netlink_sys::{
@@ -30,8 +30,8 @@ pub struct Link {
     pub kind: String,
     /// The index of the other end (veth) or of the device below (VLAN), 0 for none.
     pub link: u32,
-    /// Whether `link` is an index in another network namespace.
-    pub link_elsewhere: bool,
+    /// The network namespace that `link` is an index of, by its number in this one; `None`: this one.
+    pub link_namespace: Option<i32>,
     /// How an XDP program is attached; `None` if there is none.
     pub xdp_mode: Option<XdpMode>,
     /// Ids of attached XDP programs.
@@ -92,6 +92,17 @@ pub fn link_by_index(index: u32) -> Result<Link> {
     link(&payload).with_context(|| format!("no interface with index {index}"))
 }
 
+/// Asks for the other end of a veth pair, wherever it is.
+pub fn other_end(of: &Link) -> Result<Link> {
+    const IFLA_TARGET_NETNSID: u16 = 46;
+    let mut payload = vec![0; LINK_HEADER];
+    payload[4..8].copy_from_slice(&of.link.to_ne_bytes());
+    if let Some(namespace) = of.link_namespace {
+        put_attr(&mut payload, IFLA_TARGET_NETNSID, &namespace.to_ne_bytes());
+    }
+    link(&payload).with_context(|| format!("cannot look at the other end of {}", of.name))
+}
+
 fn link(payload: &[u8]) -> Result<Link> {
     const RTM_GETLINK: u16 = 18;
     let answer = request(NETLINK_ROUTE, RTM_GETLINK, payload)?;
@@ -122,7 +133,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
             IFLA_IFNAME => link.name = text_of(value),
             IFLA_MTU => link.mtu = u32_of(value),
             IFLA_LINK => link.link = u32_of(value),
-            IFLA_LINK_NETNSID => link.link_elsewhere = true,
+            IFLA_LINK_NETNSID => link.link_namespace = Some(u32_of(value) as i32),
             IFLA_LINKINFO => {
                 let kind = attrs(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                 link.kind = kind.map(|(_, value)| text_of(value)).unwrap_or_default();
