@@ -80,6 +80,14 @@ impl Workspace {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.current_dir(&self.root).env_remove("CARGO_TARGET_DIR");
+        // What `cargo run` says about this program. Build scripts that look at it (ring's) would run
+        // again whenever somebody calls cargo himself in between.
+        for (name, _) in env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| text.starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
         command
     }
 
