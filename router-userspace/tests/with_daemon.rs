@@ -123,7 +123,7 @@ fn the_command_line_sees_what_the_daemon_did() {
     assert_eq!(status["daemon_pid"], daemon.process.id());
     let interface = &status["interfaces"][0];
     assert_eq!(interface["interface"], "cli0");
-    assert_eq!((&interface["ingress"], &interface["problem"]), (&json!("native"), &json!("")));
+    assert_eq!((&interface["ingress"], &interface["problem"]), (&json!("generic"), &json!("")));
     assert!(["tcx", "clsact"].iter().any(|hook| interface["egress"] == *hook), "{interface}");
 
     let services = daemon.json(&["services"]);
