@@ -45,8 +45,9 @@ pub struct Options {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let kubectl = Kubectl::find(&options.cluster)?;
     let objects = render(workspace, &kubectl, &options.what)?;
-    let context = kubectl.read(&["config", "current-context"]).unwrap_or_default();
-    say(format_args!("applying overlay {} {}", options.what.overlay, to(context.trim())));
+    let context = kubectl.context();
+    let to = context.map_or_else(|| "the cluster".to_owned(), |name| format!("the context {name}"));
+    say(format_args!("applying overlay {} to {to}", options.what.overlay));
     let mut words = vec!["apply", "--server-side", "--field-manager=cargo-xtask-deploy"];
     if options.force_conflicts {
         words.push("--force-conflicts");
@@ -78,10 +79,6 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
          kubectl exec --namespace {NAMESPACE} daemonset/{NAME} -- roost status"
     ));
     Ok(())
-}
-
-fn to(context: &str) -> String {
-    if context.is_empty() { "to the cluster".into() } else { format!("to the context {context}") }
 }
 
 /// What a rollout is of.
@@ -150,6 +147,16 @@ fn text(progress: &Progress) -> String {
     for Waiting { pod, node, why, .. } in &progress.waiting {
         let on = if node.is_empty() { String::new() } else { format!(" on {node}") };
         text.push_str(&format!("\n  {pod}{on}: {why}"));
+    }
+    if progress
+        .waiting
+        .iter()
+        .any(|pod| pod.why.contains("ErrImage") || pod.why.contains("ImagePull"))
+    {
+        text.push_str(
+            "\n  the image is not on that node, and in no registry that it reaches: `cargo xtask image` \
+             makes it and says how to bring it there; --image takes another",
+        );
     }
     text
 }

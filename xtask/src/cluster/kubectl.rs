@@ -60,8 +60,17 @@ impl Kubectl {
         Ok(minor < 21)
     }
 
+    /// The context that is used, as far as there is one.
+    pub fn context(&self) -> Option<String> {
+        let given = self.words.iter().position(|word| word == "--context");
+        match given {
+            Some(at) => Some(self.words[at + 1].to_string_lossy().into_owned()),
+            None => Some(self.read(&["config", "current-context"]).ok()?.trim().to_owned()),
+        }
+    }
+
     /// A call with these words.
-    pub fn command(&self, words: &[&str]) -> Command {
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.words).args(words);
         command

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -73,13 +74,11 @@ fn part(
     image: Option<&str>,
 ) -> Result<String> {
     let mut root = workspace.root.join("deploy");
-    let made = workspace.target.join("deploy");
+    // Others may render at the same time.
+    let made = Made(workspace.target.join("deploy").join(process::id().to_string()));
     let is_old = kubectl.is_old()?;
     if is_old {
-        let copy = made.join("old");
-        if copy.exists() {
-            fs::remove_dir_all(&copy).with_context(|| format!("removing {}", copy.display()))?;
-        }
+        let copy = made.0.join("old");
         copy_for_old(&root, &copy)?;
         root = copy;
     }
@@ -87,15 +86,24 @@ fn part(
     if let Some(image) = image {
         let image = Image::parse(image)?;
         // Relative: kustomize takes no other paths.
-        let to_root = if is_old { "../old" } else { "../../../deploy" };
+        let to_root = if is_old { "../old" } else { "../../../../deploy" };
         let field = if is_old { "bases" } else { "resources" };
-        from = made.join("image");
+        from = made.0.join("image");
         fs::create_dir_all(&from).with_context(|| format!("creating {}", from.display()))?;
         let text = image.kustomization(field, &format!("{to_root}/{directory}"), name);
         write(&from.join("kustomization.yaml"), &text)?;
     }
     let from = from.to_str().context("the checkout's path is not UTF-8")?;
     kubectl.read(&["kustomize", from])
+}
+
+/// A directory for kustomize that goes with this.
+struct Made(PathBuf);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The names of the overlays.
