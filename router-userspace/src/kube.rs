@@ -109,13 +109,16 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidAnnotation,
         Self::UnknownAnnotation,
         Self::NotServed,
         Self::AddressNotServed,
         Self::EndpointNotServed,
         Self::NoRoom,
+        Self::NoAddress,
+        Self::AddressOutsidePool,
+        Self::EndpointElsewhere,
     ];
 
     /// As it is written into Events and metrics.

@@ -4,6 +4,7 @@
 //! last sweep and the data path's counters, so nothing is shown of what is not there any more.
 
 mod cluster;
+mod control;
 mod daemon;
 mod data_path;
 mod family;
@@ -21,7 +22,7 @@ use prometheus_client::{
 
 use crate::{
     cli::{read, status::InterfaceLine},
-    kube::Watched,
+    kube::{Controls, Watched},
     status::State,
 };
 
@@ -41,6 +42,8 @@ pub struct Facts<'a> {
     pub interfaces: &'a [InterfaceLine],
     /// The watches of the cluster, if there is one.
     pub watched: Option<&'a Watched>,
+    /// What writes to the cluster, if there is one.
+    pub control: Option<&'a Controls>,
     /// The time of the scrape.
     pub now: Instant,
 }
@@ -69,6 +72,7 @@ pub fn families(facts: &Facts<'_>) -> Vec<Family> {
     all.extend(data_path::families(facts));
     all.extend(services::families(facts));
     all.extend(cluster::families(facts));
+    all.extend(control::families(facts));
     all.extend(secret::families(facts));
     all
 }

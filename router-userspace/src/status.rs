@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::{
     cli::names::Names,
     index::Published,
-    kube::{SecretState, WatchState},
+    kube::{ControlState, SecretState, WatchState},
     sweeper::{Load, Report},
 };
 
@@ -115,6 +115,8 @@ pub struct State {
     pub sweeps: SweepState,
     /// The watches of a cluster; `None`: it is not asked.
     pub watches: Option<WatchState>,
+    /// What writes to the cluster; `None`: nothing does.
+    pub control: Option<ControlState>,
     /// The Secret with the keys; `None`: they are elsewhere.
     pub secret: Option<SecretState>,
     /// Its keys were in use, once at least.
@@ -152,6 +154,7 @@ impl Status {
                 total: Report::default(),
             },
             watches: None,
+            control: None,
             secret: None,
             secret_was_read: false,
             is_in_cluster: false,
@@ -182,9 +185,10 @@ impl Status {
         state.interfaces = interfaces.to_vec();
     }
 
-    /// The cluster is watched.
-    pub fn watches(&self, watches: WatchState) {
-        self.lock().watches = Some(watches);
+    /// The cluster is watched, and written to.
+    pub fn watches(&self, watches: WatchState, control: Option<ControlState>) {
+        let mut state = self.lock();
+        (state.watches, state.control) = (Some(watches), control);
     }
 
     /// The keys are kept in a Secret.

@@ -199,6 +199,7 @@ fn the_reference_has_every_metric() {
         rooms: &[],
         interfaces: &[],
         watched: None,
+        control: None,
         now: Instant::now(),
     };
     let rows: Vec<String> = metrics::families(&facts).iter().map(row).collect();

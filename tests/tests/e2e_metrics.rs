@@ -284,6 +284,10 @@ fn readiness_takes_a_cluster_once_and_then_does_without() -> Result<()> {
     let secrets = [("resource", "secrets")];
     assert_eq!(metrics.value("roost_kubernetes_watch_connected", &secrets)?, 1.0);
 
+    try_until(LIMIT, "a leader", || {
+        let metrics = Metrics::read(&lab, false)?;
+        Ok((metrics.value("roost_kubernetes_leader", &[])? == 1.0).then_some(()))
+    })?;
     // A wrong annotation is a Service's own affair.
     api.change("services", "default", "chat", |service| {
         service["metadata"]["annotations"]["roost.rs/policy"] = "hom".into();
@@ -292,6 +296,11 @@ fn readiness_takes_a_cluster_once_and_then_does_without() -> Result<()> {
     try_until(LIMIT, "the wrong annotation", || {
         let metrics = Metrics::read(&lab, false)?;
         Ok(metrics.value("roost_kubernetes_service_problems", &wrong).ok())
+    })?;
+    try_until(LIMIT, "an Event about it", || {
+        let metrics = Metrics::read(&lab, false)?;
+        let events = metrics.value("roost_kubernetes_events_written_total", &[])?;
+        Ok((events >= 1.0).then_some(()))
     })?;
     assert_eq!(get(&lab, "/readyz")?.0, 200);
 

@@ -47,7 +47,8 @@ impl Daemon {
         self.control = Some(Control::start(client.clone(), &node_name, Times::default()));
         let source =
             Source::start(client, Options { node_name, hold: args.empty_list_hold }, known);
-        self.status.watches(source.state().clone());
+        let control = self.control.as_ref().map(|control| control.state().clone());
+        self.status.watches(source.state().clone(), control);
         source
     }
 

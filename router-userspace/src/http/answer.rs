@@ -96,12 +96,14 @@ impl Answers {
         let (counters, rooms) =
             if state.maps.is_filled { self.counters() } else { Default::default() };
         let watched = state.watches.as_ref().map(|watches| watches.get());
+        let control = state.control.as_ref().map(|control| control.get());
         let facts = Facts {
             state: &state,
             counters: &counters,
             rooms: &rooms,
             interfaces: &self.interfaces(),
             watched: watched.as_ref(),
+            control: control.as_ref(),
             now: Instant::now(),
         };
         match metrics::render(&facts, format) {

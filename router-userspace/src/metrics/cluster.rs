@@ -11,7 +11,7 @@ const RESOURCE: &[&str] = &["resource"];
 pub(super) fn families(facts: &Facts<'_>) -> Vec<Family> {
     let mut all = watches(facts);
     all.extend(published(facts.watched));
-    all.extend(problems(facts.watched));
+    all.extend(problems(facts));
     all
 }
 
@@ -96,7 +96,7 @@ fn published(watched: Option<&Watched>) -> Vec<Family> {
     vec![services, endpoints, publications, lag, held]
 }
 
-fn problems(watched: Option<&Watched>) -> [Family; 2] {
+fn problems(facts: &Facts<'_>) -> [Family; 2] {
     let mut sum = Family::gauge(
         "kubernetes_problems",
         "What is wrong with Services of the cluster, by reason.",
@@ -107,9 +107,11 @@ fn problems(watched: Option<&Watched>) -> [Family; 2] {
         "What is wrong with the Service NAMESPACE/NAME, by reason; nothing for those that are right.",
         &["object", "reason"],
     );
-    let Some(watched) = watched else { return [sum, each] };
+    let Some(watched) = facts.watched else { return [sum, each] };
+    let of_pools = facts.control.iter().flat_map(|control| &control.problems);
+    let all: Vec<_> = watched.problems.iter().chain(of_pools).collect();
     for reason in Reason::ALL {
-        let of_reason = watched.problems.iter().filter(|problem| problem.reason == reason);
+        let of_reason = all.iter().filter(|problem| problem.reason == reason);
         // `namespace` would be taken for the daemon's own by whoever scrapes it.
         let mut by_object: BTreeMap<String, u64> = BTreeMap::new();
         for problem in of_reason {

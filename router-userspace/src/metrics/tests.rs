@@ -39,7 +39,7 @@ fn status() -> Status {
     let status = Status::new();
     status.expects(true, true, &["eth0".to_owned()]);
     status.file_applied(&["eth0".to_owned()]);
-    status.watches(WatchState::default());
+    status.watches(WatchState::default(), None);
     let replicas = [(0, "a", REPLICA_READY), (1, "b", REPLICA_DRAINING), (2, "a", REPLICA_GONE)];
     let published = crate::index::Published {
         services: [(1, service("ro\"oms"))].into(),
@@ -70,6 +70,7 @@ fn rendered(format: Format) -> String {
         rooms: &[Room { map: "FLOWS", max_entries: 1024 }],
         interfaces: &[],
         watched: watched.as_ref(),
+        control: None,
         now: Instant::now(),
     };
     render(&facts, format).unwrap()
@@ -157,6 +158,7 @@ fn families_have_names_and_helps_of_their_own() {
         rooms: &[],
         interfaces: &[],
         watched: None,
+        control: None,
         now: Instant::now(),
     };
     let mut names = BTreeSet::new();

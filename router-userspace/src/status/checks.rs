@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(checks[2].problems, ["eth0: not attached", "eth1: was made anew"]);
 
         status.published(&Published::default(), 0);
-        status.watches(WatchState::default());
+        status.watches(WatchState::default(), None);
         let both = [line("eth0"), line("eth1")];
         let checks = readiness(&status.get(), &both, now);
         assert_eq!(failing(&checks).len(), 1);
