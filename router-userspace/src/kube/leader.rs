@@ -1,6 +1,11 @@
 //! What the leader does: gives addresses, writes Events.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::{
@@ -210,7 +215,8 @@ impl Leader {
         }
         let nodes = self.list::<Node>().await?;
         let nodes = nodes.iter().flat_map(pool::of_node);
-        let of_others = claimants.iter().filter(|c| known.claimants.iter().all(|k| k.key != c.key));
+        let ours: BTreeSet<_> = known.claimants.iter().map(|claimant| &claimant.key).collect();
+        let of_others = claimants.iter().filter(|claimant| !ours.contains(&claimant.key));
         self.work.foreign = nodes.chain(of_others.flat_map(Claimant::taken)).collect();
         // What was seen of a Service that is gone may be somebody's again only when that was seen, too.
         let seen = known.claimants.iter().flat_map(Claimant::taken);

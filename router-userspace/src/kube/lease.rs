@@ -215,8 +215,10 @@ impl Election {
     }
 
     fn leads_since(&self, begin: Instant) {
-        // Only that it begins or ends is worth waking somebody.
-        self.term.send_if_modified(|term| term.replace(begin + self.times.renew).is_none());
+        // Only that it begins or ends is worth waking somebody; one that was over begins again.
+        let until = begin + self.times.renew;
+        let begins = |before: Instant| before <= Instant::now();
+        self.term.send_if_modified(|term| term.replace(until).is_none_or(begins));
         self.state.update(|state| state.is_leader = true);
     }
 

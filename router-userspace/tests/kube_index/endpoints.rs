@@ -2,7 +2,7 @@
 
 use roost::{
     config::State,
-    kube::{Claims, Cluster},
+    kube::{Claims, Cluster, Reason},
 };
 use serde_json::{Value, json};
 
@@ -159,4 +159,32 @@ fn an_endpoint_that_is_an_address_of_roosts_is_left_out() {
     assert_eq!(derived.services[0].1.replicas.len(), 1);
     assert!(derived.problems[0].message.contains("itself an address"), "{derived:?}");
     assert_eq!(derived.problems[0].uid, "uid-of-chat");
+}
+
+#[test]
+fn endpoints_on_other_nodes_are_served_and_told() {
+    let on = |node: &str, mut pod: Value| {
+        pod["nodeName"] = json!(node);
+        pod
+    };
+    let both = [service("chat", &[("spec.ipFamilies", json!(["IPv4", "IPv6"]))])];
+    let four = [
+        on(NODE, pod("chat-0", "10.1.0.2")),
+        on("node-2", pod("chat-1", "10.1.0.3")),
+        pod("chat-2", "10.1.0.4"),
+    ];
+    // The same pods have addresses of the other family, in a slice of its own.
+    let six = [on(NODE, pod("chat-0", "fd00::2")), on("node-2", pod("chat-1", "fd00::3"))];
+    let slices = [slice("chat", "chat-a", &four), slice("chat", "chat-b", &six)];
+    let derived = derive(&both, &slices);
+    assert_eq!(derived.services[0].1.replicas.len(), 3);
+    let found: Vec<_> = derived.problems.iter().map(|p| (p.reason, p.message.as_str())).collect();
+    let [(Reason::EndpointElsewhere, message)] = found[..] else { panic!("{found:?}") };
+    assert!(message.starts_with("1 of 3 endpoints are on other Nodes than node-1"), "{message}");
+    let here = derive(&both, &[slice("chat", "chat-a", &four[..1])]);
+    assert_eq!(here.problems, []);
+    // One that is not served has nothing to tell.
+    let wrong = [annotated("chat", &[("policy", "house")])];
+    let reasons: Vec<_> = derive(&wrong, &slices).problems.iter().map(|p| p.reason).collect();
+    assert_eq!(reasons, [Reason::InvalidAnnotation]);
 }
