@@ -118,6 +118,10 @@ fn collect<P: Packet>(
     if scratch.added == Added::New as u32 {
         add(packet, scratch)?;
     }
+    if known && scratch.segment.has(flags::FIN) && scratch.stash.end_at(seq.wrapping_add(len)) {
+        // Its bytes are known, and now also that no more will come.
+        scratch.added = Added::New as u32;
+    }
     let again = scratch.added == Added::Known as u32;
     let stash = scratch.stash.get();
     if stash.first == 0 || stash.bound != 0 && scratch.is_first == 0 && !again {
@@ -203,7 +207,9 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Coun
     } else {
         None
     };
-    match route(tables, scratch, last)? {
+    let routed = route(tables, scratch, last)?;
+    count_missing(tables, scratch.missing);
+    match routed {
         Routed::More => return Some(Some(keep(tables, scratch)?)),
         Routed::Not(why) => {
             tables.remove_stash(&scratch.vip_side);
@@ -231,6 +237,24 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Coun
     Some(None)
 }
 
+/// Counts a connection without a key, by why it has none.
+#[inline(always)]
+fn count_missing(tables: &impl FlowTables, reason: u32) {
+    let counter = if reason == Reason::Unreadable as u32 {
+        Counter::MissingUnreadable
+    } else if reason == Reason::Absent as u32 {
+        Counter::MissingAbsent
+    } else if reason == Reason::Empty as u32 {
+        Counter::MissingEmpty
+    } else if reason == Reason::TooLong as u32 {
+        Counter::MissingTooLong
+    } else {
+        return;
+    };
+    tables.count(Counter::MissingKey);
+    tables.count(counter);
+}
+
 /// What [`route`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routed {
@@ -252,17 +276,12 @@ pub fn route(
 ) -> Option<Routed> {
     let service = tables.service(scratch.service)?;
     let secrets = tables.secrets()?;
+    scratch.missing = 0;
     let key_hash = match key::search(tables, service, last, scratch) {
         Search::Found => Some(scratch.key.hash(&secrets.chat)),
         Search::More => return Some(Routed::More),
         Search::Missing(reason) => {
-            tables.count(Counter::MissingKey);
-            tables.count(match reason {
-                Reason::Unreadable => Counter::MissingUnreadable,
-                Reason::Absent => Counter::MissingAbsent,
-                Reason::Empty => Counter::MissingEmpty,
-                Reason::TooLong => Counter::MissingTooLong,
-            });
+            scratch.missing = reason as u32;
             None
         }
     };

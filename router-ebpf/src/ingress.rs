@@ -97,7 +97,7 @@ fn open<P: Packet>(
 ) -> Option<Opened> {
     if scratch.segment.has(flags::SYN) {
         if let Some(flow) = flow {
-            flow.set_state(STATE_SYN_SEEN);
+            flow.note_syn(tables.now());
         }
         return syn(packet, tables, scratch).map(Opened::Decided);
     }
@@ -168,6 +168,10 @@ fn syn<P: Packet>(
 fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -> bool {
     let state = flow.state();
     if state & (STATE_CLOSED | STATE_SYN_SEEN) == 0 {
+        return false;
+    }
+    // Else a SYN that anybody can send would cost two hashes for each segment from then on.
+    if state & STATE_CLOSED == 0 && !flow.has_syn(tables.now()) {
         return false;
     }
     let segment = &scratch.segment;

@@ -26,7 +26,7 @@ pub type Addr = [u8; 16];
 pub type Port = [u8; 2];
 
 /// Version of this schema. The daemon takes pinned maps over only if theirs is the same.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 /// Slots of a service: a prime, so that `cookie mod M` uses all bits, and above 100 x replicas.
 pub const SLOT_COUNT: u32 = 16381;
 /// Room of one slot table in `SLOTS`: the power of two above [`SLOT_COUNT`].
@@ -188,8 +188,8 @@ pub struct Service {
     pub policy: u8,
     /// One of `MISSING_*`.
     pub on_missing_key: u8,
-    /// Always zero.
-    pub reserved: [u8; 2],
+    /// How many parts a chat has whose entry in `CHAT_COOKIES` does not say so; 0 and 1 are one.
+    pub width: u16,
     /// Where the key comes from: the first that yields one counts. [`KEY_NONE`] ends the list.
     pub sources: [KeySource; SOURCES],
     /// The service's name.
@@ -280,7 +280,7 @@ pub struct ChatCookie {
     pub cookie: u64,
     /// The replica this chat is pinned to while it has no live home, or [`NO_REPLICA`].
     pub replica: u32,
-    /// How many replicas the chat is spread over; 0 and 1 are one.
+    /// How many parts the chat has, each with a home of its own; 0: as its service says.
     pub width: u32,
     /// The key, readable.
     pub key: Name,
@@ -427,6 +427,12 @@ pub const STATE_REPLICA_FIN: u32 = 2;
 pub const STATE_CLOSED: u32 = 4;
 /// A SYN came on this tuple: data may belong to a new connection.
 pub const STATE_SYN_SEEN: u32 = 8;
+/// When that SYN came: its tick, modulo 256, in these bits.
+pub const STATE_SYN_TICK: u32 = 0xff << STATE_SYN_TICK_SHIFT;
+/// Where they are.
+pub const STATE_SYN_TICK_SHIFT: u32 = 24;
+/// Length of a tick as a shift of nanoseconds: 68.7 s. SYN cookies live for one to two.
+pub const TICK_SHIFT: u32 = 36;
 /// Ended by the sweeper: each end gets an RST with its next segment.
 pub const STATE_EXPIRED: u32 = 16;
 /// The client has asked for an upgrade: no more requests are looked for.

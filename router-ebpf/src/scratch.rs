@@ -63,10 +63,12 @@ pub struct Scratch {
     pub payload_sum: u32,
     /// 1 if the checksum of the segment in hand is to be finished by a device.
     pub unfinished: u32,
-    /// 1 if the segment in hand is the first one after the handshake. Here, because the verifier of
-    /// Linux 6.1 may take a constant that was on the stack for the only possible one, and removes what
-    /// would happen with another.
+    /// 1 if the segment in hand is the first one after the handshake. Here and not on
+    /// the stack, because with that Linux 6.1 always did what is right for one of the two; why was not
+    /// found, see ARCHITECTURE.md.
     pub is_first: u32,
+    /// Why the head has no key: a [`crate::key::Reason`], or 0.
+    pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].
     pub added: u32,
     /// 1 after the first stashed segment was made.

@@ -1,7 +1,10 @@
 //! The first segments of a connection, put together: in which order they came, whether they overlap
 //! and whether something is missing between them.
 
-use crate::maps::{PIECES, Piece, STASH_LEN, Stash};
+use crate::{
+    maps::{PIECES, Piece, STASH_LEN, Stash},
+    wire::flags,
+};
 
 /// A [`Stash`] with room behind it, so that a helper can be given any place in it and any length.
 #[repr(C)]
@@ -135,6 +138,19 @@ impl Room {
         sink(&mut stash.pieces, 3);
         sink(&mut stash.pieces, 2);
         sink(&mut stash.pieces, 1);
+    }
+
+    /// Notes a FIN behind the bytes up to `end`, if a segment ends there that had none.
+    #[inline(always)]
+    pub fn end_at(&mut self, end: u32) -> bool {
+        for piece in &mut self.stash.pieces {
+            let ends_here = piece.len > 0 && piece.seq.wrapping_add(piece.len as u32) == end;
+            if ends_here && piece.tcp_flags & flags::FIN == 0 {
+                piece.tcp_flags |= flags::FIN;
+                return true;
+            }
+        }
+        false
     }
 }
 

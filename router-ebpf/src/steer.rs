@@ -52,6 +52,8 @@ pub struct Route {
     pub overridden: u32,
     /// Why this replica.
     pub why: Why,
+    /// How many parts the chat has, of which the cookie stands for one.
+    pub width: u32,
 }
 
 impl Route {
@@ -65,6 +67,7 @@ impl Route {
         chat: 0,
         overridden: 0,
         why: Why::Slot,
+        width: 1,
     };
 }
 
@@ -110,6 +113,7 @@ pub fn steer(
                             chat: 0,
                             overridden: 0,
                             why: Why::MissingKey,
+                            width: 1,
                         };
                         return Ok(());
                     }
@@ -123,7 +127,9 @@ pub fn steer(
     let mut cookie = key_hash;
     let mut overridden = false;
     let mut pinned = NO_REPLICA;
+    let mut width = 1;
     if chat {
+        width = service.width as u32;
         let mut entry = tables.chat_cookie(&chat_key(number, key_hash));
         if let Some(own) = entry {
             overridden = true;
@@ -134,10 +140,13 @@ pub fn steer(
         }
         if let Some(of_chat) = entry {
             pinned = of_chat.replica;
-            if of_chat.width > 1 {
-                let part = tuple_hash % of_chat.width as u64;
-                cookie = siphash::words(chat_secret, &[cookie, part]);
+            if of_chat.width > 0 {
+                width = of_chat.width;
             }
+        }
+        if width > 1 {
+            let part = tuple_hash % width as u64;
+            cookie = siphash::words(chat_secret, &[cookie, part]);
         }
     }
 
@@ -151,6 +160,7 @@ pub fn steer(
         chat: chat as u32,
         overridden: overridden as u32,
         why: Why::Slot,
+        width,
     };
     if service.slots != NO_REPLICA {
         // The table is an array: an index that is too large finds nothing.

@@ -14,13 +14,11 @@
 //! | 1 | SACK permitted |
 
 use crate::{
-    maps::{OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, Secrets, Tuple},
+    maps::{OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, Secrets, TICK_SHIFT, Tuple},
     options::{MAX_SCALE, Offer},
     siphash,
 };
 
-/// Length of a tick as a shift of nanoseconds: 68.7 s. A cookie is good for this tick and the next.
-const TICK_SHIFT: u32 = 36;
 const NO_SCALE: u8 = 15;
 /// MSS classes, the usual ones of the Internet (tcp_syncookies in Linux, and overlays and jumbo
 /// frames beside them): the largest that is not above the client's is what the replica gets.

@@ -6,8 +6,8 @@ use crate::{
     atomic::{swap_u32, swap_u64, try_some},
     key,
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STATE_EXPIRED, Secrets,
-        Service, Stash, Tuple, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STATE_EXPIRED, STATE_SYN_SEEN,
+        STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Secrets, Service, Stash, TICK_SHIFT, Tuple, VipKey,
     },
     scratch::Scratch,
     verdict::Counter,
@@ -75,12 +75,46 @@ impl Shared<Flow> {
         word!(self, state)
     }
 
+    /// Notes a SYN on the tuple.
+    #[inline(always)]
+    pub fn note_syn(&self, now: u64) {
+        let at = ((now >> TICK_SHIFT) as u32) << STATE_SYN_TICK_SHIFT;
+        self.replace_state(STATE_SYN_SEEN | STATE_SYN_TICK, STATE_SYN_SEEN | at);
+    }
+
+    /// Forgets a SYN that no connection can come of any more: the cookie that answered it is good for
+    /// its tick and the next. Says whether there is one left.
+    #[inline(always)]
+    pub fn has_syn(&self, now: u64) -> bool {
+        let state = self.state();
+        if state & STATE_SYN_SEEN == 0 {
+            return false;
+        }
+        let ticks = ((now >> TICK_SHIFT) as u32).wrapping_sub(state >> STATE_SYN_TICK_SHIFT) & 0xff;
+        let is_over = ticks > 2;
+        if is_over {
+            self.replace_state(STATE_SYN_SEEN | STATE_SYN_TICK, 0);
+        }
+        !is_over
+    }
+
+    #[inline(always)]
+    fn replace_state(&self, mask: u32, bits: u32) {
+        let attempt = || {
+            let state = self.state();
+            let new = state & !mask | bits;
+            // SAFETY: see `Shared`; all writers of the field swap it.
+            unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, new) }.then_some(())
+        };
+        try_some!(attempt());
+    }
+
     /// Sets bits and returns those that were set before.
     #[inline(always)]
     pub fn set_state(&self, bits: u32) -> u32 {
         let attempt = || {
             let state = self.state();
-            // SAFETY: see `Shared`; this is the only writer of the field.
+            // SAFETY: see `Shared`; all writers of the field swap it.
             let done = unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | bits) };
             done.then_some(state)
         };

@@ -40,10 +40,16 @@ pub fn watch<P: Packet>(
     if key::kind(tables, service, scratch) != Kind::Upgrade {
         return None;
     }
-    flow.set_state(STATE_UPGRADED);
+    if flow.set_state(STATE_UPGRADED) & STATE_UPGRADED != 0 {
+        // Another CPU has the same segment, come again.
+        return None;
+    }
     scratch.service = number;
     let routed = bind::route(tables, scratch, Some(Reason::TooLong))?;
-    if routed == Routed::Yes && scratch.route.chat != 0 && scratch.route.replica != home {
+    let route = &scratch.route;
+    // A chat of several parts is at home on several replicas: there is nothing to be violated.
+    let is_whole = route.chat != 0 && route.width <= 1;
+    if routed == Routed::Yes && is_whole && route.replica != home {
         tables.count(Counter::AffinityViolation);
     }
     Some(())

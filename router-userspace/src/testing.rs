@@ -69,7 +69,7 @@ pub(crate) fn service(texts: &[&str]) -> Service {
         mss6: 0,
         policy: POLICY_HOME,
         on_missing_key: 0,
-        reserved: [0; 2],
+        width: 1,
         sources,
         name: Name::EMPTY,
     }

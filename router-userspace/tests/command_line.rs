@@ -180,7 +180,7 @@ fn service(texts: &[&str]) -> Service {
         mss6: 1440,
         policy: POLICY_HOME,
         on_missing_key: MISSING_REJECT,
-        reserved: [0; 2],
+        width: 1,
         sources,
         name: name("rooms"),
     }

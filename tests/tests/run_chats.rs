@@ -1,13 +1,13 @@
 //! Which replica a connection goes to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roost_tests::run::{
     Family, Hook, Machine,
     frame::{ACK, PSH, RST},
     live, on_all,
     talk::{Conn, get, reset_for},
-    world::{Kind, World, client, mapped, replica, service},
+    world::{Kind, World, client, mapped, replica, replica_addr, service},
 };
 use router_ebpf::{
     maps::{
@@ -118,6 +118,74 @@ fn a_wide_chat_is_spread() {
         assert_eq!(parts, 3, "one entry for each part");
         assert!(homes.len() <= 3);
         assert_eq!(live(machine), 41);
+    });
+}
+
+#[test]
+fn a_service_says_how_many_parts_its_chats_have() {
+    let mut world = World::default();
+    world.services[Kind::Home as usize].1.width = 3;
+    on_all(&world, |machine, family| {
+        let mut ports = 2000..;
+        let mut visit = |machine: &mut dyn Machine, also: &[Counter]| -> Conn {
+            let mut conn = Conn::new(family, Kind::Home, 1, ports.next().expect("a port"));
+            conn.open(machine);
+            conn.bind(machine, &get("tea"), also);
+            conn.accept(machine);
+            conn
+        };
+        let home = |machine: &dyn Machine, conn: &Conn| {
+            let flows = machine.flows();
+            let (_, flow) = flows.iter().find(|(at, _)| *at == conn.vip_side()).expect("a flow");
+            (flow.cookie, flow.replica)
+        };
+        let tabs: Vec<Conn> = (0..40).map(|_| visit(machine, &[])).collect();
+        assert_eq!((machine.chats().len(), live(machine)), (3, 40), "one entry for each part");
+        let homes: BTreeMap<u64, u32> = tabs.iter().map(|tab| home(machine, tab)).collect();
+        assert!(tabs.iter().all(|tab| home(machine, tab).1 == homes[&home(machine, tab).0]));
+        // Each part keeps its own home when the slot table says something else of all.
+        let to = (homes.values().next().expect("a home") + 1) % 3;
+        machine.set_slots(0, &vec![to; SLOT_COUNT as usize]);
+        for _ in 0..20 {
+            let port = ports.next().expect("a port");
+            let mut conn = Conn::new(family, Kind::Home, 1, port);
+            conn.open(machine);
+            let first = conn.up(PSH | ACK, 0, 0, &get("tea"));
+            let outcome = machine.run(Hook::Ingress, &first.bytes());
+            assert_eq!(outcome.verdict(), Counter::Bound);
+            let found = outcome.segment().dst;
+            let of = (0..3).find(|n| replica_addr(family, *n) == found).expect("a replica");
+            assert!(homes.values().any(|home| *home == of), "{of} of {homes:?}");
+        }
+    });
+}
+
+#[test]
+fn what_is_said_of_a_chat_comes_before_what_its_service_says() {
+    let mut world = World::default();
+    world.services[Kind::Home as usize].1.width = 3;
+    on_all(&world, |machine, family| {
+        let mut conn = Conn::new(family, Kind::Reject, 1, 1000);
+        conn.establish(machine, "tea");
+        // The cookie of a chat that is whole is the hash of its key.
+        let key = ChatKey { service: Kind::Home as u32, ..key_of(machine, b"tea") };
+        // Those of the widths before are still there.
+        for (width, entries) in [(1, 1), (2, 3), (0, 4)] {
+            machine.set_chat_cookie(&key, &ChatCookie { width, ..entry(key.cookie) });
+            for port in 0..40 {
+                let mut conn = Conn::new(family, Kind::Home, 1, 2000 + 100 * width as u16 + port);
+                conn.open(machine);
+                conn.bind(machine, &get("tea"), &[Counter::Overridden]);
+                conn.accept(machine);
+                leave(machine, &conn);
+            }
+            let of_service = |(at, _): &(ChatKey, Chat)| at.service == Kind::Home as u32;
+            assert_eq!(
+                machine.chats().iter().filter(|c| of_service(c)).count(),
+                entries,
+                "{width}"
+            );
+        }
     });
 }
 

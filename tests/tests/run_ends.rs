@@ -8,7 +8,10 @@ use roost_tests::run::{
     world::{Kind, World, replica},
 };
 use router_ebpf::{
-    maps::{Chat, REPLICA_GONE, STATE_EXPIRED},
+    maps::{
+        Chat, Flow, REPLICA_GONE, STATE_EXPIRED, STATE_SYN_SEEN, STATE_SYN_TICK,
+        STATE_SYN_TICK_SHIFT,
+    },
     verdict::Counter,
 };
 
@@ -136,6 +139,32 @@ fn a_tuple_can_come_back() {
             end(machine, &new, ReplicaReset, &[Counter::Closed]);
             assert_eq!(live(machine), 0);
         }
+    });
+}
+
+#[test]
+fn a_syn_that_nothing_came_of_is_forgotten() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(machine, "tea");
+        let spoofed = Conn { isn: 0x7777_0000, ..conn.clone() };
+        machine.run(Hook::Ingress, &spoofed.syn().bytes()).counts(&[Counter::SynAnswered]);
+        let flow = |machine: &dyn Machine| {
+            let flows = machine.flows();
+            *flows.iter().find(|(at, _)| *at == conn.vip_side()).map(|(_, flow)| flow).expect("it")
+        };
+        conn.goes_up(machine, &conn.up(PSH | ACK, 60, 0, b"one"), &[]);
+        let state = flow(machine).state;
+        assert_ne!(state & STATE_SYN_SEEN, 0, "its connection may come yet");
+        // As if it had come so many ticks ago.
+        for (ticks, is_there) in [(2, true), (3, false)] {
+            let tick = (state >> STATE_SYN_TICK_SHIFT).wrapping_sub(ticks) << STATE_SYN_TICK_SHIFT;
+            let state = state & !STATE_SYN_TICK | tick;
+            machine.set_flow(&conn.vip_side(), &Flow { state, ..flow(machine) });
+            conn.goes_up(machine, &conn.up(PSH | ACK, 60, 0, b"one"), &[]);
+            assert_eq!(flow(machine).state & STATE_SYN_SEEN != 0, is_there, "{ticks}");
+        }
+        assert_eq!((flow(machine).state, live(machine)), (0, 1));
     });
 }
 

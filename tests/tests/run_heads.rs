@@ -275,6 +275,36 @@ fn the_end_of_a_connection_ends_its_head() {
 }
 
 #[test]
+fn an_end_that_comes_with_known_bytes_is_one() {
+    on_all(&World::default(), |machine, family| {
+        let head = b"GET /ws?chat=tea";
+        let ends = |conn: &Conn| conn.up(FIN | PSH | ACK, 0, 0, head);
+        let missing = [Counter::MissingKey, Counter::MissingAbsent];
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        kept(machine, &conn.up(PSH | ACK, 0, 0, head));
+        conn.bind_with(machine, ends(&conn), &missing);
+        let last = ends(&conn);
+        accepted(&conn, machine, &[last]).counts(&[Counter::Delivered]);
+        // Also if what is before it comes later, and in two segments.
+        let mut conn = Conn::new(family, Kind::Home, 1, 1001);
+        conn.open(machine);
+        kept(machine, &conn.up(PSH | ACK, 8, 0, &head[8..]));
+        let last = conn.up(FIN | PSH | ACK, 8, 0, &head[8..]);
+        kept(machine, &last);
+        conn.bind_with(machine, conn.up(PSH | ACK, 0, 0, &head[..8]), &missing);
+        // It is noted once.
+        let mut conn = Conn::new(family, Kind::Reject, 1, 1002);
+        conn.open(machine);
+        kept(machine, &conn.up(PSH | ACK, 8, 0, &head[8..]));
+        kept(machine, &conn.up(FIN | PSH | ACK, 8, 0, &head[8..]));
+        machine
+            .run(Hook::Ingress, &conn.up(FIN | PSH | ACK, 8, 0, &head[8..]).bytes())
+            .counts(&[Counter::DropEarly]);
+    });
+}
+
+#[test]
 fn a_head_of_another_connection_is_forgotten() {
     on_all(&World::default(), |machine, family| {
         let mut old = Conn::new(family, Kind::Home, 1, 1000);
@@ -344,6 +374,32 @@ fn an_upgrade_for_another_chat_on_the_same_connection_is_seen() {
         conn.accept(machine);
         let at = upgrade(own).len() as u32;
         conn.goes_up(machine, &conn.up(PSH | ACK, at, 0, &upgrade(other)), &[]);
+    });
+}
+
+#[test]
+fn an_upgrade_without_a_key_counts_no_connection() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(machine, "tea");
+        let at = get("tea").len() as u32;
+        let upgrade = b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+        conn.goes_up(machine, &conn.up(PSH | ACK, at, 0, upgrade), &[]);
+    });
+}
+
+#[test]
+fn a_chat_of_several_parts_is_no_violation() {
+    let mut world = World::default();
+    world.services[Kind::Home as usize].1.width = 16;
+    on_all(&world, |machine, family| {
+        for port in 1000..1040 {
+            let mut conn = Conn::new(family, Kind::Home, 1, port);
+            conn.establish(machine, "tea");
+            let at = get("tea").len() as u32;
+            let upgrade = b"GET /ws?chat=coffee HTTP/1.1\r\nUpgrade: websocket\r\n\r\n";
+            conn.goes_up(machine, &conn.up(PSH | ACK, at, 0, upgrade), &[]);
+        }
     });
 }
 

@@ -66,6 +66,7 @@ pub fn service(service: &Service) -> Value {
         "key_sources": names::key_sources(service),
         "on_missing_key": names::on_missing_key(service.on_missing_key),
         "missing_replica": replica_number(service.missing_replica),
+        "width": service.width.max(1),
         "usable": service.usable,
         "slots": replica_number(service.slots),
         "generation": service.generation,

@@ -36,6 +36,8 @@ pub struct ServiceLine {
     pub key_sources: Vec<String>,
     /// `spread`, `reject`, or the name of a replica.
     pub on_missing_key: String,
+    /// How many parts each chat has, unless `roost chat width` says otherwise.
+    pub width: u16,
     /// Replicas, draining ones too.
     pub replicas: usize,
     /// Replicas that take new chats.
@@ -81,6 +83,7 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
                 MISSING_REPLICA => names.replica(service.missing_replica),
                 other => names::on_missing_key(other),
             },
+            width: service.width.max(1),
             replicas: names.replicas.values().filter(of_service).count(),
             usable: service.usable,
             generation: service.generation,
@@ -127,6 +130,7 @@ pub fn table(services: &[ServiceLine]) -> String {
         "policy",
         "key",
         "without key",
+        ">width",
         ">usable",
         ">replicas",
         ">table",
@@ -141,6 +145,7 @@ pub fn table(services: &[ServiceLine]) -> String {
             line.policy.as_str().into(),
             line.key_sources.join(", ").into(),
             line.on_missing_key.as_str().into(),
+            line.width.into(),
             line.usable.into(),
             line.replicas.into(),
             line.generation.into(),

@@ -76,6 +76,8 @@ pub struct Service {
     pub keys: Vec<KeySource>,
     /// What happens to a connection without a key.
     pub on_missing_key: OnMissing,
+    /// How many parts each chat has, each with a home of its own.
+    pub width: u16,
     /// Silence after which a connection is ended.
     pub idle_timeout: Duration,
     /// MSS instead of the one that the paths' MTUs give.

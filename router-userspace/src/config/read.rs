@@ -106,6 +106,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         "policy",
         "key",
         "on_missing_key",
+        "width",
         "idle_timeout",
         "mss",
         "replica",
@@ -130,6 +131,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
             Some("reject") => OnMissing::Reject,
             Some(name) => OnMissing::Replica(name.to_owned()),
         },
+        width: width(table, policy),
         idle_timeout: parsed(table.get("idle_timeout"), "a duration, \"3h\",", value::duration)
             .unwrap_or(Duration::from_secs(3 * 3600)),
         mss: table.get("mss").and_then(|f| f.integer(536..=65495)).map(|mss| mss as u16),
@@ -168,6 +170,16 @@ fn policy(table: &Table<'_>) -> Policy {
             Policy::Spread
         }
     }
+}
+
+fn width(table: &Table<'_>, policy: Policy) -> u16 {
+    let Some(field) = table.get("width") else { return 1 };
+    let width = field.integer(1..=64).unwrap_or(1) as u16;
+    if width > 1 && policy == Policy::Spread {
+        field
+            .refuse(format!("{width} is of chats, and the policy `spread` has none; leave it out"));
+    }
+    width
 }
 
 fn keys(table: &Table<'_>, policy: Policy) -> Vec<KeySource> {

@@ -100,6 +100,18 @@ fn a_problem_has_its_place_and_what_would_be_right() {
 }
 
 #[test]
+fn a_width_is_of_chats() {
+    let with = |width: &str| BASE.replace("= 80", &format!("= 80\nwidth = {width}"));
+    let config = Config::parse(&format!("{}", with("64")), "").unwrap();
+    assert_eq!(config.services[0].width, 64);
+    assert_eq!(Config::parse(BASE, "").unwrap().services[0].width, 1);
+    refused(&with("0"), "6:9: service[0].width", "is 0; write a number, 1 to 64");
+    refused(&with("65"), "6:9: service[0].width", "1 to 64");
+    refused(&with("3").replace("home", "spread"), "6:9: service[0].width", "`spread` has none");
+    assert_eq!(problems(&with("1").replace("home", "spread")), Vec::<String>::new());
+}
+
+#[test]
 fn all_problems_are_reported_in_the_files_order() {
     let found = problems(&BASE.replace("80", "0").replace("home", "x").replace("10.0.0.1", "y"));
     let lines: Vec<_> = found.iter().map(|p| p.split(':').nth(1).unwrap()).collect();

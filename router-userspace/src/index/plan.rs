@@ -117,7 +117,7 @@ impl<'a> Desired<'a> {
                 Policy::Home => POLICY_HOME,
             },
             on_missing_key,
-            reserved: [0; 2],
+            width: service.width,
             sources,
             name: Name::new(service.name.as_bytes()),
         };

@@ -8,15 +8,16 @@ use crate::config::{Config, OnMissing, Service};
 use super::PREFIX;
 
 /// Annotations that are fields of the file, and the field.
-const FIELDS: [(&str, &str); 5] = [
+const FIELDS: [(&str, &str); 6] = [
     ("policy", "policy"),
     ("key", "key"),
     ("on-missing-key", "on_missing_key"),
+    ("width", "width"),
     ("idle-timeout", "idle_timeout"),
     ("mss", "mss"),
 ];
 /// Annotations of the cluster alone.
-const OTHERS: [&str; 4] = ["width", "node-port", "cluster-ip", "identity"];
+const OTHERS: [&str; 3] = ["node-port", "cluster-ip", "identity"];
 
 /// How a Service is to be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,14 +107,6 @@ pub(super) fn read(annotations: &BTreeMap<&str, &str>) -> Result<Settings, Vec<S
             Identity::Auto
         }
     };
-    if let Some(width) = annotations.get("width").copied()
-        && width != "1"
-    {
-        problems.push(format!(
-            "{PREFIX}width: {width:?}; the width of all chats of a Service is 1 in this version; \
-             `roost chat width` makes a single chat wider"
-        ));
-    }
     match service {
         Some(service) if problems.is_empty() => {
             Ok(Settings { service, node_port, cluster_ip, identity })
@@ -135,7 +128,7 @@ fn service(
         }
         let value = match field {
             "key" => key(text).map_err(|e| vec![format!("{PREFIX}{name}: {e}")])?,
-            "mss" => text.trim().parse().map_or(text.into(), toml::Value::Integer),
+            "mss" | "width" => text.trim().parse().map_or(text.into(), toml::Value::Integer),
             _ => text.into(),
         };
         table.insert(field.into(), value);

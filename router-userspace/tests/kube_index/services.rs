@@ -59,7 +59,7 @@ fn annotations_are_the_files_fields() {
                 ("on-missing-key", "chat-0"),
                 ("idle-timeout", "1h30m"),
                 ("mss", "1380"),
-                ("width", "1"),
+                ("width", "3"),
                 ("identity", "uid"),
             ],
         )],
@@ -70,7 +70,7 @@ fn annotations_are_the_files_fields() {
     is_set_as(
         &service,
         "policy = \"home\"\nkey = \"query:room\"\non_missing_key = \"reject\"\n\
-         idle_timeout = \"5400s\"\nmss = 1380",
+         idle_timeout = \"5400s\"\nmss = 1380\nwidth = 3",
     );
     assert_eq!(service.replicas[0].name, "uid-chat-0");
 }
@@ -89,7 +89,8 @@ fn wrong_annotations_are_problems_of_their_service_alone() {
         ("node-port", "yes", "roost.rs/node-port: \"yes\"; write \"true\" or \"false\""),
         ("cluster-ip", "1", "roost.rs/cluster-ip: \"1\"; write"),
         ("identity", "ip", "roost.rs/identity: \"ip\"; write"),
-        ("width", "3", "roost.rs/width: \"3\"; "),
+        ("width", "0", "roost.rs/width: is 0; write a number, 1 to 64"),
+        ("width", "wide", "roost.rs/width: is a string; write a number"),
     ];
     for (name, value, message) in wrong {
         let bad = if name == "policy" || name == "key" {

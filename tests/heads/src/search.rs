@@ -61,7 +61,7 @@ pub fn service(sources: &[KeySource]) -> Service {
         mss6: 1440,
         policy: 0,
         on_missing_key: 0,
-        reserved: [0; 2],
+        width: 1,
         sources: all,
         name: Name::EMPTY,
     }

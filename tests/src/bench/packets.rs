@@ -123,7 +123,7 @@ fn service(head: Head) -> Service {
         mss6: 1440,
         policy: POLICY_HOME,
         on_missing_key: MISSING_SPREAD,
-        reserved: [0; 2],
+        width: 1,
         sources,
         name: Name::new(b"bench"),
     }

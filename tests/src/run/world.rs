@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
     Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, KeySource, MISSING_REJECT,
     MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name, POLICY_HOME, POLICY_SPREAD, REPLICA_READY,
-    Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, Vip,
+    Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, TICK_SHIFT, Vip,
 };
 
 use super::Family;
@@ -124,7 +125,7 @@ impl Default for World {
             secrets: Secrets {
                 schema: SCHEMA,
                 reserved: 0,
-                clock_offset: 0,
+                clock_offset: clock_offset(),
                 handshake: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
                 handshake_before: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],
                 chat: [0x1111_2222_3333_4444, 0x5555_6666_7777_8888],
@@ -147,6 +148,14 @@ impl Default for World {
         world.services.extend(Kind::ALL.map(|kind| (kind.number(), service(kind))));
         world
     }
+}
+
+/// The clock begins with the test. One number in 4096 looks like a cookie by chance: so it is always
+/// the same ones.
+fn clock_offset() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
+    let now = now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64;
+    (100u64 << TICK_SHIFT).wrapping_sub(now)
 }
 
 /// A replica as the daemon would write it.
@@ -189,7 +198,7 @@ pub fn service(kind: Kind) -> Service {
             Kind::Fixed => MISSING_REPLICA,
             _ => MISSING_SPREAD,
         },
-        reserved: [0; 2],
+        width: 1,
         sources: sources(&[source]),
         name: Name::new(format!("{kind:?}").as_bytes()),
     }

@@ -111,7 +111,7 @@ pub struct BoundLine {
     pub key: String,
     /// The replica that the chat is pinned to, or null.
     pub replica: Option<String>,
-    /// How many replicas the chat is spread over.
+    /// How many parts the chat has.
     pub width: u32,
     /// The cookie of the chat.
     pub cookie: String,
@@ -128,7 +128,10 @@ impl BoundLine {
             chat: if is_own { key.clone() } else { names.key(at.service, &entry.chat) },
             key,
             replica: (entry.replica != NO_REPLICA).then(|| names.replica(entry.replica)),
-            width: entry.width.max(1),
+            width: match names.services.get(&at.service) {
+                Some(service) if entry.width == 0 => u32::from(service.width).max(1),
+                _ => entry.width.max(1),
+            },
             cookie: text::hex(entry.cookie),
             service_number: at.service,
         }
@@ -204,7 +207,8 @@ pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport
     let (number, service) = service_of(tables, &names, command)?;
     let named = |written: Written| Named { hash: written.hash(&secret), name: written.name() };
     let change = requested(&names, number, &service, command, named)?;
-    let edit = plan(&entries, number, &change, |name| names.key(number, name))?;
+    let of_service = u32::from(service.width).max(1);
+    let edit = plan(&entries, number, of_service, &change, |name| names.key(number, name))?;
     let notes = live_elsewhere(tables, &names, number, &change)?;
     let map = &mut tables.chat_cookies;
     let (at, entry) = match edit {

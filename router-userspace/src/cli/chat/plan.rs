@@ -63,11 +63,12 @@ pub enum Edit {
     Remove(ChatKey),
 }
 
-/// Says what a change comes to for one service, or why it makes no sense. `show` makes a name
-/// readable.
+/// Says what a change comes to for one service, whose chats have the width `of_service`, or why it
+/// makes no sense. `show` makes a name readable.
 pub fn plan(
     entries: &Entries,
     service: u32,
+    of_service: u32,
     change: &Change,
     show: impl Fn(&Name) -> String,
 ) -> Result<Edit> {
@@ -90,7 +91,8 @@ pub fn plan(
     };
     // An entry that says nothing is none.
     let put = |hash, entry: ChatCookie| {
-        let says_nothing = entry.replica == NO_REPLICA && entry.width <= 1;
+        let says_width = entry.width > 0 && entry.width != of_service;
+        let says_nothing = entry.replica == NO_REPLICA && !says_width;
         if says_nothing { Edit::Remove(at(hash)) } else { Edit::Put(at(hash), entry) }
     };
     match change {
@@ -173,7 +175,7 @@ mod tests {
 
     fn try_change(entries: &mut Entries, change: &Change) -> Result<()> {
         let show = |name: &Name| String::from_utf8_lossy(name.kept()).into_owned();
-        match plan(entries, 1, change, show)? {
+        match plan(entries, 1, 1, change, show)? {
             Edit::Put(key, value) => entries.insert(key, value),
             Edit::Remove(key) => entries.remove(&key),
         };
@@ -235,6 +237,18 @@ mod tests {
         assert!(refused(&mut entries, &Change::Pin { chat, replica: 2 }).contains("width 3"));
         try_change(&mut entries, &Change::Width { chat, width: 1 }).unwrap();
         assert!(entries.is_empty());
+    }
+
+    #[test]
+    fn a_chat_may_be_narrower_than_its_service_says() {
+        let chat = named("a");
+        let planned = |of_service, width| {
+            let change = Change::Width { chat, width };
+            plan(&Entries::new(), 1, of_service, &change, |_| String::new()).unwrap()
+        };
+        assert!(matches!(planned(3, 1), Edit::Put(_, ChatCookie { width: 1, .. })));
+        assert!(matches!(planned(3, 5), Edit::Put(_, ChatCookie { width: 5, .. })));
+        assert!(matches!(planned(3, 3), Edit::Remove(_)), "what the service says anyway");
     }
 
     #[test]

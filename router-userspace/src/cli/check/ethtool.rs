@@ -15,12 +15,20 @@ pub enum Setting {
     TxChecksum = 0x16,
     /// Received segments are merged by the kernel.
     Gro = 0x2b,
-    /// A word of flags, of which only LRO is read.
+    /// A word of flags, see `Flag`.
     Flags = 0x25,
 }
 
-/// `ETH_FLAG_LRO`.
-const FLAG_LRO: u32 = 1 << 15;
+/// A flag of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Flag {
+    /// `ETH_FLAG_RXVLAN`: the device takes VLAN tags out of what it receives.
+    RxVlan = 1 << 8,
+    /// `ETH_FLAG_LRO`: it merges received segments.
+    Lro = 1 << 15,
+}
+
 const SIOCETHTOOL: u32 = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 3;
 
@@ -52,11 +60,11 @@ pub fn is_on(interface: &str, setting: Setting) -> io::Result<bool> {
     Ok(value.data != 0)
 }
 
-/// Whether the device merges received segments (LRO).
-pub fn lro(interface: &str) -> io::Result<bool> {
+/// Whether a flag is set.
+pub fn has(interface: &str, flag: Flag) -> io::Result<bool> {
     let mut value = Value { command: Setting::Flags as u32, data: 0 };
     ethtool(interface, &mut value)?;
-    Ok(value.data & FLAG_LRO != 0)
+    Ok(value.data & flag as u32 != 0)
 }
 
 /// The name of the driver.

@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     Finding,
-    ethtool::{self, Setting},
+    ethtool::{self, Flag, Setting},
     sysctl,
 };
 
@@ -29,7 +29,7 @@ pub fn findings(name: &str) -> Vec<Finding> {
     };
     let mut findings = vec![state(&link), native(&link), occupied(&link), mtu(&link), lro(name)];
     findings.extend(checksums(&link));
-    findings.extend([gro(name), rp_filter(name)]);
+    findings.extend([rx_vlan(&link), gro(name), rp_filter(name)]);
     findings.into_iter().map(|finding| finding.of(name)).collect()
 }
 
@@ -104,7 +104,7 @@ fn mtu(link: &Link) -> Finding {
 }
 
 fn lro(name: &str) -> Finding {
-    match ethtool::lro(name) {
+    match ethtool::has(name, Flag::Lro) {
         Ok(false) => Finding::ok("lro", "off"),
         Ok(true) => Finding::fail(
             "lro",
@@ -127,6 +127,33 @@ fn checksums(link: &Link) -> Vec<Finding> {
         Err(error) => unreadable("tx_checksum", &error),
     };
     vec![rx, tx]
+}
+
+/// A tag that the device takes out is in no frame that XDP sees, and answers would leave without.
+fn rx_vlan(link: &Link) -> Finding {
+    const CHECK: &str = "rx_vlan";
+    match ethtool::has(&link.name, Flag::RxVlan) {
+        Ok(false) => Finding::ok(CHECK, "off, tags stay in the frames"),
+        Ok(true) => match vlans_on(link) {
+            vlans if vlans.is_empty() => Finding::ok(CHECK, "on, there is no VLAN on top"),
+            vlans => Finding::fail(
+                CHECK,
+                format!("on: the tags of {} are hidden from XDP", vlans.join(", ")),
+                format!("ethtool -K {} rxvlan off", link.name),
+            ),
+        },
+        Err(error) => unreadable(CHECK, &error),
+    }
+}
+
+/// The VLAN interfaces on top of one, in this network namespace.
+fn vlans_on(below: &Link) -> Vec<String> {
+    let all = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let names = all.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    let links = names.filter_map(|name| netlink::link_by_name(name).ok());
+    let on_top =
+        |link: &Link| link.kind == "vlan" && !link.link_elsewhere && link.link == below.index;
+    links.filter(on_top).map(|link| link.name).collect()
 }
 
 fn gro(name: &str) -> Finding {

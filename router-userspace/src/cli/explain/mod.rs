@@ -77,6 +77,8 @@ pub struct Explained {
     pub key_hash: Option<String>,
     /// What CHAT_COOKIES says about the key and its chat; null if nothing.
     pub overridden: Option<Overridden>,
+    /// How many parts the chat has; the cookie, the live home and the slot are those of one.
+    pub width: u32,
     /// The cookie that stands for the chat.
     pub cookie: Option<String>,
     /// The chat's entry in CHATS; null if it has none, or if its policy is `spread`.
@@ -103,7 +105,7 @@ pub struct Overridden {
     pub chat: Option<String>,
     /// The replica that the chat is pinned to.
     pub pinned_to: Option<String>,
-    /// How many parts the chat is spread over.
+    /// How many parts the chat is spread over; 0: as the service says.
     pub width: u32,
 }
 
@@ -240,6 +242,7 @@ impl Connection<'_> {
             missing,
             key_hash: key_hash.map(text::hex),
             notes: self.notes(overridden.as_ref()),
+            width: self.width(overridden.as_ref()),
             overridden,
             cookie: None,
             chat: None,
@@ -304,8 +307,15 @@ impl Connection<'_> {
         Some(Overridden {
             chat: bound.then(|| names.key(self.number, &own.chat)),
             pinned_to: (pinned != NO_REPLICA).then(|| names.replica(pinned)),
-            width: of_chat.map_or(1, |entry| entry.width.max(1)),
+            width: of_chat.map_or(0, |entry| entry.width),
         })
+    }
+
+    /// How many parts the chat has.
+    fn width(&self, overridden: Option<&Overridden>) -> u32 {
+        let own = overridden.map(|overridden| overridden.width).filter(|width| *width > 0);
+        let of_service = u32::from(self.service.width).max(1);
+        if self.service.policy == POLICY_HOME { own.unwrap_or(of_service) } else { 1 }
     }
 
     fn notes(&self, overridden: Option<&Overridden>) -> Vec<String> {
@@ -313,8 +323,7 @@ impl Connection<'_> {
         if self.service.policy != POLICY_HOME {
             notes.push("by the policy the 4-tuple decides, and not the key".to_owned());
         }
-        let by_tuple = self.service.policy != POLICY_HOME
-            || overridden.is_some_and(|overridden| overridden.width > 1);
+        let by_tuple = self.service.policy != POLICY_HOME || self.width(overridden) > 1;
         let by_tuple = by_tuple || matches!(self.known, Known::Nothing(_));
         if self.tuple.is_none() && by_tuple {
             notes.push("the replica depends on the connection: give --tuple too".to_owned());

@@ -29,7 +29,11 @@ impl Report for Explained {
             },
         ));
         if let Some(cookie) = &self.cookie {
-            lines.push(("cookie", cookie.clone()));
+            let of = match self.width {
+                1 => String::new(),
+                width => format!(" of one part of {width}"),
+            };
+            lines.push(("cookie", format!("{cookie}{of}")));
         }
         lines.push((
             "live home",
@@ -111,8 +115,10 @@ impl Overridden {
         if let Some(replica) = &self.pinned_to {
             says.push(format!("pinned to {replica}"));
         }
-        if self.width > 1 {
-            says.push(format!("spread over {} parts", self.width));
+        match self.width {
+            0 => {}
+            1 => says.push("in one part".to_owned()),
+            width => says.push(format!("spread over {width} parts")),
         }
         says.join(", ")
     }
