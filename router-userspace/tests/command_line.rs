@@ -405,7 +405,7 @@ fn explain_follows_the_pipeline() {
     let bound = explain(&["--key", "guest"]);
     assert_eq!((&bound["why"], &bound["replica"]), (&json!("pinned"), &json!("r1")));
     assert_eq!(bound["cookie"], slot["cookie"]);
-    assert_eq!(bound["overridden"], json!({"chat": "other", "pinned_to": "r1", "width": 1}));
+    assert_eq!(bound["overridden"], json!({"chat": "other", "pinned_to": "r1", "width": null}));
 
     let none = explain(&["--tuple", "198.51.100.7:40000,192.0.2.1:80"]);
     assert_eq!((&none["why"], &none["replica"]), (&json!("rejected"), &Value::Null));

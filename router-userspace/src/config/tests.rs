@@ -102,9 +102,11 @@ fn a_problem_has_its_place_and_what_would_be_right() {
 #[test]
 fn a_width_is_of_chats() {
     let with = |width: &str| BASE.replace("= 80", &format!("= 80\nwidth = {width}"));
-    let config = Config::parse(&format!("{}", with("64")), "").unwrap();
-    assert_eq!(config.services[0].width, 64);
-    assert_eq!(Config::parse(BASE, "").unwrap().services[0].width, 1);
+    let width = |fields: &str| {
+        let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{fields}\n");
+        Config::parse(&text, "r.toml").unwrap().services[0].width
+    };
+    assert_eq!((width(BASE), width(&with("64"))), (1, 64));
     refused(&with("0"), "6:9: service[0].width", "is 0; write a number, 1 to 64");
     refused(&with("65"), "6:9: service[0].width", "1 to 64");
     refused(&with("3").replace("home", "spread"), "6:9: service[0].width", "`spread` has none");

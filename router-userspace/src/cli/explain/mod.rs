@@ -105,8 +105,8 @@ pub struct Overridden {
     pub chat: Option<String>,
     /// The replica that the chat is pinned to.
     pub pinned_to: Option<String>,
-    /// How many parts the chat is spread over; 0: as the service says.
-    pub width: u32,
+    /// How many parts the chat is to have; null: as the service says.
+    pub width: Option<u32>,
 }
 
 /// What `CHATS` says.
@@ -307,13 +307,13 @@ impl Connection<'_> {
         Some(Overridden {
             chat: bound.then(|| names.key(self.number, &own.chat)),
             pinned_to: (pinned != NO_REPLICA).then(|| names.replica(pinned)),
-            width: of_chat.map_or(0, |entry| entry.width),
+            width: of_chat.map(|entry| entry.width).filter(|width| *width > 0),
         })
     }
 
     /// How many parts the chat has.
     fn width(&self, overridden: Option<&Overridden>) -> u32 {
-        let own = overridden.map(|overridden| overridden.width).filter(|width| *width > 0);
+        let own = overridden.and_then(|overridden| overridden.width);
         let of_service = u32::from(self.service.width).max(1);
         if self.service.policy == POLICY_HOME { own.unwrap_or(of_service) } else { 1 }
     }

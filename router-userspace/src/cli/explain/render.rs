@@ -116,9 +116,9 @@ impl Overridden {
             says.push(format!("pinned to {replica}"));
         }
         match self.width {
-            0 => {}
-            1 => says.push("in one part".to_owned()),
-            width => says.push(format!("spread over {width} parts")),
+            None => {}
+            Some(1) => says.push("in one part".to_owned()),
+            Some(width) => says.push(format!("spread over {width} parts")),
         }
         says.join(", ")
     }
