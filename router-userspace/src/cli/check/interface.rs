@@ -151,8 +151,9 @@ fn vlans_on(below: &Link) -> Vec<String> {
     let all = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
     let names = all.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
     let links = names.filter_map(|name| netlink::link_by_name(name).ok());
-    let on_top =
-        |link: &Link| link.kind == "vlan" && !link.link_elsewhere && link.link == below.index;
+    let on_top = |link: &Link| {
+        link.kind == "vlan" && link.link_namespace.is_none() && link.link == below.index
+    };
     links.filter(on_top).map(|link| link.name).collect()
 }
 
