@@ -59,7 +59,8 @@ pub fn is_unfinished(packet: &impl Packet, segment: &Segment) -> Option<bool> {
 pub fn is_really_unfinished<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<bool> {
     let len = scratch.segment.payload_len();
     if len > STASH_LEN {
-        // No wire carries it.
+        // Merged from several: native XDP has no frame of this size. (A jumbo frame in generic mode may be
+        // finished, and wrongly taken for this once in 65536.)
         return Some(true);
     }
     let sum = if len == 0 { Sum::ZERO } else { payload_sum(packet, scratch, len)? };

@@ -45,8 +45,9 @@ impl Daemon {
             "watching the cluster; what the maps have of it holds until it is known"
         );
         self.control = Some(Control::start(client.clone(), &node_name, Times::default()));
-        let source =
-            Source::start(client, Options { node_name, hold: args.empty_list_hold }, known);
+        let hold = args.empty_list_hold;
+        let options = Options { node_name, hold, silence: Options::SILENCE };
+        let source = Source::start(client, options, known);
         let control = self.control.as_ref().map(|control| control.state().clone());
         self.status.watches(source.state().clone(), control);
         source

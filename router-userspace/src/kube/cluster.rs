@@ -144,6 +144,11 @@ impl Cluster {
         Some(&self.slices.get(slice)?.service)
     }
 
+    /// Whether a Service is Roost's.
+    pub fn is_declared(&self, service: &ObjectKey) -> bool {
+        self.services.contains_key(service)
+    }
+
     /// Roost's Services, as they are.
     pub fn services(&self) -> impl Iterator<Item = (&ObjectKey, &Service)> {
         self.services.iter().map(|(key, declared)| (key, &declared.service))

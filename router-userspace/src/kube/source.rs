@@ -28,7 +28,7 @@ use super::{
     Claimant, Claims, Cluster, Known, ObjectKey, Problem, Reason,
     guard::Guard,
     state::{Kind, WatchState},
-    watch::{Closed, Event, Watch},
+    watch::{Closed, Event, SILENCE, Watch},
 };
 
 /// What changes within this time of each other is taken together,
@@ -54,6 +54,13 @@ pub struct Options {
     pub node_name: String,
     /// How long a list that empties a service is doubted.
     pub hold: Duration,
+    /// How long a watch may say nothing before everything is listed anew.
+    pub silence: Duration,
+}
+
+impl Options {
+    /// Longer than the API server is ever silent.
+    pub const SILENCE: Duration = SILENCE;
 }
 
 /// The cluster, as it changes.
@@ -111,6 +118,7 @@ impl Source {
                 labels: None,
                 fields: None,
                 state: state.clone(),
+                silence: options.silence,
                 updates: sender.clone(),
                 wrap: Update::Services,
             }
@@ -123,6 +131,7 @@ impl Source {
                 labels: Some(SLICES.into()),
                 fields: None,
                 state: state.clone(),
+                silence: options.silence,
                 updates: sender.clone(),
                 wrap: Update::Slices,
             }
@@ -136,6 +145,7 @@ impl Source {
                 // Nodes change all the time, and there may be thousands.
                 fields: Some(format!("metadata.name={}", options.node_name)),
                 state: state.clone(),
+                silence: options.silence,
                 updates: sender,
                 wrap: Update::Nodes,
             }
@@ -237,6 +247,13 @@ impl Source {
         }
     }
 
+    /// Notes that an event was about a Service, if it is Roost's or just was.
+    fn note_event(&mut self, service: ObjectKey, changed: bool) {
+        if changed || self.cluster.is_declared(&service) {
+            self.by_event.insert(service);
+        }
+    }
+
     fn note_service(&mut self, event: Event<Service>) -> bool {
         match event {
             Event::Listed(all) => {
@@ -244,13 +261,14 @@ impl Source {
                 self.cluster.list_services(&all)
             }
             Event::Applied(service) => {
-                self.by_event.insert(ObjectKey::of(&*service));
-                self.cluster.apply_service(&service)
+                let changed = self.cluster.apply_service(&service);
+                self.note_event(ObjectKey::of(&*service), changed);
+                changed
             }
             Event::Deleted(service) => {
                 let key = ObjectKey::of(&*service);
                 let changed = self.cluster.delete_service(&key);
-                self.by_event.insert(key);
+                self.note_event(key, changed);
                 changed
             }
         }
@@ -258,8 +276,9 @@ impl Source {
 
     fn note_slice(&mut self, event: Event<EndpointSlice>) -> bool {
         let about = |source: &mut Self, key: &ObjectKey| {
-            let service = source.cluster.service_of(key).cloned();
-            source.by_event.extend(service);
+            if let Some(service) = source.cluster.service_of(key).cloned() {
+                source.note_event(service, false);
+            }
         };
         match event {
             Event::Listed(all) => {

@@ -30,8 +30,8 @@ const PAGE: u32 = 500;
 const ANSWER: Duration = Duration::from_secs(60);
 /// The server ends a watch after this, and up to a quarter more.
 const WATCH: Duration = Duration::from_secs(230);
-/// A watch without a sign of life for so long is opened again. Servers send a bookmark each minute.
-const SILENCE: Duration = Duration::from_secs(150);
+/// After so long without a sign of life everything is listed anew. Servers send a bookmark each minute.
+pub(super) const SILENCE: Duration = Duration::from_secs(150);
 /// A watch that ends sooner than this was not of much use.
 const SHORT: Duration = Duration::from_secs(5);
 
@@ -53,6 +53,8 @@ pub(super) struct Watch<K, U> {
     pub(super) labels: Option<String>,
     pub(super) fields: Option<String>,
     pub(super) state: WatchState,
+    /// How long it may say nothing.
+    pub(super) silence: Duration,
     pub(super) updates: mpsc::Sender<U>,
     /// From an event of this kind to what the follower takes.
     pub(super) wrap: fn(Event<K>) -> U,
@@ -147,7 +149,7 @@ where
             }
             match end {
                 Ok(End::Gone) => {
-                    info!(kind = %self.kind, "the watch is too far behind: listing anew");
+                    info!(kind = %self.kind, "the watch cannot go on where it was: listing anew");
                     return Ok(());
                 }
                 Ok(End::Resume) if begin.elapsed() < SHORT => {
@@ -189,9 +191,11 @@ where
         };
         heard(false);
         let end = loop {
-            let Ok(event) = timeout(SILENCE, stream.next()).await else {
-                debug!(kind = %self.kind, "the watch is silent: opening it again");
-                break Ok(End::Resume);
+            let Ok(event) = timeout(self.silence, stream.next()).await else {
+                // A connection that is dead, or a server whose data was restored from a backup: to a
+                // version that it has not got to again it says nothing, and no error either.
+                warn!(kind = %self.kind, "the watch was silent for too long");
+                break Ok(End::Gone);
             };
             let event = match event {
                 None => break Ok(End::Resume),
@@ -199,16 +203,7 @@ where
                 Some(Ok(WatchEvent::Error(status))) if status.code == 410 => break Ok(End::Gone),
                 Some(Ok(WatchEvent::Error(status))) => break Err(Failure::Status(status)),
                 Some(Ok(WatchEvent::Bookmark(bookmark))) => {
-                    let new = bookmark.metadata.resource_version;
-                    if is_before(&new, version) {
-                        warn!(
-                            kind = %self.kind,
-                            "the API server has gone back from version {version} to {new}, as after the \
-                             restoration of a backup: listing anew"
-                        );
-                        break Ok(End::Gone);
-                    }
-                    *version = new;
+                    *version = bookmark.metadata.resource_version;
                     backoff.reset();
                     heard(false);
                     continue;
@@ -237,19 +232,17 @@ where
 
     async fn failed(&self, doing: &str, error: &Failure, backoff: &mut Backoff) {
         let text = error.text();
+        let is_new = self.state.get().kind(self.kind).last_error.as_ref() != Some(&text);
         self.state.failed(self.kind, &text);
         let wait = backoff.next(error.asks_for());
-        warn!(kind = %self.kind, "{doing} failed: {text}; again in {:.1} s", wait.as_secs_f64());
+        let seconds = wait.as_secs_f64();
+        if is_new {
+            warn!(kind = %self.kind, "{doing} failed: {text}; tried again until it works");
+        } else {
+            debug!(kind = %self.kind, "{doing} failed: {text}; again in {seconds:.1} s");
+        }
         sleep(wait).await;
     }
-}
-
-/// Whether a version is older than another: they are decimal numbers that grow. A server whose data
-/// was restored from a backup has forgotten newer ones, and its watches say nothing until it has got
-/// there again.
-fn is_before(version: &str, other: &str) -> bool {
-    let number = |text: &str| text.parse::<u64>().ok();
-    number(version).zip(number(other)).is_some_and(|(version, other)| version < other)
 }
 
 /// Without what is never looked at, and is often the larger part.

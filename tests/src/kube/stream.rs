@@ -147,6 +147,10 @@ impl Watch {
         }
         // The last version that is known, which may be that of another kind of object.
         let version = self.shared.state().store.version();
+        // As kube-apiserver: a watch is told of nothing that is not newer than what it asked for.
+        if self.wanted.version.is_some_and(|asked| version <= asked) {
+            return Ok(());
+        }
         let kind = match self.wanted.plural.as_str() {
             "services" => "Service",
             "endpointslices" => "EndpointSlice",

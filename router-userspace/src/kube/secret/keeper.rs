@@ -12,7 +12,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::secrets::{self, Keys};
 
@@ -21,7 +21,7 @@ use super::{
         PREFIX,
         backoff::{Backoff, jitter},
         state::Kind,
-        watch::{Event, Watch, error_text},
+        watch::{Event, SILENCE, Watch, error_text},
     },
     Content, Machine, SecretOptions, SecretState, Seen, Step,
 };
@@ -134,6 +134,7 @@ impl Task {
                 // The right to see one Secret is enough.
                 fields: Some(format!("metadata.name={}", self.key)),
                 state: self.state.watch().clone(),
+                silence: SILENCE,
                 updates,
                 wrap: |event| event,
             }
@@ -170,7 +171,11 @@ impl Task {
                     self.version = None;
                     self.see(secret);
                 }
-                None => self.absent(),
+                None => {
+                    // A server that was restored from a backup counts anew.
+                    self.version = None;
+                    self.absent();
+                }
             },
             Event::Applied(secret) => self.see(*secret),
             Event::Deleted(secret) if self.is_old(&secret) => {}
@@ -269,7 +274,11 @@ impl Task {
         let wait = self.backoff.next(Duration::ZERO);
         self.not_before = Instant::now() + wait;
         let seconds = wait.as_secs_f64();
-        warn!(secret = self.name, "{doing} failed: {error}; again in {seconds:.1} s");
+        if self.state.get().last_error.as_deref() == Some(error) {
+            debug!(secret = self.name, "{doing} failed: {error}; again in {seconds:.1} s");
+        } else {
+            warn!(secret = self.name, "{doing} failed: {error}; tried again until it works");
+        }
         self.state.update(|state| {
             state.errors += 1;
             state.last_error = Some(error.to_owned());
