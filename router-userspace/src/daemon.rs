@@ -45,11 +45,11 @@ const POLL: Duration = Duration::from_millis(250);
 /// Runs the daemon until SIGTERM or SIGINT. What it has pinned under `pin_dir` stays.
 pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     args.start_logging()?;
-    let mut watch = Watch::new(args.config.as_deref(), &args.cluster);
+    let mut watch = Watch::new(args.config.as_deref(), &args.cluster, pin_dir);
     let config = match watch.first() {
         Some(config) => config?,
         None => Config {
-            interfaces: uplinks::of(&args.cluster)?,
+            interfaces: uplinks::of(&args.cluster, pin_dir)?,
             limits: Limits::default(),
             secrets: SecretFiles::default(),
             kubernetes: Kubernetes::default(),
@@ -269,7 +269,8 @@ impl Daemon {
         }
     }
 
-    /// Detaches from interfaces that are not in the file, whichever daemon attached to them.
+    /// Detaches from interfaces that are not in the file, whichever daemon attached to them. Where the
+    /// default routes say which, all that are attached are among them (see [`uplinks`]).
     fn detach_others(&mut self) {
         for interface in self.data_path.pinned_interfaces() {
             if !self.config.interfaces.contains(&interface) {

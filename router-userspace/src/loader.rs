@@ -29,6 +29,7 @@ use crate::{capabilities, config::Limits, tables::Tables};
 pub(crate) use attach::interface_of;
 pub use attach::{Attached, loses_frames};
 pub use detach::detach;
+pub(crate) use detach::pinned_interfaces;
 
 /// The kernel programs, as built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ROOST_EBPF_OBJECT"));

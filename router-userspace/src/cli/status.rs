@@ -19,7 +19,7 @@ use super::{
     table::{Cell, Table},
     text::NONE,
 };
-use crate::{loader::interface_of, netlink, sys, tables::Tables};
+use crate::{loader::interface_of, lock, netlink, sys, tables::Tables};
 
 const ELSEWHERE: &str = "cannot be seen from this network namespace";
 
@@ -78,7 +78,7 @@ pub fn status(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
         max_entries: map.max_entries,
     };
     let maps = dump::lines(tables, pin_dir, &BOUNDED)?;
-    let daemon_pid = running::pid(pin_dir);
+    let daemon_pid = lock::holder(pin_dir);
     let services = services::services(tables)?.0;
     let mut sources: Vec<&str> = services.iter().map(source).collect();
     sources.sort_unstable();

@@ -1,26 +1,42 @@
 //! The client-facing interfaces when no file names them.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Result, ensure};
 use tracing::info;
 
 use super::args::ClusterArgs;
+use crate::{loader, sys};
 
-/// Those that were given, or those of the default routes.
-pub(super) fn of(args: &ClusterArgs) -> Result<Vec<String>> {
+/// Those that were given, or those of the default routes and those that the programs are attached to
+/// already: a default route that is gone for a while, or has moved, must not end connections.
+pub(super) fn of(args: &ClusterArgs, pin_dir: &Path) -> Result<Vec<String>> {
     if !args.interface.is_empty() {
         return Ok(args.interface.clone());
     }
+    let mut attached = loader::pinned_interfaces(pin_dir);
+    attached.retain(|name| sys::interface_index(name).is_ok());
     let read = |file: &str| fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
-    let found = of_routes(&read("route"), &read("ipv6_route"));
+    let found = union(of_routes(&read("route"), &read("ipv6_route")), attached);
     ensure!(
         !found.is_empty(),
         "there is no default route whose interface could be the client-facing one: name it with \
          --interface, or in a file with --config"
     );
-    info!(interfaces = found.join(","), "taking the interfaces of the default routes");
+    info!(
+        interfaces = found.join(","),
+        "taking the interfaces of the default routes, and those attached already"
+    );
     Ok(found)
+}
+
+fn union(mut names: Vec<String>, more: Vec<String>) -> Vec<String> {
+    for name in more {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// The interfaces of the best default route of each family.
@@ -39,13 +55,10 @@ fn of_routes(v4: &str, v6: &str) -> Vec<String> {
         let is_default = len == "00" && destination.bytes().all(|b| b == b'0') && device != "lo";
         Some((u32::from_str_radix(metric, 16).ok().filter(|_| is_default)?, device))
     });
-    let mut names = Vec::new();
-    for (_, device) in v4.min().into_iter().chain(v6.min()) {
-        if !names.iter().any(|name| name == device) {
-            names.push(device.to_owned());
-        }
-    }
-    names
+    union(
+        Vec::new(),
+        v4.min().into_iter().chain(v6.min()).map(|(_, name)| name.to_owned()).collect(),
+    )
 }
 
 #[cfg(test)]
@@ -57,6 +70,14 @@ mod tests {
         eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0\n\
         eth1 0002A8C0 00000000 0001 0 0 50 00FFFFFF 0 0 0\n";
     const NONE: &str = "00000000000000000000000000000000";
+
+    #[test]
+    fn what_is_attached_stays_when_a_route_moves() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let attached = names(&["eth0", "eth2"]);
+        assert_eq!(union(names(&["eth2", "eth1"]), attached.clone()), ["eth2", "eth1", "eth0"]);
+        assert_eq!(union(names(&[]), attached), ["eth0", "eth2"]);
+    }
 
     #[test]
     fn the_best_default_route_counts() {

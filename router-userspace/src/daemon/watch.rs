@@ -15,6 +15,7 @@ pub(super) struct Watch {
     path: Option<PathBuf>,
     /// Beside a cluster: the file may leave the interfaces to the default routes.
     cluster: Option<ClusterArgs>,
+    pin_dir: PathBuf,
     /// What was last taken; `None`: the file could not be read.
     taken: Option<Vec<u8>>,
     /// What was seen once: a file that is being written is looked at again before it is taken.
@@ -22,9 +23,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(path: Option<&Path>, cluster: &ClusterArgs) -> Self {
+    pub(super) fn new(path: Option<&Path>, cluster: &ClusterArgs, pin_dir: &Path) -> Self {
         let cluster = cluster.kubernetes.then(|| cluster.clone());
-        Self { path: path.map(Path::to_owned), cluster, taken: None, seen: None }
+        Self {
+            path: path.map(Path::to_owned),
+            cluster,
+            pin_dir: pin_dir.to_owned(),
+            taken: None,
+            seen: None,
+        }
     }
 
     /// Reads the file for the first time.
@@ -56,7 +63,7 @@ impl Watch {
         let Some(cluster) = &self.cluster else { return Config::load(path) };
         let mut config = Config::load_beside_cluster(path)?;
         if config.interfaces.is_empty() {
-            config.interfaces = uplinks::of(cluster).map_err(|e| ConfigError {
+            config.interfaces = uplinks::of(cluster, &self.pin_dir).map_err(|e| ConfigError {
                 file: path.display().to_string(),
                 problems: vec![Problem {
                     line: 0,
@@ -92,7 +99,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roost.toml");
         fs::write(&path, "# nothing\n").unwrap();
-        let first = |words: &[&str]| Watch::new(Some(&path), &cluster(words)).first().unwrap();
+        let first = |words: &[&str]| {
+            Watch::new(Some(&path), &cluster(words), directory.path()).first().unwrap()
+        };
         let alone = first(&["--config=x"]).unwrap_err().to_string();
         assert!(alone.contains("interfaces: is missing; write"), "{alone}");
         // As they are named by --interface here: the routes of this machine are not known.
@@ -109,7 +118,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("roost.toml");
         fs::write(&path, GOOD).unwrap();
-        let mut watch = Watch::new(Some(&path), &cluster(&["--config=x"]));
+        let mut watch = Watch::new(Some(&path), &cluster(&["--config=x"]), directory.path());
         assert!(watch.first().unwrap().is_ok());
         assert!(watch.look().is_none());
         fs::write(&path, "interf").unwrap();

@@ -112,11 +112,7 @@ impl DataPath {
 
     /// Interfaces with pinned links of ours, attached by whichever daemon.
     pub fn pinned_interfaces(&self) -> Vec<String> {
-        let mut names: Vec<_> =
-            super::detach::links(&self.pin_dir).into_iter().map(|link| link.interface).collect();
-        names.sort();
-        names.dedup();
-        names
+        super::detach::pinned_interfaces(&self.pin_dir)
     }
 
     fn attach_ingress(&mut self, interface: &str, index: u32) -> Result<Attached> {

@@ -62,6 +62,14 @@ pub(super) fn links(pin_dir: &Path) -> Vec<Link> {
     names.filter_map(link).collect()
 }
 
+/// Interfaces with pinned links of ours, attached by whichever daemon.
+pub(crate) fn pinned_interfaces(pin_dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = links(pin_dir).into_iter().map(|link| link.interface).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
 /// Detaches from one interface.
 pub(super) fn interface(pin_dir: &Path, interface: &str) -> Vec<String> {
     [XDP, TCX, CLSACT]
