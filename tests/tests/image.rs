@@ -118,11 +118,13 @@ fn an_image_is_one_program_with_its_name() -> Result<()> {
 fn nothing_in_the_programs_is_of_this_machine() -> Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
     let mut paths = vec![workspace.to_str().context("not UTF-8")?.to_owned()];
-    for variable in ["CARGO_HOME", "HOME"] {
+    for variable in ["CARGO_HOME", "RUSTUP_HOME", "HOME"] {
         // `/` and the like would be found anywhere.
         let path = std::env::var(variable).ok().filter(|path| path.len() > 4);
         paths.extend(path.map(|path| format!("{path}/")));
     }
+    // Where compilers have the sources of the standard library; `/usr/src/rustc-` is Debian's.
+    paths.extend(["/lib/rustlib/src/".to_owned(), "/usr/src/rustc-".to_owned()]);
     for program in ["roost", "roost-chat"] {
         let image = Image::open(program)?;
         let bytes = fs::read(image.root()?.join("usr/bin").join(program))?;

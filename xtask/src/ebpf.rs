@@ -70,7 +70,7 @@ impl Tools {
             format!("-Clinker={}", self.linker.display()),
         ];
         // Types and lines say where sources are.
-        flags.extend(remapped(workspace));
+        flags.extend(remapped(workspace, &self.rustc));
         flags.extend(BASE_FLAGS.iter().map(|flag| flag.to_string()));
         if WIDE_ARCHITECTURES.contains(&architecture) {
             flags.extend(WIDE_FLAGS.iter().map(|flag| flag.to_string()));

@@ -89,7 +89,8 @@ fn images(workspace: &Workspace, profile: Profile, name: &str, tag: &str) -> Res
 
 /// Builds static binaries; returns their directory.
 fn binaries(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
-    let host = toolchain::host()?.version.host;
+    let rustc = toolchain::host()?;
+    let host = &rustc.version.host;
     if !host.ends_with("-linux-gnu") {
         bail!("images are built on Linux with glibc, and this compiler is for {host}");
     }
@@ -97,19 +98,19 @@ fn binaries(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
         Profile::Debug => ("debug", "DEV"),
         Profile::Release => ("release", "RELEASE"),
     };
-    let built = workspace.target.join(&host).join(directory);
+    let built = workspace.target.join(host).join(directory);
     if !built.join("roost").exists() {
         say("building static binaries, and everything that they are made of (minutes, once)");
     }
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "router-userspace", "--package", "roost-chat", "--bins"]);
     // Named, though it is the host: so build scripts and macros, which are loaded, are not static.
-    cargo.args(["--target", &host]).arg("--target-dir").arg(&workspace.target);
+    cargo.args(["--target", host]).arg("--target-dir").arg(&workspace.target);
     if profile == Profile::Release {
         cargo.arg("--release");
     }
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    flags.extend(remapped(workspace));
+    flags.extend(remapped(workspace, &rustc));
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     cargo.env(format!("CARGO_PROFILE_{name}_STRIP"), "symbols");
     cargo.env(format!("CARGO_PROFILE_{name}_DEBUG"), "none").env("CARGO_INCREMENTAL", "0");

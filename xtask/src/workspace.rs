@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::process::say;
+use crate::toolchain::Rustc;
 
 /// The checkout and its build directory.
 pub struct Workspace {
@@ -27,14 +28,18 @@ pub enum Profile {
     Release,
 }
 
-/// Flags of the compiler that keep the paths of this machine out of what it writes.
-pub fn remapped(workspace: &Workspace) -> Vec<String> {
+/// Flags of a compiler that keep the paths of this machine out of what it writes.
+pub fn remapped(workspace: &Workspace, rustc: &Rustc) -> Vec<String> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
     let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let home = home.map(|home| remap(&home, "/cargo"));
+    // Where the compiler has the sources of the standard library; Debian's is a symbolic link.
+    let rust = rustc.sysroot.join("lib/rustlib/src/rust");
+    let real = fs::canonicalize(&rust).ok().filter(|real| *real != rust);
+    let rust = [Some(rust), real].into_iter().flatten().map(|path| remap(&path, "/rust"));
     // The last that fits counts.
-    home.into_iter().chain([remap(&workspace.root, "/roost")]).collect()
+    home.into_iter().chain([remap(&workspace.root, "/roost")]).chain(rust).collect()
 }
 
 impl Workspace {
