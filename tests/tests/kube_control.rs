@@ -40,7 +40,11 @@ impl Daemon {
         let kubeconfig = server.kubeconfig(dir.path())?;
         let client = roost::kube::client(Some(&kubeconfig), Some(NAMESPACE)).await?;
         let control = Control::start(client.clone(), node_name, TIMES);
-        let options = Options { node_name: node_name.into(), hold: Duration::ZERO };
+        let options = Options {
+            node_name: node_name.into(),
+            hold: Duration::ZERO,
+            silence: Options::SILENCE,
+        };
         let mut source = Source::start(client, options, []);
         let learner = control.learner();
         let (pools, mut changed) = watch::channel(pools.to_vec());
