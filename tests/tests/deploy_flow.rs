@@ -24,7 +24,7 @@ echo "$verb $*" >> "$here/calls"
 what=
 for word in "$@"; do
     case $word in
-        daemonset|deployment|pods|namespace) test -n "$what" || what=-$word;;
+        daemonset|deployment|pods|namespace|nodes|events) test -n "$what" || what=-$word;;
         app.kubernetes.io/name=*) what=$what-${word#*=};;
         -) cat > "$here/stdin-$verb";;
     esac
@@ -34,8 +34,11 @@ times=$(($(cat "$here/times-$name" 2>/dev/null || echo 0) + 1))
 test -e "$here/$name.$((times + 1))" && echo $times > "$here/times-$name"
 while test $times -gt 1 -a ! -e "$here/$name.$times"; do times=$((times - 1)); done
 if test -e "$here/$name.error"; then cat "$here/$name.error" >&2; exit 1; fi
-test -e "$here/$name.$times" && cat "$here/$name.$times"
-exit 0
+test -e "$here/$name.$times" || exit 0
+case $(head -n 1 "$here/$name.$times") in
+    "Unable to connect"*) cat "$here/$name.$times" >&2; exit 1;;
+esac
+cat "$here/$name.$times"
 "#;
 
 /// A kubectl with its answers.
@@ -130,7 +133,7 @@ fn deploying_waits_and_says_what_for() -> Result<()> {
         "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}},
     }]});
     cluster
-        .answer("get-daemonset", &[daemon_set(0), daemon_set(1), daemon_set(2)])?
+        .answer("get-daemonset", &[Value::Null, daemon_set(0), daemon_set(1), daemon_set(2)])?
         .answer(
             "get-pods-roost",
             &[
@@ -142,6 +145,7 @@ fn deploying_waits_and_says_what_for() -> Result<()> {
         .text("logs.1", "what went wrong\n")?;
     let (output, said) = cluster.xtask(&["deploy", "--image", "r.io/roost:9"])?;
     ensure!(output.status.success(), "{said}");
+    ensure!(!said.contains("rollout restart"), "{said}");
     for part in [
         "roost: 0 of 2 nodes ready",
         "roost-b on n2: ErrImagePull",
@@ -172,6 +176,67 @@ fn a_rollout_that_hangs_ends_with_an_error() -> Result<()> {
     ensure!(!output.status.success());
     ensure!(said.contains("not rolled out after 0 s: roost: 1 of 2 nodes ready"), "{said}");
     ensure!(said.contains("roost-b on n2: Pending") && said.contains("kubectl describe"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_set_that_stays_as_it_is_is_not_called_new() -> Result<()> {
+    let cluster = Cluster::new()?;
+    cluster.answer("get-daemonset", &[daemon_set(2)])?;
+    let (output, said) = cluster.xtask(&["deploy"])?;
+    ensure!(output.status.success(), "{said}");
+    let restart = "kubectl rollout restart --namespace roost-system daemonset/roost";
+    ensure!(said.contains("is as it was") && said.contains(restart), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_moment_without_an_answer_ends_no_wait() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let error = "Unable to connect to the server: dial tcp: i/o timeout\n";
+    cluster
+        .answer("get-daemonset", &[Value::Null, daemon_set(1)])?
+        .text("get-daemonset.3", error)?
+        .answer("get-pods-roost", &[list(&[pod("roost-a", "n1", ready())])])?
+        .text("get-daemonset.4", &daemon_set(2).to_string())?;
+    let (output, said) = cluster.xtask(&["deploy"])?;
+    ensure!(output.status.success(), "{said}");
+    ensure!(said.contains("asking again, because: `kubectl get --request-timeout=10s"), "{said}");
+    let cluster = Cluster::new()?;
+    cluster.answer("get-daemonset", &[Value::Null])?.text("get-daemonset.2", error)?;
+    let (output, said) = cluster.xtask(&["deploy", "--timeout", "0"])?;
+    ensure!(!output.status.success());
+    ensure!(said.contains("Last, `kubectl get") && said.contains("i/o timeout"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn pods_that_are_refused_say_why() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let message = "Error creating: pods \"roost-\" is forbidden: exceeded quota: few";
+    let event =
+        json!({"involvedObject": {"kind": "DaemonSet", "name": "roost"}, "message": message});
+    cluster.answer("get-daemonset", &[daemon_set(0)])?.answer("get-events", &[list(&[event])])?;
+    let (output, said) = cluster.xtask(&["deploy", "--timeout", "0"])?;
+    ensure!(!output.status.success());
+    ensure!(said.contains("not all pods are created: Error creating: pods"), "{said}");
+    ensure!(said.contains("kubectl describe --namespace roost-system daemonset/roost"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_dry_run_is_the_servers_where_the_namespace_is() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let (output, said) = cluster.xtask(&["deploy", "--dry-run"])?;
+    ensure!(output.status.success(), "{said}");
+    ensure!(said.contains("there is no namespace roost-system yet"), "{said}");
+    assert_eq!(cluster.changes()?, ["apply --dry-run=client -f -"]);
+    let cluster = Cluster::new()?;
+    cluster.answer("get-namespace", &[json!({"kind": "Namespace"})])?;
+    let (output, said) = cluster.xtask(&["deploy", "--dry-run"])?;
+    ensure!(output.status.success(), "{said}");
+    let words = "apply --server-side --field-manager=cargo-xtask-deploy --dry-run=server -f -";
+    assert_eq!(cluster.changes()?, [words]);
     Ok(())
 }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use serde_json::Value;
 
-use super::kubectl::{ClusterOptions, Kubectl};
+use super::kubectl::{ClusterOptions, Kubectl, Trouble};
 use super::manifests::{What, render};
-use super::rollout::{Progress, Waiting, progress};
+use super::rollout::{Progress, Waiting, progress, refused};
 use super::{NAME, NAMESPACE, SELECTOR};
 use crate::process::say;
 use crate::workspace::Workspace;
@@ -48,14 +49,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let context = kubectl.context();
     let to = context.map_or_else(|| "the cluster".to_owned(), |name| format!("the context {name}"));
     say(format_args!("applying overlay {} to {to}", options.what.overlay));
-    let mut words = vec!["apply", "--server-side", "--field-manager=cargo-xtask-deploy"];
-    if options.force_conflicts {
-        words.push("--force-conflicts");
-    }
-    if options.dry_run {
-        words.push("--dry-run=server");
-    }
-    words.extend(["-f", "-"]);
+    let workloads: &[Workload] = if options.what.example { &[ROOST, CHAT] } else { &[ROOST] };
+    let words = words(&kubectl, options, workloads)?;
+    let before = match options.dry_run {
+        true => Vec::new(),
+        false => workloads.iter().map(|it| it.generation(&kubectl)).collect::<Result<_>>()?,
+    };
     for line in kubectl.read_with(&words, &objects)?.lines() {
         eprintln!("  {line}");
     }
@@ -64,14 +63,17 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return Ok(());
     }
     let deadline = Instant::now() + Duration::from_secs(options.timeout);
-    let roost =
-        Workload { namespace: NAMESPACE, kind: "daemonset", name: NAME, selector: SELECTOR };
-    roost.wait(&kubectl, deadline, options.timeout)?;
+    for (workload, before) in workloads.iter().zip(before) {
+        let after = workload.wait(&kubectl, deadline, options.timeout)?;
+        if before == Some(after) {
+            let Workload { namespace, kind, name, .. } = workload;
+            say(format_args!(
+                "the {kind} {name} is as it was, so no pod was replaced. An image that was made anew under \
+                 the same name is taken with: kubectl rollout restart --namespace {namespace} {kind}/{name}"
+            ));
+        }
+    }
     if options.what.example {
-        let selector = "app.kubernetes.io/name=chat";
-        let namespace = "roost-example";
-        let chat = Workload { namespace, kind: "deployment", name: "chat", selector };
-        chat.wait(&kubectl, deadline, options.timeout)?;
         say("the example's address: kubectl get service chat --namespace roost-example");
     }
     say(format_args!(
@@ -80,6 +82,43 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ));
     Ok(())
 }
+
+/// How the objects are applied, or are not.
+fn words(
+    kubectl: &Kubectl,
+    options: &Options,
+    workloads: &[Workload],
+) -> Result<Vec<&'static str>> {
+    let mut words = vec!["apply", "--server-side", "--field-manager=cargo-xtask-deploy"];
+    if options.force_conflicts {
+        words.push("--force-conflicts");
+    }
+    if options.dry_run {
+        words.push("--dry-run=server");
+        for Workload { namespace, .. } in workloads {
+            if kubectl.get(&["namespace", namespace])?.is_none() {
+                // Objects in it would be refused, as a dry run does not make it.
+                say(format_args!(
+                    "there is no namespace {namespace} yet, in which the server could try: this is what \
+                     kubectl would do by itself"
+                ));
+                words = vec!["apply", "--dry-run=client"];
+                break;
+            }
+        }
+    }
+    words.extend(["-f", "-"]);
+    Ok(words)
+}
+
+const ROOST: Workload =
+    Workload { namespace: NAMESPACE, kind: "daemonset", name: NAME, selector: SELECTOR };
+const CHAT: Workload = Workload {
+    namespace: "roost-example",
+    kind: "deployment",
+    name: "chat",
+    selector: "app.kubernetes.io/name=chat",
+};
 
 /// What a rollout is of.
 struct Workload {
@@ -90,47 +129,67 @@ struct Workload {
 }
 
 impl Workload {
-    /// Waits until it is rolled out, and tells what changes on the way.
-    fn wait(&self, kubectl: &Kubectl, deadline: Instant, seconds: u64) -> Result<()> {
+    /// Waits until it is rolled out, and tells what changes on the way. Returns its generation.
+    fn wait(&self, kubectl: &Kubectl, deadline: Instant, seconds: u64) -> Result<u64> {
+        let Self { namespace, kind, name, selector } = self;
         let mut told = String::new();
         let mut logs = BTreeMap::new();
+        let mut trouble = Trouble::default();
         loop {
-            let progress = self.look(kubectl)?;
-            let text = text(&progress);
-            if text != told {
-                say(&text);
-                told = text;
-            }
-            if progress.done {
-                return Ok(());
-            }
-            for pod in progress.waiting.iter().filter(|pod| pod.crashed) {
-                let log = self.log(kubectl, pod);
-                if logs.insert(pod.pod.clone(), log.clone()).as_ref() != Some(&log) {
-                    eprintln!("  the end of the log of {}:\n{}", pod.pod, indent(&log));
+            if let Some(found) = trouble.note(self.look(kubectl)) {
+                let Some((generation, progress, refused)) = found else {
+                    bail!("the {kind} {name} is gone: somebody has deleted it");
+                };
+                let text = text(&progress, refused.as_deref());
+                if text != told {
+                    say(&text);
+                    told = text;
+                }
+                if progress.done {
+                    return Ok(generation);
+                }
+                for pod in progress.waiting.iter().filter(|pod| pod.crashed) {
+                    let log = self.log(kubectl, pod);
+                    if logs.insert(pod.pod.clone(), log.clone()).as_ref() != Some(&log) {
+                        eprintln!("  the end of the log of {}:\n{}", pod.pod, indent(&log));
+                    }
                 }
             }
             if Instant::now() >= deadline {
                 bail!(
                     "not rolled out after {seconds} s: {told}\nWhat was applied stays. `kubectl describe \
-                     pods --namespace {} --selector {}` says more",
-                    self.namespace,
-                    self.selector
+                     --namespace {namespace} {kind}/{name}` says more, and of its pods `kubectl describe \
+                     pods --namespace {namespace} --selector {selector}`{}",
+                    trouble.last()
                 );
             }
             sleep(POLL);
         }
     }
 
-    fn look(&self, kubectl: &Kubectl) -> Result<Progress> {
+    fn get(&self, kubectl: &Kubectl) -> Result<Option<Value>> {
+        kubectl.get(&[self.kind, self.name, "--namespace", self.namespace])
+    }
+
+    /// Which version of it the cluster has; `None`: none.
+    fn generation(&self, kubectl: &Kubectl) -> Result<Option<u64>> {
+        Ok(self.get(kubectl)?.map(|it| generation(&it)))
+    }
+
+    /// Its generation, how far it is, and why pods are not created; `None` without the workload.
+    fn look(&self, kubectl: &Kubectl) -> Result<Option<(u64, Progress, Option<String>)>> {
+        let Some(workload) = self.get(kubectl)? else { return Ok(None) };
         let namespace = ["--namespace", self.namespace];
-        let workload = kubectl.get(&[&[self.kind, self.name], &namespace[..]].concat())?;
-        let Some(workload) = workload else {
-            bail!("the {} {} is gone: somebody has deleted it", self.kind, self.name);
-        };
         let pods =
             kubectl.get(&[&["pods", "--selector", self.selector], &namespace[..]].concat())?;
-        Ok(progress(&workload, &pods.unwrap_or_default()))
+        let progress = progress(&workload, &pods.unwrap_or_default());
+        let mut why = None;
+        if progress.too_few {
+            let selector = ["events", "--field-selector", "reason=FailedCreate"];
+            let events = kubectl.get(&[&selector[..], &namespace[..]].concat())?;
+            why = refused(&events.unwrap_or_default(), self.name);
+        }
+        Ok(Some((generation(&workload), progress, why)))
     }
 
     /// The end of the log of a container that has ended.
@@ -142,8 +201,15 @@ impl Workload {
     }
 }
 
-fn text(progress: &Progress) -> String {
+fn generation(workload: &Value) -> u64 {
+    workload["metadata"]["generation"].as_u64().unwrap_or(0)
+}
+
+fn text(progress: &Progress, refused: Option<&str>) -> String {
     let mut text = progress.line.clone();
+    if let Some(why) = refused {
+        text.push_str(&format!("\n  not all pods are created: {why}"));
+    }
     for Waiting { pod, node, why, .. } in &progress.waiting {
         let on = if node.is_empty() { String::new() } else { format!(" on {node}") };
         text.push_str(&format!("\n  {pod}{on}: {why}"));

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::{apt, process};
 
+/// How long an answer may take, as it does where the way to the API server is cut.
+const TIMEOUT: &str = "--request-timeout=10s";
+
 /// Which cluster.
 #[derive(Args, Clone, Default)]
 pub struct ClusterOptions {
@@ -98,7 +101,7 @@ impl Kubectl {
 
     /// An object or a list; `None` if there is no such thing.
     pub fn get(&self, words: &[&str]) -> Result<Option<Value>> {
-        let words = [&["get", "--ignore-not-found", "-o", "json"], words].concat();
+        let words = [&["get", TIMEOUT, "--ignore-not-found", "-o", "json"], words].concat();
         let text = self.read(&words)?;
         if text.trim().is_empty() {
             return Ok(None);
@@ -119,6 +122,36 @@ impl Kubectl {
         let output = child.wait_with_output().with_context(run);
         let _ = writer.join();
         output
+    }
+}
+
+/// What failed last, for those who ask again: attaching programs may cut the way to the API server for a
+/// moment.
+#[derive(Default)]
+pub struct Trouble(Option<String>);
+
+impl Trouble {
+    /// What was answered, or `None` for a failure; says one that is new.
+    pub fn note<T>(&mut self, answer: Result<T>) -> Option<T> {
+        match answer {
+            Ok(answer) => {
+                self.0 = None;
+                Some(answer)
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if self.0.as_ref() != Some(&text) {
+                    process::say(format_args!("asking again, because: {text}"));
+                }
+                self.0 = Some(text);
+                None
+            }
+        }
+    }
+
+    /// For the message of who gives up.
+    pub fn last(&self) -> String {
+        self.0.as_ref().map(|text| format!("\nLast, {text}")).unwrap_or_default()
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Progress {
     pub line: String,
     /// Pods that are not ready, and why; in the order of their names.
     pub waiting: Vec<Waiting>,
+    /// There are fewer pods than there are to be.
+    pub too_few: bool,
 }
 
 /// A pod that is not ready.
@@ -55,7 +57,24 @@ pub fn progress(workload: &Value, pods: &Value) -> Progress {
     };
     let done = seen && wanted > 0 && new >= wanted && ready >= wanted && old == 0;
     let waiting = if done { Vec::new() } else { waiting(pods) };
-    Progress { done, line, waiting }
+    let there = pods["items"].as_array().map_or(0, Vec::len) as u64;
+    Progress { done, line, waiting, too_few: !done && seen && there < wanted }
+}
+
+/// Why pods are not even created, by the events `FailedCreate` of a namespace: the newest that is of the
+/// workload, or of a ReplicaSet of it.
+pub fn refused(events: &Value, name: &str) -> Option<String> {
+    let is_its = |event: &&Value| {
+        let of = event["involvedObject"]["name"].as_str().unwrap_or_default();
+        of.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    // Times of the API sort as text.
+    let when = |event: &&Value| {
+        let times = [&event["lastTimestamp"], &event["eventTime"]];
+        times.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let newest = events["items"].as_array()?.iter().filter(is_its).max_by_key(when)?;
+    Some(newest["message"].as_str()?.trim().to_owned())
 }
 
 fn waiting(pods: &Value) -> Vec<Waiting> {
@@ -152,6 +171,27 @@ mod tests {
         };
         assert!(progress(&deployment(3), &none).done);
         assert!(!progress(&deployment(4), &none).done, "an old pod is still there");
+    }
+
+    #[test]
+    fn the_newest_refusal_of_a_workload_counts() {
+        let event = |of: &str, when: &str, message: &str| {
+            json!({
+                "involvedObject": {"name": of}, "lastTimestamp": when, "message": message,
+            })
+        };
+        let events = json!({"items": [
+            event("roost", "2026-01-01T00:00:02Z", "exceeded quota"),
+            event("roost", "2026-01-01T00:00:01Z", "denied by a webhook"),
+            event("roosters", "2026-01-01T00:00:03Z", "of another"),
+            event("chat-5d8f", "2026-01-01T00:00:00Z", "of a ReplicaSet"),
+        ]});
+        assert_eq!(refused(&events, "roost").as_deref(), Some("exceeded quota"));
+        assert_eq!(refused(&events, "chat").as_deref(), Some("of a ReplicaSet"));
+        assert_eq!(refused(&json!({"items": []}), "roost"), None);
+        let pods = json!({"items": [{}, {}, {}]});
+        assert!(progress(&daemon_set(2, 4, 3, 3), &pods).too_few);
+        assert!(!progress(&daemon_set(2, 3, 3, 2), &pods).too_few);
     }
 
     #[test]
