@@ -197,8 +197,16 @@ impl Cluster {
                         .into(),
                 );
             }
-            if let Some(message) = self.elsewhere(key) {
-                problem(Reason::EndpointElsewhere, message);
+            if self.is_elsewhere(key) {
+                // Neither numbers nor names: pods come and go, and so do leaders, and each other text
+                // is another problem.
+                problem(
+                    Reason::EndpointElsewhere,
+                    "has endpoints on other Nodes than the one that connections come in by: they go \
+                     there, too, but the answers have to come back through that Node, which this \
+                     version does not see to"
+                        .into(),
+                );
             }
             for port in tcp_ports(&declared.service) {
                 let (service, found) = self.service(key, port, settings, &addresses, &mut claims);
@@ -228,23 +236,28 @@ impl Cluster {
         let name = if port_name.is_empty() { number.to_string() } else { port_name.clone() };
         let name = fitting(&format!("{key}:{name}"));
         let mut problems = Vec::new();
-        let mut claim = |addr: IpAddr, port: u16| {
+        let mut claim = |addr: IpAddr, port: u16, what: &str| {
             let prefix = Prefix { addr, len: if addr.is_ipv4() { 32 } else { 128 } };
             if let Some(owner) = claims.get(&(prefix, port)) {
                 problems.push((
                     Reason::AddressNotServed,
-                    format!("{addr} with port {port} already belongs to the service {owner:?}"),
+                    format!("{what} with port {port} already belongs to the service {owner:?}"),
                 ));
                 return None;
             }
             claims.insert((prefix, port), name.clone());
             Some((prefix, port))
         };
-        let own = addresses.own.iter().filter_map(|addr| claim(*addr, number));
+        let own = addresses.own.iter();
+        let own = own.filter_map(|addr| claim(*addr, number, &addr.to_string()));
         let own: Vec<Prefix> = own.map(|(prefix, _)| prefix).collect();
         let node_port = port.node_port.and_then(self::number);
         let node: Vec<_> = match node_port {
-            Some(port) => addresses.node.iter().filter_map(|addr| claim(*addr, port)).collect(),
+            Some(port) => {
+                // The next leader is to say the same of its own Node.
+                let all = addresses.node.iter();
+                all.filter_map(|addr| claim(*addr, port, "an address of the node")).collect()
+            }
             None => Vec::new(),
         };
         if settings.node_port && node_port.is_none() {
@@ -271,27 +284,10 @@ impl Cluster {
         (service, problems)
     }
 
-    /// What is to be said of endpoints on other Nodes, if there are any.
-    fn elsewhere(&self, key: &ObjectKey) -> Option<String> {
-        // A pod has an endpoint for each family.
-        let mut pods: BTreeMap<String, bool> = BTreeMap::new();
-        for endpoint in self.slices_of(key).flat_map(|slice| &slice.endpoints) {
-            let uid = endpoint.target.as_ref().map(|target| target.uid.clone());
-            let name = uid.filter(|uid| !uid.is_empty());
-            let elsewhere = endpoint.node.as_ref().is_some_and(|node| *node != self.node_name);
-            *pods.entry(name.unwrap_or_else(|| endpoint.addr.to_string())).or_default() |=
-                elsewhere;
-        }
-        let count = pods.values().filter(|elsewhere| **elsewhere).count();
-        (count > 0).then(|| {
-            format!(
-                "{count} of {} endpoints are on other Nodes than {}: connections that come in here \
-                 go to them, too, but their answers have to come back through this Node, which \
-                 this version does not see to",
-                pods.len(),
-                self.node_name
-            )
-        })
+    /// Whether some endpoint is known to be on another Node.
+    fn is_elsewhere(&self, key: &ObjectKey) -> bool {
+        let mut endpoints = self.slices_of(key).flat_map(|slice| &slice.endpoints);
+        endpoints.any(|endpoint| endpoint.node.as_ref().is_some_and(|node| *node != self.node_name))
     }
 
     /// Leaves out replicas whose address is one that Roost answers for: packets would go in circles.

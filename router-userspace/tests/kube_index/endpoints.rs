@@ -180,7 +180,12 @@ fn endpoints_on_other_nodes_are_served_and_told() {
     assert_eq!(derived.services[0].1.replicas.len(), 3);
     let found: Vec<_> = derived.problems.iter().map(|p| (p.reason, p.message.as_str())).collect();
     let [(Reason::EndpointElsewhere, message)] = found[..] else { panic!("{found:?}") };
-    assert!(message.starts_with("1 of 3 endpoints are on other Nodes than node-1"), "{message}");
+    assert!(message.starts_with("has endpoints on other Nodes"), "{message}");
+    // It is the same problem, however many they are.
+    let mut more = four.to_vec();
+    more.push(on("node-3", pod("chat-3", "10.1.0.5")));
+    let again = derive(&both, &[slice("chat", "chat-a", &more)]);
+    assert_eq!(again.problems, derived.problems);
     let here = derive(&both, &[slice("chat", "chat-a", &four[..1])]);
     assert_eq!(here.problems, []);
     // One that is not served has nothing to tell.
