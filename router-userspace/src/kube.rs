@@ -99,7 +99,7 @@ pub enum Reason {
     EndpointNotServed,
     /// There is no room for it in the maps.
     NoRoom,
-    /// It waits for an address, and there is none to give.
+    /// It waits for an address: there is none to give, or the server refuses to have it written.
     NoAddress,
     /// It has an address that is in none of the pools.
     AddressOutsidePool,

@@ -429,6 +429,66 @@ async fn what_may_not_be_written_harms_nothing_else() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_service_whose_status_is_refused_says_so_and_holds_no_other_up() -> Result<()> {
+    let server = server()?;
+    let one = [pool("203.0.113.17", "203.0.113.18")];
+    server.deny("services", "chat", true);
+    // They are younger: what there is is given to the oldest first.
+    server.apply(waiting("second", &["IPv4"]));
+    server.apply(waiting("third", &["IPv4"]));
+    let daemon = Daemon::start(&server, NODE, &one).await?;
+    until("an address", || {
+        ["second", "third"].iter().any(|name| !ingress(&server, name).is_empty()).then_some(())
+    })
+    .await?;
+    // What it is refused for is in its Event, once, and all that depends on a plan is there.
+    let event = until("an Event of the refusal", || {
+        let mut all = events(&server, "chat", "NoAddress");
+        all.retain(|event| event["note"].as_str().is_some_and(|note| note.contains("webhook")));
+        all.pop()
+    })
+    .await?;
+    assert_eq!(event["type"], "Warning");
+    until("the pool's state", || daemon.state().get().pools.get(&IpFamily::V4).copied()).await?;
+    let patches = || {
+        let all = server.requests();
+        all.iter().filter(|r| r.resource == "services/status" && r.status == 403).count()
+    };
+    until("it to be tried again", || (patches() >= 3).then_some(())).await?;
+    let refusals = events(&server, "chat", "NoAddress");
+    assert_eq!(refusals.len(), 2, "one for the family that no pool has: {refusals:?}");
+    server.deny("services", "chat", false);
+    until("an address", || (!ingress(&server, "chat").is_empty()).then_some(())).await?;
+    until("the problem to end", || {
+        let problems = daemon.state().get().problems;
+        (!problems.iter().any(|problem| problem.message.contains("webhook"))).then_some(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn events_wait_when_the_server_wants_to_be_left_alone() -> Result<()> {
+    let server = server()?;
+    server.delete("services", "default", "chat");
+    for name in ["a", "b", "c", "d"] {
+        server.apply(annotate(service(name, &[]), "policy", "house"));
+    }
+    server.fail(Fault { verb: "create", plural: "events", status: 429, times: 3 });
+    let daemon = Daemon::start(&server, NODE, &[]).await?;
+    for name in ["a", "b", "c", "d"] {
+        until_event(&server, name, "InvalidAnnotation").await?;
+    }
+    let refused = server.requests();
+    let refused = refused.iter().filter(|r| r.resource == "events" && r.status == 429);
+    let refused: BTreeSet<_> = refused
+        .map(|r| r.body["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(refused.len(), 1, "the others were not tried: {refused:?}");
+    assert_eq!(daemon.state().get().events_failed, 3);
+    Ok(())
+}
+
+#[tokio::test]
 async fn it_ends_in_time_without_the_server() -> Result<()> {
     let mut server = server()?;
     let daemon = Daemon::start(&server, NODE, &pools()).await?;

@@ -259,13 +259,32 @@ impl Ledger {
             }
             Written::No(least) => {
                 entry.has_failed = true;
-                // One wait for all that fail.
-                let others = self.entries.values().filter(|entry| entry.has_failed);
-                let common = others.filter_map(|entry| entry.due).filter(|due| *due > now).min();
-                let due = common.unwrap_or_else(|| now + self.backoff.next(least));
+                let due = self.common(now).unwrap_or_else(|| now + self.backoff.next(least));
                 self.entries.entry(note.clone()).and_modify(|entry| entry.due = Some(due));
             }
         }
+    }
+
+    /// Nothing is to be tried before what has failed.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        let Some(common) = self.common(now) else { return };
+        for entry in self.entries.values_mut() {
+            entry.due = entry.due.map(|due| due.max(common));
+        }
+    }
+
+    /// One is not to be tried before what has failed.
+    pub(super) fn put_off_one(&mut self, note: &Note, now: Instant) {
+        let common = self.common(now);
+        if let Some(entry) = self.entries.get_mut(note) {
+            entry.due = entry.due.max(common);
+        }
+    }
+
+    /// One wait for all that fail.
+    fn common(&self, now: Instant) -> Option<Instant> {
+        let failed = self.entries.values().filter(|entry| entry.has_failed);
+        failed.filter_map(|entry| entry.due).filter(|due| *due > now).min()
     }
 
     /// Whether something that failed is still to be written.

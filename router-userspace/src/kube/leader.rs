@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
+    mem,
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +30,7 @@ use tracing::{debug, info, warn};
 use crate::config::Prefix;
 
 use super::{
-    Claimant, ControlState, Gift, Known, Plan, Problem, Reason,
+    Claimant, ControlState, Gift, Known, ObjectKey, Plan, Problem, Reason,
     backoff::Backoff,
     events::{How, Ledger, Note, Write, Written},
     lease::{Term, is_status},
@@ -72,7 +73,13 @@ struct Work {
     /// When the addresses are to be looked at again.
     again: Option<Instant>,
     backoff: Backoff,
+    /// Until `again`, changes are not a reason to try again.
+    backs_off: bool,
     has_failed: bool,
+    /// Services whose status the server refused to have written, and what was said of that.
+    refused: BTreeMap<ObjectKey, Problem>,
+    /// When that may be tried again.
+    refused_until: Option<Instant>,
     /// What the ledger was last told.
     told: Option<Arc<Known>>,
 }
@@ -104,7 +111,7 @@ impl Leader {
             if self.leads() {
                 self.has_led = true;
                 self.work().await;
-            } else if std::mem::take(&mut self.has_led) {
+            } else if mem::take(&mut self.has_led) {
                 self.work = Work::default();
                 self.state.update(|state| {
                     state.pools.clear();
@@ -149,19 +156,24 @@ impl Leader {
             before.pools == known.pools && of(before) == of(known)
         };
         let is_due = self.work.again.is_some_and(|again| again <= Instant::now());
+        if self.work.backs_off && !is_due {
+            return;
+        }
         let is_planned = self.work.planned.as_ref().is_some_and(same);
         if is_planned && !is_due {
             return;
         }
-        self.work.again = None;
+        (self.work.again, self.work.backs_off) = (None, false);
         if known.is_doubted {
             self.work.planned = None;
             return;
         }
-        let is_needed = known.claimants.iter().any(|claimant| claimant.lacks().next().is_some());
-        let result = if is_needed && !known.pools.is_empty() {
+        let is_needed = pool::is_needed(&known.pools, &known.claimants);
+        let result = if is_needed {
             self.give(known).await
         } else {
+            self.work.refused.clear();
+            self.work.refused_until = None;
             let taken = known.taken.iter().chain(&self.work.foreign).copied();
             Ok((pool::plan(&known.pools, &known.claimants, taken), true))
         };
@@ -172,21 +184,26 @@ impl Leader {
                 is_complete
             }
             Err(e) => {
-                if !std::mem::replace(&mut self.work.has_failed, true) {
+                if !mem::replace(&mut self.work.has_failed, true) {
                     warn!("no addresses are given for now: {}; trying on", e.text());
                 }
                 debug!("giving addresses: {}", e.text());
                 self.work.again = Some(Instant::now() + self.work.backoff.next(e.asks_for()));
+                self.work.backs_off = true;
                 return;
             }
         };
-        if is_complete {
+        if !is_complete {
+            self.work.again = Some(Instant::now() + self.work.backoff.next(Duration::ZERO));
+            self.work.backs_off = true;
+        } else if let Some(until) = self.work.refused_until {
+            // The others need not wait for these.
+            self.work.again = Some(until);
+        } else {
             self.work.backoff.reset();
             let waits = |problem: &Problem| problem.reason == Reason::NoAddress;
-            let waits = !known.pools.is_empty() && self.work.problems.iter().any(waits);
+            let waits = is_needed && self.work.problems.iter().any(waits);
             self.work.again = waits.then(|| Instant::now() + AGAIN);
-        } else {
-            self.work.again = Some(Instant::now() + self.work.backoff.next(Duration::ZERO));
         }
     }
 
@@ -221,25 +238,52 @@ impl Leader {
         // What was seen of a Service that is gone may be somebody's again only when that was seen, too.
         let seen = known.claimants.iter().flat_map(Claimant::taken);
         let taken = known.taken.iter().copied().chain(self.work.foreign.clone()).chain(seen);
-        let plan = pool::plan(&known.pools, &claimants, taken);
+        let mut plan = pool::plan(&known.pools, &claimants, taken);
+        let may_retry = self.work.refused_until.is_none_or(|until| until <= Instant::now());
+        let refused_before = mem::take(&mut self.work.refused);
+        let mut refused_now = None;
         let ingress: BTreeMap<_, _> = claimants.iter().map(|c| (&c.key, &c.ingress)).collect();
-        let (mut is_complete, mut failure) = (true, None);
-        for gift in &plan.gifts {
+        let mut is_complete = true;
+        for gift in mem::take(&mut plan.gifts) {
             if self.is_stopped() || !self.leads() {
                 return Ok((plan, false));
             }
+            let before =
+                refused_before.get(&gift.service).filter(|problem| problem.uid == gift.uid);
+            if let Some(problem) = before.filter(|_| !may_retry) {
+                self.work.refused.insert(gift.service.clone(), problem.clone());
+                plan.not_given(&gift);
+                continue;
+            }
             let version = versions.get(&gift.service).cloned().flatten();
-            let before = ingress.get(&gift.service).map(|all| all.to_vec()).unwrap_or_default();
-            match self.write_status(gift, before, version).await {
-                Ok(()) => self.given(gift),
+            let has = ingress.get(&gift.service).map(|all| all.to_vec()).unwrap_or_default();
+            match self.write_status(&gift, has, version).await {
+                Ok(()) => self.given(&gift),
                 // It has changed since, or is gone.
                 Err(e) if e.is(409) || e.is(404) => is_complete = false,
                 // The other Services are not to suffer from this one.
-                Err(e) if e.is_refusal() => failure = Some(e),
-                Err(e) => return Err(e),
+                Err(e) if e.is_refusal() => {
+                    debug!(service = %gift.service, "its status: {}", e.text());
+                    // What the server says may name an address, and the next one is another.
+                    let problem = before.cloned().unwrap_or_else(|| gift.refused(&e.text()));
+                    self.work.refused.insert(gift.service.clone(), problem);
+                    plan.not_given(&gift);
+                    refused_now = refused_now.max(Some(e.asks_for()));
+                }
+                Err(e) => {
+                    self.work.refused = refused_before;
+                    return Err(e);
+                }
             }
         }
-        failure.map_or(Ok((plan, is_complete)), Err)
+        if let Some(asks_for) = refused_now {
+            self.work.refused_until = Some(Instant::now() + self.work.backoff.next(asks_for));
+        } else if self.work.refused.is_empty() {
+            self.work.refused_until = None;
+        }
+        plan.problems.extend(self.work.refused.values().cloned());
+        plan.problems.sort();
+        Ok((plan, is_complete))
     }
 
     async fn write_status(
@@ -282,9 +326,14 @@ impl Leader {
     /// Writes the Events that are due, some of them.
     async fn events(&mut self) {
         let (now, time) = (Instant::now(), Timestamp::now());
+        let mut forbidden = BTreeSet::new();
         for event in self.work.ledger.due(&self.node_name, BATCH, now, time) {
             if self.is_stopped() || !self.leads() {
                 return;
+            }
+            if forbidden.contains(&event.at.namespace) {
+                self.work.ledger.put_off_one(&event.note, now);
+                continue;
             }
             let had_failed = self.work.ledger.has_failed();
             let (written, failure) = match self.write_event(&event).await {
@@ -297,6 +346,13 @@ impl Leader {
                 },
             };
             self.work.ledger.wrote(&event.note, written, Instant::now());
+            let is_over = failure.as_ref().is_some_and(|e| !e.is_of_one() && !e.is(403));
+            if is_over {
+                self.work.ledger.put_off(Instant::now());
+            } else if failure.as_ref().is_some_and(|e| e.is(403)) {
+                // It may be of this namespace alone, one that is being deleted.
+                forbidden.insert(event.at.namespace.clone());
+            }
             self.state.update(|state| match written {
                 Written::Yes => state.events_written += 1,
                 Written::Gone => {}
@@ -312,6 +368,9 @@ impl Leader {
                     info!("Events are written again");
                 }
                 None => {}
+            }
+            if is_over {
+                return;
             }
         }
     }
@@ -375,6 +434,11 @@ impl Failure {
     fn is_refusal(&self) -> bool {
         matches!(self, Self::Kube(kube::Error::Api(status))
             if (400..500).contains(&status.code) && ![401, 429].contains(&status.code))
+    }
+
+    /// It is about the one Event that was to be written.
+    fn is_of_one(&self) -> bool {
+        [400, 404, 409, 422].iter().any(|code| self.is(*code))
     }
 
     fn asks_for(&self) -> Duration {

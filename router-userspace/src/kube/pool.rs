@@ -52,6 +52,8 @@ pub struct Claimant {
     /// The families that it is to have an address of: those of `spec.ipFamilies`, if it is of
     /// Roost's class.
     families: Vec<IpFamily>,
+    /// Its `spec.ipFamilyPolicy` is `PreferDualStack`: one of them will do if there is but one.
+    one_will_do: bool,
     /// Somebody else may give it an address, or it has another way.
     has_other_way: bool,
     /// `status.loadBalancer.ingress`, as it is.
@@ -85,6 +87,7 @@ impl Claimant {
             uid: meta.uid.clone().unwrap_or_default(),
             created: meta.creation_timestamp.as_ref().map(|time| time.0),
             families,
+            one_will_do: spec.ip_family_policy.as_deref() == Some("PreferDualStack"),
             has_other_way: is_set("node-port")
                 || is_set("cluster-ip")
                 || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()),
@@ -112,6 +115,16 @@ impl Claimant {
     fn problem(&self, reason: Reason, message: String) -> Problem {
         Problem { service: self.key.clone(), uid: self.uid.clone(), reason, message }
     }
+}
+
+/// Whether some Service lacks an address of a family that there is a pool of.
+pub(super) fn is_needed(pools: &[AddressPool], services: &[Claimant]) -> bool {
+    let mut lacking = services.iter().flat_map(Claimant::lacks);
+    lacking.any(|family| has_family(pools, family))
+}
+
+fn has_family(pools: &[AddressPool], family: IpFamily) -> bool {
+    pools.iter().any(|pool| IpFamily::of(pool.first) == family)
 }
 
 /// The addresses of a Node: none of them is given.
@@ -146,6 +159,33 @@ pub struct Gift {
     pub addresses: Vec<IpAddr>,
 }
 
+impl Plan {
+    /// A gift could not be given: what was planned is still free.
+    pub(super) fn not_given(&mut self, gift: &Gift) {
+        for addr in &gift.addresses {
+            if let Some(usage) = self.usage.get_mut(&IpFamily::of(*addr)) {
+                usage.given = usage.given.saturating_sub(1);
+                usage.free = usage.free.saturating_add(1);
+            }
+        }
+    }
+}
+
+impl Gift {
+    /// What is to be said if the server refuses it. `text` is what it says.
+    pub(super) fn refused(&self, text: &str) -> Problem {
+        Problem {
+            service: self.service.clone(),
+            uid: self.uid.clone(),
+            reason: Reason::NoAddress,
+            message: format!(
+                "waits for an address: the API server refuses to have one written into its \
+                 status.loadBalancer: {text}"
+            ),
+        }
+    }
+}
+
 /// How much of the pools of a family is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -171,12 +211,17 @@ pub fn plan(
     for service in by_age {
         let mut gift =
             Gift { service: service.key.clone(), uid: service.uid.clone(), addresses: Vec::new() };
+        let mut missing = Vec::new();
         for family in service.lacks() {
             match free[family as usize].take() {
                 Some(addr) => gift.addresses.push(addr),
-                None => plan.problems.extend(waits(service, family, pools)),
+                None => missing.push(family),
             }
         }
+        let has_one = service.given().next().is_some() || !gift.addresses.is_empty();
+        // Without a pool of the family, one that prefers to have both is as it is to be.
+        missing.retain(|family| !(service.one_will_do && has_one) || has_family(pools, *family));
+        plan.problems.extend(missing.iter().filter_map(|family| waits(service, *family, pools)));
         if !gift.addresses.is_empty() {
             plan.gifts.push(gift);
         }
@@ -194,7 +239,7 @@ pub fn plan(
     }
     for family in IpFamily::ALL {
         let is_of = |addr: &IpAddr| IpFamily::of(*addr) == family;
-        if pools.iter().any(|pool| is_of(&pool.first)) {
+        if has_family(pools, family) {
             let before = services.iter().flat_map(Claimant::given);
             let new = plan.gifts.iter().flat_map(|gift| gift.addresses.iter().copied());
             let given = before.chain(new).filter(|addr| pools.iter().any(|p| p.contains(*addr)));
@@ -217,7 +262,7 @@ fn waits(service: &Claimant, family: IpFamily, pools: &[AddressPool]) -> Option<
         "waits for an address, and Roost has none to give: set [kubernetes] address_pools in its \
          configuration file, or let another controller write status.loadBalancer"
             .to_owned()
-    } else if pools.iter().any(|pool| IpFamily::of(pool.first) == family) {
+    } else if has_family(pools, family) {
         format!(
             "waits for an {name} address: all of [kubernetes] address_pools are taken ({}); add to \
              them, or delete a Service that has one",

@@ -184,6 +184,10 @@ fn fault(shared: &Shared, verb: &str, target: &Target) -> Option<Response<Body>>
             format!("{resource} is forbidden: User \"test\" cannot {verb} resource \"{resource}\"");
         return Some(reply::refusal(403, &message));
     }
+    let name = target.name.clone().unwrap_or_default();
+    if !matches!(verb, "get" | "list" | "watch") && state.denied.contains(&(plural.clone(), name)) {
+        return Some(reply::refusal(403, "admission webhook \"test\" denied the request: as told"));
+    }
     let fault = state
         .faults
         .iter_mut()

@@ -68,6 +68,8 @@ struct State {
     empty: BTreeSet<String>,
     /// What may not be done: verb and plural.
     forbidden: BTreeSet<(String, String)>,
+    /// Objects that a webhook lets nobody write: plural and name.
+    denied: BTreeSet<(String, String)>,
     requests: Vec<Request>,
     /// Between two events of a watch.
     pause: Duration,
@@ -132,6 +134,7 @@ impl ApiServer {
             faults: Vec::new(),
             empty: BTreeSet::new(),
             forbidden: BTreeSet::new(),
+            denied: BTreeSet::new(),
             requests: Vec::new(),
             pause: Duration::ZERO,
             lost_pages: 0,
@@ -337,6 +340,17 @@ impl ApiServer {
             state.forbidden.insert(what);
         } else {
             state.forbidden.remove(&what);
+        }
+    }
+
+    /// A webhook lets nobody write an object, or does again.
+    pub fn deny(&self, plural: &str, name: &str, denied: bool) {
+        let what = (plural.to_owned(), name.to_owned());
+        let mut state = self.state();
+        if denied {
+            state.denied.insert(what);
+        } else {
+            state.denied.remove(&what);
         }
     }
 

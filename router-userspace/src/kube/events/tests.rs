@@ -122,6 +122,25 @@ fn what_failed_is_tried_again_later_and_holds_nothing_up() {
 }
 
 #[test]
+fn what_is_due_waits_for_what_has_failed() {
+    let mut ledger = Ledger::default();
+    let begin = Instant::now();
+    ledger.problems([&problem("chat", "a"), &problem("chat", "b"), &problem("other", "c")], begin);
+    let all = due(&ledger, begin);
+    // Nothing has failed.
+    ledger.put_off(begin);
+    assert_eq!(due(&ledger, begin).len(), 3);
+    ledger.wrote(&all[0].note, Written::No(SECOND * 3), begin);
+    let next = ledger.entries[&all[0].note].due.unwrap();
+    ledger.put_off_one(&all[1].note, begin);
+    assert_eq!(due(&ledger, begin).len(), 1, "the other Service");
+    ledger.put_off(begin);
+    assert_eq!(ledger.next(), Some(next));
+    assert_eq!(write(&mut ledger, next).len(), 3);
+    assert!(!ledger.has_failed());
+}
+
+#[test]
 fn a_service_that_changes_all_the_time_is_told_of_now_and_then() {
     let mut ledger = Ledger::default();
     let begin = Instant::now();

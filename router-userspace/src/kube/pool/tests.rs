@@ -105,6 +105,35 @@ fn what_cannot_be_given_is_waited_for_and_harms_no_other() {
 }
 
 #[test]
+fn one_that_prefers_two_families_is_content_with_the_one_that_there_is() {
+    let of = |policy: &str, ingress: &[&str]| {
+        let mut object = object("chat", 1, &["IPv4", "IPv6"], ingress);
+        object["spec"]["ipFamilyPolicy"] = json!(policy);
+        [claimant(object)]
+    };
+    let four = [pool("203.0.113.1", "203.0.113.1")];
+    let six = [pool("2001:db8::1", "2001:db8::1")];
+    for pools in [&four, &six] {
+        let found = plan(pools, &of("PreferDualStack", &[]), []);
+        assert_eq!((found.gifts.len(), reasons(&found)), (1, vec![]));
+        let found = plan(pools, &of("RequireDualStack", &[]), []);
+        assert_eq!((found.gifts.len(), reasons(&found)), (1, vec![("chat", Reason::NoAddress)]));
+    }
+    let has = of("PreferDualStack", &["203.0.113.1"]);
+    assert_eq!(reasons(&plan(&four, &has, [])), []);
+    // One that could have both waits for the other; so does one that has none.
+    let both = [four[0], six[0]];
+    let taken = Prefix { addr: six[0].first, len: 128 };
+    assert_eq!(reasons(&plan(&both, &has, [taken])), [("chat", Reason::NoAddress)]);
+    let taken = Prefix { addr: four[0].first, len: 32 };
+    let found = plan(&four, &of("PreferDualStack", &[]), [taken]);
+    assert_eq!(reasons(&found), [("chat", Reason::NoAddress); 2]);
+
+    assert!(is_needed(&both, &has) && is_needed(&six, &has));
+    assert!(!is_needed(&four, &has) && !is_needed(&[], &has));
+}
+
+#[test]
 fn without_pools_only_a_service_with_no_other_way_is_told() {
     let mut external = object("external", 1, &["IPv4"], &[]);
     external["spec"]["externalIPs"] = json!(["203.0.113.2"]);
