@@ -332,6 +332,8 @@ impl Daemon {
                     self.status.does(Activity::KEYS);
                     self.take_keys();
                 }
+                ended = async { self.control.as_mut().expect("it").ended().await },
+                    if self.control.is_some() => ended?,
                 _ = sweeps.tick() => {
                     self.status.does(Activity::REFRESHING);
                     self.refresh();

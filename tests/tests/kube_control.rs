@@ -8,7 +8,9 @@ use roost::{
     config::AddressPool,
     kube::{Claims, Control, ControlState, IpFamily, LEASE, Options, Reason, Source, Times, Usage},
 };
-use roost_tests::kube::{ApiServer, Endpoint, Fault, NODE, annotate, node, service, slice};
+use roost_tests::kube::{
+    ApiServer, Endpoint, Fault, NODE, Request, annotate, node, service, slice,
+};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -36,10 +38,19 @@ struct Daemon {
 
 impl Daemon {
     async fn start(server: &ApiServer, node_name: &str, pools: &[AddressPool]) -> Result<Self> {
+        Self::start_with(server, node_name, pools, TIMES).await
+    }
+
+    async fn start_with(
+        server: &ApiServer,
+        node_name: &str,
+        pools: &[AddressPool],
+        times: Times,
+    ) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let kubeconfig = server.kubeconfig(dir.path())?;
         let client = roost::kube::client(Some(&kubeconfig), Some(NAMESPACE)).await?;
-        let control = Control::start(client.clone(), node_name, TIMES);
+        let control = Control::start(client.clone(), node_name, times);
         let options = Options {
             node_name: node_name.into(),
             hold: Duration::ZERO,
@@ -228,7 +239,16 @@ async fn another_daemon_takes_over_when_the_leader_dies_and_when_it_ends() -> Re
     until("it to be counted", || (second.state().get().addresses_given == 1).then_some(())).await?;
     assert!(second.state().get().is_leader);
 
-    // It ends cleanly: nobody waits for the Lease to end.
+    // While another one renews, a server's cache is enough to see that.
+    let cached = |r: &Request| r.query.get("resourceVersion").is_some_and(|version| version == "0");
+    let gets = server.requests();
+    let mut gets = gets.iter().filter(|r| r.verb == "get" && r.resource == "leases");
+    assert!(gets.clone().any(cached), "{:?}", gets.next());
+    assert!(gets.any(|r| !cached(r)));
+
+    // It ends cleanly, though a renewal has been written that it does not know of: nobody waits for
+    // the Lease to end.
+    server.fail(Fault { verb: "update", plural: "leases", status: 409, times: 1 });
     second.stop().await;
     let released = lease(&server);
     assert!(released["holderIdentity"].is_null(), "{released}");
@@ -266,6 +286,25 @@ async fn a_leader_that_cannot_renew_leads_no_longer() -> Result<()> {
         (daemon.state().get().leader.as_deref() == Some("somebody")).then_some(())
     })
     .await
+}
+
+#[tokio::test]
+async fn a_renewal_that_gets_no_answer_is_tried_again_in_time() -> Result<()> {
+    let server = server()?;
+    let times = Times { retry: Duration::from_millis(250), ..Times::default() };
+    let daemon = Daemon::start_with(&server, NODE, &pools(), times).await?;
+    until("a leader", || daemon.state().get().is_leader.then_some(())).await?;
+    server.be_silent("update", "leases");
+    until("no answer", || server.was_silent().then_some(())).await?;
+    let before = lease(&server)["renewTime"].clone();
+    let mut has_led = true;
+    until("a renewal", || {
+        has_led &= daemon.state().get().is_leader;
+        (lease(&server)["renewTime"] != before).then_some(())
+    })
+    .await?;
+    assert!(has_led && daemon.state().get().is_leader);
+    Ok(())
 }
 
 #[tokio::test]

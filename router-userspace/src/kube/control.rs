@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context as _, Result, bail};
 use kube::Client;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
@@ -103,6 +104,7 @@ pub struct Control {
     state: ControlState,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    has_ended: bool,
 }
 
 impl Control {
@@ -118,7 +120,8 @@ impl Control {
         let election =
             Election::new(client.clone(), &namespace, identity, times, state.clone(), term);
         let leader = Leader::new(client, node_name, state.clone(), knows, terms, stopped);
-        Self { known: Learner(known), state, stop, task: tokio::spawn(run(leader, election)) }
+        let task = tokio::spawn(run(leader, election));
+        Self { known: Learner(known), state, stop, task, has_ended: false }
     }
 
     /// Learns what there is now.
@@ -136,9 +139,26 @@ impl Control {
         &self.state
     }
 
+    /// Waits for what must not be: that it ends by itself.
+    ///
+    /// # Errors
+    ///
+    /// Always.
+    pub async fn ended(&mut self) -> Result<()> {
+        if !self.has_ended {
+            let result = (&mut self.task).await;
+            self.has_ended = true;
+            result.context("what writes to the cluster has failed")?;
+        }
+        bail!("what writes to the cluster has ended");
+    }
+
     /// Ends it cleanly: what is being written is written, and the Lease given back. Takes a few
     /// seconds at most.
     pub async fn stop(mut self) {
+        if self.has_ended {
+            return;
+        }
         self.stop.send_replace(true);
         let most = WRITE + RELEASE + Duration::from_secs(1);
         match timeout(most, &mut self.task).await {
@@ -182,4 +202,25 @@ fn identity(node_name: &str) -> String {
     }
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{node_name}_{hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_noticed_when_it_ends_by_itself() {
+        for fails in [false, true] {
+            let (known, _) = watch::channel(None);
+            let (stop, _) = watch::channel(false);
+            let task = tokio::spawn(async move { assert!(!fails, "as told") });
+            let (known, state) = (Learner(known), ControlState::default());
+            let mut control = Control { known, state, stop, task, has_ended: false };
+            for _ in 0..2 {
+                let error = control.ended().await.unwrap_err().to_string();
+                assert!(error.starts_with("what writes to the cluster has"), "{error}");
+            }
+            control.stop().await;
+        }
+    }
 }

@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ObjectMeta, PostParams},
+    api::{GetParams, ObjectMeta, PostParams},
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -36,9 +36,16 @@ pub struct Times {
     pub lease: Duration,
     /// A leader that could not renew for so long leads no longer. Shorter than `lease`.
     pub renew: Duration,
-    /// Between two renewals, and after a failed one. Others look at the Lease twice as rarely: there
+    /// Between two renewals, and after a failed one. Others look at the Lease more rarely: there
     /// is one on every Node.
     pub retry: Duration,
+}
+
+impl Times {
+    /// How long a read and a write may take: a dead connection is not to use up a leader's time.
+    fn most(self) -> Duration {
+        self.renew / 3
+    }
 }
 
 impl Default for Times {
@@ -62,6 +69,8 @@ pub(super) struct Election {
     state: ControlState,
     term: watch::Sender<Term>,
     observed: Option<Observed>,
+    /// The Lease may be read from a server's cache: the last look has found it renewed.
+    is_calm: bool,
 }
 
 /// The Lease as it was last seen, and when its record was first seen so.
@@ -77,6 +86,13 @@ impl Observed {
         Self { lease, changed: same.map_or(now, |before| before.changed) }
     }
 
+    /// Whether a Lease from a cache is older than this one. Versions that cannot be compared are not.
+    fn is_newer_than(&self, lease: &Lease) -> bool {
+        let version =
+            |lease: &Lease| lease.metadata.resource_version.as_ref()?.parse::<u128>().ok();
+        matches!((version(&self.lease), version(lease)), (Some(own), Some(other)) if own > other)
+    }
+
     fn spec(&self) -> LeaseSpec {
         self.lease.spec.clone().unwrap_or_default()
     }
@@ -87,9 +103,15 @@ impl Observed {
 
     /// Whether it belongs to somebody, who has not been silent for too long.
     fn is_held(&self, now: Instant) -> bool {
+        self.held_for(now).is_some()
+    }
+
+    /// How much longer it belongs to somebody who stays silent.
+    fn held_for(&self, now: Instant) -> Option<Duration> {
         let seconds = self.spec().lease_duration_seconds.unwrap_or_default();
         let lease = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-        self.holder().is_some() && now < self.changed + lease
+        let end = self.changed + lease;
+        (self.holder().is_some() && now < end).then(|| end - now)
     }
 }
 
@@ -135,7 +157,7 @@ impl Election {
         term: watch::Sender<Term>,
     ) -> Self {
         let api = Api::namespaced(client, namespace);
-        Self { api, identity, times, state, term, observed: None }
+        Self { api, identity, times, state, term, observed: None, is_calm: false }
     }
 
     /// Takes part until told to stop, then gives the Lease back if told so.
@@ -166,7 +188,7 @@ impl Election {
         let mut has_failed = false;
         loop {
             let begin = Instant::now();
-            match timeout(self.times.renew, self.acquire()).await {
+            match timeout(self.times.most(), self.acquire()).await {
                 Ok(Ok(true)) => return self.leads_since(begin),
                 Ok(Ok(false)) => {
                     if std::mem::take(&mut has_failed) {
@@ -181,8 +203,20 @@ impl Election {
                     debug!("the Lease: {text}");
                 }
             }
-            sleep(self.times.retry * 2 + jitter(self.times.retry * 2)).await;
+            sleep(self.until_next_look()).await;
         }
+    }
+
+    /// The servers are not to be asked often by all the Nodes there are; only once the leader is
+    /// silent it is looked at more often.
+    fn until_next_look(&self) -> Duration {
+        let retry = self.times.retry;
+        if self.is_calm {
+            return retry * 5 + jitter(retry * 2);
+        }
+        let usual = retry * 2 + jitter(retry * 2);
+        let end = self.observed.as_ref().and_then(|o| o.held_for(Instant::now()));
+        end.map_or(usual, |end| usual.min(end + jitter(retry)))
     }
 
     /// Renews, and returns when this daemon does not lead any more.
@@ -193,7 +227,7 @@ impl Election {
             sleep(self.times.retry).await;
             let Some(until) = *self.term.borrow() else { return };
             let begin = Instant::now();
-            match timeout_at(until, self.acquire()).await {
+            match timeout_at(until.min(begin + self.times.most()), self.acquire()).await {
                 Ok(Ok(true)) => {
                     self.leads_since(begin);
                     continue;
@@ -224,6 +258,8 @@ impl Election {
 
     /// Acquires or renews. `false`: another one has it.
     async fn acquire(&mut self) -> kube::Result<bool> {
+        // Only if this look finds it renewed, too.
+        let is_calm = std::mem::take(&mut self.is_calm);
         // Who holds it knows what it looks like.
         let mine = self.observed.as_ref().filter(|o| o.holder().as_ref() == Some(&self.identity));
         if let Some(mine) = mine.filter(|mine| mine.is_held(Instant::now())) {
@@ -232,16 +268,26 @@ impl Election {
                 result => return result.map(|()| true),
             }
         }
-        let Some(lease) = self.api.get_opt(LEASE).await? else {
-            let meta = ObjectMeta { name: Some(LEASE.into()), ..ObjectMeta::default() };
-            let lease = Lease { metadata: meta, spec: None };
-            return won(self.write(lease).await);
+        let params = if is_calm { GetParams::any() } else { GetParams::default() };
+        let lease = match self.api.get_with(LEASE, &params).await {
+            Ok(lease) => lease,
+            Err(e) if is_status(&e, 404) => {
+                let meta = ObjectMeta { name: Some(LEASE.into()), ..ObjectMeta::default() };
+                return won(self.write(Lease { metadata: meta, spec: None }).await);
+            }
+            Err(e) => return Err(e),
         };
-        let observed = Observed::after(self.observed.take(), lease, Instant::now());
-        let observed = self.observed.insert(observed);
+        let before = self.observed.as_ref().map(|observed| observed.changed);
+        let is_old = |observed: &Observed| is_calm && observed.is_newer_than(&lease);
+        if !self.observed.as_ref().is_some_and(is_old) {
+            let observed = Observed::after(self.observed.take(), lease, Instant::now());
+            self.observed = Some(observed);
+        }
+        let Some(observed) = &self.observed else { return Ok(false) };
         let holder = observed.holder();
         let is_mine = holder.as_ref() == Some(&self.identity);
         if observed.is_held(Instant::now()) && !is_mine {
+            self.is_calm = before != Some(observed.changed);
             self.state.update(|state| state.leader = holder);
             return Ok(false);
         }
@@ -268,11 +314,23 @@ impl Election {
     async fn release(&mut self) -> kube::Result<()> {
         let Some(observed) = self.observed.take() else { return Ok(()) };
         let mut lease = observed.lease;
-        lease.spec = lease.spec.map(|before| released(&before, Timestamp::now()));
-        lease.metadata.managed_fields = None;
-        self.api.replace(LEASE, &PostParams::default(), &lease).await?;
-        self.state.update(|state| state.leader = None);
-        Ok(())
+        loop {
+            lease.spec = lease.spec.map(|before| released(&before, Timestamp::now()));
+            lease.metadata.managed_fields = None;
+            match self.api.replace(LEASE, &PostParams::default(), &lease).await {
+                // A renewal that was on its way has been written.
+                Err(e) if is_status(&e, 409) => lease = self.api.get(LEASE).await?,
+                result => {
+                    result?;
+                    self.state.update(|state| state.leader = None);
+                    return Ok(());
+                }
+            }
+            let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref());
+            if holder != Some(&self.identity) {
+                return Ok(());
+            }
+        }
     }
 
     fn name(&self) -> String {

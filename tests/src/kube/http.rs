@@ -130,6 +130,9 @@ async fn answer(request: HttpRequest<Incoming>, shared: Arc<Shared>) -> Response
         (&Method::DELETE, Some(_)) => "delete",
         _ => return reply::refusal(405, "the method is not allowed"),
     };
+    if is_unanswered(&shared, verb, &target.plural) {
+        return std::future::pending().await;
+    }
     let content = parts.headers.get("content-type").and_then(|value| value.to_str().ok());
     let content = content.unwrap_or_default().to_owned();
     let refused = rights::refusal(verb, &target, &query).or_else(|| fault(&shared, verb, &target));
@@ -143,6 +146,13 @@ async fn answer(request: HttpRequest<Incoming>, shared: Arc<Shared>) -> Response
     };
     note(&shared, verb, &target, query, &body, response.status().as_u16());
     response
+}
+
+/// Whether this one is to get no answer; the next one does.
+fn is_unanswered(shared: &Shared, verb: &str, plural: &str) -> bool {
+    let mut state = shared.state();
+    let found = state.unanswered.iter().position(|(v, p)| v == verb && p == plural);
+    found.map(|i| state.unanswered.remove(i)).is_some()
 }
 
 fn note(

@@ -70,6 +70,8 @@ struct State {
     forbidden: BTreeSet<(String, String)>,
     /// Objects that a webhook lets nobody write: plural and name.
     denied: BTreeSet<(String, String)>,
+    /// What is not answered: verb and plural, once each.
+    unanswered: Vec<(String, String)>,
     requests: Vec<Request>,
     /// Between two events of a watch.
     pause: Duration,
@@ -135,6 +137,7 @@ impl ApiServer {
             empty: BTreeSet::new(),
             forbidden: BTreeSet::new(),
             denied: BTreeSet::new(),
+            unanswered: Vec::new(),
             requests: Vec::new(),
             pause: Duration::ZERO,
             lost_pages: 0,
@@ -352,6 +355,16 @@ impl ApiServer {
         } else {
             state.denied.remove(&what);
         }
+    }
+
+    /// The next request of this verb on this kind gets no answer, as on a connection that is dead.
+    pub fn be_silent(&self, verb: &str, plural: &str) {
+        self.state().unanswered.push((verb.to_owned(), plural.to_owned()));
+    }
+
+    /// Whether all that was to get no answer has come.
+    pub fn was_silent(&self) -> bool {
+        self.state().unanswered.is_empty()
     }
 
     /// Makes the watches slow.
