@@ -111,6 +111,18 @@ fn daemon_set(ready: u64) -> Value {
     })
 }
 
+/// Nodes, and whether they are ready.
+fn nodes(nodes: &[(&str, bool)]) -> Value {
+    let node = |(name, ready): &(&str, bool)| {
+        let status = if *ready { "True" } else { "Unknown" };
+        json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
+            "status": {"conditions": [{"type": "Ready", "status": status}]},
+        })
+    };
+    list(&nodes.iter().map(node).collect::<Vec<_>>())
+}
+
 fn pod(name: &str, node: &str, status: Value) -> Value {
     json!({"metadata": {"name": name}, "spec": {"nodeName": node}, "status": status})
 }
@@ -256,6 +268,7 @@ fn undeploying_says_what_stays() -> Result<()> {
     let cluster = Cluster::new()?;
     let pods = list(&[pod("roost-a", "n1", ready())]);
     cluster
+        .answer("get-nodes", &[nodes(&[("n1", true)])])?
         .answer("get-daemonset", &[daemon_set(1)])?
         .answer("get-pods-roost", &[pods, list(&[])])?
         .text("delete.1", "namespace \"roost-system\" deleted\n")?;
@@ -284,11 +297,12 @@ fn purging_runs_detach_on_every_node_after_the_daemons_and_before_the_rest() -> 
         list(&pods.collect::<Vec<_>>())
     };
     cluster
+        .answer("get-nodes", &[nodes(&[("n1", true), ("n2", true)])])?
         .answer("get-daemonset", &[daemon_set(2)])?
         .answer("get-pods-roost", &[daemons.clone(), daemons, list(&[])])?
         .answer(
             "get-pods-roost-purge",
-            &[purging(["Pending", "Running"]), purging(["Succeeded", "Succeeded"])],
+            &[list(&[]), purging(["Pending", "Running"]), purging(["Succeeded", "Succeeded"])],
         )?
         .text("logs.1", "removed the link of eth0\n")?
         .text("delete.1", "namespace \"roost-system\" deleted\n")?;
@@ -311,11 +325,97 @@ fn purging_runs_detach_on_every_node_after_the_daemons_and_before_the_rest() -> 
 }
 
 #[test]
-fn purging_needs_to_know_where() -> Result<()> {
+fn a_node_that_is_not_ready_holds_up_no_purge() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let lost = pod("roost-b", "n2", ready());
+    cluster
+        .answer("get-nodes", &[nodes(&[("n1", true), ("n2", false)])])?
+        .answer("get-daemonset", &[daemon_set(2)])?
+        .answer(
+            "get-pods-roost",
+            // The second is never confirmed to have ended.
+            &[list(&[pod("roost-a", "n1", ready()), lost.clone()]), list(&[lost])],
+        )?
+        .answer(
+            "get-pods-roost-purge",
+            // The first is of a purge before.
+            &[
+                list(&[pod("roost-purge-0", "n2", json!({"phase": "Pending"}))]),
+                list(&[pod("roost-purge-0", "n1", json!({"phase": "Succeeded"}))]),
+            ],
+        )?;
+    let (output, said) = cluster.xtask(&["undeploy", "--purge"])?;
+    ensure!(output.status.success(), "{said}");
+    ensure!(said.contains("warning: n2 is not ready, and not waited for"), "{said}");
+    let now = "delete pods --ignore-not-found --force --grace-period=0";
+    assert_eq!(
+        cluster.changes()?,
+        [
+            "delete daemonset roost --wait=false --namespace roost-system",
+            &format!("{now} roost-b --namespace roost-system"),
+            &format!("{now} roost-purge-0 --namespace roost-system"),
+            "create -f -",
+            "logs roost-purge-0 --namespace roost-system",
+            "delete --ignore-not-found --wait=false -f -",
+        ]
+    );
+    Ok(())
+}
+
+#[test]
+fn who_gives_up_a_purge_says_where() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let pending = pod("roost-purge-0", "n1", json!({"phase": "Pending"}));
+    cluster
+        .answer("get-nodes", &[nodes(&[("n1", true)])])?
+        .answer("get-daemonset", &[daemon_set(1)])?
+        .answer("get-pods-roost", &[list(&[pod("roost-a", "n1", ready())]), list(&[])])?
+        .answer("get-pods-roost-purge", &[list(&[]), list(&[pending])])?;
+    let (output, said) = cluster.xtask(&["undeploy", "--purge", "--timeout", "0"])?;
+    ensure!(!output.status.success());
+    ensure!(said.contains("gave up waiting (--timeout) for n1: Pending"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_set_without_nodes_leaves_nothing_to_purge() -> Result<()> {
+    let cluster = Cluster::new()?;
+    cluster.answer("get-daemonset", &[daemon_set(0)])?;
+    let (output, said) = cluster.xtask(&["undeploy", "--purge"])?;
+    ensure!(output.status.success(), "{said}");
+    ensure!(said.contains("there is no node to clean"), "{said}");
+    ensure!(cluster.changes()?.iter().all(|call| call.starts_with("delete ")), "{said}");
+    Ok(())
+}
+
+#[test]
+fn purging_after_the_set_is_done_on_all_nodes() -> Result<()> {
+    let cluster = Cluster::new()?;
+    let succeeded = pod("roost-purge-0", "n1", json!({"phase": "Succeeded"}));
+    cluster
+        .answer("get-nodes", &[nodes(&[("n1", true), ("n2", false)])])?
+        .answer("create", &[daemon_set(0)])?
+        .answer("get-pods-roost-purge", &[list(&[]), list(&[succeeded])])?
+        .text("delete.1", "namespace \"roost-system\" deleted\n")?;
+    let (output, said) = cluster.xtask(&["undeploy", "--purge", "--image", "r.io/roost:9"])?;
+    ensure!(output.status.success(), "{said}");
+    ensure!(said.contains("cleaning all Linux nodes that are ready"), "{said}");
+    let applied = fs::read_to_string(cluster.directory.path().join("stdin-apply"))?;
+    let kinds: Vec<_> = applied.lines().filter(|line| line.starts_with("kind: ")).collect();
+    assert_eq!(kinds, ["kind: Namespace", "kind: ServiceAccount"]);
+    let made = fs::read_to_string(cluster.directory.path().join("stdin-create"))?;
+    let made: Value = serde_json::from_str(&made)?;
+    assert_eq!(made["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!(made["items"][0]["spec"]["nodeName"], "n1");
+    Ok(())
+}
+
+#[test]
+fn purging_needs_nodes() -> Result<()> {
     let cluster = Cluster::new()?;
     let (output, said) = cluster.xtask(&["undeploy", "--purge"])?;
     ensure!(!output.status.success());
-    ensure!(said.contains("there is no DaemonSet roost"), "{said}");
+    ensure!(said.contains("the cluster has no Linux node that is ready"), "{said}");
     let (output, said) = cluster.xtask(&["undeploy"])?;
     ensure!(output.status.success() && said.contains("nothing of it was there"), "{said}");
     Ok(())

@@ -66,6 +66,14 @@ pub fn render(workspace: &Workspace, kubectl: &Kubectl, what: &What) -> Result<S
     Ok(texts.join("---\n"))
 }
 
+/// Of a YAML text of many objects those of one kind.
+pub fn of_kind(objects: &str, kind: &str) -> String {
+    let line = format!("kind: {kind}");
+    // The kinds of objects within others are indented.
+    let is_it = |object: &&str| object.lines().any(|it| it == line);
+    objects.split("---\n").filter(is_it).collect::<Vec<_>>().join("---\n")
+}
+
 fn part(
     workspace: &Workspace,
     kubectl: &Kubectl,
@@ -224,6 +232,13 @@ mod tests {
             let error = Image::parse(wrong).expect_err(wrong).to_string();
             assert!(error.contains("NAME:TAG"), "{error}");
         }
+    }
+
+    #[test]
+    fn objects_are_found_by_their_kind() {
+        let objects = "kind: A\nb:\n  kind: B\n---\nkind: B\n---\nkind: A\nc: 1\n";
+        assert_eq!(of_kind(objects, "B"), "kind: B\n");
+        assert_eq!(of_kind(objects, "A"), "kind: A\nb:\n  kind: B\n---\nkind: A\nc: 1\n");
     }
 
     #[test]

@@ -14,6 +14,19 @@ pub fn nodes(pods: &Value) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
+/// Of the nodes of a cluster those that run pods, and of these those for Linux: names.
+pub fn ready(nodes: &Value) -> (BTreeSet<String>, BTreeSet<String>) {
+    let nodes = nodes["items"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_ready = |node: &&Value| {
+        let conditions = node["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+        conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    };
+    let name = |node: &Value| Some(node["metadata"]["name"].as_str()?.to_owned());
+    let is_linux = |node: &&Value| node["metadata"]["labels"]["kubernetes.io/os"] == "linux";
+    let ready = nodes.iter().filter(is_ready);
+    (ready.clone().filter_map(name).collect(), ready.filter(is_linux).filter_map(name).collect())
+}
+
 /// A pod that runs `roost detach` on a node, with image, mounts and security context of the daemon.
 pub fn pod(daemon_set: &Value, number: usize, node: &str) -> Value {
     let template = &daemon_set["spec"]["template"];
@@ -112,6 +125,24 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn nodes_that_run_no_pods_are_seen() {
+        let node = |name: &str, os: &str, ready: &str| {
+            json!({
+                "metadata": {"name": name, "labels": {"kubernetes.io/os": os}},
+                "status": {"conditions": [
+                    {"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": ready},
+                ]},
+            })
+        };
+        let nodes = json!({"items": [
+            node("a", "linux", "True"), node("b", "linux", "Unknown"),
+            node("c", "linux", "False"), node("d", "windows", "True"),
+        ]});
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        assert_eq!(ready(&nodes), (names(&["a", "d"]), names(&["a"])));
     }
 
     #[test]
