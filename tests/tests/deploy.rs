@@ -241,7 +241,7 @@ fn the_daemon_has_what_it_needs_of_its_node() -> Result<()> {
         assert_eq!(security.read_only_root_filesystem, Some(true));
         let is_privileged = *overlay == "privileged";
         assert_eq!(security.privileged, Some(is_privileged));
-        let propagation = if is_privileged { "Bidirectional" } else { "HostToContainer" };
+        let propagation = if is_privileged { "Bidirectional" } else { "None" };
         assert_eq!(bpffs.mount_propagation.as_deref(), Some(propagation));
         if !is_privileged {
             let capabilities = security.capabilities.context("no capabilities")?;

@@ -1,10 +1,11 @@
 //! Listening sockets, and what the connections that they accept get.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -12,11 +13,18 @@ use tokio::net::{TcpListener, TcpStream};
 const BACKLOG: i32 = 4096;
 
 /// Listens on all of `addresses`. `[::]` takes IPv4 as well, unless IPv4 is listed on its own: then
-/// both can have the same port.
+/// both can have the same port. On a kernel without IPv6 it is `0.0.0.0`.
 pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let only_v6 = addresses.iter().any(SocketAddr::is_ipv4);
     let listen = |&address: &SocketAddr| {
-        bind(address, only_v6).with_context(|| {
+        let bound = bind(address, only_v6).or_else(|error| {
+            let is_any = address.ip() == Ipv6Addr::UNSPECIFIED;
+            if only_v6 || !is_any || !has_no_v6(&error) {
+                return Err(error);
+            }
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into(), false)
+        });
+        bound.with_context(|| {
             format!("listen: {address} is not a free port of an address of this machine")
         })
     };
@@ -33,6 +41,13 @@ fn bind(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Whether a socket failed because the kernel has no IPv6 (`ipv6.disable=1`).
+fn has_no_v6(error: &io::Error) -> bool {
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL]
+        .map(|it| Some(it.raw_os_error()))
+        .contains(&error.raw_os_error())
 }
 
 /// Sets what every accepted connection gets: keepalive after `idle`, so that a client that
