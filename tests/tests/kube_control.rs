@@ -320,6 +320,23 @@ async fn a_conflict_is_looked_at_again() -> Result<()> {
 }
 
 #[tokio::test]
+async fn changes_do_not_cut_the_wait_after_a_failure_short() -> Result<()> {
+    let server = server()?;
+    server.fail(Fault { verb: "patch", plural: "services", status: 500, times: 1000 });
+    let _daemon = Daemon::start(&server, NODE, &pools()).await?;
+    until("a failure", || (server.count("patch", "services") > 0).then_some(())).await?;
+    // Each of these is published by itself, and is a reason to look at the addresses again.
+    for i in 0..30 {
+        server.apply(waiting(&format!("other-{i:02}"), &["IPv4"]));
+        sleep(Duration::from_millis(150)).await;
+    }
+    // The waits double, from 0.25 s on.
+    let tries = server.count("patch", "services");
+    assert!(tries <= 8, "{tries}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_pool_that_is_used_up_is_waited_for() -> Result<()> {
     let server = server()?;
     server.delete("services", "default", "chat");
