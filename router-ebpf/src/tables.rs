@@ -91,11 +91,14 @@ impl Shared<Flow> {
             return false;
         }
         let ticks = ((now >> TICK_SHIFT) as u32).wrapping_sub(state >> STATE_SYN_TICK_SHIFT) & 0xff;
-        let is_over = ticks > 2;
-        if is_over {
-            self.replace_state(STATE_SYN_SEEN | STATE_SYN_TICK, 0);
+        // Of one that another CPU has noted since this one looked at the clock, it is less than none.
+        if !(3..128).contains(&ticks) {
+            return true;
         }
-        !is_over
+        let new = state & !(STATE_SYN_SEEN | STATE_SYN_TICK);
+        // Not if another one has come meanwhile.
+        // SAFETY: see `Shared`; all writers of the field swap it.
+        unsafe { !swap_u32(&raw mut (*self.0.as_ptr()).state, state, new) }
     }
 
     #[inline(always)]

@@ -54,7 +54,8 @@ pub fn is_unfinished(packet: &impl Packet, segment: &Segment) -> Option<bool> {
 }
 
 /// Whether an established segment that looks unfinished is. A finished one looks like that once in 65536,
-/// and would be lost each time that it is sent, so this is sure.
+/// and would be lost each time that it is sent, so it is added up. (One that is unfinished and happens to be
+/// right as it is, is taken for finished; only a device that finishes it later would notice.)
 #[inline(never)]
 pub fn is_really_unfinished<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<bool> {
     let len = scratch.segment.payload_len();

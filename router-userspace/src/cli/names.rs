@@ -9,7 +9,7 @@ use router_ebpf::maps::{
     MISSING_SPREAD, NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED,
     POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
     STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN,
-    STATE_UPGRADED, Service,
+    STATE_SYN_TICK, STATE_UPGRADED, Service,
 };
 
 use super::{read, text};
@@ -140,7 +140,8 @@ pub fn flow_state(state: u32) -> Vec<String> {
         (STATE_EXPIRED, "expired"),
         (STATE_UPGRADED, "upgraded"),
     ];
-    bits(state, &words)
+    // When that SYN came stands beside its bit.
+    bits(state & !STATE_SYN_TICK, &words)
 }
 
 /// The words for `OFFER_*` bits.

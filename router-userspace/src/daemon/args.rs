@@ -121,14 +121,17 @@ impl RunArgs {
 
     /// A level alone is for what roost itself says; its events come under the names of the crates
     /// of the data path. Of the loader's library only errors matter here: it warns, with hundreds of
-    /// lines, when the kernel does not take the debug information of an object.
+    /// lines, when the kernel does not take the debug information of an object. What fails towards the API
+    /// server is said where it is known what it means.
     fn log_filter(&self) -> String {
         let level = self.log_level.trim();
         if level.contains(['=', ',']) {
             return level.to_owned();
         }
         let events = if self.events { "trace" } else { "off" };
-        format!("warn,aya=error,roost={level},roost_ebpf={events},router_ebpf={events}")
+        format!(
+            "warn,aya=error,kube_client=off,roost={level},roost_ebpf={events},router_ebpf={events}"
+        )
     }
 }
 

@@ -84,8 +84,11 @@ fn states(names: &Names) -> Option<Family> {
 
 fn carried_by_services(names: &Names, load: Option<&Load>) -> [Family; 2] {
     let mut flows = Family::gauge("service_flows", "Live flows, at the last sweep.", SERVICE);
-    let mut chats =
-        Family::gauge("service_chats", "Chats with a live flow, at the last sweep.", SERVICE);
+    let mut chats = Family::gauge(
+        "service_chats",
+        "Chats with a live flow, at the last sweep; each part of one with a width.",
+        SERVICE,
+    );
     for (number, service) in names.services.iter().filter(|_| load.is_some()) {
         let carried = load.and_then(|load| load.services.get(number)).copied().unwrap_or_default();
         let name = &text::name(&service.name);

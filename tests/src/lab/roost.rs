@@ -102,7 +102,7 @@ impl Roost {
         };
         command.args(&self.arguments);
         let process = Process::spawn("roost run", &mut command)?;
-        process.wait_line(START, "ready")?;
+        process.wait_line(START, "roost::daemon: ready")?;
         self.process = Some(process);
         Ok(())
     }

@@ -98,7 +98,7 @@ pub fn plan(
     match change {
         Change::Bind { key, chat } => {
             own(chat)?;
-            bind(entries, service, key, chat, &show)?;
+            bind(entries, service, key, chat, of_service.max(1), &show)?;
             let entry = ChatCookie {
                 cookie: chat.hash,
                 replica: NO_REPLICA,
@@ -118,7 +118,7 @@ pub fn plan(
                 let (name, width) = (show(&chat.name), entry.width);
                 bail!("chat `{name}` has width {width}: set it to 1 with `roost chat width` first");
             }
-            Ok(put(chat.hash, ChatCookie { replica: *replica, width: 0, ..entry }))
+            Ok(put(chat.hash, ChatCookie { replica: *replica, ..entry }))
         }
         Change::Unpin { chat } => {
             let entry = own(chat)?;
@@ -143,6 +143,7 @@ fn bind(
     service: u32,
     key: &Named,
     chat: &Named,
+    of_service: u32,
     show: impl Fn(&Name) -> String,
 ) -> Result<()> {
     let name = show(&key.name);
@@ -153,7 +154,7 @@ fn bind(
         if at.cookie == key.hash && entry.cookie == key.hash {
             bail!(
                 "chat `{name}` is pinned or has a width: `roost chat unpin`, or `roost chat width` \
-                 1, before it joins another"
+                 {of_service}, before it joins another"
             );
         }
         if at.cookie != key.hash && entry.cookie == key.hash {
@@ -249,6 +250,26 @@ mod tests {
         assert!(matches!(planned(3, 1), Edit::Put(_, ChatCookie { width: 1, .. })));
         assert!(matches!(planned(3, 5), Edit::Put(_, ChatCookie { width: 5, .. })));
         assert!(matches!(planned(3, 3), Edit::Remove(_)), "what the service says anyway");
+    }
+
+    #[test]
+    fn a_pin_leaves_a_width_of_one_as_it_is() {
+        let chat = named("a");
+        let at = ChatKey { cookie: chat.hash, service: 1, reserved: 0 };
+        let own = ChatCookie {
+            cookie: chat.hash,
+            replica: NO_REPLICA,
+            width: 1,
+            key: chat.name,
+            chat: Name::EMPTY,
+        };
+        let entries = Entries::from([(at, own)]);
+        let planned = plan(&entries, 1, 3, &Change::Pin { chat, replica: 2 }, |_| String::new());
+        let Ok(Edit::Put(_, pinned)) = planned else { panic!("it is not pinned") };
+        assert_eq!((pinned.replica, pinned.width), (2, 1));
+        let entries = Entries::from([(at, pinned)]);
+        let planned = plan(&entries, 1, 3, &Change::Unpin { chat }, |_| String::new());
+        assert!(matches!(planned, Ok(Edit::Put(_, entry)) if entry == own), "as it was");
     }
 
     #[test]

@@ -62,7 +62,8 @@ fn native(link: &Link) -> Finding {
         ),
         Ok(None) => Finding::warn(
             "native_xdp",
-            format!("{driver}: not told before Linux 6.3"),
+            loader::loses_frames(link)
+                .unwrap_or_else(|| format!("{driver}: not told before Linux 6.3")),
             "see in `roost status` which mode the daemon got",
         ),
         Err(error) => Finding::warn("native_xdp", format!("{error:#}"), "see `roost status`"),

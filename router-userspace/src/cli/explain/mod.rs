@@ -267,6 +267,7 @@ impl Connection<'_> {
     fn follow(&self, to: &mut Explained, copies: &Copies<'_>, names: &Names, route: &Route) {
         to.key_hash = Some(text::hex(route.key_hash));
         to.cookie = Some(text::hex(route.cookie));
+        to.width = route.width;
         if route.why != Why::MissingKey {
             to.slot = Some(route.slot);
         }
