@@ -74,12 +74,19 @@ fn resets_are_limited() {
             assert!(sent < 100_000, "no limit after {sent} RSTs");
         }
         assert!(sent >= 64, "a burst of 64 is allowed, but only {sent} were sent");
-        // What tells that a number was nearly right costs as much.
-        let mut opened = conn.clone();
-        opened.greet(machine);
-        let early = opened.up(ACK, 1000, 0, b"early");
-        let verdict = machine.run(Hook::Ingress, &early.bytes()).verdict();
-        assert!(matches!(verdict, Counter::DropResetLimit | Counter::DropEarly), "{verdict:?}");
+        // What tells that a number was nearly right costs as much. A slow machine may earn an RST between
+        // the two, and then keeps such a segment.
+        let limited = (2000..2100).any(|port| {
+            let mut opened = Conn::new(family, Kind::Home, 1, port);
+            opened.greet(machine);
+            while machine.run(Hook::Ingress, &seg.bytes()).verdict() != Counter::DropResetLimit {}
+            let early = opened.up(ACK, 1000, 0, b"early");
+            let verdict = machine.run(Hook::Ingress, &early.bytes()).verdict();
+            let is_known = matches!(verdict, Counter::DropResetLimit | Counter::HeadKept);
+            assert!(is_known, "{verdict:?}");
+            verdict == Counter::DropResetLimit
+        });
+        assert!(limited, "no segment that came early was limited");
         // Another client has a limit of its own, as most others do.
         let other = Seg { src: client(family, 2, 1000), ..seg.clone() };
         machine.run(Hook::Ingress, &other.bytes()).counts(&[Counter::ResetUnknown]);
