@@ -1,13 +1,13 @@
 //! The Secret with the cluster's keys, against a server that speaks the API.
 
-use std::{collections::BTreeMap, net::TcpListener, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
 use roost::{
     kube::{Keeper, Kind, SecretOptions, SecretStatus},
     secrets::{Key, Keys},
 };
-use roost_tests::kube::{ApiServer, Fault};
+use roost_tests::kube::{ApiServer, Fault, bind_again};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -356,7 +356,7 @@ async fn without_a_server_the_keys_hold() -> Result<()> {
     let mut keeper = keep(&server, slow(), keys(2)).await?;
     assert!(!keeper.first(Duration::from_millis(500)).await);
     assert!(keeper.keys() == keys(2));
-    server.restart(bind)?;
+    server.restart(bind_again)?;
     assert!(keeper.first(LIMIT).await);
     assert!(keeper.keys() == Keys { handshake_before: [2, 1], ..keys(1) });
     // It goes away, forgets, and comes back.
@@ -365,23 +365,8 @@ async fn without_a_server_the_keys_hold() -> Result<()> {
     server.compact();
     server.apply(secret_of(keys(3)));
     assert!(keeper.keys().chat == [1, 2]);
-    server.restart(bind)?;
+    server.restart(bind_again)?;
     until(&mut keeper, "the keys", |keys, _| keys.chat == [3, 2]).await?;
     assert!(keeper.keys().handshake_before == [1, 1]);
     Ok(())
-}
-
-fn bind(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
-    // The old one's port may need a moment.
-    let end = std::time::Instant::now() + LIMIT;
-    loop {
-        match TcpListener::bind(address) {
-            Err(e)
-                if e.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < end =>
-            {
-                std::thread::yield_now();
-            }
-            result => return result,
-        }
-    }
 }

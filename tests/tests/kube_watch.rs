@@ -1,7 +1,7 @@
 //! The watches of a cluster against a server that speaks the API, and does what servers do at times.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
 
@@ -11,7 +11,9 @@ use roost::{
     index::{Change, Index, Published, Room},
     kube::{Claims, Kind, Options, Problem, Reason, Source, WatchState},
 };
-use roost_tests::kube::{ApiServer, Endpoint, Fault, NODE, annotate, node, service, slice};
+use roost_tests::kube::{
+    ApiServer, Endpoint, Fault, NODE, annotate, bind_again, node, service, slice,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -397,7 +399,7 @@ async fn without_a_server_the_maps_hold() -> Result<()> {
     // It comes, and part of what it knows cannot be read.
     server.forbid("list", "endpointslices", true);
     server.apply(slice("chat", "chat-1", 8080, &[pod(1), pod(2)]));
-    server.restart(bind)?;
+    server.restart(bind_again)?;
     follower.until("the Services", |f| f.state().get().kind(Kind::Services).is_listed).await?;
     follower
         .until("the refusal", |f| {
@@ -415,21 +417,6 @@ async fn without_a_server_the_maps_hold() -> Result<()> {
     };
     assert_eq!(number(&maps), number(&follower.maps));
     Ok(())
-}
-
-fn bind(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
-    // The old one's port may need a moment.
-    let end = std::time::Instant::now() + LIMIT;
-    loop {
-        match TcpListener::bind(address) {
-            Err(e)
-                if e.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < end =>
-            {
-                std::thread::yield_now();
-            }
-            result => return result,
-        }
-    }
 }
 
 #[tokio::test]

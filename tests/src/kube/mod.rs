@@ -394,6 +394,21 @@ impl ApiServer {
     }
 }
 
+/// Listens where a server that has stopped did, whose port may need a moment: for [`ApiServer::restart`].
+pub fn bind_again(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        match TcpListener::bind(address) {
+            Err(e)
+                if e.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < end =>
+            {
+                thread::yield_now();
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
