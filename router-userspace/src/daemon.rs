@@ -4,7 +4,7 @@
 mod args;
 mod cluster;
 mod keys;
-mod uplinks;
+pub(crate) mod uplinks;
 mod watch;
 
 use std::{
@@ -49,7 +49,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
     let config = match watch.first() {
         Some(config) => config?,
         None => Config {
-            interfaces: uplinks::of(&args.cluster, pin_dir)?,
+            interfaces: uplinks::of(&args.cluster.interface, pin_dir)?,
             limits: Limits::default(),
             secrets: SecretFiles::default(),
             kubernetes: Kubernetes::default(),

@@ -171,9 +171,13 @@ fn nothing_but_the_program_is_needed() -> Result<()> {
         let said = pod.roost(arguments)?.stdout;
         assert!(!said.is_empty() && !said.contains(&0x1b), "{arguments:?}");
     }
-    // What it finds here does not matter, only that it can look.
-    let check = pod.command(&["check", "--interface", "eth0", "-o", "json"]).output()?;
-    serde_json::from_slice::<Value>(&check.stdout).context("roost check")?;
+    // What it finds here does not matter, only that it can look, and where: at what the daemon has.
+    for which in [&["--interface", "eth0"][..], &["--kubernetes"]] {
+        let check = pod.command(&[&["check", "-o", "json"], which].concat()).output()?;
+        let report: Value = serde_json::from_slice(&check.stdout).context("roost check")?;
+        let findings = report["findings"].as_array().context("findings")?;
+        ensure!(findings.iter().any(|f| f["interface"] == "eth0"), "{which:?}: {report}");
+    }
 
     // The maps are enough.
     drop(daemon);

@@ -31,7 +31,8 @@ pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
 }
 
 fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {
-    let right = "the client-facing interfaces, interfaces = [\"eth0\"]";
+    let right = "the client-facing interfaces, interfaces = [\"eth0\"]; beside a cluster, with \
+                 --kubernetes, it may be left out";
     let field = if needed { root.required("interfaces", right) } else { root.get("interfaces") };
     let Some(field) = field else { return Vec::new() };
     let mut names: Vec<String> = Vec::new();

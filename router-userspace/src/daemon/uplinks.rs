@@ -5,29 +5,54 @@ use std::{fs, path::Path};
 use anyhow::{Result, ensure};
 use tracing::info;
 
-use super::args::ClusterArgs;
-use crate::{loader, sys};
+use crate::{
+    config::{Config, ConfigError, Problem},
+    loader, sys,
+};
 
-/// Those that were given, or those of the default routes and those that the programs are attached to
+const NO_ROUTE: &str = "there is no default route whose interface could be the client-facing one";
+
+/// Those that were `given`, or those of the default routes and those that the programs are attached to
 /// already: a default route that is gone for a while, or has moved, must not end connections.
-pub(super) fn of(args: &ClusterArgs, pin_dir: &Path) -> Result<Vec<String>> {
-    if !args.interface.is_empty() {
-        return Ok(args.interface.clone());
+pub(crate) fn of(given: &[String], pin_dir: &Path) -> Result<Vec<String>> {
+    let names = known(given, pin_dir);
+    ensure!(!names.is_empty(), "{NO_ROUTE}: name it with --interface, or in a file with --config");
+    Ok(names)
+}
+
+/// Reads a file beside a cluster, which may leave its interfaces to these.
+pub(crate) fn load(path: &Path, given: &[String], pin_dir: &Path) -> Result<Config, ConfigError> {
+    let mut config = Config::load_beside_cluster(path)?;
+    if config.interfaces.is_empty() {
+        config.interfaces = known(given, pin_dir);
+    }
+    if config.interfaces.is_empty() {
+        let problem = Problem {
+            line: 0,
+            column: 0,
+            field: "interfaces".into(),
+            message: format!("is missing, and {NO_ROUTE}; write interfaces = [\"eth0\"]"),
+        };
+        return Err(ConfigError { file: path.display().to_string(), problems: vec![problem] });
+    }
+    Ok(config)
+}
+
+fn known(given: &[String], pin_dir: &Path) -> Vec<String> {
+    if !given.is_empty() {
+        return given.to_owned();
     }
     let mut attached = loader::pinned_interfaces(pin_dir);
     attached.retain(|name| sys::interface_index(name).is_ok());
     let read = |file: &str| fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
     let found = union(of_routes(&read("route"), &read("ipv6_route")), attached);
-    ensure!(
-        !found.is_empty(),
-        "there is no default route whose interface could be the client-facing one: name it with \
-         --interface, or in a file with --config"
-    );
-    info!(
-        interfaces = found.join(","),
-        "taking the interfaces of the default routes, and those attached already"
-    );
-    Ok(found)
+    if !found.is_empty() {
+        info!(
+            interfaces = found.join(","),
+            "taking the interfaces of the default routes, and those attached already"
+        );
+    }
+    found
 }
 
 fn union(mut names: Vec<String>, more: Vec<String>) -> Vec<String> {

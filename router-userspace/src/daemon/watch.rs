@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{Config, ConfigError, Problem};
+use crate::config::{Config, ConfigError};
 
 use super::{args::ClusterArgs, uplinks};
 
@@ -61,19 +61,7 @@ impl Watch {
 
     fn load(&self, path: &Path) -> Result<Config, ConfigError> {
         let Some(cluster) = &self.cluster else { return Config::load(path) };
-        let mut config = Config::load_beside_cluster(path)?;
-        if config.interfaces.is_empty() {
-            config.interfaces = uplinks::of(cluster, &self.pin_dir).map_err(|e| ConfigError {
-                file: path.display().to_string(),
-                problems: vec![Problem {
-                    line: 0,
-                    column: 0,
-                    field: "interfaces".into(),
-                    message: format!("is missing, and {e:#}"),
-                }],
-            })?;
-        }
-        Ok(config)
+        uplinks::load(path, &cluster.interface, &self.pin_dir)
     }
 }
 

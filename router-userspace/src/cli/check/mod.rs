@@ -18,7 +18,7 @@ use super::{
     table::{Cell, Table},
     text::NONE,
 };
-use crate::config::Config;
+use crate::{config::Config, daemon::uplinks};
 
 /// What to look at.
 #[derive(Debug, clap::Args)]
@@ -29,6 +29,10 @@ pub struct CheckArgs {
     /// Check the configuration in FILE, its interfaces, and the way to its replicas
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Check what `roost run --kubernetes` would find: without interfaces in FILE or by --interface,
+    /// those of the default routes
+    #[arg(long)]
+    pub kubernetes: bool,
 }
 
 /// How a check came out.
@@ -92,17 +96,32 @@ pub struct CheckReport {
 pub fn check(args: &CheckArgs, pin_dir: &Path) -> CheckReport {
     let mut findings = machine::findings(pin_dir);
     let mut interfaces = args.interface.clone();
-    let config = args.config.as_deref().map(Config::load);
+    let config = args.config.as_deref().map(|file| match args.kubernetes {
+        true => uplinks::load(file, &args.interface, pin_dir),
+        false => Config::load(file),
+    });
     match &config {
-        None => findings.extend(network::forwarding(None)),
+        None => {
+            findings.extend(network::forwarding(None, args.kubernetes));
+            if args.kubernetes {
+                match uplinks::of(&args.interface, pin_dir) {
+                    Ok(found) => interfaces.extend(found),
+                    Err(e) => findings.push(Finding::fail("interfaces", "none", e.to_string())),
+                }
+            }
+        }
         Some(Ok(config)) => {
             let services = config.services.len();
             findings.push(Finding::ok("config", format!("valid; services: {services}")));
-            findings.extend(network::forwarding(Some(config)));
+            findings.extend(network::forwarding(Some(config), args.kubernetes));
             interfaces.extend(config.interfaces.iter().cloned());
         }
         Some(Err(error)) => findings.extend(error.problems.iter().map(|problem| {
-            let place = format!("{}:{}:{}", error.file, problem.line, problem.column);
+            // One of the file as a whole is at line 0.
+            let place = match problem.line {
+                0 => error.file.clone(),
+                line => format!("{}:{line}:{}", error.file, problem.column),
+            };
             Finding::fail("config", place, format!("{} {}", problem.field, problem.message))
         })),
     }
@@ -138,5 +157,57 @@ impl Report for CheckReport {
             ]);
         }
         format!("{table}\n{} failed, {} with a warning\n", self.fails, self.warns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_a_cluster_a_file_is_checked_as_it_is_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("roost.toml");
+        let checked = |text: &str, interface: &[&str], kubernetes| {
+            fs::write(&file, text).unwrap();
+            let interface = interface.iter().map(|&name| name.to_owned()).collect();
+            let args = CheckArgs { interface, config: Some(file.clone()), kubernetes };
+            check(&args, directory.path())
+        };
+        let of_config = |report: &CheckReport| {
+            let found = report.findings.iter().find(|finding| finding.check == "config");
+            found.map(|finding| (finding.level, finding.advice.clone())).unwrap()
+        };
+        let on = |report: &CheckReport| {
+            let names = report.findings.iter().filter_map(|finding| finding.interface.clone());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let empty = "# the routes say which\n";
+
+        let alone = checked(empty, &[], false);
+        let (level, advice) = of_config(&alone);
+        assert_eq!(level, Level::Fail);
+        assert!(advice.starts_with("interfaces is missing; write"), "{advice}");
+        assert!(advice.contains("with --kubernetes, it may be left out"), "{advice}");
+        assert!(on(&alone).is_empty());
+
+        // As they are named by --interface here: the routes of this machine are not known.
+        let beside = checked(empty, &["lo"], true);
+        assert_eq!(of_config(&beside).0, Level::Ok);
+        assert!(on(&beside).iter().eq(["lo"]));
+
+        let named = checked("interfaces = [\"lo\"]\n", &[], true);
+        assert_eq!(of_config(&named).0, Level::Ok);
+        assert!(on(&named).iter().eq(["lo"]));
+        // What is wrong for the daemon is wrong here.
+        assert_eq!(of_config(&checked("interfaces = []\n", &[], true)).0, Level::Fail);
+
+        fs::remove_file(&file).unwrap();
+        let args =
+            CheckArgs { interface: Vec::new(), config: Some(file.clone()), kubernetes: true };
+        let gone = check(&args, directory.path());
+        let found = gone.findings.iter().find(|finding| finding.check == "config").unwrap();
+        assert_eq!(found.found, file.display().to_string());
+        assert!(found.advice.contains("cannot be read"), "{}", found.advice);
     }
 }

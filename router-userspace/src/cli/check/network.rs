@@ -30,14 +30,15 @@ const FAMILIES: [Forwarding; 2] = [
 ];
 
 /// Without forwarding only replicas on the node itself are reached. That is a failure if the
-/// configuration has others, and a warning if there is no configuration to tell.
-pub fn forwarding(config: Option<&Config>) -> Vec<Finding> {
+/// configuration has others, and a warning if there is no configuration to tell, or a cluster says more.
+pub fn forwarding(config: Option<&Config>, beside_cluster: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for family in &FAMILIES {
         let needed = match config {
             None => Level::Warn,
             Some(config) => match replicas(config, family.is_family).find(|ip| !is_local(*ip)) {
                 Some(_) => Level::Fail,
+                None if beside_cluster => Level::Warn,
                 None => continue,
             },
         };
