@@ -1,15 +1,17 @@
 //! `roost chat`: which keys belong to one chat, and where a chat lives. Fills `CHAT_COOKIES`.
 
+mod live;
 mod plan;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use router_ebpf::maps::{
-    Chat, ChatCookie, ChatKey, NO_REPLICA, POLICY_HOME, REPLICA_GONE, Service,
-};
+use router_ebpf::maps::{ChatCookie, ChatKey, NO_REPLICA, POLICY_HOME, REPLICA_GONE, Service};
 use serde::Serialize;
 
-use self::plan::{Change, Edit, Named, plan};
+use self::{
+    live::MOST_PARTS,
+    plan::{Change, Edit, Named, plan},
+};
 use super::{
     key::{self, Form, Written},
     names::{self, Names},
@@ -86,7 +88,7 @@ pub enum ChatCommand {
         #[arg(value_name = "CHAT")]
         chat: String,
         /// How many parts it has; 1 puts it together again
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_PARTS.into()))]
         width: u32,
         /// How keys are written.
         #[command(flatten)]
@@ -209,7 +211,7 @@ pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport
     let change = requested(&names, number, &service, command, named)?;
     let of_service = u32::from(service.width).max(1);
     let edit = plan(&entries, number, of_service, &change, |name| names.key(number, name))?;
-    let notes = live_elsewhere(tables, &names, number, &change)?;
+    let notes = live::elsewhere(tables, &names, number, &secret, &change)?;
     let map = &mut tables.chat_cookies;
     let (at, entry) = match edit {
         Edit::Put(at, entry) => {
@@ -294,31 +296,4 @@ fn replica_number(names: &Names, service: u32, wanted: &str) -> Result<u32> {
     }
     let (service, known) = (names.service(service), known.join(", "));
     bail!("service `{service}` has no replica `{wanted}`; it has: {known}")
-}
-
-/// A chat with live flows stays where it is, whatever was said.
-fn live_elsewhere(
-    tables: &Tables,
-    names: &Names,
-    service: u32,
-    change: &Change,
-) -> Result<Option<String>> {
-    let (chat, wanted) = match change {
-        Change::Bind { key, .. } => (key, None),
-        Change::Pin { chat, replica } => (chat, Some(*replica)),
-        _ => return Ok(None),
-    };
-    let at = ChatKey { cookie: chat.hash, service, reserved: 0 };
-    let Some(live) = optional(tables.chats.get(&at, 0)).context("cannot read map CHATS")? else {
-        return Ok(None);
-    };
-    let (home, flows) = (Chat::home(live.state), Chat::flows(live.state));
-    if flows == 0 || wanted == Some(home) {
-        return Ok(None);
-    }
-    let (name, home) = (names.key(service, &chat.name), names.replica(home));
-    Ok(Some(match wanted {
-        Some(_) => format!("chat `{name}` stays on {home} until its {flows} live flows end"),
-        None => format!("{flows} live flows of `{name}` stay on {home} until they end"),
-    }))
 }

@@ -1,0 +1,238 @@
+//! Maps with something in them, and the program that reads them.
+
+use std::{
+    hash::Hasher as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use roost::{addr::to_map, config::key_sources};
+use router_ebpf::{
+    maps::{
+        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, KeySource,
+        MISSING_REJECT, NO_REPLICA, Name, POLICY_HOME, Pending, REPLICA_DRAINING, REPLICA_READY,
+        Replica, SCHEMA, SLOT_STRIDE, SOURCES, Secrets, Service, Stash, Tuple, Vip,
+    },
+    verdict::Counter,
+};
+use serde_json::Value;
+use siphasher::sip::SipHasher24;
+
+pub const BPFFS: &str = "/sys/fs/bpf";
+pub const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
+
+/// Maps of the schema in a directory of their own, which is removed in the end.
+pub struct Pinned {
+    pub dir: PathBuf,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let _ = std::fs::remove_file(format!("/run/roost/sys-fs-bpf-{name}.lock"));
+    }
+}
+
+impl Pinned {
+    /// Pins maps with one service, two replicas, a chat, its flow and some counts.
+    pub fn filled(test: &str) -> Self {
+        Self::filled_by(test, &["query:chat"])
+    }
+
+    /// The same with other key sources.
+    pub fn filled_by(test: &str, sources: &[&str]) -> Self {
+        mount_bpffs();
+        let dir = Path::new(BPFFS).join(format!("roost-test-{test}-{}", std::process::id()));
+        std::fs::create_dir(&dir).expect("cannot make a directory in the bpffs; run as root");
+        let pinned = Self { dir };
+        pinned.fill(sources).unwrap();
+        pinned
+    }
+
+    fn fill(&self, sources: &[&str]) -> anyhow::Result<()> {
+        let pin = |name: &str| self.dir.join(name);
+
+        let mut vips: LpmTrie<MapData, Vip, u32> = LpmTrie::create(8, 1)?;
+        let vip = Vip { port: 80u16.to_be_bytes(), addr: addr("192.0.2.1") };
+        vips.insert(&Key::new(144, vip), 1, 0)?;
+        vips.pin(pin("VIPS"))?;
+
+        let mut services: HashMap<MapData, u32, Service> = HashMap::create(8, 0)?;
+        services.insert(1, service(sources), 0)?;
+        services.pin(pin("SERVICES"))?;
+
+        let mut replicas: Array<MapData, Replica> = Array::create(4, 0)?;
+        replicas.set(0, replica("r0", "10.0.0.10", REPLICA_READY), 0)?;
+        replicas.set(1, replica("r1", "10.0.0.11", REPLICA_DRAINING), 0)?;
+        replicas.pin(pin("REPLICAS"))?;
+
+        let mut slots: Array<MapData, u32> = Array::create(SLOT_STRIDE, 0)?;
+        for slot in 0..100 {
+            slots.set(slot, 1, 0)?;
+        }
+        slots.pin(pin("SLOTS"))?;
+
+        let mut chats: HashMap<MapData, ChatKey, Chat> = HashMap::create(8, 0)?;
+        let key = ChatKey { cookie: hash("42"), service: 1, reserved: 0 };
+        let state = Chat::pack(1, 1);
+        chats.insert(
+            key,
+            Chat { state, bound_at: 1, since: 1, key: name("42"), source: KEY_QUERY.into() },
+            0,
+        )?;
+        chats.pin(pin("CHATS"))?;
+
+        let mut flows: HashMap<MapData, Tuple, Flow> = HashMap::create(8, 0)?;
+        flows.insert(tuple(), flow(), 0)?;
+        flows.pin(pin("FLOWS"))?;
+
+        let mut secrets: Array<MapData, Secrets> = Array::create(1, 0)?;
+        secrets.set(0, self::secrets(), 0)?;
+        secrets.pin(pin("SECRETS"))?;
+
+        let mut counters: PerCpuArray<MapData, u64> =
+            PerCpuArray::create(Counter::COUNT as u32, 0)?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        counters.set(Counter::Bound as u32, PerCpuValues::try_from(vec![2; cpus])?, 0)?;
+        counters.pin(pin("COUNTERS"))?;
+
+        HashMap::<MapData, ChatKey, ChatCookie>::create(8, 0)?.pin(pin("CHAT_COOKIES"))?;
+        HashMap::<MapData, Tuple, Pending>::create(8, 0)?.pin(pin("PENDING"))?;
+        HashMap::<MapData, Tuple, Stash>::create(8, 0)?.pin(pin("STASH"))?;
+        HashMap::<MapData, Tuple, FlowBack>::create(8, 0)?.pin(pin("FLOWS_BACK"))?;
+        Ok(())
+    }
+
+    pub fn roost(&self, arguments: &[&str]) -> Output {
+        let mut roost = Command::new(env!("CARGO_BIN_EXE_roost"));
+        roost.arg("--pin-dir").arg(&self.dir).args(arguments);
+        roost.output().unwrap()
+    }
+
+    /// What a command prints as text.
+    #[track_caller]
+    pub fn text(&self, arguments: &[&str]) -> String {
+        let output = self.roost(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command prints as JSON.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.text(&[arguments, &["-o", "json"]].concat());
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn mount_bpffs() {
+    let is_mounted = || {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS))
+    };
+    if !is_mounted() {
+        // Another test may be quicker.
+        let _ = Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]).status();
+        assert!(is_mounted(), "cannot mount a bpffs; run as root");
+    }
+}
+
+fn addr(text: &str) -> Addr {
+    to_map(text.parse().unwrap())
+}
+
+pub fn name(text: &str) -> Name {
+    Name::new(text.as_bytes())
+}
+
+/// The cookie of a chat that was not bound to another.
+pub fn hash(key: &str) -> u64 {
+    let mut hasher = SipHasher24::new_with_keys(SECRET[0], SECRET[1]);
+    hasher.write(key.as_bytes());
+    hasher.finish()
+}
+
+/// The same as the command line prints it.
+pub fn hex(key: &str) -> String {
+    format!("{:016x}", hash(key))
+}
+
+fn service(texts: &[&str]) -> Service {
+    let mut sources = [KeySource::NONE; SOURCES];
+    for (to, from) in sources.iter_mut().zip(key_sources(texts.iter().copied()).unwrap()) {
+        *to = from.to_map();
+    }
+    Service {
+        digest: 0xd1_9e57,
+        slots: 0,
+        generation: 3,
+        usable: 1,
+        missing_replica: NO_REPLICA,
+        idle_timeout: 10_800,
+        mss4: 1460,
+        mss6: 1440,
+        policy: POLICY_HOME,
+        on_missing_key: MISSING_REJECT,
+        width: 1,
+        sources,
+        name: name("rooms"),
+    }
+}
+
+fn replica(identity: &str, address: &str, state: u8) -> Replica {
+    Replica {
+        v4: addr(address),
+        v6: addr("fd00::1"),
+        port: 8080u16.to_be_bytes(),
+        state,
+        reserved: 0,
+        service: 1,
+        weight: 1,
+        name: name(identity),
+    }
+}
+
+fn tuple() -> Tuple {
+    Tuple {
+        client: addr("198.51.100.7"),
+        server: addr("192.0.2.1"),
+        client_port: 40_000u16.to_be_bytes(),
+        server_port: 80u16.to_be_bytes(),
+    }
+}
+
+fn flow() -> Flow {
+    Flow {
+        last_seen: 2,
+        since: 1,
+        cookie: hash("42"),
+        replica_addr: addr("10.0.0.11"),
+        replica_port: 8080u16.to_be_bytes(),
+        flags: FLOW_CHAT,
+        window_shift: 0,
+        service: 1,
+        replica: 1,
+        state: 0,
+        seq_delta: 5,
+        ts_delta: 6,
+        client_isn: 7,
+        server_isn: 8,
+    }
+}
+
+fn secrets() -> Secrets {
+    Secrets {
+        schema: SCHEMA,
+        reserved: 0,
+        clock_offset: 9,
+        handshake: SECRET,
+        handshake_before: SECRET,
+        chat: SECRET,
+    }
+}
