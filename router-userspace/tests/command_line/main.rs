@@ -8,7 +8,7 @@ use std::{path::Path, process::Command};
 use router_ebpf::maps::SLOT_COUNT;
 use serde_json::{Value, json};
 
-use pinned::{BPFFS, Pinned, SECRET, hash, hex, stderr};
+use pinned::{BPFFS, Pinned, SECRET, hash, hex, part, stderr};
 
 #[test]
 fn lists_say_what_is_in_the_maps() {
@@ -150,6 +150,28 @@ fn chats_are_bound_and_pinned() {
     pinned.text(&["chat", "unpin", "rooms", "42"]);
     pinned.text(&["chat", "width", "rooms", "hall", "1"]);
     assert_eq!(pinned.json(&["chat", "list"]), json!([]));
+}
+
+#[test]
+fn live_flows_that_stay_elsewhere_are_said() {
+    let pinned = Pinned::filled("elsewhere");
+    let notes = |arguments: &[&str]| {
+        pinned.json(&[&["chat", "pin", "rooms"], arguments].concat())["notes"].clone()
+    };
+    assert_eq!(notes(&["42", "--replica", "r1"]), json!([]));
+    let stays = json!(["chat `42` stays on r1 until its 1 live flows end"]);
+    assert_eq!(notes(&["42", "--replica", "r0"]), stays);
+    assert_eq!(notes(&["other", "--replica", "r0"]), json!([]));
+
+    // The parts of a width that the chat has no more: before that it cannot be pinned.
+    pinned.live(part("hall", 0), "hall", 0, 2);
+    pinned.live(part("hall", 1), "hall", 1, 3);
+    pinned.live(part("hall", 1023), "hall", 1, 4);
+    let stay = json!(["7 live flows of `hall` stay on r1 until they end"]);
+    assert_eq!(notes(&["hall", "--replica", "r0"]), stay);
+    pinned.text(&["chat", "unpin", "rooms", "hall"]);
+    let bound = pinned.json(&["chat", "bind", "rooms", "hall", "--chat", "42"]);
+    assert_eq!(bound["notes"], json!(["9 live flows of `hall` stay on r0, r1 until they end"]));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
 use roost::{addr::to_map, config::key_sources};
 use router_ebpf::{
     maps::{
@@ -105,6 +105,15 @@ impl Pinned {
         Ok(())
     }
 
+    /// Adds a chat, or a part of one.
+    pub fn live(&self, cookie: u64, key: &str, home: u32, flows: u32) {
+        let map = MapData::from_pin(self.dir.join("CHATS")).unwrap();
+        let mut chats = HashMap::<_, ChatKey, Chat>::try_from(Map::HashMap(map)).unwrap();
+        let state = Chat::pack(home, flows);
+        let chat = Chat { state, bound_at: 1, since: 1, key: name(key), source: KEY_QUERY.into() };
+        chats.insert(ChatKey { cookie, service: 1, reserved: 0 }, chat, 0).unwrap();
+    }
+
     pub fn roost(&self, arguments: &[&str]) -> Output {
         let mut roost = Command::new(env!("CARGO_BIN_EXE_roost"));
         roost.arg("--pin-dir").arg(&self.dir).args(arguments);
@@ -155,6 +164,14 @@ pub fn name(text: &str) -> Name {
 pub fn hash(key: &str) -> u64 {
     let mut hasher = SipHasher24::new_with_keys(SECRET[0], SECRET[1]);
     hasher.write(key.as_bytes());
+    hasher.finish()
+}
+
+/// The cookie of a part of a chat that has a width.
+pub fn part(key: &str, part: u64) -> u64 {
+    let mut hasher = SipHasher24::new_with_keys(SECRET[0], SECRET[1]);
+    hasher.write(&hash(key).to_le_bytes());
+    hasher.write(&part.to_le_bytes());
     hasher.finish()
 }
 
