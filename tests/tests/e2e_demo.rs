@@ -37,7 +37,7 @@ fn nothing_left(pid: u32) -> Result<()> {
 
 #[test]
 fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
-    let command = &mut demo(&["--json", "--chats", "6", "--tabs", "4"]);
+    let command = &mut demo(&["--json", "--chats", "8", "--tabs", "4"]);
     let child: Child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = child.id();
     let output = child.wait_with_output()?;
@@ -45,12 +45,12 @@ fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
     ensure!(output.status.success(), "{}:\n{stderr}\n{stdout}", output.status);
     let last = stdout.lines().last().context("nothing on stdout")?;
     let result: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
-    assert_eq!(result["home"], json!({"chats": 6, "whole": 6, "tabs": 24, "reached": 24}));
+    assert_eq!(result["home"], json!({"chats": 8, "whole": 8, "tabs": 32, "reached": 32}));
     let spread = &result["spread"];
-    assert_eq!((&spread["chats"], &spread["tabs"]), (&6.into(), &24.into()));
-    // Six chats of four tabs, all whole by chance: one in 3 to the 18th.
+    assert_eq!((&spread["chats"], &spread["tabs"]), (&8.into(), &32.into()));
+    // Eight chats of four tabs, all whole by chance: one in 3 to the 24th.
     assert!(
-        spread["whole"].as_u64() < Some(6) && spread["reached"].as_u64() < Some(24),
+        spread["whole"].as_u64() < Some(8) && spread["reached"].as_u64() < Some(32),
         "{result}"
     );
     assert!(!stdout.contains('\x1b'), "colours without a terminal:\n{stdout}");

@@ -142,8 +142,31 @@ fn homes<'a>(tabs: impl IntoIterator<Item = &'a Tab>) -> Result<BTreeMap<String,
 }
 
 fn open(clients: &Clients, at: SocketAddr, prefix: &str, chats: usize) -> Result<load::Load> {
+    open_plan(clients, at, prefix, chats, Vec::new())
+}
+
+/// The same from a client address of its own: a client's port towards a replica is taken by one of its
+/// connections, whichever of the replica's VIPs that goes to, and the kernel may give it out for each VIP.
+fn open_from(
+    clients: &Clients,
+    from: IpAddr,
+    at: SocketAddr,
+    prefix: &str,
+    chats: usize,
+) -> Result<load::Load> {
+    open_plan(clients, at, prefix, chats, vec![(from, 0).into()])
+}
+
+fn open_plan(
+    clients: &Clients,
+    at: SocketAddr,
+    prefix: &str,
+    chats: usize,
+    bind: Vec<SocketAddr>,
+) -> Result<load::Load> {
     let mut plan = load::Plan::new(at, chats, chats);
     plan.prefix = prefix.to_owned();
+    plan.bind = bind;
     let load = clients.run(load::open(&plan));
     ensure!(load.opened().failed == 0, "{:?}", load.opened().errors);
     Ok(load)
@@ -323,8 +346,8 @@ fn a_node_port_is_another_way_to_the_same_homes() -> Result<()> {
     }
     let mut loads = [
         open(&clients, cluster.vip(Family::V4), "chat-", 30)?,
-        open(&clients, ports[0], "chat-", 30)?,
-        open(&clients, ports[1], "chat-", 30)?,
+        open_from(&clients, cluster.lab.client_addr_n(Family::V4, 1), ports[0], "chat-", 30)?,
+        open_from(&clients, cluster.lab.client_addr_n(Family::V6, 1), ports[1], "chat-", 30)?,
     ];
     assert_eq!(homes(loads.iter_mut().flat_map(|load| load.tabs().iter()))?.len(), 30);
     Ok(())
@@ -345,7 +368,7 @@ fn a_file_and_a_cluster_are_active_together() -> Result<()> {
     cluster.roost.write_config(&config(&cluster.lab))?;
     let seven = SocketAddr::new(cluster.lab.vip_n(Family::V4, 7), VIP_PORT);
     try_until(LIMIT, "the file's service", || Ok(clients.tab(seven, "ready").ok()))?;
-    open(&clients, seven, "chat-", 10)?;
+    open_from(&clients, cluster.lab.client_addr_n(Family::V4, 1), seven, "chat-", 10)?;
     only_alive(&clients, &mut of_cluster, &[0, 1])?;
     // An address that the file takes is not the cluster's any more, and comes back to it.
     let vip = cluster.lab.vip(Family::V4).to_string();

@@ -16,7 +16,7 @@ fn a_tracking_and_masquerading_node_sees_ordinary_connections() -> Result<()> {
     let clients = site.clients()?;
     for (round, family) in Family::BOTH.into_iter().enumerate() {
         let mut load = clients.run(load::open(&load::Plan::new(site.vip(family), 20, TABS)));
-        clients.run(load.say());
+        clients.run(load.say(Duration::from_secs(60)));
         let opened = load.opened();
         assert_eq!((opened.opened, opened.whole), (TABS, 20), "{family}: {:?}", opened.errors);
         // Both directions, and the end.

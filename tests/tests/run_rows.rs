@@ -325,6 +325,8 @@ fn a_broken_first_segment_binds_nothing() {
     on_all(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
+        // Else its checksum depends on the time, and looks unfinished once in 65536.
+        conn.our_ts = 0x0765_4321;
         let first = conn.up(PSH | ACK, 0, 0, &get("tea"));
         for at in [16, 14, 24, 40, 60] {
             let bytes = with_tcp(&first, at, first.bytes()[first.l4() + at] ^ 1);

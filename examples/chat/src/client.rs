@@ -34,6 +34,14 @@ pub fn with_query(path: &str, name: &str, value: &str) -> String {
 
 /// Connects to `address`, from `bind` if that is given.
 pub async fn connect(address: SocketAddr, bind: Option<SocketAddr>) -> Result<TcpStream> {
+    connect_within(OPEN_LIMIT, address, bind).await
+}
+
+async fn connect_within(
+    limit: Duration,
+    address: SocketAddr,
+    bind: Option<SocketAddr>,
+) -> Result<TcpStream> {
     let attempt = async {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(bind) = bind {
@@ -44,9 +52,9 @@ pub async fn connect(address: SocketAddr, bind: Option<SocketAddr>) -> Result<Tc
         Ok::<_, std::io::Error>(stream)
     };
     let from = bind.map(|bind| format!(" from {bind}")).unwrap_or_default();
-    match tokio::time::timeout(OPEN_LIMIT, attempt).await {
+    match tokio::time::timeout(limit, attempt).await {
         Ok(stream) => stream.with_context(|| format!("cannot connect to {address}{from}")),
-        Err(_) => bail!("cannot connect to {address}{from}: no answer in {OPEN_LIMIT:?}"),
+        Err(_) => bail!("cannot connect to {address}{from}: no answer in {limit:?}"),
     }
 }
 

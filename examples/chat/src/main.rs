@@ -16,6 +16,9 @@ use roost_chat::tls::{ClientTls, ServerTls};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How long every tab of a chat has to hear what one of them said.
+const HEAR_LIMIT: Duration = Duration::from_secs(5);
+
 /// A small WebSocket chat with state per chat in memory, and clients for it
 #[derive(Parser)]
 #[command(version)]
@@ -187,10 +190,19 @@ async fn tab(args: TabArgs) -> Result<()> {
 async fn run_load(args: LoadArgs) -> Result<ExitCode> {
     let (Location { address, host, path, .. }, tls) = args.reach.resolve(&args.url).await?;
     let LoadArgs { tabs, chats, prefix, query, bind, at_once, .. } = args;
-    let plan = load::Plan { address, host, path, query, prefix, chats, tabs, bind, at_once, tls };
+    let plan = load::Plan {
+        host,
+        path,
+        query,
+        prefix,
+        bind,
+        at_once,
+        tls,
+        ..load::Plan::new(address, chats, tabs)
+    };
     let mut load = load::open(&plan).await;
     if args.say {
-        load.say().await;
+        load.say(HEAR_LIMIT).await;
     }
     // From here on: a signal while tabs are being opened ends the process as usual.
     let stop = stop_after(args.hold)?;

@@ -224,7 +224,7 @@ async fn a_load_is_held_and_reported() -> Result<()> {
     roost_chat::listen::raise_file_limit();
     let server = Running::start("replica-1")?;
     let mut load = load::open(&load::Plan::new(server.v4, 50, 400)).await;
-    load.say().await;
+    load.say(60 * SECOND).await;
     let opened = load.opened();
     assert_eq!((opened.opened, opened.failed, opened.whole), (400, 0, 50), "{:?}", opened.errors);
     assert_eq!(opened.reached, Some(400));

@@ -68,7 +68,7 @@ async fn tabs_meet_under_tls() -> Result<()> {
     let mut plan = load::Plan::new(address, 5, 20);
     (plan.host, plan.tls) = ("chat.test".to_owned(), Some(tls));
     let mut load = load::open(&plan).await;
-    load.say().await;
+    load.say(60 * SECOND).await;
     assert_eq!(load.opened().reached, Some(20), "{:?}", load.opened().errors);
     server.abort();
     Ok(())

@@ -71,7 +71,8 @@ proptest! {
             let expected = share * f64::from(SLOT_COUNT);
             let sigma = (expected * (1.0 - share)).sqrt();
             let count = f64::from(counts.get(identity.as_str()).copied().unwrap_or(0));
-            prop_assert!((count - expected).abs() < 6.0 * sigma + 2.0, "{identity}: {count} of {expected}");
+            // Of some 250 shares in a run, one would be so far off in 10^11 runs.
+            prop_assert!((count - expected).abs() < 8.0 * sigma + 5.0, "{identity}: {count} of {expected}");
         }
     }
 

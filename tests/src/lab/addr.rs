@@ -42,7 +42,7 @@ pub(super) const LAB_V6: &str = "fd52:6f6f:7374::/48";
 pub(super) const VIPS_V4: &str = "198.18.200.0/24";
 pub(super) const VIPS_V6: &str = "fd52:6f6f:7374:200::/64";
 /// How many addresses of each family the client has.
-pub(super) const CLIENT_ADDRS: u8 = 8;
+pub(super) const CLIENT_ADDRS: u8 = 24;
 /// The interface in the machine's own namespace, if there is one.
 pub(super) const HOST_DEVICE: &str = "roost-host";
 

@@ -18,6 +18,7 @@
 
 mod addr;
 mod certs;
+mod chance;
 mod chat;
 mod config;
 mod impair;
@@ -34,6 +35,7 @@ mod wait;
 
 pub use addr::Family;
 pub use certs::{Authority, Certificate};
+pub use chance::until_homes;
 pub use chat::ChatServer;
 pub use config::{Config, REPLICA_PORT, ReplicaConfig, VIP_PORT};
 pub use impair::{Capture, Way};
@@ -310,7 +312,7 @@ impl Lab {
         self.client_addr_n(family, 0)
     }
 
-    /// The `n`th address of the client, 0 to 7: for keys that are made of it.
+    /// The `n`th address of the client, 0 to 23: for keys that are made of it.
     pub fn client_addr_n(&self, family: Family, n: u8) -> IpAddr {
         assert!(n < addr::CLIENT_ADDRS, "the client has {} addresses", addr::CLIENT_ADDRS);
         addr::client(family, n)

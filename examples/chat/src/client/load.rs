@@ -13,13 +13,10 @@ use tokio::task::JoinSet;
 
 use crate::tls::ClientTls;
 
-use super::{OPEN_LIMIT, Tab, Upgrade, connect, with_query};
+use super::{OPEN_LIMIT, Tab, Upgrade, connect_within, with_query};
 
 /// How many error texts a report keeps; the rest is counted only.
 const ERRORS_KEPT: usize = 5;
-
-/// How long every tab of a chat has to hear what one of them said.
-const HEAR_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a replica has to answer a ping.
 const PING_LIMIT: Duration = Duration::from_secs(10);
@@ -45,6 +42,8 @@ pub struct Plan {
     pub bind: Vec<SocketAddr>,
     /// How many connections may be in the making at once.
     pub at_once: usize,
+    /// How long each may take to connect, and then to be greeted.
+    pub limit: Duration,
     /// Speak TLS, and believe these authorities.
     pub tls: Option<ClientTls>,
 }
@@ -62,6 +61,7 @@ impl Plan {
             tabs,
             bind: Vec::new(),
             at_once: 64,
+            limit: OPEN_LIMIT,
             tls: None,
         }
     }
@@ -123,12 +123,12 @@ pub async fn open(plan: &Plan) -> Load {
     for number in 0..plan.tabs {
         let chat = format!("{}{}", plan.prefix, number % plan.chats.max(1));
         let request = Upgrade::path(&plan.host, with_query(&plan.path, &plan.query, &chat));
-        let request = request.tls(plan.tls.clone());
+        let request = request.tls(plan.tls.clone()).within(plan.limit);
         let bind = plan.bind.get(number % plan.bind.len().max(1)).copied();
-        let (address, gate) = (plan.address, Arc::clone(&gate));
+        let (address, limit, gate) = (plan.address, plan.limit, Arc::clone(&gate));
         opening.spawn(async move {
             let _pass = gate.acquire_owned().await?;
-            Tab::greet(connect(address, bind).await?, &request).await
+            Tab::greet(connect_within(limit, address, bind).await?, &request).await
         });
     }
     let mut load = Load { tabs: Vec::with_capacity(plan.tabs), opened: Opened::default() };
@@ -153,8 +153,9 @@ impl Load {
         &mut self.tabs
     }
 
-    /// Says one thing in each chat and counts the tabs that hear it in the report's `reached`.
-    pub async fn say(&mut self) {
+    /// Says one thing in each chat and counts the tabs that hear it within `limit` in the report's
+    /// `reached`.
+    pub async fn say(&mut self, limit: Duration) {
         let text = |chat: &str| format!("are you all there, {chat}?");
         let mut said = BTreeSet::new();
         for tab in &mut self.tabs {
@@ -167,7 +168,7 @@ impl Load {
             }
         }
         // One deadline for all: the tabs are asked one after the other, but hear at the same time.
-        let end = Instant::now() + HEAR_LIMIT;
+        let end = Instant::now() + limit;
         let mut reached = 0;
         for tab in &mut self.tabs {
             let text = text(&tab.hello().chat);

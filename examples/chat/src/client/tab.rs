@@ -29,6 +29,7 @@ pub struct Upgrade {
     path: String,
     headers: Vec<(String, String)>,
     tls: Option<ClientTls>,
+    limit: Duration,
 }
 
 impl Upgrade {
@@ -39,7 +40,8 @@ impl Upgrade {
 
     /// `GET <path>`, query included, to `host`.
     pub fn path(host: impl Into<String>, path: impl Into<String>) -> Self {
-        Self { host: host.into(), path: path.into(), headers: Vec::new(), tls: None }
+        let (host, path) = (host.into(), path.into());
+        Self { host, path, headers: Vec::new(), tls: None, limit: OPEN_LIMIT }
     }
 
     /// Adds a header after the usual ones.
@@ -53,6 +55,13 @@ impl Upgrade {
     #[must_use]
     pub fn tls(mut self, tls: Option<ClientTls>) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// Waits so long for the replica's greeting, in place of [`OPEN_LIMIT`](super::OPEN_LIMIT).
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
         self
     }
 }
@@ -94,12 +103,13 @@ impl Tab {
         let Upgrade { host, path, tls, .. } = request;
         let scheme = if tls.is_some() { "wss" } else { "ws" };
         let what = || format!("cannot open {scheme}://{host}{path} on {peer} from {local}");
-        match timeout(OPEN_LIMIT, shake_hands(stream, request)).await {
+        let limit = request.limit;
+        match timeout(limit, shake_hands(stream, request)).await {
             Ok(opened) => {
                 let (socket, hello) = opened.with_context(what)?;
                 Ok(Self { socket, hello, local, inbox: VecDeque::new(), pings: 0 })
             }
-            Err(_) => bail!("{}: not greeted within {OPEN_LIMIT:?}", what()),
+            Err(_) => bail!("{}: not greeted within {limit:?}", what()),
         }
     }
 
@@ -233,7 +243,7 @@ async fn shake_hands(
     stream: TcpStream,
     request: &Upgrade,
 ) -> Result<(WebSocketStream<Stream>, Hello)> {
-    let Upgrade { host, path, headers, tls } = request;
+    let Upgrade { host, path, headers, tls, .. } = request;
     let stream = match tls {
         Some(tls) => tls.connect(stream, host).await?,
         None => Stream::Plain(stream),
