@@ -15,6 +15,7 @@ mod guard;
 mod leader;
 mod lease;
 mod pool;
+mod refusals;
 mod replicas;
 mod rights;
 mod secret;

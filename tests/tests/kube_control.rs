@@ -523,6 +523,24 @@ async fn a_service_whose_status_is_refused_says_so_and_holds_no_other_up() -> Re
 }
 
 #[tokio::test]
+async fn a_refused_service_that_changes_does_not_wait() -> Result<()> {
+    let server = server()?;
+    // An hour: only the change can be why it is tried again.
+    server.deny_for("services", "chat", 3600);
+    let _daemon = Daemon::start(&server, NODE, &pools()).await?;
+    until("a refusal", || {
+        let all = server.requests();
+        all.iter().any(|r| r.resource == "services/status" && r.status == 403).then_some(())
+    })
+    .await?;
+    server.deny("services", "chat", false);
+    let mut changed = waiting("chat", &["IPv4", "IPv6"]);
+    changed["metadata"]["labels"] = json!({"team": "chat"});
+    server.apply(changed);
+    until_ingress(&server, "chat", &["203.0.113.17", "2001:db8:1::10"]).await
+}
+
+#[tokio::test]
 async fn events_wait_when_the_server_wants_to_be_left_alone() -> Result<()> {
     let server = server()?;
     server.delete("services", "default", "chat");

@@ -9,15 +9,27 @@ const MOST: Duration = Duration::from_secs(30);
 
 /// Waits that double, each with a part left to chance: the daemons of a cluster lose their API server
 /// at the same moment, and are not to come back at the same moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
     failures: u32,
+    most: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(MOST)
+    }
 }
 
 impl Backoff {
+    /// With another longest wait than most have.
+    pub(super) fn up_to(most: Duration) -> Self {
+        Self { failures: 0, most }
+    }
+
     /// The next wait. `least` is what the server asks for.
     pub(super) fn next(&mut self, least: Duration) -> Duration {
-        let whole = FIRST.saturating_mul(1 << self.failures.min(16)).min(MOST).max(least);
+        let whole = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.most).max(least);
         self.failures += 1;
         // Never less than the server has asked for.
         if whole == least { whole + jitter(whole / 2) } else { whole / 2 + jitter(whole / 2) }

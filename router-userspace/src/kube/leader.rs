@@ -30,11 +30,12 @@ use tracing::{debug, info, warn};
 use crate::config::Prefix;
 
 use super::{
-    Claimant, ControlState, Gift, Known, ObjectKey, Plan, Problem, Reason,
+    Claimant, ControlState, Gift, Known, Plan, Problem, Reason,
     backoff::Backoff,
     events::{How, Ledger, Note, Write, Written},
     lease::{Term, is_status},
     pool,
+    refusals::Refusals,
     watch::error_text,
 };
 
@@ -76,10 +77,8 @@ struct Work {
     /// Until `again`, changes are not a reason to try again.
     backs_off: bool,
     has_failed: bool,
-    /// Services whose status the server refused to have written, and what was said of that.
-    refused: BTreeMap<ObjectKey, Problem>,
-    /// When that may be tried again.
-    refused_until: Option<Instant>,
+    /// Services whose status the server refused to have written.
+    refusals: Refusals,
     /// What the ledger was last told.
     told: Option<Arc<Known>>,
 }
@@ -152,8 +151,11 @@ impl Leader {
     /// Looks whether a Service needs an address, if anything has changed about that.
     async fn addresses(&mut self, known: &Arc<Known>) {
         let same = |before: &Arc<Known>| {
-            let of = |known: &Known| (known.claimants.clone(), known.taken.clone());
-            before.pools == known.pools && of(before) == of(known)
+            before.pools == known.pools
+                && before.taken == known.taken
+                && before.claimants.len() == known.claimants.len()
+                && before.claimants.iter().zip(&known.claimants).all(|(a, b)| a.is_like(b))
+                && !self.work.refusals.have_changed(&known.claimants)
         };
         let is_due = self.work.again.is_some_and(|again| again <= Instant::now());
         if self.work.backs_off && !is_due {
@@ -172,8 +174,7 @@ impl Leader {
         let result = if is_needed {
             self.give(known).await
         } else {
-            self.work.refused.clear();
-            self.work.refused_until = None;
+            self.work.refusals = Refusals::default();
             let taken = known.taken.iter().chain(&self.work.foreign).copied();
             Ok((pool::plan(&known.pools, &known.claimants, taken), true))
         };
@@ -196,14 +197,14 @@ impl Leader {
         if !is_complete {
             self.work.again = Some(Instant::now() + self.work.backoff.next(Duration::ZERO));
             self.work.backs_off = true;
-        } else if let Some(until) = self.work.refused_until {
-            // The others need not wait for these.
-            self.work.again = Some(until);
         } else {
             self.work.backoff.reset();
-            let waits = |problem: &Problem| problem.reason == Reason::NoAddress;
+            let refused: Vec<_> = self.work.refusals.problems().collect();
+            let waits = |p: &Problem| p.reason == Reason::NoAddress && !refused.contains(&p);
             let waits = is_needed && self.work.problems.iter().any(waits);
-            self.work.again = waits.then(|| Instant::now() + AGAIN);
+            // The others need not wait for those that are refused.
+            let again = waits.then(|| Instant::now() + AGAIN);
+            self.work.again = again.into_iter().chain(self.work.refusals.next()).min();
         }
     }
 
@@ -239,49 +240,39 @@ impl Leader {
         let seen = known.claimants.iter().flat_map(Claimant::taken);
         let taken = known.taken.iter().copied().chain(self.work.foreign.clone()).chain(seen);
         let mut plan = pool::plan(&known.pools, &claimants, taken);
-        let may_retry = self.work.refused_until.is_none_or(|until| until <= Instant::now());
-        let refused_before = mem::take(&mut self.work.refused);
-        let mut refused_now = None;
-        let ingress: BTreeMap<_, _> = claimants.iter().map(|c| (&c.key, &c.ingress)).collect();
+        let claimants: BTreeMap<_, _> = claimants.iter().map(|c| (&c.key, c)).collect();
+        let gifts = mem::take(&mut plan.gifts);
+        let waiting: BTreeSet<_> = gifts.iter().map(|gift| &gift.service).collect();
+        self.work.refusals.retain(|key| waiting.contains(key));
         let mut is_complete = true;
-        for gift in mem::take(&mut plan.gifts) {
+        for gift in &gifts {
             if self.is_stopped() || !self.leads() {
                 return Ok((plan, false));
             }
-            let before =
-                refused_before.get(&gift.service).filter(|problem| problem.uid == gift.uid);
-            if let Some(problem) = before.filter(|_| !may_retry) {
-                self.work.refused.insert(gift.service.clone(), problem.clone());
-                plan.not_given(&gift);
+            let Some(claimant) = claimants.get(&gift.service) else { continue };
+            if self.work.refusals.holds(claimant, Instant::now()) {
+                plan.not_given(gift);
                 continue;
             }
             let version = versions.get(&gift.service).cloned().flatten();
-            let has = ingress.get(&gift.service).map(|all| all.to_vec()).unwrap_or_default();
-            match self.write_status(&gift, has, version).await {
-                Ok(()) => self.given(&gift),
+            match self.write_status(gift, claimant.ingress.clone(), version).await {
+                Ok(()) => {
+                    self.work.refusals.forget(&gift.service);
+                    self.given(gift);
+                }
                 // It has changed since, or is gone.
                 Err(e) if e.is(409) || e.is(404) => is_complete = false,
                 // The other Services are not to suffer from this one.
                 Err(e) if e.is_refusal() => {
                     debug!(service = %gift.service, "its status: {}", e.text());
-                    // What the server says may name an address, and the next one is another.
-                    let problem = before.cloned().unwrap_or_else(|| gift.refused(&e.text()));
-                    self.work.refused.insert(gift.service.clone(), problem);
-                    plan.not_given(&gift);
-                    refused_now = refused_now.max(Some(e.asks_for()));
+                    let problem = gift.refused(&e.text());
+                    self.work.refusals.add(claimant, problem, e.asks_for(), Instant::now());
+                    plan.not_given(gift);
                 }
-                Err(e) => {
-                    self.work.refused = refused_before;
-                    return Err(e);
-                }
+                Err(e) => return Err(e),
             }
         }
-        if let Some(asks_for) = refused_now {
-            self.work.refused_until = Some(Instant::now() + self.work.backoff.next(asks_for));
-        } else if self.work.refused.is_empty() {
-            self.work.refused_until = None;
-        }
-        plan.problems.extend(self.work.refused.values().cloned());
+        plan.problems.extend(self.work.refusals.problems().cloned());
         plan.problems.sort();
         Ok((plan, is_complete))
     }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
 };
 
@@ -60,6 +61,8 @@ pub struct Claimant {
     pub(super) ingress: Vec<LoadBalancerIngress>,
     /// What it has beside that.
     others: Vec<IpAddr>,
+    /// Of its labels and annotations: a server that refuses it may take it with others.
+    look: u64,
 }
 
 impl Claimant {
@@ -93,7 +96,17 @@ impl Claimant {
                 || spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty()),
             ingress: status.and_then(|status| status.ingress.clone()).unwrap_or_default(),
             others: others.filter_map(|ip| ip.parse().ok()).collect(),
+            look: {
+                let mut hasher = DefaultHasher::new();
+                (&meta.labels, &meta.annotations).hash(&mut hasher);
+                hasher.finish()
+            },
         }
+    }
+
+    /// Whether it is the same but for its labels and annotations.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        Self { look: 0, ..self.clone() } == Self { look: 0, ..other.clone() }
     }
 
     /// The addresses of its status.

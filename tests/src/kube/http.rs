@@ -195,8 +195,10 @@ fn fault(shared: &Shared, verb: &str, target: &Target) -> Option<Response<Body>>
         return Some(reply::refusal(403, &message));
     }
     let name = target.name.clone().unwrap_or_default();
-    if !matches!(verb, "get" | "list" | "watch") && state.denied.contains(&(plural.clone(), name)) {
-        return Some(reply::refusal(403, "admission webhook \"test\" denied the request: as told"));
+    let denied = state.denied.get(&(plural.clone(), name));
+    if let Some(seconds) = denied.filter(|_| !matches!(verb, "get" | "list" | "watch")) {
+        let message = "admission webhook \"test\" denied the request: as told";
+        return Some(reply::refusal_for(403, message, *seconds));
     }
     let fault = state
         .faults

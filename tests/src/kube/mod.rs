@@ -68,8 +68,9 @@ struct State {
     empty: BTreeSet<String>,
     /// What may not be done: verb and plural.
     forbidden: BTreeSet<(String, String)>,
-    /// Objects that a webhook lets nobody write: plural and name.
-    denied: BTreeSet<(String, String)>,
+    /// Objects that a webhook lets nobody write: plural and name, and after how many seconds it asks to be
+    /// tried again.
+    denied: BTreeMap<(String, String), u32>,
     /// What is not answered: verb and plural, once each.
     unanswered: Vec<(String, String)>,
     requests: Vec<Request>,
@@ -136,7 +137,7 @@ impl ApiServer {
             faults: Vec::new(),
             empty: BTreeSet::new(),
             forbidden: BTreeSet::new(),
-            denied: BTreeSet::new(),
+            denied: BTreeMap::new(),
             unanswered: Vec::new(),
             requests: Vec::new(),
             pause: Duration::ZERO,
@@ -348,13 +349,16 @@ impl ApiServer {
 
     /// A webhook lets nobody write an object, or does again.
     pub fn deny(&self, plural: &str, name: &str, denied: bool) {
-        let what = (plural.to_owned(), name.to_owned());
-        let mut state = self.state();
         if denied {
-            state.denied.insert(what);
+            self.deny_for(plural, name, 0);
         } else {
-            state.denied.remove(&what);
+            self.state().denied.remove(&(plural.to_owned(), name.to_owned()));
         }
+    }
+
+    /// A webhook lets nobody write an object, and asks to be tried again after some seconds.
+    pub fn deny_for(&self, plural: &str, name: &str, seconds: u32) {
+        self.state().denied.insert((plural.to_owned(), name.to_owned()), seconds);
     }
 
     /// The next request of this verb on this kind gets no answer, as on a connection that is dead.

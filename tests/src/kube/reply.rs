@@ -63,3 +63,12 @@ pub(super) fn status(code: u16, message: &str) -> Value {
 pub(super) fn refusal(code: u16, message: &str) -> Response<Body> {
     object(code, &status(code, message))
 }
+
+/// The same, which asks to be tried again after some seconds; 0 asks nothing.
+pub(super) fn refusal_for(code: u16, message: &str, seconds: u32) -> Response<Body> {
+    let mut status = status(code, message);
+    if seconds > 0 {
+        status["details"] = json!({"retryAfterSeconds": seconds});
+    }
+    object(code, &status)
+}
