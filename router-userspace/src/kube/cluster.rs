@@ -1,5 +1,7 @@
 //! What is known of the cluster, and what follows from it. Pure.
 
+mod declared;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
@@ -15,12 +17,13 @@ use siphasher::sip::SipHasher24;
 use crate::config::{self, Prefix, State};
 
 use super::{
-    CLASS, ObjectKey, Problem, Reason,
+    ObjectKey, Problem, Reason,
     addresses::{self, Addresses},
-    annotations::{self, Settings},
+    annotations::Settings,
     replicas::replicas,
     slices::Slice,
 };
+use declared::{Declared, declared, tcp_ports};
 
 /// What is known of the cluster.
 #[derive(Debug, Default)]
@@ -32,15 +35,6 @@ pub struct Cluster {
     slices: BTreeMap<ObjectKey, Slice>,
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     nodes: BTreeMap<String, Vec<IpAddr>>,
-}
-
-/// A Service of Roost's.
-#[derive(Debug, PartialEq)]
-struct Declared {
-    service: Service,
-    /// From its annotations; what they last said when they were right.
-    settings: Option<Settings>,
-    problems: Vec<(Reason, String)>,
 }
 
 /// What follows from the cluster's state.
@@ -314,60 +308,6 @@ impl Cluster {
             });
         }
     }
-}
-
-impl Declared {
-    fn uid(&self) -> String {
-        self.service.metadata.uid.clone().unwrap_or_default()
-    }
-}
-
-fn declared(service: &Service, old: Option<&Declared>) -> Option<Declared> {
-    let spec = service.spec.as_ref()?;
-    let annotations = annotations::ours(service.metadata.annotations.as_ref());
-    let has_class = spec.load_balancer_class.as_deref() == Some(CLASS);
-    if !has_class && !annotations.contains_key("policy") {
-        return None;
-    }
-    // One that is deleted but waits for a finalizer is served until it is gone.
-    let mut problems: Vec<_> = annotations::unknown(&annotations)
-        .into_iter()
-        .map(|message| (Reason::UnknownAnnotation, message))
-        .collect();
-    let settings = match annotations::read(&annotations) {
-        Ok(settings) => Some(settings),
-        Err(wrong) => {
-            let wrong = wrong.into_iter().map(|message| (Reason::InvalidAnnotation, message));
-            problems.extend(wrong);
-            old.and_then(|old| old.settings.clone())
-        }
-    };
-    let unusable = if spec.type_.as_deref() == Some("ExternalName") {
-        Some("is of type ExternalName, which has no endpoints")
-    } else if spec.cluster_ip.as_deref() == Some("None") {
-        Some("is headless; write another Service for the same pods")
-    } else if tcp_ports(service).next().is_none() {
-        Some("has no TCP port")
-    } else {
-        None
-    };
-    let settings = match unusable {
-        None => settings,
-        Some(why) => {
-            problems.push((Reason::NotServed, why.into()));
-            None
-        }
-    };
-    let mut service = service.clone();
-    service.metadata.managed_fields = None;
-    // Without these, a change that says nothing new is not one.
-    service.metadata.resource_version = None;
-    Some(Declared { service, settings, problems })
-}
-
-fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
 }
 
 fn number(port: i32) -> Option<u16> {

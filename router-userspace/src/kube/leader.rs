@@ -1,5 +1,7 @@
 //! What the leader does: gives addresses, writes Events.
 
+mod events;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
@@ -8,16 +10,10 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::{
-        core::v1::{LoadBalancerIngress, Node, Service},
-        events::v1::Event,
-    },
-    jiff::Timestamp,
-};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Node, Service};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -32,7 +28,7 @@ use crate::config::Prefix;
 use super::{
     Claimant, ControlState, Gift, Known, Plan, Problem, Reason,
     backoff::Backoff,
-    events::{How, Ledger, Note, Write, Written},
+    events::{Ledger, Note},
     lease::{Term, is_status},
     pool,
     refusals::Refusals,
@@ -45,8 +41,6 @@ pub(super) const WRITE: Duration = Duration::from_secs(3);
 const READ: Duration = Duration::from_secs(30);
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
-/// Events between two looks at what has changed.
-const BATCH: usize = 20;
 /// What waits for an address is looked at again after this: what others hold is not watched.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -306,75 +300,6 @@ impl Leader {
         let note = Note::given(gift.service.clone(), gift.uid.clone(), text);
         self.work.ledger.happened(note, Instant::now());
         self.state.update(|state| state.addresses_given += gift.addresses.len() as u64);
-    }
-
-    /// Brings the ledger up to date.
-    fn tell(&mut self, known: &Known) {
-        let all = known.problems.iter().chain(&self.work.problems);
-        self.work.ledger.problems(all, Instant::now());
-    }
-
-    /// Writes the Events that are due, some of them.
-    async fn events(&mut self) {
-        let (now, time) = (Instant::now(), Timestamp::now());
-        let mut forbidden = BTreeSet::new();
-        for event in self.work.ledger.due(&self.node_name, BATCH, now, time) {
-            if self.is_stopped() || !self.leads() {
-                return;
-            }
-            if forbidden.contains(&event.at.namespace) {
-                self.work.ledger.put_off_one(&event.note, now);
-                continue;
-            }
-            let had_failed = self.work.ledger.has_failed();
-            let (written, failure) = match self.write_event(&event).await {
-                Ok(()) => (Written::Yes, None),
-                Err(e) => match event.how {
-                    // The leader before this one wrote it.
-                    How::Create(_) if e.is(409) => (Written::Yes, None),
-                    How::Series(_) if e.is(404) => (Written::Gone, None),
-                    _ => (Written::No(e.asks_for()), Some(e)),
-                },
-            };
-            self.work.ledger.wrote(&event.note, written, Instant::now());
-            let is_over = failure.as_ref().is_some_and(|e| !e.is_of_one() && !e.is(403));
-            if is_over {
-                self.work.ledger.put_off(Instant::now());
-            } else if failure.as_ref().is_some_and(|e| e.is(403)) {
-                // It may be of this namespace alone, one that is being deleted.
-                forbidden.insert(event.at.namespace.clone());
-            }
-            self.state.update(|state| match written {
-                Written::Yes => state.events_written += 1,
-                Written::Gone => {}
-                Written::No(_) => state.events_failed += 1,
-            });
-            match failure {
-                Some(e) if !had_failed => {
-                    let text = e.text();
-                    warn!("Events cannot be written: {}: {text}; trying on", event.at);
-                }
-                Some(e) => debug!("Event {}: {}", event.at, e.text()),
-                None if had_failed && !self.work.ledger.has_failed() => {
-                    info!("Events are written again");
-                }
-                None => {}
-            }
-            if is_over {
-                return;
-            }
-        }
-    }
-
-    async fn write_event(&self, event: &Write) -> Result<(), Failure> {
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &event.at.namespace);
-        match &event.how {
-            How::Create(new) => self.write(api.create(&PostParams::default(), new)).await.map(drop),
-            How::Series(patch) => {
-                let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-                self.write(api.patch(&event.at.name, &params, &patch)).await.map(drop)
-            }
-        }
     }
 
     /// Writes while this daemon leads, and not later.

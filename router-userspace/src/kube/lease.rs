@@ -5,13 +5,11 @@
 //! those (kube-lease-manager, kube-leader-election) or are for another version of kube
 //! (kube-coordinate), and want to patch, where get, create and update are enough.
 
+mod record;
+
 use std::time::Duration;
 
-use k8s_openapi::{
-    api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::MicroTime,
-    jiff::Timestamp,
-};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use kube::{
     Api, Client,
     api::{GetParams, ObjectMeta, PostParams},
@@ -23,6 +21,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{backoff::jitter, control::ControlState, watch::error_text};
+use record::Observed;
 
 /// The Lease's name.
 pub const LEASE: &str = "roost";
@@ -71,80 +70,6 @@ pub(super) struct Election {
     observed: Option<Observed>,
     /// The Lease may be read from a server's cache: the last look has found it renewed.
     is_calm: bool,
-}
-
-/// The Lease as it was last seen, and when its record was first seen so.
-struct Observed {
-    lease: Lease,
-    changed: Instant,
-}
-
-impl Observed {
-    /// The observation that follows on another one.
-    fn after(before: Option<Self>, lease: Lease, now: Instant) -> Self {
-        let same = before.filter(|before| before.lease.spec == lease.spec);
-        Self { lease, changed: same.map_or(now, |before| before.changed) }
-    }
-
-    /// Whether a Lease from a cache is older than this one. Versions that cannot be compared are not.
-    fn is_newer_than(&self, lease: &Lease) -> bool {
-        let version =
-            |lease: &Lease| lease.metadata.resource_version.as_ref()?.parse::<u128>().ok();
-        matches!((version(&self.lease), version(lease)), (Some(own), Some(other)) if own > other)
-    }
-
-    fn spec(&self) -> LeaseSpec {
-        self.lease.spec.clone().unwrap_or_default()
-    }
-
-    fn holder(&self) -> Option<String> {
-        self.spec().holder_identity.filter(|holder| !holder.is_empty())
-    }
-
-    /// Whether it belongs to somebody, who has not been silent for too long.
-    fn is_held(&self, now: Instant) -> bool {
-        self.held_for(now).is_some()
-    }
-
-    /// How much longer it belongs to somebody who stays silent.
-    fn held_for(&self, now: Instant) -> Option<Duration> {
-        let seconds = self.spec().lease_duration_seconds.unwrap_or_default();
-        let lease = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-        let end = self.changed + lease;
-        (self.holder().is_some() && now < end).then(|| end - now)
-    }
-}
-
-/// The record that this candidate writes over another one.
-fn record(before: &LeaseSpec, identity: &str, lease: Duration, now: Timestamp) -> LeaseSpec {
-    let is_mine = before.holder_identity.as_deref() == Some(identity);
-    LeaseSpec {
-        holder_identity: Some(identity.to_owned()),
-        // Whole seconds, at least one.
-        lease_duration_seconds: Some(lease.as_secs().clamp(1, 3600) as i32),
-        renew_time: Some(MicroTime(now)),
-        acquire_time: match &before.acquire_time {
-            Some(time) if is_mine => Some(time.clone()),
-            _ => Some(MicroTime(now)),
-        },
-        lease_transitions: Some(match before.lease_transitions {
-            Some(transitions) if is_mine => transitions,
-            Some(transitions) => transitions.saturating_add(1),
-            None => 0,
-        }),
-        ..LeaseSpec::default()
-    }
-}
-
-/// The record of a Lease that its holder gives back.
-fn released(before: &LeaseSpec, now: Timestamp) -> LeaseSpec {
-    LeaseSpec {
-        lease_duration_seconds: Some(1),
-        renew_time: Some(MicroTime(now)),
-        acquire_time: Some(MicroTime(now)),
-        lease_transitions: before.lease_transitions,
-        ..LeaseSpec::default()
-    }
 }
 
 impl Election {
@@ -298,7 +223,8 @@ impl Election {
     /// Writes this candidate into a Lease as it was read, or a new one.
     async fn write(&mut self, mut lease: Lease) -> kube::Result<()> {
         let before = lease.spec.take().unwrap_or_default();
-        lease.spec = Some(record(&before, &self.identity, self.times.lease, Timestamp::now()));
+        lease.spec =
+            Some(record::claimed(&before, &self.identity, self.times.lease, Timestamp::now()));
         lease.metadata.managed_fields = None;
         let params = PostParams::default();
         let lease = match lease.metadata.resource_version {
@@ -315,7 +241,7 @@ impl Election {
         let Some(observed) = self.observed.take() else { return Ok(()) };
         let mut lease = observed.lease;
         loop {
-            lease.spec = lease.spec.map(|before| released(&before, Timestamp::now()));
+            lease.spec = lease.spec.map(|before| record::released(&before, Timestamp::now()));
             lease.metadata.managed_fields = None;
             match self.api.replace(LEASE, &PostParams::default(), &lease).await {
                 // A renewal that was on its way has been written.
@@ -354,64 +280,5 @@ fn text(failed: Result<kube::Result<bool>, tokio::time::error::Elapsed>) -> Stri
     match failed {
         Ok(Err(e)) => error_text(&e),
         _ => "no answer in time".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(15);
-
-    fn lease(spec: LeaseSpec) -> Lease {
-        Lease { metadata: ObjectMeta::default(), spec: Some(spec) }
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    #[test]
-    fn a_lease_is_held_for_its_time_after_a_change_was_seen() {
-        // Its times are of a clock that is far behind.
-        let old = record(&LeaseSpec::default(), "a", LONG, at(5));
-        let begin = Instant::now();
-        let seen = Observed::after(None, lease(old.clone()), begin);
-        assert!(seen.is_held(begin) && seen.is_held(begin + LONG - Duration::from_millis(1)));
-        assert!(!seen.is_held(begin + LONG));
-        // Seen again, it is as old as it was.
-        let seen = Observed::after(Some(seen), lease(old.clone()), begin + LONG / 2);
-        assert!(!seen.is_held(begin + LONG));
-        let renewed = record(&old, "a", LONG, at(4));
-        let seen = Observed::after(Some(seen), lease(renewed), begin + LONG / 2);
-        assert!(seen.is_held(begin + LONG));
-        assert!(!seen.is_held(begin + LONG / 2 + LONG));
-    }
-
-    #[test]
-    fn a_lease_that_was_given_back_is_nobodys() {
-        let now = Instant::now();
-        let held = record(&LeaseSpec::default(), "a", LONG, at(5));
-        let free = released(&held, at(6));
-        assert!(!Observed::after(None, lease(free.clone()), now).is_held(now));
-        let empty = LeaseSpec { holder_identity: Some(String::new()), ..held };
-        assert!(!Observed::after(None, lease(empty), now).is_held(now));
-        assert!(!Observed::after(None, Lease::default(), now).is_held(now));
-        assert_eq!(record(&free, "a", LONG, at(9)).lease_transitions, Some(1));
-    }
-
-    #[test]
-    fn a_record_says_who_since_when_and_how_often_that_has_changed() {
-        let first = record(&LeaseSpec::default(), "a", LONG, at(5));
-        assert_eq!((first.lease_transitions, first.lease_duration_seconds), (Some(0), Some(15)));
-        let renewed = record(&first, "a", LONG, at(7));
-        assert_eq!(renewed.acquire_time, Some(MicroTime(at(5))));
-        assert_eq!(renewed.renew_time, Some(MicroTime(at(7))));
-        assert_eq!(renewed.lease_transitions, Some(0));
-        let taken = record(&renewed, "b", LONG, at(9));
-        assert_eq!(taken.acquire_time, Some(MicroTime(at(9))));
-        assert_eq!(taken.lease_transitions, Some(1));
-        let json = serde_json::to_value(&taken).unwrap();
-        assert_eq!(json["renewTime"], "1970-01-01T00:00:09.000000Z");
     }
 }
