@@ -13,7 +13,7 @@ use crate::{
     reply,
     scratch::Scratch,
     stash::Added,
-    steer::{NoRoute, Why, chat_key, steer},
+    steer::{NoRoute, Why, chat_key, steer, tuple_hash},
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
@@ -277,6 +277,7 @@ pub fn route(
     let service = tables.service(scratch.service)?;
     let secrets = tables.secrets()?;
     scratch.missing = 0;
+    let tuple_hash = tuple_hash(&secrets.chat, &scratch.vip_side);
     let key_hash = match key::search(tables, service, last, scratch) {
         Search::Found => Some(scratch.key.hash(&secrets.chat)),
         Search::More => return Some(Routed::More),
@@ -285,9 +286,9 @@ pub fn route(
             None
         }
     };
-    let (number, tuple) = (scratch.service, &scratch.vip_side);
+    let number = scratch.service;
     let route = &mut scratch.route;
-    Some(match steer(tables, number, service, tuple, key_hash, &secrets.chat, route) {
+    Some(match steer(tables, number, service, tuple_hash, key_hash, &secrets.chat, route) {
         Ok(()) => Routed::Yes,
         Err(why) => Routed::Not(why),
     })

@@ -12,7 +12,7 @@ use crate::{
     options::{self, Offer, Shift},
     packet::Packet,
     reply::{ANNOUNCED_SCALE, write_reset},
-    scratch::Scratch,
+    scratch::{Scratch, reread},
     steer::chat_key,
     tables::{FlowTables, Refused, Shared},
     verdict::Counter,
@@ -183,8 +183,13 @@ fn accepted<P: Packet>(
         Entered::Not(Counter::DropSynAckAgain) => return Some(Counter::DropSynAckAgain),
         Entered::Not(why) => {
             shared.set_flags(PENDING_REFUSED);
+            scratch.verdict = why;
             reset_client(packet, scratch)?;
-            return Some(why);
+            // One of the two that are left: the verifier would follow every other.
+            return Some(match reread(&scratch.verdict) {
+                Counter::ResetMoved => Counter::ResetMoved,
+                _ => Counter::ResetFull,
+            });
         }
     }
     let counter = deliver(packet, tables, scratch)?;

@@ -7,6 +7,7 @@ use crate::{
     options::{Cursor, Offer},
     stash::Room,
     steer::Route,
+    verdict::Counter,
     wire::{Header, Segment},
 };
 
@@ -63,9 +64,9 @@ pub struct Scratch {
     pub payload_sum: u32,
     /// 1 if the checksum of the segment in hand is to be finished by a device.
     pub unfinished: u32,
-    /// 1 if the segment in hand is the first one after the handshake. Here and not on
-    /// the stack, because with that Linux 6.1 always did what is right for one of the two; why was not
-    /// found, see ARCHITECTURE.md.
+    /// What became of the packet: see [`reread`].
+    pub verdict: Counter,
+    /// 1 if the segment in hand is the first one after the handshake. Not on the stack: see [`reread`].
     pub is_first: u32,
     /// Why the head has no key: a [`crate::key::Reason`], or 0.
     pub missing: u32,
@@ -81,6 +82,16 @@ pub struct Scratch {
     pub key: Key,
     /// The first segments of the connection.
     pub stash: Room,
+}
+
+/// The value as memory has it, which may be any to the verifier, though one was just written.
+///
+/// For what a branch depends on, if a constant would go there across a call of a function: Linux 6.1 may
+/// take the constant of one way for that of all, and then removes the other branch (ARCHITECTURE.md).
+#[inline(always)]
+pub fn reread<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is aligned, and leads to a value that may be read.
+    unsafe { core::ptr::from_ref(value).read_volatile() }
 }
 
 impl Scratch {

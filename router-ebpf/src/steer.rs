@@ -9,6 +9,7 @@ use crate::{
         Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME, REPLICA_DRAINING,
         REPLICA_READY, Replica, SLOT_COUNT, Service, Tuple,
     },
+    scratch::reread,
     siphash,
     syn_cookie::tuple_words,
     tables::Tables,
@@ -46,6 +47,8 @@ pub struct Route {
     pub slot: u32,
     /// The replica that the slot table gives.
     pub slot_replica: u32,
+    /// The replica that the chat is pinned to, if it is.
+    pub pinned: u32,
     /// 1 if the connection counts for a chat in `CHATS`.
     pub chat: u32,
     /// 1 if `CHAT_COOKIES` has an entry for the key.
@@ -64,6 +67,7 @@ impl Route {
         replica: NO_REPLICA,
         slot: 0,
         slot_replica: NO_REPLICA,
+        pinned: NO_REPLICA,
         chat: 0,
         overridden: 0,
         why: Why::Slot,
@@ -80,19 +84,25 @@ pub enum NoRoute {
     NoReplica,
 }
 
-/// Chooses the replica for a connection and writes it to `route`. `key_hash` is `None` if the connection has no key; with the
-/// policy `spread` the hash of the 4-tuple takes its place in any case.
+/// What takes the place of the key's hash if there is none.
+#[inline(always)]
+pub fn tuple_hash(secret: &siphash::Key, tuple: &Tuple) -> u64 {
+    siphash::words(secret, &tuple_words(tuple))
+}
+
+/// Chooses the replica for a connection and writes it to `route`. `key_hash` is `None` if the
+/// connection has no key; with the policy `spread` the hash of the 4-tuple takes its place in any
+/// case. It is computed before the key is searched: see [`reread`].
 #[inline(always)]
 pub fn steer(
     tables: &impl Tables,
     number: u32,
     service: &Service,
-    tuple: &Tuple,
+    tuple_hash: u64,
     key_hash: Option<u64>,
     chat_secret: &siphash::Key,
     route: &mut Route,
 ) -> Result<(), NoRoute> {
-    let tuple_hash = siphash::words(chat_secret, &tuple_words(tuple));
     let mut chat = service.policy == POLICY_HOME;
     let key_hash = match key_hash {
         _ if !chat => tuple_hash,
@@ -110,6 +120,7 @@ pub fn steer(
                             replica: number,
                             slot: 0,
                             slot_replica: NO_REPLICA,
+                            pinned: NO_REPLICA,
                             chat: 0,
                             overridden: 0,
                             why: Why::MissingKey,
@@ -157,6 +168,7 @@ pub fn steer(
         replica: NO_REPLICA,
         slot,
         slot_replica: NO_REPLICA,
+        pinned,
         chat: chat as u32,
         overridden: overridden as u32,
         why: Why::Slot,
@@ -169,11 +181,14 @@ pub fn steer(
         }
     }
     route.replica = route.slot_replica;
+    let pinned = reread(&route.pinned);
     if pinned != NO_REPLICA && is_usable(tables, pinned) {
         route.replica = pinned;
         route.why = Why::Pinned;
     }
-    if chat && let Some(home) = live_home(tables, &chat_key(number, cookie)) {
+    if reread(&route.chat) != 0
+        && let Some(home) = live_home(tables, &chat_key(number, cookie))
+    {
         route.replica = home;
         route.why = Why::LiveHome;
     }

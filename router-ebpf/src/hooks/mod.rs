@@ -18,7 +18,7 @@ use aya_log_ebpf::{
 use router_ebpf::{
     egress::egress,
     ingress::ingress,
-    scratch::Scratch,
+    scratch::{Scratch, reread},
     tables::FlowTables as _,
     verdict::{Action, Counter},
     wire::Segment,
@@ -35,9 +35,10 @@ pub fn roost_ingress(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let verdict = ingress(&mut Frame::new(&ctx), &KernelTables, scratch);
+    scratch.verdict = verdict;
     KernelTables.count(verdict);
     report(&ctx, verdict, scratch);
-    match verdict.action() {
+    match reread(&scratch.verdict).action() {
         Some(Action::Pass) => xdp_action::XDP_PASS,
         Some(Action::Reply) => xdp_action::XDP_TX,
         Some(Action::Drop | Action::Turn) | None => xdp_action::XDP_DROP,
@@ -51,9 +52,10 @@ pub fn roost_egress(ctx: TcContext) -> i32 {
         return TC_ACT_OK;
     };
     let verdict = egress(&mut Skb::new(&ctx), &KernelTables, scratch);
+    scratch.verdict = verdict;
     KernelTables.count(verdict);
     report(&ctx, verdict, scratch);
-    match verdict.action() {
+    match reread(&scratch.verdict).action() {
         Some(Action::Pass) => TC_ACT_OK,
         Some(Action::Turn) => turn(&ctx),
         Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,

@@ -11,7 +11,7 @@ use clap::ArgGroup;
 use router_ebpf::{
     key::Reason,
     maps::{Chat, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NO_REPLICA, POLICY_HOME, Service, Tuple},
-    steer::{NoRoute, Route, Why, chat_key, steer},
+    steer::{NoRoute, Route, Why, chat_key, steer, tuple_hash},
 };
 use serde::Serialize;
 
@@ -256,7 +256,8 @@ impl Connection<'_> {
             explained.why = "incomplete";
             return explained;
         }
-        match steer(copies, number, service, &tuple, key_hash, &secret, &mut route) {
+        let tuple_hash = tuple_hash(&secret, &tuple);
+        match steer(copies, number, service, tuple_hash, key_hash, &secret, &mut route) {
             Ok(()) => self.follow(&mut explained, copies, names, &route),
             Err(NoRoute::MissingKey) => explained.why = "rejected",
             Err(NoRoute::NoReplica) => {}
