@@ -5,6 +5,7 @@
 //! What a test tells it to do wrong, it does.
 
 mod http;
+mod lab;
 mod objects;
 mod reply;
 mod rights;
