@@ -26,15 +26,15 @@ use tracing::{info, warn};
 
 use crate::{capabilities, config::Limits, tables::Tables};
 
-pub(crate) use attach::interface_of;
 pub use attach::{Attached, loses_frames};
+pub(crate) use attach::{interface_of, xdp_link};
 pub use detach::detach;
 pub(crate) use detach::pinned_interfaces;
 
 /// The kernel programs, as built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ROOST_EBPF_OBJECT"));
 
-const INGRESS: &str = "roost_ingress";
+pub(crate) const INGRESS: &str = "roost_ingress";
 const EGRESS: &str = "roost_egress";
 /// Where links are pinned, under the pin directory.
 const LINKS: &str = "links";

@@ -75,11 +75,21 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 
 /// The interface that a pinned link is attached to; 0 if that is gone.
 pub(crate) fn pinned_link_interface(path: &Path) -> io::Result<u32> {
+    pinned_link_number(path, "ifindex:")
+}
+
+/// The program of a pinned link, by its id. It takes no `CAP_SYS_ADMIN`, as asking for programs does.
+pub(crate) fn pinned_link_program(path: &Path) -> io::Result<u32> {
+    pinned_link_number(path, "prog_id:")
+}
+
+/// What the kernel tells of a pinned link in a line that begins like this.
+fn pinned_link_number(path: &Path, name: &str) -> io::Result<u32> {
     let fd = open_pin(path)?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    let index = info.lines().find_map(|line| line.strip_prefix("ifindex:"));
-    index
-        .and_then(|index| index.trim().parse().ok())
+    let number = info.lines().find_map(|line| line.strip_prefix(name));
+    number
+        .and_then(|number| number.trim().parse().ok())
         .ok_or_else(|| io::Error::other("not a link of a network interface"))
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use roost_tests::lab::{
-    ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, try_until,
+    ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -55,6 +55,12 @@ fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> R
             Ok((services[0]["usable"] == 2).then_some(()))
         })?;
     }
+    // The program that is attached is known to be its own, though nothing may ask for its name.
+    let check = roost.json(&["check", "--interface", UPLINK])?;
+    let mut findings = check["findings"].as_array().into_iter().flatten();
+    let program = findings.find(|finding| finding["check"] == "xdp_program");
+    let program = program.context("no finding about the program")?;
+    ensure!(program["level"] == "ok" && program["found"] == "roost_ingress", "{program}");
     ensure!(!roost.process().log().contains("CAP_NET_RAW"), "{}", roost.process().log());
     roost.process().terminate(LIMIT)?;
     let removed = roost.json(&["detach"])?;

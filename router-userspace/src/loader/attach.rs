@@ -196,6 +196,11 @@ impl DataPath {
     }
 }
 
+/// Where the link of the ingress program is pinned.
+pub(crate) fn xdp_link(pin_dir: &Path, interface: &str) -> PathBuf {
+    link_path(pin_dir, interface, XDP)
+}
+
 /// Where a link is pinned. A bpffs takes no dots in names, and interfaces of VLANs have them.
 pub(super) fn link_path(pin_dir: &Path, interface: &str, hook: &str) -> PathBuf {
     let name = interface.replace('%', "%25").replace('.', "%2e");

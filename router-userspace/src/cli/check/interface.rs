@@ -1,10 +1,13 @@
 //! What one interface can do, and which of its settings matter.
 
+use std::path::Path;
+
 use aya::programs::loaded_programs;
 
 use crate::{
     loader,
     netlink::{self, Link},
+    sys,
 };
 
 use super::{
@@ -19,7 +22,7 @@ const PAGE_MTU: u32 = 3498;
 const MIN_MTU: u32 = 1280;
 
 /// All findings about an interface.
-pub fn findings(name: &str) -> Vec<Finding> {
+pub fn findings(name: &str, pin_dir: &Path) -> Vec<Finding> {
     let link = match netlink::link_by_name(name) {
         Ok(link) => link,
         Err(error) => {
@@ -27,7 +30,8 @@ pub fn findings(name: &str) -> Vec<Finding> {
             return vec![Finding::fail("interface", format!("{error:#}"), advice).of(name)];
         }
     };
-    let mut findings = vec![state(&link), native(&link), occupied(&link), mtu(&link), lro(name)];
+    let mut findings = vec![state(&link), native(&link)];
+    findings.extend([occupied(&link, pin_dir), mtu(&link), lro(name)]);
     findings.extend(checksums(&link));
     findings.extend([rx_vlan(&link), gro(name), rp_filter(name)]);
     findings.into_iter().map(|finding| finding.of(name)).collect()
@@ -71,8 +75,11 @@ fn native(link: &Link) -> Finding {
 }
 
 /// Only one XDP program can be attached, if it was not attached by way of a dispatcher.
-fn occupied(link: &Link) -> Finding {
-    let names: Vec<String> = link.xdp_programs.iter().map(|id| program_name(*id)).collect();
+fn occupied(link: &Link, pin_dir: &Path) -> Finding {
+    // Ours is known by its link: without CAP_SYS_ADMIN nothing tells a program's name.
+    let own = sys::pinned_link_program(&loader::xdp_link(pin_dir, &link.name)).ok();
+    let name = |id: &u32| if own == Some(*id) { loader::INGRESS.into() } else { program_name(*id) };
+    let names: Vec<String> = link.xdp_programs.iter().map(name).collect();
     let others: Vec<&String> = names.iter().filter(|name| !name.starts_with("roost")).collect();
     match others.first() {
         None if names.is_empty() => Finding::ok("xdp_program", "none attached"),

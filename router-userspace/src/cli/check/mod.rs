@@ -128,7 +128,7 @@ pub fn check(args: &CheckArgs, pin_dir: &Path) -> CheckReport {
     interfaces.sort();
     interfaces.dedup();
     for name in &interfaces {
-        findings.extend(interface::findings(name));
+        findings.extend(interface::findings(name, pin_dir));
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     CheckReport { fails: count(Level::Fail), warns: count(Level::Warn), findings }
