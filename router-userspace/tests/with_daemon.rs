@@ -88,7 +88,7 @@ impl Daemon {
                 return;
             }
             let log = std::fs::read_to_string(self.log.path()).unwrap();
-            assert!(start.elapsed() < Duration::from_secs(60), "the daemon is not ready: {log}");
+            assert!(start.elapsed() < Duration::from_secs(180), "the daemon is not ready: {log}");
             std::thread::sleep(Duration::from_millis(100));
         }
     }

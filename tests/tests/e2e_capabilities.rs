@@ -7,7 +7,7 @@ use roost_tests::lab::{
     ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until,
 };
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// As the overlay has them; a test of `deploy.rs` compares.
 const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "perfmon", "net_raw"];
 

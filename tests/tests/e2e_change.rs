@@ -46,7 +46,7 @@ fn alive(clients: &Clients, load: &mut load::Load) -> Vec<(String, bool)> {
     let mut alive = Vec::new();
     for tab in load.tabs() {
         let on = tab.replica().to_owned();
-        alive.push((on, clients.run(tab.ping(SECONDS(5))).is_ok()));
+        alive.push((on, clients.run(tab.ping(SECONDS(60))).is_ok()));
     }
     alive
 }
@@ -107,7 +107,7 @@ fn a_tab_that_only_listens_learns_that_its_replica_is_gone() -> Result<()> {
         site.roost.write_config(&less.to_string())?;
         site.wait_replicas(&["replica-1", "replica-3"])?;
         for tab in load.tabs().iter_mut().filter(|tab| tab.replica() == "replica-2") {
-            let heard = clients.run(tab.next_message(SECONDS(10)));
+            let heard = clients.run(tab.next_message(SECONDS(60)));
             let Err(error) = heard else { bail!("{family}: still connected: {heard:?}") };
             assert!(format!("{error:#}").contains("reset"), "{error:#}");
         }
@@ -261,7 +261,7 @@ fn a_bad_file_is_refused_whole() -> Result<()> {
     let seen = site.roost.process().lines();
     site.roost.write_config(&text)?;
     let message = format!("roost.toml:{line}:");
-    let said = site.roost.process().wait_line_after(SECONDS(5), &message, seen)?;
+    let said = site.roost.process().wait_line_after(SECONDS(60), &message, seen)?;
     assert!(said.contains("service[0].replica[1].port"), "{said}");
     assert_eq!(clients.tab(vip, "1")?.replica(), home);
     site.wait_replicas(&ALL[..3])?;
@@ -279,7 +279,7 @@ fn a_change_of_the_policy_applies_to_new_connections() -> Result<()> {
     let mut spread = open(&clients, vip, "chat-", 10, 60)?;
     assert!(homes(spread.tabs().iter()).is_err(), "60 tabs in whole chats by chance");
     site.roost.write_config(&Config::new(&site.lab).to_string())?;
-    try_until(SECONDS(5), "the policy to change", || {
+    try_until(SECONDS(60), "the policy to change", || {
         let services = site.roost.json(&["services"])?;
         let all = services.as_array().context("no array")?;
         Ok(all.iter().all(|service| service["policy"] == "home").then_some(()))
@@ -292,19 +292,19 @@ fn a_change_of_the_policy_applies_to_new_connections() -> Result<()> {
 
 #[test]
 fn idle_flows_are_ended() -> Result<()> {
-    let config = |lab: &Lab| Config::new(lab).with("idle_timeout = \"2s\"");
+    let config = |lab: &Lab| Config::new(lab).with("idle_timeout = \"6s\"");
     let site = Site::start(Lab::builder("idle"), config)?;
     let clients = site.clients()?;
     let mut idle = clients.tab(site.vip(Family::V4), "idle")?;
     let mut busy = clients.tab(site.vip(Family::V6), "busy")?;
-    try_until(SECONDS(30), "the idle flow to end", || {
-        clients.run(busy.ping(SECONDS(5)))?;
+    try_until(SECONDS(60), "the idle flow to end", || {
+        clients.run(busy.ping(SECONDS(60)))?;
         Ok((site.live_flows()?.len() == 1).then_some(()))
     })?;
     assert_eq!(site.live_chats()?.len(), 1);
-    let error = clients.run(idle.ping(SECONDS(5))).expect_err("reset");
+    let error = clients.run(idle.ping(SECONDS(60))).expect_err("reset");
     assert!(format!("{error:#}").to_lowercase().contains("reset"), "{error:#}");
-    clients.run(busy.ping(SECONDS(5)))?;
+    clients.run(busy.ping(SECONDS(60)))?;
     Ok(())
 }
 

@@ -79,11 +79,12 @@ fn it_cleans_up_when_it_is_interrupted() -> Result<()> {
     let mut kept = Process::spawn("roost-demo", &mut demo(&home))?;
     kept.wait_line(LIMIT, "Ctrl-C")?;
     // This machine is a client too.
-    let answer = run("curl", &["-sS", "--max-time", "5", "http://198.18.200.1/whoami?chat=lobby"])?;
+    let answer =
+        run("curl", &["-sS", "--max-time", "60", "http://198.18.200.1/whoami?chat=lobby"])?;
     let answer: Value = serde_json::from_str(&answer)?;
     assert_eq!(answer["peer"].as_str().and_then(|peer| peer.split(':').next()), Some("198.18.2.2"));
     let six = "http://[fd52:6f6f:7374:200::1]/whoami?chat=lobby";
-    run("curl", &["-sS", "--max-time", "5", six])?;
+    run("curl", &["-sS", "--max-time", "60", six])?;
     open_in_a_browser(&kept)?;
     kill(Pid::from_raw(kept.pid() as i32), Signal::SIGINT)?;
     let status = kept.wait(LIMIT)?;

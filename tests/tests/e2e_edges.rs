@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use roost_tests::lab::{Config, Family, Lab, REPLICA_PORT, Roost, Site, VIP_PORT, try_until};
 use socket2::{Domain, SockRef, Socket, Type};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 const REQUEST: &[u8] = b"GET /ws?chat=1 HTTP/1.1\r\nHost: vip\r\n\r\n";
 
 /// A lab with one replica where the test itself is the server.

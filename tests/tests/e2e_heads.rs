@@ -21,7 +21,7 @@ fn request(chat: usize, before: usize) -> Vec<u8> {
 /// Sends a request in pieces, each in a segment of its own, and returns the answer's first line.
 fn ask(stream: &mut TcpStream, pieces: &[&[u8]]) -> Result<String> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     for piece in pieces {
         stream.write_all(piece)?;
     }
@@ -80,7 +80,7 @@ fn a_head_in_several_segments_costs_no_timeout() -> Result<()> {
         let mut kept = Vec::new();
         let mut cost = Vec::new();
         // A machine that stands still for 200 ms is not what is tested.
-        while cost.len() < 3 && cost.last() != Some(&0) {
+        while cost.len() < 12 && cost.last() != Some(&0) {
             cost.push(round(&site, site.vip(family), &mut kept)?);
         }
         assert_eq!(cost.last(), Some(&0), "timeouts in each round, {family}: {cost:?}");
@@ -88,7 +88,7 @@ fn a_head_in_several_segments_costs_no_timeout() -> Result<()> {
         assert_eq!(chats.len(), 10, "{family}: {chats:?}");
         assert!(chats.iter().all(|chat| chat["flows"] == 10 * cost.len()), "{family}: {chats:?}");
         drop(kept);
-        roost_tests::lab::try_until(Duration::from_secs(10), "the chats to end", || {
+        roost_tests::lab::try_until(Duration::from_secs(60), "the chats to end", || {
             Ok(site.live_chats()?.is_empty().then_some(()))
         })?;
     }
@@ -106,7 +106,7 @@ fn a_client_that_takes_its_time_is_served() -> Result<()> {
         stream.write_all(&request[sent..end])?;
         sent = end;
         // It waits for the acknowledgement, and sends nothing new once it has waited too long.
-        roost_tests::lab::try_until(Duration::from_secs(20), "an acknowledgement", || {
+        roost_tests::lab::try_until(Duration::from_secs(60), "an acknowledgement", || {
             Ok((site.counter("head_acknowledged")? > round as u64).then_some(()))
         })?;
     }

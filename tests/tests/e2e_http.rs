@@ -11,7 +11,7 @@ use roost_tests::lab::{Authority, Family, HTTPS_PORT, Nginx, Site, Upstream, run
 use roost_tests::peers;
 use serde_json::Value;
 
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(60);
 
 /// Requests over one connection of Python's http.client, see tests/peers/rest.py.
 fn requests(site: &Site, family: Family, requests: &[&str]) -> Result<Vec<Value>> {
@@ -64,7 +64,7 @@ fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
     let vip = site.vip(Family::V4);
     let url = format!("http://{vip}/whoami?chat=bound-[1-9]");
     let form = "%{num_connects} %header{roost-replica}\\n";
-    let words = ["-sS", "--max-time", "10", "-o", "/dev/null", "-w", form];
+    let words = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", form];
     let bound = run_in(&site.lab.client, "curl", &[&words[..], &[&url]].concat())?;
     let bound: Vec<_> = bound.lines().filter_map(|line| line.split_once(' ')).collect();
     ensure!(bound.len() == 9 && bound[0].0 == "1", "{bound:?}");
@@ -138,7 +138,7 @@ fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
     let ca = authority.file().to_str().context("the authority's path is not UTF-8")?;
     let resolve = format!("chat.test:443:{}", at.ip());
     let url = format!("https://chat.test/whoami?chat={}", tabs[0].hello().chat);
-    let words = ["-sS", "--max-time", "10", "--cacert", ca, "--resolve", &resolve, &url];
+    let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, &url];
     let answer: Value = serde_json::from_str(&run_in(&site.lab.client, "curl", &words)?)?;
     assert_eq!(answer["replica"], tabs[0].replica());
     assert_eq!(site.counter("affinity_violation")?, 0);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use roost_tests::lab::{Clients, Config, Family, Lab, Site};
 use tokio::time::timeout;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 const MB: u64 = 1 << 20;
 
 #[test]

@@ -14,7 +14,7 @@ use roost_tests::lab::{
 };
 use serde_json::json;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 const NODE_PORT: u16 = 30080;
 
 /// A lab whose daemon follows a cluster. Pod `chat-<n>` is on `replica-<n + 1>`.
@@ -166,7 +166,7 @@ fn only_alive(clients: &Clients, load: &mut load::Load, alive: &[usize]) -> Resu
     let alive: Vec<_> = alive.iter().map(|n| format!("replica-{}", n + 1)).collect();
     for tab in load.tabs() {
         let on = tab.replica().to_owned();
-        let answers = clients.run(tab.ping(Duration::from_secs(10)));
+        let answers = clients.run(tab.ping(LIMIT));
         ensure!(answers.is_ok() == alive.contains(&on), "a flow on {on}: {answers:?}");
     }
     Ok(())

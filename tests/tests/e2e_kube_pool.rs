@@ -81,7 +81,7 @@ fn a_service_gets_its_addresses_from_the_pool_and_chats_meet_there() -> Result<(
     roost.restart()?;
     roost.process().wait_line(LIMIT, "leads: writes addresses")?;
     assert_eq!(ingress("chat"), right);
-    let uses = roost.json(&["services"])?;
-    assert!(uses.to_string().contains(&third), "{uses}");
-    Ok(())
+    try_until(LIMIT, "the address of the new pool to be served", || {
+        Ok(roost.json(&["services"])?.to_string().contains(&third).then_some(()))
+    })
 }

@@ -35,7 +35,7 @@ fn servers(lab: &Lab, script: &str) -> Result<Vec<Process>> {
         }
         let server = Process::spawn(script, command.args(["--name", &site.name]))?;
         // The last one of the two.
-        server.wait_line(Duration::from_secs(20), &format!("[::]:{REPLICA_PORT}"))?;
+        server.wait_line(Duration::from_secs(60), &format!("[::]:{REPLICA_PORT}"))?;
         Ok(server)
     };
     lab.replicas.iter().map(start).collect()
@@ -45,7 +45,7 @@ fn servers(lab: &Lab, script: &str) -> Result<Vec<Process>> {
 fn check_client(lab: &Lab, file: &str, url: &str, more: &[&str]) -> Result<()> {
     let mut command = peer(&lab.client, file)?;
     command.args(["--url", url, "--tabs", &TABS.to_string(), "--say", "grüß euch"]);
-    let output = command.args(["--limit", "10"]).args(more).output().context(file.to_owned())?;
+    let output = command.args(["--limit", "60"]).args(more).output().context(file.to_owned())?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{file} with {url}: {}: {said}", output.status);
     let report: Value = serde_json::from_slice(&output.stdout)?;
@@ -66,7 +66,7 @@ fn check(site: &Site) -> Result<()> {
         let mut tabs = (0..3).map(|_| clients.tab(vip, "rust")).collect::<Result<Vec<_>>>()?;
         clients.run(tabs[0].say("hello"))?;
         for tab in &mut tabs {
-            ensure!(clients.run(tab.hears("hello", Duration::from_secs(5)))?, "{family}: unheard");
+            ensure!(clients.run(tab.hears("hello", Duration::from_secs(60)))?, "{family}: unheard");
         }
     }
     Ok(())
@@ -109,7 +109,7 @@ fn nginx_ends_tls_in_front_of_the_vip() -> Result<()> {
     let resolve = format!("chat.test:443:{address}");
     for chat in 0..4 {
         let url = format!("https://chat.test/whoami?chat={chat}&n=[1-5]");
-        let words = ["-sS", "--max-time", "10", "--cacert", ca, "--resolve", &resolve, &url];
+        let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, &url];
         let answers = run_in(&lab.client, "curl", &words)?;
         let answers = serde_json::Deserializer::from_str(&answers).into_iter::<Value>();
         let answers = answers.collect::<Result<Vec<_>, _>>()?;

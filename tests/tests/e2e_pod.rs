@@ -14,7 +14,7 @@ use roost_tests::lab::{
 };
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// The parts of the file system that are there.
 const DIRECTORIES: [&str; 4] =
     ["etc/roost", "run/roost", "var/run/secrets/kubernetes.io/serviceaccount", "dev"];
@@ -183,7 +183,7 @@ fn nothing_but_the_program_is_needed() -> Result<()> {
     assert_eq!(pod.json(&["status"])?["daemon_pid"], Value::Null);
     assert_eq!(pod.json(&["chats"])?[0]["flows"], 3);
     for tab in &mut tabs {
-        clients.run(tab.ping(Duration::from_secs(5)))?;
+        clients.run(tab.ping(LIMIT))?;
     }
     pod.roost(&["detach"])?;
     Ok(())

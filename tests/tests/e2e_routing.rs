@@ -39,7 +39,7 @@ fn close_all(clients: &Clients, load: load::Load) {
 
 /// Flows and chats end when their connections do.
 fn wait_until_empty(site: &Site) -> Result<()> {
-    try_until(SECONDS(10), "the flows and chats to end", || {
+    try_until(SECONDS(60), "the flows and chats to end", || {
         Ok((site.live_flows()?.is_empty() && site.live_chats()?.is_empty()).then_some(()))
     })
 }
@@ -218,7 +218,7 @@ fn the_tuple_can_name_the_chat() -> Result<()> {
             // is closed in every child that another test is just forking.
             first.abort()?;
             let what = "the tuple to be free";
-            let second = try_until(SECONDS(10), what, || {
+            let second = try_until(SECONDS(60), what, || {
                 match clients.tab_from(from, site.vip(family), "other") {
                     Err(error) if is_in_use(&error) => Ok(None),
                     other => Ok(Some(other)),

@@ -14,7 +14,7 @@ use roost_tests::lab::{
 };
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 const NAMESPACE: &str = "roost-system";
 
 struct Cluster {

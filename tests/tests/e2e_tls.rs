@@ -15,7 +15,7 @@ use roost_tests::lab::{
 use roost_tests::peers;
 use serde_json::Value;
 
-const SECONDS: Duration = Duration::from_secs(5);
+const SECONDS: Duration = Duration::from_secs(60);
 
 /// A site whose replicas end TLS for `*.chat.test`, and which goes by the first label of the name.
 fn site(name: &str) -> Result<(Site, Authority)> {
@@ -111,7 +111,7 @@ fn clients_of_others_are_known_by_their_server_names() -> Result<()> {
                     client.arg(format!("-Djdk.net.hosts.file={}", hosts.display()));
                 }
                 client.args(&words[1..]).env("ROOST_PEERS", peers::installed(root));
-                client.args(["--url", &url, "--tabs", "6", "--limit", "10", "--ca", ca]);
+                client.args(["--url", &url, "--tabs", "6", "--limit", "60", "--ca", ca]);
                 if !file.ends_with(".java") {
                     client.args(["--address", &vip]);
                 }
@@ -126,7 +126,7 @@ fn clients_of_others_are_known_by_their_server_names() -> Result<()> {
         let vip = if family == Family::V6 { format!("[{vip}]") } else { vip };
         let resolve = format!("curl.chat.test:{HTTPS_PORT}:{vip}");
         let url = "https://curl.chat.test/whoami";
-        let words = ["-sS", "--max-time", "10", "--cacert", ca, "--resolve", &resolve, url];
+        let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, url];
         let ask = || -> Result<Value> {
             Ok(serde_json::from_str(&run_in(&site.lab.client, "curl", &words)?)?)
         };

@@ -157,7 +157,7 @@ fn connections_open_although_segments_are_lost() -> Result<()> {
         }
         let ended = clients.run(load.hold(None, std::future::ready(())));
         assert_eq!(ended.lost, 0, "{family}: {:?}", ended.errors);
-        try_until(Duration::from_secs(10), "the flows and chats to end", || {
+        try_until(Duration::from_secs(60), "the flows and chats to end", || {
             let empty = site.live_flows()?.is_empty() && site.live_chats()?.is_empty();
             Ok(empty.then_some(()))
         })?;
@@ -179,7 +179,7 @@ fn checksums_are_right_when_they_are_finished_for_real() -> Result<()> {
     let uplink = lab.node.capture("eth0", &file("uplink.pcap"), "tcp")?;
     let inside = lab.node.capture(&replica.node_device, &file("inside.pcap"), "tcp")?;
     for family in Family::BOTH {
-        both_ways(&site, family, MB, Duration::from_secs(30))?;
+        both_ways(&site, family, MB, Duration::from_secs(120))?;
     }
     no_checksum_errors(&site)?;
     for (capture, vip) in [(uplink, "198.18.200.1"), (inside, "198.18.101.2")] {
@@ -224,7 +224,7 @@ fn without_options(site: &Site, who: &[&Netns]) -> Result<()> {
     for (name, keys) in OFFERS {
         set(keys, "0")?;
         for family in Family::BOTH {
-            both_ways(site, family, 5 * MB, Duration::from_secs(60))
+            both_ways(site, family, 5 * MB, Duration::from_secs(120))
                 .with_context(|| format!("without {name}"))?;
         }
         set(keys, "1")?;
@@ -238,7 +238,7 @@ fn offers_that_roost_does_not_know_are_dropped_cleanly() -> Result<()> {
     site.lab.client.sysctl("net.ipv4.tcp_ecn", "1")?;
     site.lab.client.sysctl("net.ipv4.tcp_fastopen", "3")?;
     for family in Family::BOTH {
-        both_ways(&site, family, 5 * MB, Duration::from_secs(60))?;
+        both_ways(&site, family, 5 * MB, Duration::from_secs(120))?;
     }
     no_checksum_errors(&site)
 }
@@ -251,7 +251,7 @@ fn mtus_may_differ() -> Result<()> {
         let lab = Lab::builder(name).replicas(1).uplink_mtu(uplink).replica_mtu(inside);
         let site = Site::start(lab, Config::new)?;
         for family in Family::BOTH {
-            both_ways(&site, family, 5 * MB, Duration::from_secs(60)).context(name)?;
+            both_ways(&site, family, 5 * MB, Duration::from_secs(120)).context(name)?;
         }
         no_checksum_errors(&site)?;
     }
@@ -265,7 +265,7 @@ fn generic_mode_works_and_is_warned_of() -> Result<()> {
     let log = site.roost.process().log();
     ensure!(log.contains("WARN") && log.contains("generic"), "no warning:\n{log}");
     for family in Family::BOTH {
-        both_ways(&site, family, 20 * MB, Duration::from_secs(60))?;
+        both_ways(&site, family, 20 * MB, Duration::from_secs(120))?;
     }
     no_checksum_errors(&site)
 }
@@ -281,7 +281,7 @@ fn an_uplink_as_of_container_networks_works() -> Result<()> {
         clients.run(load.say(Duration::from_secs(60)));
         let opened = load.opened();
         ensure!((opened.opened, opened.whole) == (30, 10), "{family}: {:?}", opened.errors);
-        both_ways(&site, family, 50 * MB, Duration::from_secs(60))?;
+        both_ways(&site, family, 50 * MB, Duration::from_secs(120))?;
         let ended = clients.run(load.hold(None, std::future::ready(())));
         ensure!(ended.lost == 0, "{family}: {:?}", ended.errors);
     }
@@ -294,7 +294,7 @@ fn where_a_device_finishes_checksums_they_are_right() -> Result<()> {
     // Towards the replica they are finished for real, which nobody on one machine would notice otherwise.
     site.lab.node.set_offload(&site.lab.replicas[0].node_device, "tx", false)?;
     for family in Family::BOTH {
-        both_ways(&site, family, 20 * MB, Duration::from_secs(60))
+        both_ways(&site, family, 20 * MB, Duration::from_secs(120))
             .with_context(|| site.roost.process().log())?;
     }
     no_checksum_errors(&site)
@@ -316,7 +316,7 @@ fn offloads_may_be_on_or_off() -> Result<()> {
     ] {
         ns.set_offload(device, offload, on)?;
         for family in Family::BOTH {
-            both_ways(&site, family, 5 * MB, Duration::from_secs(60))
+            both_ways(&site, family, 5 * MB, Duration::from_secs(120))
                 .with_context(|| format!("{offload} of {device} in {}", ns.name()))?;
         }
     }

@@ -74,7 +74,7 @@ fn reordering_can_be_made_and_ended() -> Result<()> {
             packet[..4].copy_from_slice(&n.to_be_bytes());
             from.send_to(&packet, "198.18.101.2:9")?;
         }
-        to.set_read_timeout(Some(Duration::from_millis(300)))?;
+        to.set_read_timeout(Some(Duration::from_secs(1)))?;
         let mut order = Vec::new();
         let mut packet = [0; 1400];
         while to.recv(&mut packet).is_ok() {
@@ -127,13 +127,13 @@ fn leftovers_of_the_dead_are_removed() -> Result<()> {
         .env("ROOST_LAB", "roost-4194305-crashed")
         .spawn()?;
     // Another test may be making a lab too, and be the one that removes this.
-    try_until(Duration::from_secs(5), "the process to be inside", || {
+    try_until(Duration::from_secs(60), "the process to be inside", || {
         let inside = run("ip", &["netns", "pids", name]);
         Ok(inside.map_or(true, |pids| pids.contains(&child.id().to_string())).then_some(()))
     })?;
     let _lab = Lab::builder("sweep").replicas(1).build()?;
     assert!(!run("ip", &["netns", "list"])?.contains(name));
-    let ended = try_until(Duration::from_secs(5), "the process to end", || Ok(child.try_wait()?));
+    let ended = try_until(Duration::from_secs(60), "the process to end", || Ok(child.try_wait()?));
     assert!(!ended?.success(), "it was killed");
     Ok(())
 }

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-const SECOND: Duration = Duration::from_secs(1);
+/// Longer than anything takes, on a machine that does much else.
+const LIMIT: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(100);
 
 /// A server on loopback, IPv4 and IPv6. It ends with the runtime of its test at the latest.
@@ -61,7 +62,7 @@ async fn a_message_reaches_all_tabs_of_its_chat_and_no_other() -> Result<()> {
 
     first.say("good \"morning\" ü").await?;
     for tab in [&mut first, &mut second] {
-        let message = tab.next_message(SECOND).await?.expect("the message");
+        let message = tab.next_message(LIMIT).await?.expect("the message");
         assert_eq!(message.text, "good \"morning\" ü");
         assert_eq!((message.chat.as_str(), message.replica.as_str()), ("42", "replica-1"));
         assert_eq!(message.from.ip(), Ipv4Addr::LOCALHOST);
@@ -75,7 +76,7 @@ async fn replicas_know_nothing_of_each_other() -> Result<()> {
     let (one, two) = (Running::start("replica-1")?, Running::start("replica-2")?);
     let (mut here, mut there) = (one.tab("42").await?, two.tab("42").await?);
     here.say("anybody?").await?;
-    assert!(here.hears("anybody?", SECOND).await?);
+    assert!(here.hears("anybody?", LIMIT).await?);
     assert!(!there.hears("anybody?", QUIET).await?);
     Ok(())
 }
@@ -91,7 +92,7 @@ async fn connections_are_counted_until_they_end_in_any_way() -> Result<()> {
     a.close().await?;
     b.abort()?;
     drop(c);
-    for _ in 0..50 {
+    for _ in 0..3000 {
         if http.chats().await?.is_empty() {
             return Ok(());
         }
@@ -158,7 +159,7 @@ async fn what_is_wrong_is_said() -> Result<()> {
     let error = answer_to_garbage(server.v4).await?;
     assert!(error.contains(r#"expected {\"type\":\"say\""#), "{error}");
     tab.say("still there").await?;
-    assert!(tab.hears("still there", SECOND).await?);
+    assert!(tab.hears("still there", LIMIT).await?);
     Ok(())
 }
 
@@ -200,10 +201,10 @@ async fn a_ping_does_not_eat_messages() -> Result<()> {
     let (mut a, mut b) = (server.tab("1").await?, server.tab("1").await?);
     a.say("one").await?;
     a.say("two").await?;
-    assert!(a.hears("two", SECOND).await?);
-    b.ping(SECOND).await?;
+    assert!(a.hears("two", LIMIT).await?);
+    b.ping(LIMIT).await?;
     for text in ["one", "two"] {
-        assert_eq!(b.next_message(SECOND).await?.expect("a message").text, text);
+        assert_eq!(b.next_message(LIMIT).await?.expect("a message").text, text);
     }
     Ok(())
 }
@@ -212,8 +213,8 @@ async fn a_ping_does_not_eat_messages() -> Result<()> {
 async fn the_end_of_the_server_closes_tabs_properly() -> Result<()> {
     let server = Running::start("replica-1")?;
     let mut tab = server.tab("1").await?;
-    let heard = tokio::spawn(async move { tab.next_message(10 * SECOND).await });
-    tokio::time::timeout(2 * SECOND, server.stop()).await??;
+    let heard = tokio::spawn(async move { tab.next_message(LIMIT).await });
+    tokio::time::timeout(Duration::from_secs(4), server.stop()).await??;
     let error = format!("{:#}", heard.await?.unwrap_err());
     assert!(error.contains("closed with 1001"), "{error}");
     Ok(())
@@ -224,12 +225,12 @@ async fn a_load_is_held_and_reported() -> Result<()> {
     roost_chat::listen::raise_file_limit();
     let server = Running::start("replica-1")?;
     let mut load = load::open(&load::Plan::new(server.v4, 50, 400)).await;
-    load.say(60 * SECOND).await;
+    load.say(LIMIT).await;
     let opened = load.opened();
     assert_eq!((opened.opened, opened.failed, opened.whole), (400, 0, 50), "{:?}", opened.errors);
     assert_eq!(opened.reached, Some(400));
     assert_eq!(opened.chats["load-49"]["replica-1"], 8);
-    let ended = load.hold(Some(QUIET), tokio::time::sleep(5 * QUIET)).await;
+    let ended = load.hold(Some(QUIET), tokio::time::sleep(20 * QUIET)).await;
     assert_eq!((ended.held, ended.lost), (400, 0), "{:?}", ended.errors);
     assert!(ended.pings >= 400, "{ended:?}");
     Ok(())
@@ -242,7 +243,7 @@ async fn a_lost_tab_is_counted() -> Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let held = tokio::spawn(load.hold(None, async { drop(stopped.await) }));
     server.stop().await?;
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(10 * QUIET).await;
     drop(stop);
     let ended = held.await?;
     assert_eq!((ended.held, ended.lost), (0, 6));
@@ -275,7 +276,7 @@ async fn a_message_can_be_posted() -> Result<()> {
     let said = http.say("by POST").await?;
     assert_eq!((said.replica.as_str(), said.chat.as_str(), said.reached), ("replica-1", "a b", 2));
     for tab in [&mut a, &mut b] {
-        let message = tab.next_message(SECOND).await?.expect("a message");
+        let message = tab.next_message(LIMIT).await?.expect("a message");
         assert_eq!((message.text.as_str(), message.name), ("by POST", None));
     }
     // Over the same connection.
@@ -293,7 +294,7 @@ async fn a_name_is_in_what_its_owner_says() -> Result<()> {
     a.say("hello").await?;
     b.say("hello too").await?;
     for (text, name) in [("hello", Some("Ada")), ("hello too", None)] {
-        let message = b.next_message(SECOND).await?.expect("a message");
+        let message = b.next_message(LIMIT).await?.expect("a message");
         assert_eq!((message.text.as_str(), message.name.as_deref()), (text, name));
     }
     Ok(())
@@ -308,7 +309,7 @@ async fn a_probe_is_greeted_and_does_not_join() -> Result<()> {
     let mut probe = Tab::upgrade(stream, &probe).await?;
     assert_eq!((probe.replica(), probe.hello().connections), ("replica-1", 1));
     tab.say("for those who are here").await?;
-    let error = format!("{:#}", probe.next_message(SECOND).await.unwrap_err());
+    let error = format!("{:#}", probe.next_message(LIMIT).await.unwrap_err());
     assert!(error.contains("closed with 1000"), "{error}");
     assert_eq!(server.http().await?.chats().await?[0].connections, 1);
     Ok(())

@@ -113,7 +113,7 @@ pub fn run(options: &Options, park: impl FnOnce()) -> Result<Outcome> {
 
 fn wait_for_policy(roost: &Roost, policy: &str) -> Result<()> {
     let what = format!("the daemon to take over policy = \"{policy}\"");
-    try_until(Duration::from_secs(10), &what, || {
+    try_until(Duration::from_secs(60), &what, || {
         let services = roost.json(&["services"])?;
         let services = services.as_array().context("`roost services` prints no array")?;
         ensure!(!services.is_empty(), "`roost services` lists none");

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::{Options, Totals};
 use crate::lab::Lab;
 
-/// A message that has not come in all this time after the last one will not come.
+/// A message to another replica's tab that has not come in all this time after the last one will not come.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long a tab listens at the most.
 const LISTEN: Duration = Duration::from_secs(30);
@@ -57,6 +57,10 @@ impl Chat {
     /// The replicas that its tabs are on.
     pub fn replicas(&self) -> BTreeSet<&str> {
         self.tabs.iter().map(Tab::replica).collect()
+    }
+
+    fn beside_the_speaker(&self) -> usize {
+        self.tabs.iter().filter(|tab| tab.replica() == self.tabs[0].replica()).count()
     }
 
     /// How many tabs have heard the message.
@@ -112,6 +116,8 @@ impl Round {
 
     async fn listen(&mut self) -> Result<()> {
         let mut listening = FuturesUnordered::new();
+        // Those who share a replica with the speaker will hear it, however long that takes.
+        let mut sure: usize = self.chats.iter().map(Chat::beside_the_speaker).sum();
         for Chat { name, tabs } in &mut self.chats {
             let text = greeting(name);
             for Tab { connection, heard } in tabs {
@@ -122,8 +128,11 @@ impl Round {
                 });
             }
         }
-        while let Ok(Some(heard)) = timeout(QUIET, listening.next()).await {
+        while let Ok(Some(heard)) =
+            timeout(if sure > 0 { LISTEN } else { QUIET }, listening.next()).await
+        {
             heard?;
+            sure = sure.saturating_sub(1);
         }
         Ok(())
     }

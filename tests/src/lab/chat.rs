@@ -40,7 +40,7 @@ impl ChatServer {
         command.args(["--listen", &format!("0.0.0.0:{port}"), "--listen", &format!("[::]:{port}")]);
         command.args(more);
         let process = Process::spawn(format!("chat server of {}", site.name), &mut command)?;
-        process.wait_line(Duration::from_secs(10), &format!("listening on [::]:{port}"))?;
+        process.wait_line(Duration::from_secs(60), &format!("listening on [::]:{port}"))?;
         Ok(Self { process, replica: n, port })
     }
 

@@ -106,7 +106,7 @@ impl Netns {
         // Immediately and packet by packet, or the last ones are lost when it is killed.
         command.args(["-i", device, "-n", "-U", "--immediate-mode", "-s", "0", "-w"]).arg(file);
         let process = Process::spawn("tcpdump", command.arg(filter))?;
-        process.wait_line(Duration::from_secs(10), "listening on")?;
+        process.wait_line(Duration::from_secs(60), "listening on")?;
         Ok(Capture { process, file: file.to_owned() })
     }
 }
@@ -121,7 +121,7 @@ pub struct Capture {
 impl Capture {
     /// Ends it and returns the packets as tcpdump prints them, with checksums verified.
     pub fn finish(mut self) -> Result<String> {
-        self.process.terminate(Duration::from_secs(10))?;
+        self.process.terminate(Duration::from_secs(60))?;
         let file = self.file.to_str().context("the capture's path is not UTF-8")?;
         tools::run("tcpdump", &["-n", "-vv", "-tt", "-r", file])
     }

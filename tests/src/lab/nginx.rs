@@ -44,7 +44,7 @@ impl Nginx {
         nginx.arg("-e").arg("stderr").arg("-p").arg(&dir).arg("-c").arg(&file);
         let mut process = Process::spawn("nginx", &mut nginx)?;
         let at = SocketAddr::new(lab.client_addr(super::Family::V4), HTTPS_PORT);
-        try_until(Duration::from_secs(20), "nginx to listen", || {
+        try_until(Duration::from_secs(60), "nginx to listen", || {
             ensure!(process.running(), "it has ended: {}", process.log());
             Ok(lab.client.connect(at).ok().map(drop))
         })?;

@@ -15,7 +15,7 @@ use super::process::Process;
 use super::{Lab, pins, tools};
 
 /// How long the daemon may take to load and attach, on a loaded machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 
 /// `roost run` on the node, with a configuration file and a pin directory of its own.
 #[derive(Debug)]

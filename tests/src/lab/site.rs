@@ -86,7 +86,7 @@ impl Site {
 
     /// Waits until the daemon has applied a configuration with these ready replicas.
     pub fn wait_replicas(&self, names: &[&str]) -> Result<()> {
-        try_until(Duration::from_secs(10), &format!("{names:?} to be the ready replicas"), || {
+        try_until(Duration::from_secs(60), &format!("{names:?} to be the ready replicas"), || {
             let replicas = self.roost.json(&["replicas"])?;
             let replicas = replicas.as_array().context("`roost replicas` prints no array")?;
             let ready = replicas.iter().filter(|replica| replica["state"] == "ready");

@@ -105,6 +105,11 @@ fn stay_on_a_cpu() {
 impl Rig {
     /// Loads the programs into new maps and fills those.
     pub fn new(world: &World) -> Self {
+        Self::load(world).filled(world)
+    }
+
+    /// Loads the programs into new maps, which are empty.
+    pub fn load(world: &World) -> Self {
         stay_on_a_cpu();
         let tap = Tap::new();
         // The maps stay as long as this holds them: the names are not needed any more.
@@ -131,11 +136,12 @@ impl Rig {
         let mut rig = Self { ebpf, tap };
         rig.xdp().load().unwrap_or_else(|e| panic!("the kernel refuses roost_ingress: {e}"));
         rig.classifier().load().unwrap_or_else(|e| panic!("the kernel refuses roost_egress: {e}"));
-        rig.fill(world);
         rig
     }
 
-    fn fill(&mut self, world: &World) {
+    /// The same with what the maps are to hold.
+    #[must_use]
+    pub fn filled(mut self, world: &World) -> Self {
         let map = self.ebpf.map_mut("SECRETS").expect("SECRETS");
         let mut secrets = Array::<_, Secrets>::try_from(map).expect("SECRETS");
         secrets.set(0, world.secrets, 0).expect("setting SECRETS");
@@ -152,6 +158,7 @@ impl Rig {
             self.set_replica(number as u32, replica);
         }
         self.set_slots(0, &slot_table());
+        self
     }
 
     fn xdp(&mut self) -> &mut Xdp {

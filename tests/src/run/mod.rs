@@ -74,11 +74,13 @@ pub trait Machine {
     fn clear_stash(&mut self);
 }
 
-/// Runs a test on each machine for each address family, with new maps each time.
+/// Runs a test on each machine for each address family, with new maps each time, and the clock begins
+/// anew.
 pub fn on_all(world: &World, test: impl Fn(&mut dyn Machine, Family)) {
     for family in Family::ALL {
-        test(&mut host::Host::new(world), family);
-        test(&mut kernel::Rig::new(world), family);
+        test(&mut host::Host::new(&world.clone().from_now()), family);
+        let rig = kernel::Rig::load(world);
+        test(&mut rig.filled(&world.clone().from_now()), family);
     }
 }
 
