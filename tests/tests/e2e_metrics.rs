@@ -134,10 +134,12 @@ fn metrics_follow_real_traffic() -> Result<()> {
         let metrics = Metrics::read(&lab, true)?;
         Ok((metrics.value("roost_service_flows", &[])? == 80.0).then_some(metrics))
     })?;
-    assert_eq!(now.value("roost_datapath_bound_total", &[])?, 80.0);
+    // A first segment that a slow machine lets a client send again is bound again.
+    let bound = now.value("roost_datapath_bound_total", &[])?;
+    assert!(bound >= 80.0, "{bound}");
     assert_eq!(now.value("roost_datapath_delivered_total", &[])?, 80.0);
     let verdict = [("verdict", "bound"), ("hook", "ingress"), ("action", "pass")];
-    assert_eq!(now.value("roost_packets_total", &verdict)?, 80.0);
+    assert_eq!(now.value("roost_packets_total", &verdict)?, bound);
     assert_eq!(now.value("roost_service_chats", &[("service", "chat")])?, 20.0);
     let replicas = roost.json(&["replicas"])?;
     for replica in replicas.as_array().context("no replicas")? {

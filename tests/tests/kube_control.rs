@@ -20,10 +20,10 @@ use tokio::{
 
 /// Longer than anything takes, on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(60);
-/// An election that does not take long.
+/// An election that does not take long, and that no machine loses because it does much else.
 const TIMES: Times = Times {
-    lease: Duration::from_secs(3),
-    renew: Duration::from_secs(2),
+    lease: Duration::from_secs(12),
+    renew: Duration::from_secs(9),
     retry: Duration::from_millis(250),
 };
 const NAMESPACE: &str = "roost-system";
@@ -164,7 +164,7 @@ async fn one_of_two_daemons_leads_and_gives_an_address_of_each_family() -> Resul
     assert_eq!(status["loadBalancer"]["ingress"][1]["ipMode"], "VIP");
 
     let holder = lease(&server)["holderIdentity"].as_str().context("a holder")?.to_owned();
-    assert_eq!(lease(&server)["leaseDurationSeconds"], 3);
+    assert_eq!(lease(&server)["leaseDurationSeconds"], 12);
     assert_eq!(lease(&server)["leaseTransitions"], 0);
     until("both to know who leads", || {
         let states = daemons.each_ref().map(|daemon| daemon.state().get());
@@ -436,15 +436,11 @@ async fn a_problem_becomes_one_event_whoever_leads() -> Result<()> {
     }
     assert_eq!(server.count("patch", "events"), 0);
     assert_eq!(second.state().get().events_failed, 0);
-    // It goes and comes back: the same Event, once more.
+    // It goes and comes back: the same Event, once more. What is written about a later change says that the
+    // leader knows.
     server.apply(service("wrong", &["192.0.2.10".parse()?]));
-    until("it to be right", || {
-        server.get("services", "default", "wrong")?["metadata"]["annotations"]["roost.rs/polic"]
-            .is_null()
-            .then_some(())
-    })
-    .await?;
-    sleep(Duration::from_secs(2)).await;
+    server.apply(annotate(service("later", &["192.0.2.11".parse()?]), "policy", "house"));
+    until_event(&server, "later", "InvalidAnnotation").await?;
     server.apply(annotate(service("wrong", &["192.0.2.10".parse()?]), "polic", "home"));
     until("a series", || {
         let event = events(&server, "wrong", "UnknownAnnotation").pop()?;

@@ -309,11 +309,11 @@ async fn lists_have_pages_and_survive_the_loss_of_one() -> Result<()> {
 
     // The second page is gone: all at once.
     server.fail(Fault { verb: "list", plural: "endpointslices", status: 500, times: 1 });
+    server.lose_pages(1);
     let mut follower = Follower::start(&server, Published::default(), LIMIT).await?;
     follower
-        .until("the first error", |f| f.state().get().kind(Kind::EndpointSlices).errors == 1)
+        .until("the first error", |f| f.state().get().kind(Kind::EndpointSlices).errors >= 1)
         .await?;
-    server.lose_pages(1);
     follower.until_replicas(&["chat-0", "chat-1"]).await?;
     let last = asked(&server).pop().context("a list")?;
     assert!(!last.query.contains_key("limit") && !last.query.contains_key("continue"), "{last:?}");
@@ -363,6 +363,7 @@ async fn a_thousand_endpoints_are_one_publication() -> Result<()> {
     let server = server()?;
     let mut follower = follower(&server).await?;
     follower.publications.clear();
+    let begin = Instant::now();
     let all: Vec<_> = (0..1000u32)
         .map(|n| Endpoint::ready(&format!("chat-{n}"), Ipv4Addr::from_bits(0x0a02_0000 + n).into()))
         .collect();
@@ -371,9 +372,11 @@ async fn a_thousand_endpoints_are_one_publication() -> Result<()> {
         server.apply(slice("chat", &format!("mass-{n}"), 8080, endpoints));
     }
     follower.until("1000 replicas", |f| f.replicas().len() == 1000).await?;
+    // Changes are gathered until nothing has come for a tenth of a second: a machine that does much else
+    // lets some be later than that.
+    let most = 2 + 10 * begin.elapsed().as_secs() as usize;
     follower.is_quiet().await?;
-    // Two, if the machine stalled for a second while they came in.
-    assert!(follower.publications.len() <= 2, "{:?}", follower.publications);
+    assert!(follower.publications.len() <= most, "{:?}", follower.publications);
     assert_eq!(follower.state().get().endpoints, 1000);
     Ok(())
 }
@@ -453,13 +456,12 @@ async fn an_empty_list_is_believed_in_the_end() -> Result<()> {
     let maps = follower(&server).await?.maps;
     server.delete("endpointslices", "default", "chat-1");
     // Also after a restart, when only the maps know that there were replicas.
-    let hold = Duration::from_secs(2);
-    let mut follower = Follower::start(&server, maps.clone(), hold).await?;
-    follower.until("a service that is held", |f| !f.state().get().held.is_empty()).await?;
+    let hold = Duration::from_secs(4);
     let begin = Instant::now();
-    assert_eq!(follower.maps, maps);
+    let mut follower = Follower::start(&server, maps, hold).await?;
+    follower.until("a service that is held", |f| !f.state().get().held.is_empty()).await?;
     follower.until_replicas(&[]).await?;
-    assert!(begin.elapsed() >= hold / 2, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() >= hold, "{:?}", begin.elapsed());
     Ok(())
 }
 

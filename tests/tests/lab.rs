@@ -43,9 +43,9 @@ fn vips_are_routed_to_the_node() -> Result<()> {
         use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable};
         assert!([HostUnreachable, NetworkUnreachable].contains(&error.kind()), "{family}: {error}");
     }
+    capture.wait_for("198.18.200.1.80")?;
+    capture.wait_for("fd52:6f6f:7374:200::1.80")?;
     let packets = capture.finish()?;
-    assert!(packets.contains("198.18.200.1.80"), "{packets}");
-    assert!(packets.contains("fd52:6f6f:7374:200::1.80"), "{packets}");
     assert!(!packets.contains("incorrect"), "the client finishes its checksums:\n{packets}");
     Ok(())
 }
@@ -83,11 +83,20 @@ fn reordering_can_be_made_and_ended() -> Result<()> {
         assert!(order.len() > 50, "only {} packets came", order.len());
         Ok(!order.is_sorted())
     };
-    assert!(!late()?, "in order at first");
+    // A sender that the kernel moves to another CPU may overtake itself.
+    let in_order = || -> Result<bool> {
+        for _ in 0..10 {
+            if !late()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    assert!(in_order()?, "in order at first");
     lab.client.set_reordering("eth0", 30)?;
     assert!(late()?, "out of order then");
     lab.client.set_reordering("eth0", 0)?;
-    assert!(!late()?, "in order again");
+    assert!(in_order()?, "in order again");
     Ok(())
 }
 

@@ -92,7 +92,9 @@ struct Report {
 
 fn peer_client(script: &str, address: SocketAddr) -> Result<()> {
     let url = format!("ws://{address}/ws?chat=a%20room%2F%C3%BC");
-    let output = peer(script)?.args(["--url", &url, "--tabs", "4", "--say", "hä"]).output()?;
+    let output = peer(script)?
+        .args(["--url", &url, "--tabs", "4", "--say", "hä", "--limit", "60"])
+        .output()?;
     ensure!(output.status.success(), "{output:?}");
     let report: Report = serde_json::from_slice(&output.stdout)?;
     assert_eq!(report.replicas, ["replica-x"; 4]);

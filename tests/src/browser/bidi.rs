@@ -11,7 +11,7 @@ use tungstenite::{Error, Message, WebSocket};
 use crate::lab::Netns;
 
 /// How long a command may take; a page that does not load is noticed by it.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A connection to a browser, or to its driver.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use super::bidi::Bidi;
 use crate::lab::{Lab, Netns, Process};
 
 /// How long a browser may take to start, on a loaded machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 
 /// What a new profile of Firefox does by itself, and is not to do here.
 const FIREFOX_QUIET: &str = r#"

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Browser, Tab};
 
 /// How long something on a page may take, on a loaded machine.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(60);
 /// Three replicas: all three tabs of all chats on one replica by luck is one in 3 to the 10th.
 const CHATS: usize = 5;
 

@@ -19,9 +19,12 @@ mod write;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -153,9 +156,13 @@ impl ApiServer {
         Ok(server)
     }
 
-    /// Starts a server on the loopback interface.
+    /// Starts a server on the loopback interface, at an address of its own: nobody else gets its port while
+    /// it is stopped.
     pub fn on_loopback() -> Result<Self> {
-        Self::start(TcpListener::bind("127.0.0.1:0")?)
+        static COUNT: AtomicU8 = AtomicU8::new(1);
+        let [.., b, c] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, b.max(1), c, COUNT.fetch_add(1, Ordering::Relaxed).max(1));
+        Self::start(TcpListener::bind((address, 0))?)
     }
 
     fn run(&mut self, listener: TcpListener) -> Result<()> {

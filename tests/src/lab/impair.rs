@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::netns::Netns;
 use super::process::Process;
-use super::tools;
+use super::{tools, try_until};
 
 /// Into or out of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,15 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// Waits until a packet is in it that tcpdump prints with this text: what it has not read when it ends
+    /// is lost.
+    pub fn wait_for(&self, text: &str) -> Result<()> {
+        let file = self.file.to_str().context("the capture's path is not UTF-8")?;
+        try_until(Duration::from_secs(60), &format!("{text} to be captured"), || {
+            Ok(tools::run("tcpdump", &["-n", "-r", file])?.contains(text).then_some(()))
+        })
+    }
+
     /// Ends it and returns the packets as tcpdump prints them, with checksums verified.
     pub fn finish(mut self) -> Result<String> {
         self.process.terminate(Duration::from_secs(60))?;

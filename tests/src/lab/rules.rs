@@ -9,13 +9,14 @@ const TABLE: &str = "kubernetes";
 /// What has matched since the rules were written, in packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matched {
-    /// Packets that connection tracking could not make sense of, which were dropped.
+    /// Packets that connection tracking could not make sense of, or whose connection it had not seen from
+    /// the beginning, which were dropped.
     pub invalid: u64,
     /// Connections that pods opened, as it seemed, and that got the node's address.
     pub masqueraded: u64,
     /// Connections to the VIP that kube-proxy would have taken.
     pub proxied: u64,
-    /// Connections that were forwarded.
+    /// SYNs of connections that were forwarded.
     pub forwarded: u64,
 }
 
@@ -44,7 +45,9 @@ impl Lab {
             counters.concat(),
             dnat.concat()
         );
-        tools::finish(self.node.command("nft").args(["-f", "-"]), Some(&rules)).map(drop)
+        tools::finish(self.node.command("nft").args(["-f", "-"]), Some(&rules))?;
+        // Else a segment from the middle of a connection would be a new one.
+        self.node.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")
     }
 
     /// What has matched [`Lab::kubernetes_rules`].
