@@ -129,19 +129,23 @@ fn nothing_is_left_after_a_panic() -> Result<()> {
 #[test]
 fn leftovers_of_the_dead_are_removed() -> Result<()> {
     // No process has this number: it is above the largest that the kernel gives.
-    let name = "roost-4194305-crashed-replica-1";
-    run("ip", &["netns", "add", name])?;
-    let mut child = std::process::Command::new("nsenter")
-        .args([&format!("--net=/run/netns/{name}"), "sleep", "1000"])
-        .env("ROOST_LAB", "roost-4194305-crashed")
+    let prefix = format!("roost-4194305-crashed{}", std::process::id());
+    let name = format!("{prefix}-replica-1");
+    let mut child = std::process::Command::new("unshare")
+        .args(["--net", "sleep", "1000"])
+        .env("ROOST_LAB", &prefix)
         .spawn()?;
-    // Another test may be making a lab too, and be the one that removes this.
+    let inside = format!("/proc/{}/ns/net", child.id());
+    let outside = fs::read_link("/proc/self/ns/net")?;
     try_until(Duration::from_secs(60), "the process to be inside", || {
-        let inside = run("ip", &["netns", "pids", name]);
-        Ok(inside.map_or(true, |pids| pids.contains(&child.id().to_string())).then_some(()))
+        Ok((fs::read_link(&inside)? != outside).then_some(()))
     })?;
+    // From here on another test that makes a lab may be the one that removes this.
+    run("ip", &["netns", "attach", &name, &child.id().to_string()])?;
     let _lab = Lab::builder("sweep").replicas(1).build()?;
-    assert!(!run("ip", &["netns", "list"])?.contains(name));
+    try_until(Duration::from_secs(60), "the namespace to go", || {
+        Ok((!run("ip", &["netns", "list"])?.contains(&name)).then_some(()))
+    })?;
     let ended = try_until(Duration::from_secs(60), "the process to end", || Ok(child.try_wait()?));
     assert!(!ended?.success(), "it was killed");
     Ok(())

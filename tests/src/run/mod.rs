@@ -78,9 +78,9 @@ pub trait Machine {
 /// anew.
 pub fn on_all(world: &World, test: impl Fn(&mut dyn Machine, Family)) {
     for family in Family::ALL {
-        test(&mut host::Host::new(&world.clone().from_now()), family);
+        test(&mut host::Host::new(&world.clone().starting_now()), family);
         let rig = kernel::Rig::load(world);
-        test(&mut rig.filled(&world.clone().from_now()), family);
+        test(&mut rig.filled(&world.clone().starting_now()), family);
     }
 }
 

@@ -153,7 +153,7 @@ impl Default for World {
 impl World {
     /// The same, whose clock begins now: loading the programs takes a while.
     #[must_use]
-    pub fn from_now(mut self) -> Self {
+    pub fn starting_now(mut self) -> Self {
         self.secrets.clock_offset = clock_offset();
         self
     }
