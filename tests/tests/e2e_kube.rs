@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use roost_chat::client::{Tab, load};
-use roost_tests::kube::{ApiServer, Endpoint, NODE, annotate, service, slice};
+use roost_tests::kube::{ApiServer, Endpoint, NODE, annotate, node, service, slice};
 use roost_tests::lab::{
     ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, heavy, try_until,
 };
@@ -30,10 +30,21 @@ impl Cluster {
     fn start(name: &str, replicas: usize, ready: usize, file: Option<&str>) -> Result<Self> {
         let lab = Lab::builder(name).replicas(replicas).build()?;
         let servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
-        let api = ApiServer::in_lab(&lab)?;
+        let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+        let uplink = lab.node_addrs();
+        api.apply(node(NODE, &uplink));
         api.apply(service("chat", &Family::BOTH.map(|family| lab.vip(family))));
         pods(&api, &lab, &all(ready));
-        let roost = api.follow(&lab, file, &["--log-level=debug"])?;
+        let kubeconfig = api.kubeconfig(lab.dir())?;
+        let arguments: [&OsStr; 6] = [
+            "--kubernetes".as_ref(),
+            "--kubeconfig".as_ref(),
+            kubeconfig.as_ref(),
+            "--node-name".as_ref(),
+            NODE.as_ref(),
+            "--log-level=debug".as_ref(),
+        ];
+        let roost = Roost::start_with(&lab, file, &arguments)?;
         let cluster = Self { roost, api, _servers: servers, lab };
         cluster.wait(&all(ready))?;
         Ok(cluster)
@@ -299,7 +310,8 @@ fn without_the_api_server_the_last_state_holds() -> Result<()> {
 fn in_a_pod_its_account_is_enough() -> Result<()> {
     let lab = Lab::builder("kube-pod").replicas(2).build()?;
     let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
-    let api = ApiServer::in_lab(&lab)?;
+    let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+    api.apply(node(NODE, &lab.node_addrs()));
     api.apply(service("chat", &Family::BOTH.map(|family| lab.vip(family))));
     pods(&api, &lab, &all(2));
     let account = api.account(lab.dir(), "roost-system")?;

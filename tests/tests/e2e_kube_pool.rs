@@ -1,11 +1,14 @@
 //! A daemon that gives a Service its addresses, and serves them.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use roost_tests::kube::{ApiServer, Endpoint, service, slice};
-use roost_tests::lab::{ChatServer, Clients, Family, Lab, REPLICA_PORT, VIP_PORT, try_until};
+use roost_tests::kube::{ApiServer, Endpoint, NODE, node, service, slice};
+use roost_tests::lab::{
+    ChatServer, Clients, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, try_until,
+};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -27,7 +30,8 @@ fn apply(api: &ApiServer, lab: &Lab, name: &str) {
 fn a_service_gets_its_addresses_from_the_pool_and_chats_meet_there() -> Result<()> {
     let lab = Lab::builder("kube-pool").replicas(2).build()?;
     let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
-    let api = ApiServer::in_lab(&lab)?;
+    let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+    api.apply(node(NODE, &lab.node_addrs()));
     apply(&api, &lab, "chat");
     // Two addresses of IPv4, one of IPv6.
     let pool = |family, n| lab.vip_n(family, n).to_string();
@@ -36,7 +40,17 @@ fn a_service_gets_its_addresses_from_the_pool_and_chats_meet_there() -> Result<(
     let file = format!(
         "interfaces = [\"eth0\"]\n[kubernetes]\naddress_pools = [\"{first}-{second}\", \"{six}\"]\n"
     );
-    let mut roost = api.follow(&lab, Some(&file), &["--namespace", "roost-system"])?;
+    let kubeconfig = api.kubeconfig(lab.dir())?;
+    let arguments: [&OsStr; 7] = [
+        "--kubernetes".as_ref(),
+        "--kubeconfig".as_ref(),
+        kubeconfig.as_ref(),
+        "--node-name".as_ref(),
+        NODE.as_ref(),
+        "--namespace".as_ref(),
+        "roost-system".as_ref(),
+    ];
+    let mut roost = Roost::start_with(&lab, Some(&file), &arguments)?;
     let clients = Clients::new(&lab.client)?;
 
     // Three tabs of a chat meet, over both families, on addresses that nobody has written down.

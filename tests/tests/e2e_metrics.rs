@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use roost_chat::client::load;
-use roost_tests::kube::{ApiServer, Endpoint, NODE, service, slice};
+use roost_tests::kube::{ApiServer, Endpoint, NODE, node, service, slice};
 use roost_tests::lab::{
     ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, heavy, try_until,
 };
@@ -243,7 +243,8 @@ fn requests_are_answered_by_the_book() -> Result<()> {
 #[test]
 fn readiness_takes_a_cluster_once_and_then_does_without() -> Result<()> {
     let lab = Lab::builder("readyz").replicas(1).build()?;
-    let mut api = ApiServer::in_lab(&lab)?;
+    let mut api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+    api.apply(node(NODE, &lab.node_addrs()));
     api.apply(service("chat", &Family::BOTH.map(|family| lab.vip(family))));
     let pods = [Endpoint::ready("chat-0", lab.replicas[0].addr(Family::V4))];
     api.apply(slice("chat", "chat-v4", REPLICA_PORT, &pods));

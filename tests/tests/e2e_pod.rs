@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use roost_chat::client::Tab;
-use roost_tests::kube::{ApiServer, Endpoint, NODE, service, slice};
+use roost_tests::kube::{ApiServer, Endpoint, NODE, node, service, slice};
 use roost_tests::lab::{
     ChatServer, Clients, Family, Lab, Process, REPLICA_PORT, VIP_PORT, binary, run, try_until,
 };
@@ -116,7 +116,8 @@ impl Drop for Pins<'_> {
 fn nothing_but_the_program_is_needed() -> Result<()> {
     let lab = Lab::builder("pod").replicas(2).build()?;
     let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
-    let api = ApiServer::in_lab(&lab)?;
+    let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+    api.apply(node(NODE, &lab.node_addrs()));
     api.apply(service("chat", &Family::BOTH.map(|family| lab.vip(family))));
     for (family, name) in [(Family::V4, "chat-v4"), (Family::V6, "chat-v6")] {
         let pods =

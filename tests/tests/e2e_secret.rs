@@ -1,6 +1,7 @@
 //! Keys in a Secret: handshakes and chats while they are rotated, replaced, deleted and read again.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use roost_chat::client::{Tab, load};
-use roost_tests::kube::{ApiServer, Endpoint, service, slice};
+use roost_tests::kube::{ApiServer, Endpoint, NODE, node, service, slice};
 use roost_tests::lab::{
     ChatServer, Clients, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, heavy, run_in, try_until,
 };
@@ -28,15 +29,27 @@ impl Cluster {
     fn start(name: &str) -> Result<Self> {
         let lab = Lab::builder(name).replicas(3).build()?;
         let servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
-        let api = ApiServer::in_lab(&lab)?;
+        let api = ApiServer::start(lab.node.listen("127.0.0.1:0".parse()?)?)?;
+        api.apply(node(NODE, &lab.node_addrs()));
         api.apply(service("chat", &[lab.vip(Family::V4)]));
         let pods = lab.replicas.iter().enumerate();
         let pods: Vec<_> = pods
             .map(|(n, site)| Endpoint::ready(&format!("chat-{n}"), site.addr(Family::V4)))
             .collect();
         api.apply(slice("chat", "chat-1", REPLICA_PORT, &pods));
-        let more = ["--namespace", NAMESPACE, "--secret", "roost"];
-        let roost = api.follow(&lab, Some("interfaces = [\"eth0\"]\n"), &more)?;
+        let kubeconfig = api.kubeconfig(lab.dir())?;
+        let arguments: [&OsStr; 9] = [
+            "--kubernetes".as_ref(),
+            "--kubeconfig".as_ref(),
+            kubeconfig.as_ref(),
+            "--node-name".as_ref(),
+            NODE.as_ref(),
+            "--namespace".as_ref(),
+            NAMESPACE.as_ref(),
+            "--secret".as_ref(),
+            "roost".as_ref(),
+        ];
+        let roost = Roost::start_with(&lab, Some("interfaces = [\"eth0\"]\n"), &arguments)?;
         let cluster = Self { roost, api, _servers: servers, lab };
         cluster.wait()?;
         Ok(cluster)

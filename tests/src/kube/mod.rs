@@ -5,7 +5,6 @@
 //! What a test tells it to do wrong, it does.
 
 mod http;
-mod lab;
 mod objects;
 mod reply;
 mod rights;
