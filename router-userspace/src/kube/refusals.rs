@@ -20,13 +20,16 @@ struct Refusal {
     claimant: Claimant,
     problem: Problem,
     backoff: Backoff,
+    /// When it is tried again.
     until: Instant,
+    /// From when on it is tried with another one that is due, so that many cost one list together.
+    along: Instant,
 }
 
 impl Refusals {
-    /// Whether a Service has to wait. One that has changed has not.
+    /// Whether a Service has to wait. One that has changed has not, nor one whose wait is half over.
     pub(super) fn holds(&self, claimant: &Claimant, now: Instant) -> bool {
-        self.0.get(&claimant.key).is_some_and(|r| r.claimant == *claimant && now < r.until)
+        self.0.get(&claimant.key).is_some_and(|r| r.claimant == *claimant && now < r.along)
     }
 
     /// A Service is refused, again or for the first time. `least` is what the server asks for.
@@ -42,11 +45,13 @@ impl Refusals {
         let mut backoff = backoff.unwrap_or_else(|| Backoff::up_to(MOST));
         // What the server says may name an address, and the next one is another.
         let said = said.filter(|(before, _)| before == claimant);
+        let wait = backoff.next(least);
         let refusal = Refusal {
             claimant: claimant.clone(),
             problem: said.map_or(problem, |(_, problem)| problem),
-            until: now + backoff.next(least),
             backoff,
+            until: now + wait,
+            along: now + least.max(wait / 2),
         };
         self.0.insert(claimant.key.clone(), refusal);
     }
@@ -128,6 +133,25 @@ mod tests {
         refusals.retain(|key| *key != chat.key);
         refusals.forget(&other.key);
         assert_eq!(refusals.next(), None);
+    }
+
+    #[test]
+    fn many_are_tried_together() {
+        let mut refusals = Refusals::default();
+        let all: Vec<_> = (0..200).map(|n| claimant(&n.to_string(), &n.to_string(), "a")).collect();
+        let begin = Instant::now();
+        let (mut now, mut rounds) = (begin, 0);
+        let hour = Duration::from_secs(3600);
+        while now - begin < hour {
+            for one in &all {
+                if !refusals.holds(one, now) {
+                    refusals.add(one, problem(one, "no"), Duration::ZERO, now);
+                }
+            }
+            now = refusals.next().unwrap();
+            rounds += 1;
+        }
+        assert!(rounds < 100, "{rounds} lists in an hour");
     }
 
     #[test]
