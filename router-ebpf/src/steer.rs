@@ -84,6 +84,13 @@ pub enum NoRoute {
     NoReplica,
 }
 
+/// The cookie of one part of a chat that is split, from the chat's own. It does not depend on how many
+/// parts there are.
+#[inline(always)]
+pub fn part_cookie(secret: &siphash::Key, cookie: u64, part: u64) -> u64 {
+    siphash::words(secret, &[cookie, part])
+}
+
 /// What takes the place of the key's hash if there is none.
 #[inline(always)]
 pub fn tuple_hash(secret: &siphash::Key, tuple: &Tuple) -> u64 {
@@ -157,7 +164,7 @@ pub fn steer(
         }
         if width > 1 {
             let part = tuple_hash % width as u64;
-            cookie = siphash::words(chat_secret, &[cookie, part]);
+            cookie = part_cookie(chat_secret, cookie, part);
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use router_ebpf::{
     maps::{Chat, ChatKey},
     siphash,
-    steer::chat_key,
+    steer::{chat_key, part_cookie},
 };
 
 use super::{super::names::Names, plan::Change};
@@ -15,8 +15,7 @@ use crate::tables::{Tables, optional};
 /// The largest width of a chat.
 pub(super) const MOST_PARTS: u32 = 1024;
 
-/// Says which live flows a change leaves where they are. A cookie of a part does not depend on how many
-/// there are, so this also finds those of a width that the chat had before.
+/// Says which live flows a change leaves where they are, also those of a width that the chat had before.
 pub(super) fn elsewhere(
     tables: &Tables,
     names: &Names,
@@ -39,7 +38,7 @@ pub(super) fn elsewhere(
     let is_whole = !homes.is_empty();
     let mut is_split = false;
     for part in 0..u64::from(MOST_PARTS) {
-        if let Some((home, flows)) = live(siphash::words(secret, &[chat.hash, part]))? {
+        if let Some((home, flows)) = live(part_cookie(secret, chat.hash, part))? {
             *homes.entry(home).or_default() += flows;
             is_split = true;
         }
