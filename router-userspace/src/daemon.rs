@@ -3,8 +3,8 @@
 
 mod args;
 mod cluster;
+pub mod http;
 mod keys;
-pub(crate) mod uplinks;
 mod watch;
 
 use std::{
@@ -21,17 +21,21 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    config::{Config, ConfigError, Kubernetes, Limits, SecretFiles},
-    http,
-    index::{Index, Maps as _, Published, Room, SyncError},
-    kube::{self, Control, Keeper, Source},
-    loader::DataPath,
-    lock::Lock,
-    paths, secrets,
-    status::{Activity, Status},
+    attach::{loader::DataPath, paths, uplinks},
+    kube::{self, Keeper, Source},
+    lead::Control,
+    maps::{
+        secrets,
+        tables::Tables,
+        writer::{self, WriteError},
+    },
+    os::lock::Lock,
+    plan::{
+        config::{Config, ConfigError, Kubernetes, Limits, SecretFiles},
+        index::{Index, Maps as _, Published, Room, SyncError},
+    },
     sweeper::{Report, SweepError, Sweeper, resets::Resets},
-    tables::Tables,
-    writer::{self, WriteError},
+    view::status::{Activity, Status},
 };
 
 pub use args::{ClusterArgs, LogFormat, RunArgs};

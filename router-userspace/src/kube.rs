@@ -6,23 +6,17 @@
 
 mod addresses;
 mod annotations;
-mod backoff;
+pub(crate) mod backoff;
 mod cluster;
 mod connect;
-mod control;
-mod events;
 mod guard;
-mod leader;
-mod lease;
-mod pool;
-mod refusals;
 mod replicas;
 mod rights;
 mod secret;
 mod slices;
 mod source;
 mod state;
-mod watch;
+pub(crate) mod watch;
 
 use std::fmt;
 
@@ -30,9 +24,6 @@ use kube::Resource;
 
 pub use cluster::{Claims, Cluster, Derived};
 pub use connect::client;
-pub use control::{Control, ControlState, Controls, Known, Learner};
-pub use lease::{LEASE, Times};
-pub use pool::{Claimant, Gift, IpFamily, Plan, Usage, plan};
 pub use rights::{RIGHTS, Right};
 pub use secret::{Keeper, SecretOptions, SecretState, SecretStatus};
 pub use slices::Slice;

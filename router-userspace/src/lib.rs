@@ -1,26 +1,19 @@
-//! Roost in userspace: a pure core (configuration, slot tables, index) and thin shells around it
-//! (loader, daemon, sweeper), with typed access to the pinned maps for them and the command line.
+//! Roost in userspace. Each module here is a room, and uses only the rooms before it in this list: a
+//! pure core first, shells around it, the command line last.
 
-pub mod addr;
-mod capabilities;
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod http;
-pub mod index;
-pub mod kube;
-pub mod loader;
-pub mod lock;
-pub mod metrics;
-pub mod netlink;
-pub mod paths;
-pub mod search;
-pub mod secrets;
-pub mod slots;
-pub mod status;
+// The order says what depends on what.
+#![cfg_attr(rustfmt, rustfmt_skip)]
+
+pub mod plan;
+pub mod os;
+pub mod maps;
+pub mod attach;
 pub mod sweeper;
-mod sys;
-pub mod tables;
+pub mod kube;
+pub mod lead;
+pub mod view;
+pub mod daemon;
+pub mod cli;
+
 #[cfg(test)]
 mod testing;
-pub mod writer;

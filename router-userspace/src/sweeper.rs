@@ -20,8 +20,8 @@ use router_ebpf::maps::{
 };
 
 use crate::{
-    index::Used,
-    tables::{Tables, TablesError, optional},
+    maps::tables::{Tables, TablesError, optional},
+    plan::index::Used,
 };
 
 use judge::{Fate, Place};

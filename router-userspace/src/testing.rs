@@ -9,9 +9,9 @@ use std::{
 use router_ebpf::maps::{KeySource, NO_REPLICA, Name, POLICY_HOME, SOURCES, Service};
 
 use crate::{
-    config::{Limits, SecretFiles, key_sources},
-    loader, secrets,
-    tables::Tables,
+    attach::loader,
+    maps::{secrets, tables::Tables},
+    plan::config::{Limits, SecretFiles, key_sources},
 };
 
 /// The sizes of the maps of tests.

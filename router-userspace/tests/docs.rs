@@ -10,10 +10,12 @@ use std::{
 
 use roost::{
     cli::explain::HeadArgs,
-    config::{Config, KeySource, Limits},
-    metrics::{self, Facts, Family},
-    search::{Outcome, search},
-    status::Status,
+    plan::config::{Config, KeySource, Limits},
+    view::{
+        metrics::{self, Facts, Family},
+        search::{Outcome, search},
+        status::Status,
+    },
 };
 use router_ebpf::{
     maps::{self, Name, POLICY_HOME, SOURCES, Service, Tuple},

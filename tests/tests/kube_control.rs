@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use roost::{
-    config::AddressPool,
-    kube::{Claims, Control, ControlState, IpFamily, LEASE, Options, Reason, Source, Times, Usage},
+    kube::{Claims, Options, Reason, Source},
+    lead::{Control, ControlState, IpFamily, LEASE, Times, Usage},
+    plan::config::AddressPool,
 };
 use roost_tests::kube::{
     ApiServer, Endpoint, Fault, NODE, Request, annotate, node, service, slice,

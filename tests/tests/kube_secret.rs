@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Result, ensure};
 use roost::{
     kube::{Keeper, Kind, SecretOptions, SecretStatus},
-    secrets::{Key, Keys},
+    maps::secrets::{Key, Keys},
 };
 use roost_tests::kube::{ApiServer, Fault, bind_again};
 use serde_json::{Value, json};

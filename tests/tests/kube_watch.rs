@@ -7,9 +7,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use roost::{
-    config,
-    index::{Change, Index, Published, Room},
     kube::{Claims, Kind, Options, Problem, Reason, Source, WatchState},
+    plan::{
+        config,
+        index::{Change, Index, Published, Room},
+    },
 };
 use roost_tests::kube::{
     ApiServer, Endpoint, Fault, NODE, annotate, bind_again, node, service, slice,

@@ -2,22 +2,10 @@
 
 pub mod args;
 pub mod chat;
-pub mod chats;
 pub mod check;
-pub mod counters;
-pub mod decode;
-pub mod dump;
 pub mod explain;
-pub mod flows;
-pub mod key;
-pub mod names;
 pub mod output;
-pub mod read;
-pub mod running;
-pub mod services;
-pub mod status;
 pub mod table;
-pub mod text;
 
 use std::{path::Path, process::ExitCode};
 
@@ -27,13 +15,17 @@ use serde::Serialize;
 
 pub use args::{Cli, Command};
 use chat::ChatCommand;
-use dump::MapsCommand;
 use output::{Report, print};
 
 use crate::{
+    attach::loader,
     daemon::{self, RunArgs},
-    loader,
-    tables::Tables,
+    maps::tables::Tables,
+    view::{
+        chats, counters,
+        dump::{self, MapsCommand},
+        flows, overview, services,
+    },
 };
 
 /// Runs a command.
@@ -48,7 +40,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             print(format, &report)?;
             return Ok(if report.fails > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
-        Command::Status => print(format, &status::status(&open()?, &pin_dir)?),
+        Command::Status => print(format, &overview::status(&open()?, &pin_dir)?),
         Command::Services => print(format, &services::services(&open()?)?),
         Command::Replicas => print(format, &services::replicas(&open()?)?),
         Command::Chats(args) => print(format, &chats::chats(&open()?, &args)?),

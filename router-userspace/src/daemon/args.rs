@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
-use crate::http::Listen;
+use super::http::Listen;
 
 /// Run the daemon: load, attach, and follow the configuration file
 #[derive(Debug, Clone, clap::Args)]

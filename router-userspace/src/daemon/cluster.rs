@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::Config,
-    index::Index,
-    kube::{self, Claims, Control, Options, Source, Times},
-    paths,
+    attach::paths,
+    kube::{self, Claims, Options, Source},
+    lead::{Control, Times},
+    plan::{config::Config, index::Index},
 };
 
 use super::{Daemon, args::ClusterArgs};

@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use tracing::{error, warn};
 
 use crate::{
-    config::Config,
     kube::{Keeper, SecretOptions},
-    secrets::{self, Keys},
+    maps::secrets::{self, Keys},
+    plan::config::Config,
 };
 
 use super::{Daemon, args::ClusterArgs};

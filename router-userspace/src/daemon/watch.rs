@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::config::{Config, ConfigError};
+use crate::{
+    attach::uplinks,
+    plan::config::{Config, ConfigError},
+};
 
-use super::{args::ClusterArgs, uplinks};
+use super::args::ClusterArgs;
 
 /// Looks at the file now and then, if there is one.
 pub(super) struct Watch {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 
-use crate::config;
+use crate::plan::config;
 
 use super::{PREFIX, annotations::Settings};
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, OnMissing, Service};
+use crate::plan::config::{Config, OnMissing, Service};
 
 use super::PREFIX;
 
@@ -145,7 +145,7 @@ fn service(
     root.insert("interfaces".into(), vec!["x"].into());
     root.insert("service".into(), vec![table].into());
     let mut config = Config::parse(&root.to_string(), "").map_err(|e| {
-        let annotation = |problem: crate::config::Problem| {
+        let annotation = |problem: crate::plan::config::Problem| {
             let field = problem.field.strip_prefix("service[0].").unwrap_or(&problem.field);
             format!("{PREFIX}{}: {}", field.replace('_', "-"), problem.message)
         };

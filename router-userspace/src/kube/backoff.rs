@@ -10,7 +10,7 @@ const MOST: Duration = Duration::from_secs(30);
 /// Waits that double, each with a part left to chance: the daemons of a cluster lose their API server
 /// at the same moment, and are not to come back at the same moment.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     most: Duration,
 }
@@ -23,12 +23,12 @@ impl Default for Backoff {
 
 impl Backoff {
     /// With another longest wait than most have.
-    pub(super) fn up_to(most: Duration) -> Self {
+    pub(crate) fn up_to(most: Duration) -> Self {
         Self { failures: 0, most }
     }
 
     /// The next wait. `least` is what the server asks for.
-    pub(super) fn next(&mut self, least: Duration) -> Duration {
+    pub(crate) fn next(&mut self, least: Duration) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.most).max(least);
         self.failures += 1;
         // Never less than the server has asked for.
@@ -36,13 +36,13 @@ impl Backoff {
     }
 
     /// It works again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
 /// A random time up to this.
-pub(super) fn jitter(most: Duration) -> Duration {
+pub(crate) fn jitter(most: Duration) -> Duration {
     let mut bytes = [0; 4];
     // Without randomness, no jitter.
     let _ = getrandom(&mut bytes, GetRandomFlags::NONBLOCK);

@@ -14,7 +14,7 @@ use kube::ResourceExt as _;
 use router_ebpf::maps::NAME_LEN;
 use siphasher::sip::SipHasher24;
 
-use crate::config::{self, Prefix, State};
+use crate::plan::config::{self, Prefix, State};
 
 use super::{
     ObjectKey, Problem, Reason,

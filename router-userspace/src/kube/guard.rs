@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use crate::config;
+use crate::plan::config;
 
 use super::ObjectKey;
 
@@ -84,7 +84,7 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::plan::config::Config;
 
     const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
-use crate::config::{self, Replica, State};
+use crate::plan::config::{self, Replica, State};
 
 use super::{
     annotations::Identity,

@@ -21,7 +21,7 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::secrets::{Key, Keys};
+use crate::maps::secrets::{Key, Keys};
 
 pub use content::Content;
 pub use keeper::Keeper;

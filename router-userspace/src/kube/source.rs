@@ -20,12 +20,15 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{self, AddressPool},
-    index::PlanError,
+    lead::{Claimant, Known},
+    plan::{
+        config::{self, AddressPool},
+        index::PlanError,
+    },
 };
 
 use super::{
-    Claimant, Claims, Cluster, Known, ObjectKey, Problem, Reason,
+    Claims, Cluster, ObjectKey, Problem, Reason,
     guard::Guard,
     state::{Kind, WatchState},
     watch::{Closed, Event, SILENCE, Watch},

@@ -303,7 +303,7 @@ fn status_text(status: &Status) -> String {
 }
 
 /// An error of the client, with what caused it.
-pub(super) fn error_text(error: &kube::Error) -> String {
+pub(crate) fn error_text(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
         return status_text(status);
     }

@@ -10,7 +10,7 @@ use etherparse::PacketBuilder;
 use router_ebpf::maps::{FlowBack, Tuple};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::addr;
+use crate::plan::addr;
 
 const TTL: u8 = 64;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
-use roost::{addr::to_map, config::key_sources};
+use roost::plan::{addr::to_map, config::key_sources};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, KeySource,

@@ -1,8 +1,8 @@
 //! EndpointSlices: ports, conditions, families, identities.
 
 use roost::{
-    config::State,
     kube::{Claims, Cluster, Reason},
+    plan::config::State,
 };
 use serde_json::{Value, json};
 

@@ -5,8 +5,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 use roost::{
-    config::{self, State},
     kube::{Claims, Cluster, Derived, Reason},
+    plan::config::{self, State},
 };
 use serde_json::{Value, json};
 

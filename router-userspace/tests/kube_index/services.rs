@@ -1,8 +1,8 @@
 //! Services: whose they are, their annotations and addresses.
 
 use roost::{
-    config::{self, OnMissing, Prefix, State},
     kube::{Claims, Derived, ObjectKey, Reason},
+    plan::config::{self, OnMissing, Prefix, State},
 };
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use roost::slots::{Candidate, build};
+use roost::plan::slots::{Candidate, build};
 
 use super::measure::median;
 

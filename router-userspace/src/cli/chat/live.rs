@@ -9,8 +9,11 @@ use router_ebpf::{
     steer::{chat_key, part_cookie},
 };
 
-use super::{super::names::Names, plan::Change};
-use crate::tables::{Tables, optional};
+use super::plan::Change;
+use crate::{
+    maps::tables::{Tables, optional},
+    view::names::Names,
+};
 
 /// The largest width of a chat.
 pub(super) const MOST_PARTS: u32 = 1024;

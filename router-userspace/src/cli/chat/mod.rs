@@ -12,15 +12,18 @@ use self::{
     live::MOST_PARTS,
     plan::{Change, Edit, Named, plan},
 };
-use super::{
-    key::{self, Form, Written},
-    names::{self, Names},
-    output::Report,
-    read,
-    table::Table,
-    text::{self, NONE},
+use super::{output::Report, table::Table};
+use crate::{
+    maps::{
+        read,
+        tables::{Tables, optional},
+    },
+    view::{
+        key::{self, Form, Written},
+        names::{self, Names},
+        text::{self, NONE},
+    },
 };
-use crate::tables::{Tables, optional};
 
 /// What to do with chats.
 #[derive(Debug, Subcommand)]

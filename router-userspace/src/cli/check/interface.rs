@@ -5,16 +5,15 @@ use std::path::Path;
 use aya::programs::loaded_programs;
 
 use crate::{
-    loader,
-    netlink::{self, Link},
-    sys,
+    attach::loader,
+    os::{
+        ethtool::{self, Flag, Setting},
+        netlink::{self, Link},
+        sys,
+    },
 };
 
-use super::{
-    Finding,
-    ethtool::{self, Flag, Setting},
-    sysctl,
-};
+use super::{Finding, sysctl};
 
 /// Most drivers run XDP on packets of one page: 4096 bytes less headroom and tailroom.
 const PAGE_MTU: u32 = 3498;

@@ -9,7 +9,7 @@ use aya::{
 };
 
 use super::Finding;
-use crate::capabilities;
+use crate::os::capabilities;
 
 /// Since 5.11 the memory of maps counts for the cgroup, before that for `RLIMIT_MEMLOCK`.
 const MEMCG_ACCOUNTING: Version = Version(5, 11);
@@ -143,7 +143,7 @@ fn memlock(version: Option<Version>) -> Finding {
     match rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum {
         None => Finding::ok("memlock", "unlimited"),
         Some(limit) => {
-            let found = crate::cli::text::size(limit);
+            let found = crate::view::text::size(limit);
             Finding::fail("memlock", found, "ulimit -l unlimited, or LimitMEMLOCK=infinity")
         }
     }

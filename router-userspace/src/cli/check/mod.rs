@@ -1,6 +1,5 @@
 //! `roost check`: what this machine and its interfaces can do, and what to do about the rest.
 
-mod ethtool;
 mod interface;
 mod machine;
 mod network;
@@ -16,9 +15,8 @@ use serde::Serialize;
 use super::{
     output::Report,
     table::{Cell, Table},
-    text::NONE,
 };
-use crate::{config::Config, daemon::uplinks};
+use crate::{attach::uplinks, plan::config::Config, view::text::NONE};
 
 /// What to look at.
 #[derive(Debug, clap::Args)]

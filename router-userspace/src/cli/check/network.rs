@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 
 use super::{Finding, Level, sysctl};
-use crate::config::Config;
+use crate::plan::config::Config;
 
 /// An address family and its switch for forwarding.
 struct Forwarding {

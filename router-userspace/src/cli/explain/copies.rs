@@ -9,10 +9,13 @@ use router_ebpf::{
     tables::Shared,
 };
 
-use super::super::{names::Names, read};
 use crate::{
-    secrets::monotonic,
-    tables::{Tables, optional},
+    maps::{
+        read,
+        secrets::monotonic,
+        tables::{Tables, optional},
+    },
+    view::names::Names,
 };
 
 /// Copies of the maps as the pipeline reads them.

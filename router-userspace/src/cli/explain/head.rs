@@ -166,8 +166,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        search::{Outcome, search},
         testing::service,
+        view::search::{Outcome, search},
     };
 
     fn found(sources: &[&str], head: &HeadArgs) -> String {

@@ -17,16 +17,18 @@ use serde::Serialize;
 
 use self::copies::Copies;
 pub use self::head::HeadArgs;
-use super::{
-    key::{self, Family, Form, Written},
-    names::{self, Names},
-    read, text,
-};
 use crate::{
-    addr::{from_map, of_replica},
-    config::KeySource,
-    search::{Outcome, reason_word, search},
-    tables::Tables,
+    maps::{read, tables::Tables},
+    plan::{
+        addr::{from_map, of_replica},
+        config::KeySource,
+    },
+    view::{
+        key::{self, Family, Form, Written},
+        names::{self, Names},
+        search::{Outcome, reason_word, search},
+        text,
+    },
 };
 
 /// Which connection to explain.

@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    super::{output::Report, text},
-    Explained, Overridden,
-};
+use super::{Explained, Overridden};
+use crate::{cli::output::Report, view::text};
 
 impl Report for Explained {
     fn text(&self) -> String {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
-use super::super::{
+use crate::kube::{
     CLASS, Reason,
     annotations::{self, Settings},
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 
-use crate::secrets::{Key, key_text, parse_key};
+use crate::maps::secrets::{Key, key_text, parse_key};
 
 const HANDSHAKE: &str = "handshake";
 const NEXT: &str = "handshake-next";

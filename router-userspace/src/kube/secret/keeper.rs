@@ -14,17 +14,17 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use crate::secrets::{self, Keys};
-
-use super::{
-    super::{
+use crate::{
+    kube::{
         PREFIX,
         backoff::{Backoff, jitter},
         state::Kind,
         watch::{Event, SILENCE, Watch, error_text},
     },
-    Content, Machine, SecretOptions, SecretState, Seen, Step,
+    maps::secrets::{self, Keys},
 };
+
+use super::{Content, Machine, SecretOptions, SecretState, Seen, Step};
 
 /// How long the server may take for a write.
 const ANSWER: Duration = Duration::from_secs(20);

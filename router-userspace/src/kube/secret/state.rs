@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::state::WatchState;
+use crate::kube::state::WatchState;
 
 /// The state of the Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,5 @@
+//! The programs in the kernel and the interfaces that they are attached to.
+
+pub mod loader;
+pub mod paths;
+pub(crate) mod uplinks;

@@ -1,0 +1,328 @@
+//! Attaching to interfaces, and taking attached links over without a gap.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+        xdp::{XdpLink, XdpLinkId},
+    },
+    util::KernelVersion,
+};
+use tracing::{info, warn};
+
+use crate::os::{
+    capabilities,
+    netlink::{self, Link},
+    sys,
+};
+
+use super::{DataPath, EGRESS, INGRESS, LINKS, program};
+
+/// With the classic TC hook (before Linux 6.6) our filter is known by these numbers.
+pub(super) const PRIORITY: u16 = 0x7273;
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x7273);
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the network stack: slower.
+    Generic,
+    /// A TCX link.
+    Tcx,
+    /// A filter of the clsact qdisc.
+    Clsact,
+    /// Attached by the daemon before this one: its program was replaced in place.
+    TakenOver,
+}
+
+impl fmt::Display for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::TakenOver => "taken over",
+        })
+    }
+}
+
+/// The hooks, as they are written in the names of pinned links.
+pub(super) const XDP: &str = "xdp";
+pub(super) const TCX: &str = "tcx";
+pub(super) const CLSACT: &str = "clsact";
+
+impl DataPath {
+    /// Whether this daemon has attached to an interface.
+    pub fn is_attached(&self, interface: &str) -> bool {
+        self.attached.contains_key(interface)
+    }
+
+    /// Attaches both programs to an interface, or replaces those of the daemon before. Returns whether
+    /// none were there.
+    pub fn attach(&mut self, interface: &str) -> Result<bool> {
+        let index = sys::interface_index(interface).map_err(|e| no_interface(interface, &e))?;
+        // Egress first: nothing that a client starts may come back untranslated.
+        let egress = self.attach_egress(interface, index)?;
+        let ingress = self.attach_ingress(interface, index).inspect_err(|_| {
+            if egress != Attached::TakenOver {
+                super::detach::interface(&self.pin_dir, interface);
+            }
+        })?;
+        info!(interface, %ingress, %egress, "attached");
+        self.attached.insert(interface.to_owned(), index);
+        Ok(ingress != Attached::TakenOver)
+    }
+
+    /// Attaches again where an interface has been made anew under the same name.
+    pub fn refresh(&mut self) {
+        for (interface, index) in self.attached.clone() {
+            match sys::interface_index(&interface) {
+                Ok(now) if now == index => {}
+                Ok(_) => {
+                    if let Err(e) = self.attach(&interface) {
+                        warn!(interface, "made anew, and cannot be attached to: {e:#}");
+                    }
+                }
+                Err(e) if index != 0 => {
+                    warn!(interface, "is not there any more: {e}");
+                    self.attached.insert(interface, 0);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Detaches from an interface that is client-facing no longer.
+    pub fn detach(&mut self, interface: &str) {
+        for removed in super::detach::interface(&self.pin_dir, interface) {
+            info!("removed {removed}");
+        }
+        self.attached.remove(interface);
+    }
+
+    /// Interfaces with pinned links of ours, attached by whichever daemon.
+    pub fn pinned_interfaces(&self) -> Vec<String> {
+        super::detach::pinned_interfaces(&self.pin_dir)
+    }
+
+    fn attach_ingress(&mut self, interface: &str, index: u32) -> Result<Attached> {
+        let path = link_path(&self.pin_dir, interface, XDP);
+        let xdp: &mut Xdp = program(&mut self.ebpf, INGRESS)?;
+        if let Some(link) = pinned(&path, index)? {
+            let link = XdpLink::try_from(link)?;
+            let id = xdp.attach_to_link(link).with_context(|| replacing(INGRESS, interface))?;
+            // The pin holds it.
+            drop(xdp.take_link(id)?);
+            return Ok(Attached::TakenOver);
+        }
+        let (id, mode) = attach_xdp(xdp, interface, index)?;
+        // A link that fell back to netlink would end unseen with the next change of the interface.
+        let link: FdLink = xdp.take_link(id)?.try_into().map_err(|_| {
+            anyhow!(
+                "{interface}: the kernel has no BPF link for XDP here, so the program could not be \
+                 kept when roost stops; Linux 5.9 or newer is needed"
+            )
+        })?;
+        pin(link, &path)?;
+        Ok(mode)
+    }
+
+    fn attach_egress(&mut self, interface: &str, index: u32) -> Result<Attached> {
+        let path = link_path(&self.pin_dir, interface, TCX);
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
+        if let Some(link) = pinned(&path, index)? {
+            let link = SchedClassifierLink::try_from(link)?;
+            let id = classifier.attach_to_link(link);
+            drop(classifier.take_link(id.with_context(|| replacing(EGRESS, interface))?)?);
+            return Ok(Attached::TakenOver);
+        }
+        if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
+            return self.attach_clsact(interface);
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = classifier
+            .attach_with_options(interface, TcAttachType::Egress, order)
+            .map_err(|e| attach_error(EGRESS, interface, &e))?;
+        let link: FdLink = classifier.take_link(id)?.try_into()?;
+        pin(link, &path)?;
+        Ok(Attached::Tcx)
+    }
+
+    /// A filter needs no pin to stay. The program is pinned as a note that it is there.
+    pub(super) fn attach_clsact(&mut self, interface: &str) -> Result<Attached> {
+        let path = link_path(&self.pin_dir, interface, CLSACT);
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
+        // It may be there, of ours or of others; if it is not, the filter says so.
+        let qdisc = tc::qdisc_add_clsact(interface);
+        let replaced = if path.exists() {
+            let egress = TcAttachType::Egress;
+            let ours = SchedClassifierLink::attached(interface, egress, PRIORITY, HANDLE, None)?;
+            classifier.attach_to_link(ours).ok()
+        } else {
+            None
+        };
+        let (id, attached) = match replaced {
+            Some(id) => (id, Attached::TakenOver),
+            None => {
+                let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+                let options = TcAttachOptions::Netlink(options);
+                let id = classifier
+                    .attach_with_options(interface, TcAttachType::Egress, options)
+                    .map_err(|e| {
+                    let e = attach_error(EGRESS, interface, &e);
+                    match qdisc {
+                        Ok(()) => e,
+                        Err(qdisc) => e.context(format!("adding the clsact qdisc: {qdisc}")),
+                    }
+                })?;
+                (id, Attached::Clsact)
+            }
+        };
+        // Dropping it would remove the filter.
+        std::mem::forget(classifier.take_link(id)?);
+        let _ = fs::remove_file(&path);
+        classifier.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+        Ok(attached)
+    }
+}
+
+/// Where the link of the ingress program is pinned.
+pub(crate) fn xdp_link(pin_dir: &Path, interface: &str) -> PathBuf {
+    link_path(pin_dir, interface, XDP)
+}
+
+/// Where a link is pinned. A bpffs takes no dots in names, and interfaces of VLANs have them.
+pub(super) fn link_path(pin_dir: &Path, interface: &str, hook: &str) -> PathBuf {
+    let name = interface.replace('%', "%25").replace('.', "%2e");
+    pin_dir.join(LINKS).join(format!("{name}-{hook}"))
+}
+
+/// The pinned link, if there is one of this very interface. One of an interface that was made anew
+/// or renamed since is removed.
+fn pinned(path: &Path, index: u32) -> Result<Option<FdLink>> {
+    let context = || format!("opening the pinned link {}", path.display());
+    match sys::pinned_link_interface(path) {
+        Ok(there) if there == index => {
+            Ok(Some(PinnedLink::from_pin(path).with_context(context)?.into()))
+        }
+        Ok(_) => {
+            fs::remove_file(path).with_context(|| format!("unpinning {}", path.display()))?;
+            Ok(None)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(context),
+    }
+}
+
+fn pin(link: FdLink, path: &Path) -> Result<()> {
+    link.pin(path).with_context(|| format!("pinning the link {}", path.display()))?;
+    Ok(())
+}
+
+fn replacing(program: &str, interface: &str) -> String {
+    format!("{interface}: replacing {program} in its pinned link")
+}
+
+fn no_interface(interface: &str, error: &io::Error) -> anyhow::Error {
+    // Of our network namespace, which /sys may not show.
+    let list = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let names: Vec<_> =
+        list.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
+    anyhow!("interface {interface:?}: {error}; there are: {}", names.join(", "))
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(e) => e.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// The error and its cause in one line.
+fn plain(error: &ProgramError) -> String {
+    match error {
+        ProgramError::SyscallError(e) => format!("{}: {}", e.call, e.io_error),
+        error => error.to_string(),
+    }
+}
+
+/// Whether the driver cannot do native XDP, as it is set up now.
+fn is_unsupported(error: &ProgramError) -> bool {
+    /// Of the kernel, and in some drivers' answers; libc does not have it.
+    const ENOTSUPP: i32 = 524;
+    let no = [libc::EOPNOTSUPP, ENOTSUPP, libc::ENOSYS, libc::ERANGE, libc::EINVAL, libc::ENOMEM];
+    errno(error).is_some_and(|e| no.contains(&e))
+}
+
+/// Attaches in the driver if that works, else in the network stack.
+fn attach_xdp(xdp: &mut Xdp, interface: &str, index: u32) -> Result<(XdpLinkId, Attached)> {
+    let link = netlink::link_by_index(index)?;
+    let why = match loses_frames(&link) {
+        Some(why) => why,
+        None => match xdp.attach(interface, XdpMode::Driver) {
+            Ok(id) => return Ok((id, Attached::Native)),
+            Err(e) if is_unsupported(&e) => {
+                format!("The driver refuses native mode: {}", plain(&e))
+            }
+            Err(e) => return Err(attach_error(INGRESS, interface, &e)),
+        },
+    };
+    let id =
+        xdp.attach(interface, XdpMode::Skb).map_err(|e| attach_error(INGRESS, interface, &e))?;
+    warn!(
+        interface,
+        "XDP in generic mode: several times slower, and every packet is copied. {why}. `roost check \
+         --interface {interface}` says more"
+    );
+    Ok((id, Attached::Generic))
+}
+
+/// Why frames that XDP sends back out of an interface in native mode would be lost, if they would: the
+/// other end of a veth takes them only if it has an XDP program itself (`veth_xdp_flush`).
+pub fn loses_frames(link: &Link) -> Option<String> {
+    if link.kind != "veth" {
+        return None;
+    }
+    match netlink::other_end(link) {
+        Ok(other) if other.xdp_mode == Some(netlink::XdpMode::Native) => None,
+        Ok(other) => Some(format!(
+            "This is a veth whose other end, {}, has no XDP program, and would not take what XDP sends \
+             back natively",
+            other.name
+        )),
+        Err(e) => Some(format!(
+            "This is a veth, and whether its other end would take what XDP sends back natively is not \
+             known: {e:#}"
+        )),
+    }
+}
+
+fn attach_error(program: &str, interface: &str, error: &ProgramError) -> anyhow::Error {
+    let hint = match errno(error) {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            "; another program is attached there (`ip link show` names it): remove it first"
+                .to_owned()
+        }
+        Some(libc::EPERM | libc::EACCES) => capabilities::hint(),
+        _ => String::new(),
+    };
+    anyhow!("{interface}: attaching {program}: {}{hint}", plain(error))
+}
+
+/// The interface's name and the hook's, which stand in a pinned link's name.
+pub(crate) fn interface_of(name: &str) -> Result<(String, &str)> {
+    match name.rsplit_once('-') {
+        Some((interface, hook)) => Ok((interface.replace("%2e", ".").replace("%25", "%"), hook)),
+        None => bail!("{name:?} is not a link of ours"),
+    }
+}

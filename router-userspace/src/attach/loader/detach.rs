@@ -1,0 +1,125 @@
+//! Removing programs and maps.
+
+use std::{fs, io, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::{TcAttachType, tc::SchedClassifierLink};
+use tracing::warn;
+
+use crate::os::{lock::Lock, sys};
+
+use super::{
+    LINKS,
+    attach::{CLSACT, HANDLE, PRIORITY, TCX, XDP, interface_of, link_path},
+    bpffs,
+};
+
+/// Removes everything that is pinned under `pin_dir`, and says what that was. Connections through
+/// Roost end. Nothing there is fine.
+pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
+    if !pin_dir.exists() {
+        return Ok(Vec::new());
+    }
+    if !bpffs::is_bpffs(pin_dir)? {
+        bail!("--pin-dir {} is not on a bpffs: nothing of roost is there", pin_dir.display());
+    }
+    let _lock = Lock::acquire(pin_dir)?;
+    let mut removed = Vec::new();
+    let links = links(pin_dir);
+    // Ingress everywhere first: no new connection begins while others lose their way back.
+    for hook in [XDP, TCX, CLSACT] {
+        for link in links.iter().filter(|link| link.hook == hook) {
+            removed.extend(remove(pin_dir, link));
+        }
+    }
+    for directory in [pin_dir.join(LINKS), pin_dir.to_owned()] {
+        removed.extend(remove_files(&directory)?);
+        match fs::remove_dir(&directory) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("removing {}", directory.display()));
+            }
+            _ => {}
+        }
+    }
+    removed.push(format!("directory {}", pin_dir.display()));
+    Ok(removed)
+}
+
+/// A pinned link.
+pub(super) struct Link {
+    pub(super) interface: String,
+    hook: String,
+}
+
+/// The pinned links.
+pub(super) fn links(pin_dir: &Path) -> Vec<Link> {
+    let entries = fs::read_dir(pin_dir.join(LINKS));
+    let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let link = |name: std::ffi::OsString| {
+        let (interface, hook) = interface_of(name.to_str()?).ok()?;
+        Some(Link { interface, hook: hook.to_owned() })
+    };
+    names.filter_map(link).collect()
+}
+
+/// Interfaces with pinned links of ours, attached by whichever daemon.
+pub(crate) fn pinned_interfaces(pin_dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = links(pin_dir).into_iter().map(|link| link.interface).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Detaches from one interface.
+pub(super) fn interface(pin_dir: &Path, interface: &str) -> Vec<String> {
+    [XDP, TCX, CLSACT]
+        .into_iter()
+        .filter_map(|hook| {
+            let link = Link { interface: interface.to_owned(), hook: hook.to_owned() };
+            remove(pin_dir, &link)
+        })
+        .collect()
+}
+
+/// Removes one link, if it is there.
+fn remove(pin_dir: &Path, link: &Link) -> Option<String> {
+    let Link { interface, hook } = link;
+    let path = link_path(pin_dir, interface, hook);
+    if hook != CLSACT {
+        // If that fails, the link ends with its last reference: the pin.
+        let _ = sys::detach_pinned_link(&path);
+    }
+    match fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+        Err(e) => {
+            warn!(path = %path.display(), "cannot be unpinned: {e}");
+            return None;
+        }
+    }
+    if hook == CLSACT {
+        // The interface may be gone, and the filter with it.
+        let egress = TcAttachType::Egress;
+        drop(SchedClassifierLink::attached(interface, egress, PRIORITY, HANDLE, None));
+    }
+    Some(format!("program on {interface} ({hook})"))
+}
+
+fn remove_files(directory: &Path) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(removed),
+        Err(e) => return Err(e).with_context(|| format!("reading {}", directory.display())),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if !path.is_dir() {
+            fs::remove_file(&path).with_context(|| format!("unpinning {}", path.display()))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            removed.push(format!("map {name}"));
+        }
+    }
+    removed.sort();
+    Ok(removed)
+}

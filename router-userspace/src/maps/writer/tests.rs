@@ -1,0 +1,58 @@
+//! The index on real maps.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    plan::{config::Config, index::Index},
+    testing::TestMaps,
+};
+
+const NOW: Duration = Duration::from_secs(1);
+
+fn services(text: &str) -> Vec<crate::plan::config::Service> {
+    Config::parse(&format!("interfaces = [\"eth0\"]\n{text}"), "r.toml").unwrap().services
+}
+
+const ONE: &str = "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\", \"2001:db8::/64\"]\n\
+    port = 80\npolicy = \"home\"\nkey = \"query:chat\"\n\
+    [[service.replica]]\nname = \"a\"\naddress = [\"10.1.0.2\", \"fd00::2\"]\n\
+    [[service.replica]]\nname = \"b\"\naddress = [\"10.1.0.3\", \"fd00::3\"]\n";
+
+#[test]
+fn what_is_written_is_read_back_and_not_written_again() {
+    let maps = TestMaps::new();
+    let mut tables = maps.tables();
+    assert_eq!(room(&tables).unwrap(), Room { services: 4, replicas: 32 });
+    let mut index = Index::new(room(&tables).unwrap(), tables.read().unwrap());
+    index.reset("file", services(ONE));
+    assert!(!index.sync(&mut tables, NOW).unwrap().is_empty());
+    let read = tables.read().unwrap();
+    assert_eq!(read.vips, index.published().vips);
+    assert_eq!(read.services, index.published().services);
+    assert_eq!(read.replicas, index.published().replicas);
+    assert_eq!(read.slots, index.published().slots);
+    let mut again = Index::new(room(&tables).unwrap(), read);
+    again.reset("file", services(ONE));
+    assert_eq!(again.sync(&mut tables, NOW).unwrap(), []);
+    again.reset("file", []);
+    assert!(!again.sync(&mut tables, NOW).unwrap().is_empty());
+    let read = tables.read().unwrap();
+    assert!(read.vips.is_empty() && read.services.is_empty());
+    assert_eq!(read.replicas.len(), 2);
+}
+
+#[test]
+fn other_schemas_are_refused() {
+    let maps = TestMaps::new();
+    let mut tables = maps.unfilled();
+    let secrets = tables.secrets.get(&0, 0).unwrap();
+    for (schema, says) in [(0, "never filled"), (99, "has schema 99, this program has")] {
+        let other = router_ebpf::maps::Secrets { schema, ..secrets };
+        tables.secrets.set(0, other, 0).unwrap();
+        let Err(e) = Tables::open(&maps.pin_dir) else { panic!("schema {schema} was taken") };
+        assert!(e.to_string().contains(says), "{e}");
+    }
+    let Err(e) = Tables::open(&maps.pin_dir.join("nowhere")) else { panic!("nothing is there") };
+    assert!(e.is_absent() && e.to_string().contains("--pin-dir"), "{e}");
+}

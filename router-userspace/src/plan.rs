@@ -1,0 +1,7 @@
+//! What should be: the configuration file's model, and the smallest list of changes that brings the
+//! maps there. Pure: no files, no clock, no kernel.
+
+pub mod addr;
+pub mod config;
+pub mod index;
+pub mod slots;

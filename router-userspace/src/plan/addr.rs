@@ -1,0 +1,66 @@
+//! Addresses as the maps keep them: 16 bytes, IPv4 mapped.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use router_ebpf::maps::{Addr, Replica, Vip};
+
+use crate::plan::config::Prefix;
+
+/// An address as the maps keep it.
+pub fn to_map(addr: IpAddr) -> Addr {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// An address of a map.
+pub fn from_map(addr: Addr) -> IpAddr {
+    Ipv6Addr::from(addr).to_canonical()
+}
+
+/// The addresses of a replica, IPv4 first.
+pub fn of_replica(replica: &Replica) -> impl Iterator<Item = IpAddr> + use<> {
+    let is_set = |addr: &Addr| *addr != Addr::default();
+    [replica.v4, replica.v6].into_iter().filter(is_set).map(from_map)
+}
+
+/// Bits of the port in a key of `VIPS`.
+pub const PORT_BITS: u32 = 16;
+/// Bits before an IPv4 address that is mapped into an IPv6 one.
+pub const MAPPED_BITS: u32 = 96;
+
+/// The length of a VIP's prefix as `VIPS` counts it.
+pub fn vip_bits(prefix: &Prefix) -> u32 {
+    let before = if prefix.addr.is_ipv4() { MAPPED_BITS } else { 0 };
+    PORT_BITS + before + u32::from(prefix.len)
+}
+
+/// A key of `VIPS` as people write it: `10.0.0.1 port 80`.
+pub fn vip_text(bits: u32, vip: &Vip) -> String {
+    let addr = from_map(vip.addr);
+    let before = if addr.is_ipv4() { MAPPED_BITS } else { 0 };
+    let len = bits.saturating_sub(PORT_BITS + before) as u8;
+    format!("{} port {}", Prefix { addr, len }, u16::from_be_bytes(vip.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_counted_and_shown() {
+        for (addr, len, bits, text) in [
+            ("10.0.0.1", 32, 144, "10.0.0.1 port 80"),
+            ("10.0.0.0", 8, 120, "10.0.0.0/8 port 80"),
+            ("fd00::1", 128, 144, "fd00::1 port 80"),
+            ("2001:db8::", 64, 80, "2001:db8::/64 port 80"),
+        ] {
+            let prefix = Prefix { addr: addr.parse().unwrap(), len };
+            assert_eq!(vip_bits(&prefix), bits);
+            let vip = Vip { port: [0, 80], addr: to_map(prefix.addr) };
+            assert_eq!(from_map(vip.addr), prefix.addr);
+            assert_eq!(vip_text(bits, &vip), text);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! `roost services` and `roost replicas`.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use router_ebpf::maps::{
+    Chat, MISSING_REPLICA, NO_REPLICA, REPLICA_READY, SLOT_COUNT, STATE_CLOSED, STATE_EXPIRED,
+    Service,
+};
+use serde::Serialize;
+
+use super::{
+    decode,
+    names::{self, Names},
+    text,
+};
+use crate::{
+    cli::{output::Report, table::Table},
+    maps::{read, tables::Tables},
+    plan::addr::of_replica,
+};
+
+/// A service as the kernel has it. JSON: an array of these.
+#[derive(Debug, Serialize)]
+pub struct ServiceLine {
+    /// Its name.
+    pub service: String,
+    /// Its number in the maps.
+    pub number: u32,
+    /// Its addresses or prefixes; with another port than `port`, that is behind the address.
+    pub addresses: Vec<String>,
+    /// Its port, 0 if it has no address.
+    pub port: u16,
+    /// `spread` or `home`.
+    pub policy: String,
+    /// Where the key comes from: the first that yields one.
+    pub key_sources: Vec<String>,
+    /// `spread`, `reject`, or the name of a replica.
+    pub on_missing_key: String,
+    /// How many parts each chat has, unless `roost chat width` says otherwise.
+    pub width: u16,
+    /// Replicas, draining ones too.
+    pub replicas: usize,
+    /// Replicas that take new chats.
+    pub usable: u32,
+    /// How many times its slot table was published.
+    pub generation: u32,
+    /// Digest of its slot table, equal on every node.
+    pub digest: String,
+    /// Seconds after which an idle flow is ended.
+    pub idle_timeout_s: u32,
+    /// MSS announced to IPv4 clients.
+    pub mss4: u16,
+    /// MSS announced to IPv6 clients.
+    pub mss6: u16,
+}
+
+/// What `roost services` prints.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ServicesReport(pub Vec<ServiceLine>);
+
+/// Reads all services.
+pub fn services(tables: &Tables) -> Result<ServicesReport> {
+    let names = Names::read(tables)?;
+    let mut vips: BTreeMap<u32, Vec<(String, u16)>> = BTreeMap::new();
+    for ((bits, vip), number) in read::vips(tables)? {
+        let vip = (decode::prefix(bits, &vip), u16::from_be_bytes(vip.port));
+        vips.entry(number).or_default().push(vip);
+    }
+    let mut addresses: BTreeMap<u32, (Vec<String>, u16)> =
+        vips.into_iter().map(|(number, vips)| (number, with_port(vips))).collect();
+    let line = |(number, service): (&u32, &Service)| {
+        let (addresses, port) = addresses.remove(number).unwrap_or_default();
+        let of_service = |replica: &&_| is_of(replica, *number);
+        ServiceLine {
+            service: text::name(&service.name),
+            number: *number,
+            addresses,
+            port,
+            policy: names::policy(service.policy),
+            key_sources: names::key_sources(service),
+            on_missing_key: match service.on_missing_key {
+                MISSING_REPLICA => names.replica(service.missing_replica),
+                other => names::on_missing_key(other),
+            },
+            width: service.width.max(1),
+            replicas: names.replicas.values().filter(of_service).count(),
+            usable: service.usable,
+            generation: service.generation,
+            digest: text::hex(service.digest),
+            idle_timeout_s: service.idle_timeout,
+            mss4: service.mss4,
+            mss6: service.mss6,
+        }
+    };
+    Ok(ServicesReport(names.services.iter().map(line).collect()))
+}
+
+/// The addresses and their port: the lowest, if there are several. Others, which are node ports, are
+/// written behind their address.
+fn with_port(vips: Vec<(String, u16)>) -> (Vec<String>, u16) {
+    let own = vips.iter().map(|(_, port)| *port).min().unwrap_or_default();
+    let text = |(prefix, port): (String, u16)| match prefix {
+        prefix if port == own => prefix,
+        prefix if prefix.contains(':') => format!("[{prefix}]:{port}"),
+        prefix => format!("{prefix}:{port}"),
+    };
+    (vips.into_iter().map(text).collect(), own)
+}
+
+fn is_of(replica: &router_ebpf::maps::Replica, service: u32) -> bool {
+    replica.service == service && replica.state != router_ebpf::maps::REPLICA_GONE
+}
+
+impl Report for ServicesReport {
+    fn text(&self) -> String {
+        table(&self.0)
+    }
+}
+
+/// The services as a table.
+pub fn table(services: &[ServiceLine]) -> String {
+    if services.is_empty() {
+        return "no services\n".to_owned();
+    }
+    let columns = [
+        "service",
+        "address",
+        ">port",
+        "policy",
+        "key",
+        "without key",
+        ">width",
+        ">usable",
+        ">replicas",
+        ">table",
+        "digest",
+    ];
+    let mut table = Table::new(columns);
+    for line in services {
+        table.row([
+            line.service.as_str().into(),
+            line.addresses.join(",").into(),
+            line.port.into(),
+            line.policy.as_str().into(),
+            line.key_sources.join(", ").into(),
+            line.on_missing_key.as_str().into(),
+            line.width.into(),
+            line.usable.into(),
+            line.replicas.into(),
+            line.generation.into(),
+            line.digest.as_str().into(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A replica and what it carries. JSON: an array of these.
+#[derive(Debug, Serialize)]
+pub struct ReplicaLine {
+    /// Its service.
+    pub service: String,
+    /// Its identity.
+    pub replica: String,
+    /// Its number in the maps.
+    pub number: u32,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<String>,
+    /// The port that it listens on.
+    pub port: u16,
+    /// `ready`, `draining` or `gone`.
+    pub state: String,
+    /// Its weight.
+    pub weight: u32,
+    /// Slots that it owns.
+    pub slots: usize,
+    /// Chats with a live flow that have their home here.
+    pub chats: usize,
+    /// Live flows.
+    pub flows: usize,
+}
+
+/// What `roost replicas` prints.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct ReplicasReport(pub Vec<ReplicaLine>);
+
+/// Reads all replicas and counts what they carry.
+pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
+    let names = Names::read(tables)?;
+    let mut slots: BTreeMap<u32, usize> = BTreeMap::new();
+    for service in names.services.values().filter(|service| service.slots != NO_REPLICA) {
+        let end = service.slots.saturating_add(SLOT_COUNT);
+        for replica in read::range(&tables.slots, "SLOTS", service.slots..end)? {
+            *slots.entry(replica).or_default() += 1;
+        }
+    }
+    let mut chats: BTreeMap<u32, usize> = BTreeMap::new();
+    for chat in read::sorted(&tables.chats, "CHATS")?.values() {
+        if Chat::flows(chat.state) > 0 {
+            *chats.entry(Chat::home(chat.state)).or_default() += 1;
+        }
+    }
+    let mut flows: BTreeMap<u32, usize> = BTreeMap::new();
+    for flow in read::sorted(&tables.flows, "FLOWS")?.values() {
+        if flow.state & (STATE_CLOSED | STATE_EXPIRED) == 0 {
+            *flows.entry(flow.replica).or_default() += 1;
+        }
+    }
+    let of = |counts: &BTreeMap<u32, usize>, number| counts.get(&number).copied().unwrap_or(0);
+    let mut lines: Vec<ReplicaLine> = names
+        .replicas
+        .iter()
+        .map(|(number, replica)| ReplicaLine {
+            service: names.service(replica.service),
+            replica: text::name(&replica.name),
+            number: *number,
+            addresses: of_replica(replica).map(|addr| addr.to_string()).collect(),
+            port: u16::from_be_bytes(replica.port),
+            state: names::replica_state(replica.state),
+            weight: replica.weight,
+            slots: of(&slots, *number),
+            chats: of(&chats, *number),
+            flows: of(&flows, *number),
+        })
+        .collect();
+    lines.sort_by(|a, b| {
+        (&a.service, &a.replica, a.number).cmp(&(&b.service, &b.replica, b.number))
+    });
+    Ok(ReplicasReport(lines))
+}
+
+impl Report for ReplicasReport {
+    fn text(&self) -> String {
+        if self.0.is_empty() {
+            return "no replicas\n".to_owned();
+        }
+        let columns = [
+            "service", "replica", "#", "address", ">port", "state", ">weight", ">slots", ">chats",
+            ">flows",
+        ];
+        let ready = names::replica_state(REPLICA_READY);
+        let muted = anstyle::Style::new().dimmed();
+        let mut table = Table::new(columns);
+        for line in &self.0 {
+            let style = if line.state == ready { anstyle::Style::new() } else { muted };
+            table.row([
+                line.service.as_str().into(),
+                line.replica.as_str().into(),
+                line.number.into(),
+                line.addresses.join(",").into(),
+                line.port.into(),
+                crate::cli::table::Cell::styled(&line.state, style),
+                line.weight.into(),
+                line.slots.into(),
+                line.chats.into(),
+                line.flows.into(),
+            ]);
+        }
+        table.to_string()
+    }
+}

@@ -1,0 +1,188 @@
+//! How single values are written: addresses, keys, ages, sizes.
+
+use std::{net::SocketAddr, time::Duration};
+
+use router_ebpf::maps::{
+    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NAME_LEN, Name, Port, Tuple,
+};
+
+use crate::plan::addr::from_map;
+
+/// What stands where there is nothing to show.
+pub const NONE: &str = "-";
+
+/// An address and a port of a map.
+pub fn endpoint(addr: &Addr, port: Port) -> SocketAddr {
+    SocketAddr::new(from_map(*addr), u16::from_be_bytes(port))
+}
+
+/// The client's end of a tuple.
+pub fn client(tuple: &Tuple) -> SocketAddr {
+    endpoint(&tuple.client, tuple.client_port)
+}
+
+/// The other end of a tuple: the VIP or the replica.
+pub fn server(tuple: &Tuple) -> SocketAddr {
+    endpoint(&tuple.server, tuple.server_port)
+}
+
+/// Bytes that somebody else chose, safe for a terminal: printable text stays, all else is escaped.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\'' | '"' => text.push(c),
+                _ => text.extend(c.escape_debug()),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// A name out of a map. `…` stands for what the kernel did not keep.
+pub fn name(name: &Name) -> String {
+    let mut text = escape(name.kept());
+    if name.len as usize > NAME_LEN {
+        text.push('…');
+    }
+    text
+}
+
+/// The readable key of a chat. Sources that take the key from the packet's header keep its bytes,
+/// which are shown as an address or as `client:port,vip:port`. A chat that was named by a person
+/// can have the same length: it is text, which an address as good as never is.
+pub fn key(kind: u8, key: &Name) -> String {
+    let is_text = key.kept().iter().all(|byte| matches!(byte, b' '..=b'~'));
+    match kind {
+        _ if is_text => {}
+        KEY_CLIENT | KEY_DESTINATION => {
+            if let Ok(addr) = Addr::try_from(key.kept()) {
+                return from_map(addr).to_string();
+            }
+        }
+        KEY_TUPLE => {
+            if let Some(tuple) = tuple_from_bytes(key.kept()) {
+                return format!("{},{}", client(&tuple), server(&tuple));
+            }
+        }
+        _ => {}
+    }
+    name(key)
+}
+
+/// A tuple as key bytes: the fields in the order of [`Tuple`].
+pub fn tuple_to_bytes(tuple: &Tuple) -> [u8; 36] {
+    let mut bytes = [0; 36];
+    bytes[..16].copy_from_slice(&tuple.client);
+    bytes[16..32].copy_from_slice(&tuple.server);
+    bytes[32..34].copy_from_slice(&tuple.client_port);
+    bytes[34..].copy_from_slice(&tuple.server_port);
+    bytes
+}
+
+fn tuple_from_bytes(bytes: &[u8]) -> Option<Tuple> {
+    let bytes: &[u8; 36] = bytes.try_into().ok()?;
+    Some(Tuple {
+        client: bytes[..16].try_into().ok()?,
+        server: bytes[16..32].try_into().ok()?,
+        client_port: bytes[32..34].try_into().ok()?,
+        server_port: bytes[34..].try_into().ok()?,
+    })
+}
+
+/// 64 bits that identify something (cookie, digest): 16 hexadecimal digits.
+pub fn hex(value: u64) -> String {
+    format!("{value:016x}")
+}
+
+/// A length of time in its two largest units: `420ms`, `12s`, `3m12s`, `5h2m`, `3d4h`.
+pub fn age(age: Duration) -> String {
+    let s = age.as_secs();
+    match s {
+        0 => format!("{}ms", age.as_millis()),
+        1..60 => format!("{s}s"),
+        60..3600 => format!("{}m{}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d{}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// As [`age`], from the milliseconds of a report.
+pub fn age_ms(ms: u64) -> String {
+    age(Duration::from_millis(ms))
+}
+
+/// A number of bytes: `512 B`, `1.5 KiB`, `64.0 MiB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::addr::to_map;
+
+    #[test]
+    fn mapped_addresses_are_shown_as_ipv4() {
+        let v4 = to_map("192.0.2.7".parse().unwrap());
+        let v6 = to_map("2001:db8::7".parse().unwrap());
+        assert_eq!(endpoint(&v4, [0x1f, 0x90]).to_string(), "192.0.2.7:8080");
+        assert_eq!(endpoint(&v6, [0, 80]).to_string(), "[2001:db8::7]:80");
+    }
+
+    #[test]
+    fn keys_cannot_write_to_the_terminal() {
+        assert_eq!(escape(b"room 42 / \xc3\xbcber"), "room 42 / über");
+        assert_eq!(escape(b"\x1b[31m\r\n\0"), "\\u{1b}[31m\\r\\n\\0");
+        assert_eq!(escape(b"it's \"x\" \\"), "it's \"x\" \\\\");
+        assert_eq!(escape(b"a\xff\xfeb"), "a\\xff\\xfeb");
+        assert_eq!(escape("\u{202e}x".as_bytes()), "\\u{202e}x", "direction overrides");
+    }
+
+    #[test]
+    fn a_name_that_was_cut_says_so() {
+        assert_eq!(name(&Name::new(b"42")), "42");
+        assert_eq!(name(&Name::new(&[b'a'; 64])), "a".repeat(64));
+        assert_eq!(name(&Name::new(&[b'a'; 65])), "a".repeat(64) + "…");
+    }
+
+    #[test]
+    fn keys_are_shown_by_their_source() {
+        let addr = to_map("192.0.2.7".parse().unwrap());
+        assert_eq!(key(KEY_CLIENT, &Name::new(&addr)), "192.0.2.7");
+        assert_eq!(key(KEY_DESTINATION, &Name::new(b"short")), "short");
+        assert_eq!(key(KEY_CLIENT, &Name::new(b"conference-room1")), "conference-room1");
+        assert_eq!(key(router_ebpf::maps::KEY_QUERY, &Name::new(b"42")), "42");
+        let tuple = Tuple {
+            client: addr,
+            server: to_map("2001:db8::1".parse().unwrap()),
+            client_port: 40000u16.to_be_bytes(),
+            server_port: 80u16.to_be_bytes(),
+        };
+        let bytes = tuple_to_bytes(&tuple);
+        assert_eq!(key(KEY_TUPLE, &Name::new(&bytes)), "192.0.2.7:40000,[2001:db8::1]:80");
+    }
+
+    #[test]
+    fn ages_and_sizes_are_short() {
+        let ages = [0, 999, 1_000, 59_999, 192_000, 18_120_000, 273_600_000]
+            .map(|ms| age(Duration::from_millis(ms)));
+        assert_eq!(ages, ["0ms", "999ms", "1s", "59s", "3m12s", "5h2m", "3d4h"]);
+        let sizes = [0, 1023, 1536, 64 << 20, 3 << 40].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "64.0 MiB", "3.0 TiB"]);
+    }
+}
