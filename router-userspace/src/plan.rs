@@ -3,5 +3,6 @@
 
 pub mod addr;
 pub mod config;
+pub(crate) mod duration;
 pub mod index;
 pub mod slots;

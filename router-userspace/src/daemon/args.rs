@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
 use super::http::Listen;
+use crate::plan::duration;
 
 /// Run the daemon: load, attach, and follow the configuration file
 #[derive(Debug, Clone, clap::Args)]
@@ -135,21 +136,11 @@ impl RunArgs {
     }
 }
 
-/// `200ms`, `5s`, `1m`: at least 10 ms.
+/// `200ms`, `5s`, `1m30s`: at least 10 ms.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => 0,
-    };
-    let milliseconds = digits.parse().ok().and_then(|n: u64| n.checked_mul(unit)).unwrap_or(0);
-    if milliseconds < 10 {
-        return Err("write a duration of 10ms or more, such as 200ms, 5s or 1m".into());
-    }
-    Ok(Duration::from_millis(milliseconds))
+    duration::parse(text, &duration::MILLISECONDS)
+        .filter(|duration| *duration >= Duration::from_millis(10))
+        .ok_or_else(|| "write a duration of 10ms or more, such as 200ms, 5s or 1m".into())
 }
 
 fn hold(text: &str) -> Result<Duration, String> {

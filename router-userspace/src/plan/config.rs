@@ -14,7 +14,6 @@ pub use model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles,
 pub use pool::{AddressPool, Kubernetes};
 pub use source::{KeySource, SourceProblem, key_sources};
 pub(crate) use value::address;
-pub use value::duration_text;
 
 use reader::{Problems, Table};
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 const WHOLE: &str = r#"
@@ -161,6 +163,19 @@ fn what_does_not_fit_together_is_refused() {
 fn a_file_that_is_not_there_is_named() {
     let e = Config::load(Path::new("no/such.toml")).unwrap_err();
     assert!(e.to_string().starts_with("no/such.toml: cannot be read: "), "{e}");
+}
+
+/// A duration as the file writes it: `3h`, `1h30m`, `90s`.
+fn duration_text(duration: Duration) -> String {
+    let mut seconds = duration.as_secs();
+    let mut text = String::new();
+    for (unit, size) in [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)] {
+        if seconds >= size {
+            text.push_str(&format!("{}{unit}", seconds / size));
+            seconds %= size;
+        }
+    }
+    text
 }
 
 #[test]

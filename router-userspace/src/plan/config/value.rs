@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::model::Prefix;
+use crate::plan::duration;
 
 /// `10.0.0.1` or `2001:db8::/64`.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
@@ -63,42 +64,13 @@ fn unicast(addr: IpAddr) -> Result<(), String> {
     Err(format!("\"{addr}\" is {what}; a routable unicast address is needed"))
 }
 
-/// `90s`, `5m`, `3h`, `1d`, and sums such as `1h30m`; whole seconds, at least one.
+/// Whole seconds, at least one: `90s`, `5m`, `3h`, `1d`, and sums such as `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{text:?} is not a duration; write \"90s\", \"5m\", \"3h\" or \"1h30m\"");
-    let mut seconds: u64 = 0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let mut tail = rest[digits..].chars();
-        let unit = match tail.next() {
-            Some('s') => 1,
-            Some('m') => 60,
-            Some('h') => 3600,
-            Some('d') => 86_400,
-            _ => return Err(wrong()),
-        };
-        seconds =
-            number.checked_mul(unit).and_then(|n| n.checked_add(seconds)).ok_or_else(wrong)?;
-        rest = tail.as_str();
-    }
-    match u32::try_from(seconds) {
+    let duration = duration::parse(text, &duration::WHOLE_SECONDS).ok_or_else(|| {
+        format!("{text:?} is not a duration; write \"90s\", \"5m\", \"3h\" or \"1h30m\"")
+    })?;
+    match u32::try_from(duration.as_secs()) {
         Ok(0) | Err(_) => Err(format!("{text:?}: a duration is 1s to {}s", u32::MAX)),
-        Ok(_) => Ok(Duration::from_secs(seconds)),
+        Ok(_) => Ok(duration),
     }
-}
-
-/// A duration as the configuration file writes it: `3h`, `1h30m`, `90s`.
-pub fn duration_text(duration: Duration) -> String {
-    let mut seconds = duration.as_secs();
-    let mut text = String::new();
-    for (unit, size) in [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)] {
-        if seconds >= size {
-            text.push_str(&format!("{}{unit}", seconds / size));
-            seconds %= size;
-        }
-    }
-    if text.is_empty() { "0s".into() } else { text }
 }
