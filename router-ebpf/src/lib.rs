@@ -26,7 +26,6 @@ pub mod options;
 pub mod packet;
 pub mod reply;
 pub mod scratch;
-pub mod siphash;
 pub mod stash;
 pub mod steer;
 pub mod syn_cookie;
@@ -35,3 +34,5 @@ pub mod verdict;
 pub mod verify;
 pub mod watch;
 pub mod wire;
+
+pub use roost_place::siphash;
