@@ -4,6 +4,7 @@
 
 use crate::{
     chats,
+    integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Kind, Reason, Search},
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, FlowBack, OFFER_TIMESTAMPS, PIECES, POLICY_HOME, Piece,
@@ -17,7 +18,6 @@ use crate::{
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
-    verify::{checksum_is_right, is_unfinished, payload_sum},
     wire::{TCP_CHECK, flags},
 };
 

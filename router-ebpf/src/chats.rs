@@ -7,8 +7,9 @@ use crate::{
     atomic::try_some,
     maps::{Chat, ChatKey, NO_REPLICA, Name},
     scratch::Scratch,
+    shared::Shared,
     steer::is_live,
-    tables::{FlowTables, Refused, Shared},
+    tables::{FlowTables, Refused},
     verdict::Counter,
 };
 

@@ -12,10 +12,12 @@ use crate::{
     options::{self, Offer, Shift},
     packet::Packet,
     reply::{ANNOUNCED_SCALE, write_reset},
-    scratch::{Scratch, reread},
+    scratch::Scratch,
+    shared::Shared,
     steer::chat_key,
-    tables::{FlowTables, Refused, Shared},
+    tables::{FlowTables, Refused},
     verdict::Counter,
+    verifier::{opaque, reread},
     wire::{Side, TCP_CHECK, TCP_LEN, flags, protocol, swap_macs, write_address},
 };
 
@@ -430,7 +432,7 @@ fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, piece: Piece) -> Option
         new_body = new_body.plus(Sum::from_raw(piece.sum));
     }
     // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
-    let (header, new_body) = (core::hint::black_box(header), core::hint::black_box(new_body));
+    let (header, new_body) = (opaque(header), opaque(new_body));
     header.write(packet, segment, payload_len, segment.check)?;
     let new_pseudo = header.pseudo_sum(payload_len);
     let pseudo = new_pseudo.minus(old_pseudo);

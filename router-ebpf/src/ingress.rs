@@ -3,7 +3,7 @@
 use crate::{
     bind, chats,
     checksum::Sum,
-    icmp,
+    icmp, integrity,
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED,
         STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN, VipKey,
@@ -12,11 +12,11 @@ use crate::{
     packet::Packet,
     reply,
     scratch::Scratch,
+    shared::Shared,
     steer::chat_key,
     syn_cookie::{self, Check},
-    tables::{FlowTables, Shared},
+    tables::FlowTables,
     verdict::Counter,
-    verify,
     watch::watch,
     wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
 };
@@ -148,8 +148,8 @@ fn syn<P: Packet>(
         return Some(Counter::DropFlags);
     }
     if segment.payload_len() == 0
-        && !verify::checksum_is_right(packet, segment, Sum::ZERO)?
-        && !verify::is_unfinished(packet, segment)?
+        && !integrity::checksum_is_right(packet, segment, Sum::ZERO)?
+        && !integrity::is_unfinished(packet, segment)?
     {
         return Some(Counter::DropChecksum);
     }
@@ -226,8 +226,8 @@ fn established<P: Packet>(
     if scratch.segment.has_any(flags::FIN | flags::RST) {
         closing(tables, scratch, shared);
     }
-    let unfinished = verify::is_unfinished(packet, &scratch.segment)?
-        && verify::is_really_unfinished(packet, scratch)?;
+    let unfinished = integrity::is_unfinished(packet, &scratch.segment)?
+        && integrity::is_really_unfinished(packet, scratch)?;
     let segment = &scratch.segment;
     let shift = Shift { ts_val: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.seq_delta };
     let changed = options::translate(packet, segment, &mut scratch.cursor, &shift)?;

@@ -15,14 +15,15 @@ use crate::{
     },
     scratch::Scratch,
     siphash,
-    tables::FlowTables,
+    tables::{FlowTables, Step},
+    verifier::{index, pad},
 };
 
 use self::scan::{Outcome, Scan};
 
 /// Steps of a search at the most: enough for a full stash and each source, with percent signs that
 /// are read twice.
-pub const MAX_STEPS: u32 = 1 << 15;
+const MAX_STEPS: u32 = 1 << 15;
 
 /// Why a connection has no key. What says more about it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,7 +113,7 @@ impl Key {
     /// Adds a byte.
     #[inline(always)]
     fn push(&mut self, byte: u8) {
-        let at = core::hint::black_box(self.len) as usize;
+        let at = index(self.len);
         if at < STASH_LEN {
             self.bytes[at] = byte;
             self.len += 1;
@@ -122,7 +123,7 @@ impl Key {
     /// Takes the last byte away.
     #[inline(always)]
     fn pop(&mut self) {
-        let at = core::hint::black_box(self.len.wrapping_sub(1)) as usize;
+        let at = index(self.len.wrapping_sub(1));
         if at < STASH_LEN {
             self.bytes[at] = 0;
             self.len -= 1;
@@ -132,13 +133,7 @@ impl Key {
     /// Pads it with zeros, as its hash wants it.
     #[inline(always)]
     fn finish(&mut self) {
-        let end = core::hint::black_box(self.len) as usize;
-        for i in 0..8 {
-            let at = end + i;
-            if at < STASH_LEN {
-                self.bytes[at] = 0;
-            }
-        }
+        pad(&mut self.bytes, self.len);
     }
 }
 
@@ -153,7 +148,7 @@ pub fn search(
 ) -> Search {
     let known = scratch.stash.get().known();
     scratch.scan = Scan::new(known, last);
-    tables.each_step(service, scratch);
+    tables.repeat(MAX_STEPS, &mut Walk { service, scratch });
     match scratch.scan.outcome {
         Outcome::FOUND => Search::Found,
         Outcome::MORE => Search::More,
@@ -196,7 +191,7 @@ pub fn kind(tables: &impl FlowTables, service: &Service, scratch: &mut Scratch) 
     scratch.scan = Scan::new(known, Some(Reason::TooLong));
     scratch.scan.rewind(scan::UPGRADE, http::METHOD);
     scratch.key.clear();
-    tables.each_step(service, scratch);
+    tables.repeat(MAX_STEPS, &mut Walk { service, scratch });
     match (scratch.scan.outcome, scratch.scan.reason) {
         (Outcome::FOUND, _) => Kind::Upgrade,
         (_, reason) if reason == Reason::Unreadable as u32 => Kind::Other,
@@ -204,13 +199,22 @@ pub fn kind(tables: &impl FlowTables, service: &Service, scratch: &mut Scratch) 
     }
 }
 
-/// One step of a search: a byte, or several that do not matter. Returns whether to go on.
-#[inline(always)]
-pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
-    match scratch.scan.phase {
-        scan::BEGIN => begin(service, scratch),
-        phase if phase >= tls::FIRST_PHASE => tls::step(service, scratch),
-        _ => http::step(service, scratch),
+/// A search under way.
+struct Walk<'a> {
+    service: &'a Service,
+    scratch: &'a mut Scratch,
+}
+
+impl Step for Walk<'_> {
+    /// A byte, or several that do not matter.
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let (service, scratch) = (self.service, &mut *self.scratch);
+        match scratch.scan.phase {
+            scan::BEGIN => begin(service, scratch),
+            phase if phase >= tls::FIRST_PHASE => tls::step(service, scratch),
+            _ => http::step(service, scratch),
+        }
     }
 }
 

@@ -7,9 +7,11 @@
 #![cfg_attr(
     target_arch = "bpf",
     expect(internal_features, reason = "compare-and-swap, see `atomic`"),
-    feature(core_intrinsics)
+    feature(core_intrinsics, asm_experimental_arch)
 )]
 
+#[cfg(not(target_arch = "bpf"))]
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -20,18 +22,20 @@ pub mod checksum;
 pub mod egress;
 pub mod icmp;
 pub mod ingress;
+pub mod integrity;
 pub mod key;
 pub mod maps;
 pub mod options;
 pub mod packet;
 pub mod reply;
 pub mod scratch;
+pub mod shared;
 pub mod stash;
 pub mod steer;
 pub mod syn_cookie;
 pub mod tables;
 pub mod verdict;
-pub mod verify;
+pub mod verifier;
 pub mod watch;
 pub mod wire;
 

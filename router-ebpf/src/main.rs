@@ -1,6 +1,5 @@
 //! The kernel programs: two hooks that turn a verdict into an XDP or TC action.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![allow(missing_docs, reason = "the public items are what the macros make")]
 
 #[cfg(target_arch = "bpf")]

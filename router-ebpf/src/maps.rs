@@ -196,6 +196,25 @@ pub struct Service {
     pub name: Name,
 }
 
+impl Service {
+    /// A service of the policy `home` without replicas, key sources or name.
+    pub const EMPTY: Self = Self {
+        digest: 0,
+        slots: 0,
+        generation: 0,
+        usable: 0,
+        missing_replica: NO_REPLICA,
+        idle_timeout: 0,
+        mss4: 0,
+        mss6: 0,
+        policy: POLICY_HOME,
+        on_missing_key: MISSING_SPREAD,
+        width: 1,
+        sources: [KeySource::NONE; SOURCES],
+        name: Name::EMPTY,
+    };
+}
+
 /// Where a key comes from.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use crate::{
     checksum::Sum,
     maps::{OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS},
     packet::Packet,
+    verifier::reread,
     wire::{Options, Segment, TCP_LEN},
 };
 
@@ -216,8 +217,8 @@ impl Cursor {
     /// Kind, offset in the frame and length of the next option; `None` at the end.
     #[inline(always)]
     fn next(&mut self, packet: &impl Packet) -> Option<(u8, usize, usize)> {
-        let at = unknown(&self.at) as usize;
-        let end = unknown(&self.end) as usize;
+        let at = reread(&self.at) as usize;
+        let end = reread(&self.end) as usize;
         if at >= end {
             return None;
         }
@@ -237,11 +238,4 @@ impl Cursor {
         self.at = (at + len) as u32;
         Some((kind, at, len))
     }
-}
-
-/// Reads a number anew, whatever the compiler believes to know of it.
-#[inline(always)]
-fn unknown(number: &u32) -> u32 {
-    // SAFETY: it is a reference.
-    unsafe { core::ptr::from_ref(number).read_volatile() }
 }

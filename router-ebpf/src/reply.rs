@@ -7,6 +7,7 @@ use crate::{
     siphash, syn_cookie,
     tables::FlowTables,
     verdict::Counter,
+    verifier::opaque,
     wire::{flags, swap_macs},
 };
 
@@ -111,7 +112,7 @@ pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
     packet.resize(scratch.segment.l4() + header.len())?;
     let check = header.pseudo_sum(0).plus(header.sum()).checksum();
     // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
-    let (header, check) = (core::hint::black_box(header), core::hint::black_box(check));
+    let (header, check) = (opaque(header), opaque(check));
     header.write(packet, &scratch.segment, 0, check)
 }
 
@@ -123,7 +124,7 @@ pub fn may_reset(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool
     let [a, b, ..] = syn_cookie::tuple_words(&scratch.vip_side);
     let hash = siphash::words(&tables.secrets()?.handshake, &[a, b]);
     let now = tables.now();
-    let bucket = scratch.buckets.get_mut(core::hint::black_box(hash as usize) % BUCKETS)?;
+    let bucket = scratch.buckets.get_mut(opaque(hash as usize) % BUCKETS)?;
     let earned = now.saturating_sub(bucket.at) / RESET_INTERVAL;
     if earned > 0 {
         bucket.at = now;

@@ -64,9 +64,9 @@ pub struct Scratch {
     pub payload_sum: u32,
     /// 1 if the checksum of the segment in hand is to be finished by a device.
     pub unfinished: u32,
-    /// What became of the packet: see [`reread`].
+    /// What became of the packet: see [`crate::verifier::reread`].
     pub verdict: Counter,
-    /// 1 if the segment in hand is the first one after the handshake. Not on the stack: see [`reread`].
+    /// 1 if the segment in hand is the first one after the handshake. Not on the stack: see [`crate::verifier::reread`].
     pub is_first: u32,
     /// Why the head has no key: a [`crate::key::Reason`], or 0.
     pub missing: u32,
@@ -84,17 +84,15 @@ pub struct Scratch {
     pub stash: Room,
 }
 
-/// The value as memory has it, which may be any to the verifier, though one was just written.
-///
-/// For what a branch depends on, if a constant would go there across a call of a function: Linux 6.1 may
-/// take the constant of one way for that of all, and then removes the other branch (ARCHITECTURE.md).
-#[inline(always)]
-pub fn reread<T: Copy>(value: &T) -> T {
-    // SAFETY: a reference is aligned, and leads to a value that may be read.
-    unsafe { core::ptr::from_ref(value).read_volatile() }
-}
-
 impl Scratch {
+    /// Working memory as the kernel gives it: zero.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn boxed() -> alloc::boxed::Box<Self> {
+        let zeroed = alloc::boxed::Box::<Self>::new_zeroed();
+        // SAFETY: `Scratch` is made of integers, and of enums whose first variants are zero.
+        unsafe { zeroed.assume_init() }
+    }
+
     /// Writes the replica side's tuple of a connection, whose client is that of the VIP side.
     #[inline(always)]
     pub fn write_replica_side(&mut self, addr: &Addr, port: Port) {

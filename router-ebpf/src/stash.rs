@@ -3,6 +3,7 @@
 
 use crate::{
     maps::{PIECES, Piece, STASH_LEN, Stash},
+    verifier::{index, masked, opaque},
     wire::flags,
 };
 
@@ -41,7 +42,7 @@ impl Room {
     /// The bytes from `at` on, with room for a payload.
     #[inline(always)]
     pub fn bytes_mut(&mut self, at: u32) -> &mut [u8; STASH_LEN] {
-        let at = core::hint::black_box(at as usize) & (STASH_LEN - 1);
+        let at = masked::<STASH_LEN>(at);
         let this: *mut Self = self;
         // SAFETY: `data` is the last field of `Stash`, which has no padding, and `slack` follows it:
         // 2 * STASH_LEN bytes in all, of which those from `at` < STASH_LEN on are taken.
@@ -54,7 +55,7 @@ impl Room {
     /// The bytes from `at` on.
     #[inline(always)]
     pub fn bytes(&self, at: u32) -> &[u8; STASH_LEN] {
-        let at = core::hint::black_box(at as usize) & (STASH_LEN - 1);
+        let at = masked::<STASH_LEN>(at);
         let this: *const Self = self;
         // SAFETY: as above.
         unsafe {
@@ -90,7 +91,7 @@ impl Room {
             // makes it a call of memcpy, which there is not.
             unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
         }
-        let used = core::hint::black_box(self.stash.used) as usize;
+        let used = index(self.stash.used);
         for i in 0..STASH_LEN / WORD {
             if i * WORD >= used {
                 break;
@@ -122,7 +123,7 @@ impl Room {
     pub fn add(&mut self, piece: Piece) {
         let stash = &mut self.stash;
         stash.used += piece.len as u32;
-        let count = core::hint::black_box(stash.count);
+        let count = opaque(stash.count);
         stash.count = count + 1;
         // Written out: indexes that the verifier knows.
         stash.pieces[PIECES - 1] = piece;

@@ -9,10 +9,10 @@ use crate::{
         Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME, REPLICA_DRAINING,
         REPLICA_READY, Replica, SLOT_COUNT, Service, Tuple,
     },
-    scratch::reread,
     siphash,
     syn_cookie::tuple_words,
     tables::Tables,
+    verifier::reread,
 };
 
 /// A chat keeps its home for so long after a connection was bound to it, even if that connection is

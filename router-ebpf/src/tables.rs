@@ -1,15 +1,11 @@
 //! What the pipeline needs of the maps: the kernel's own, or copies of them in a tool or a test.
 
-use core::ptr::NonNull;
-
 use crate::{
-    atomic::{swap_u32, swap_u64, try_some},
-    key,
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STATE_EXPIRED, STATE_SYN_SEEN,
-        STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Secrets, Service, Stash, TICK_SHIFT, Tuple, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash,
+        Tuple, VipKey,
     },
-    scratch::Scratch,
+    shared::Shared,
     verdict::Counter,
 };
 
@@ -22,184 +18,10 @@ pub enum Refused {
     Full,
 }
 
-/// A value in a map that several CPUs change at the same time.
-///
-/// It stays mapped while the program runs, though it may already be out of its map, or even be the
-/// value of another key there (elements are used again at once, kernel/bpf/memalloc.c): nothing here
-/// may rely on more than that a moment after the look-up. The sweeper corrects the counts that such a
-/// moment leaves wrong.
-#[derive(Clone, Copy)]
-pub struct Shared<T>(NonNull<T>);
-
-/// Reads or writes a word once, as a whole.
-macro_rules! word {
-    ($this:expr, $field:ident) => {
-        // SAFETY: the pointer is valid and aligned, see `Shared`.
-        unsafe { (&raw const (*$this.0.as_ptr()).$field).read_volatile() }
-    };
-    ($this:expr, $field:ident = $value:expr) => {
-        // SAFETY: the pointer is valid and aligned, see `Shared`.
-        unsafe { (&raw mut (*$this.0.as_ptr()).$field).write_volatile($value) }
-    };
-}
-
-impl<T: Copy> Shared<T> {
-    /// Wraps a pointer to a map value.
-    ///
-    /// # Safety
-    ///
-    /// The pointer must be aligned and stay valid for as long as the value is used.
-    #[inline(always)]
-    pub const unsafe fn new(value: NonNull<T>) -> Self {
-        Self(value)
-    }
-
-    /// The value, for its fields that do not change once it is in its map.
-    #[inline(always)]
-    pub fn get(&self) -> &T {
-        // SAFETY: see `Shared`. Fields that change are words: a reader sees an old or a new one.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Shared<Flow> {
-    /// Notes that the client was heard of.
-    #[inline(always)]
-    pub fn touch(&self, now: u64) {
-        word!(self, last_seen = now);
-    }
-
-    /// The `STATE_*` bits.
-    #[inline(always)]
-    pub fn state(&self) -> u32 {
-        word!(self, state)
-    }
-
-    /// Notes a SYN on the tuple.
-    #[inline(always)]
-    pub fn note_syn(&self, now: u64) {
-        let at = ((now >> TICK_SHIFT) as u32) << STATE_SYN_TICK_SHIFT;
-        self.replace_state(STATE_SYN_SEEN | STATE_SYN_TICK, STATE_SYN_SEEN | at);
-    }
-
-    /// Forgets a SYN that no connection can come of any more: the cookie that answered it is good for
-    /// its tick and the next. Says whether there is one left.
-    #[inline(always)]
-    pub fn has_syn(&self, now: u64) -> bool {
-        let state = self.state();
-        if state & STATE_SYN_SEEN == 0 {
-            return false;
-        }
-        let ticks = ((now >> TICK_SHIFT) as u32).wrapping_sub(state >> STATE_SYN_TICK_SHIFT) & 0xff;
-        // Of one that another CPU has noted since this one looked at the clock, it is less than none.
-        if !(3..128).contains(&ticks) {
-            return true;
-        }
-        let new = state & !(STATE_SYN_SEEN | STATE_SYN_TICK);
-        // Not if another one has come meanwhile.
-        // SAFETY: see `Shared`; all writers of the field swap it.
-        unsafe { !swap_u32(&raw mut (*self.0.as_ptr()).state, state, new) }
-    }
-
-    #[inline(always)]
-    fn replace_state(&self, mask: u32, bits: u32) {
-        let attempt = || {
-            let state = self.state();
-            let new = state & !mask | bits;
-            // SAFETY: see `Shared`; all writers of the field swap it.
-            unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, new) }.then_some(())
-        };
-        try_some!(attempt());
-    }
-
-    /// Sets bits and returns those that were set before.
-    #[inline(always)]
-    pub fn set_state(&self, bits: u32) -> u32 {
-        let attempt = || {
-            let state = self.state();
-            // SAFETY: see `Shared`; all writers of the field swap it.
-            let done = unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | bits) };
-            done.then_some(state)
-        };
-        try_some!(attempt()).unwrap_or(bits)
-    }
-}
-
-impl Shared<FlowBack> {
-    /// Notes where the replica's two directions stand.
-    #[inline(always)]
-    pub fn advance(&self, acked: u32, sent: u32) {
-        word!(self, acked = acked);
-        word!(self, sent = sent);
-    }
-
-    /// What follows the replica's last segment, in its own numbers.
-    #[inline(always)]
-    pub fn sent(&self) -> u32 {
-        word!(self, sent)
-    }
-
-    /// From now on the replica's segments are answered with an RST.
-    #[inline(always)]
-    pub fn expire(&self) {
-        word!(self, state = STATE_EXPIRED);
-    }
-
-    /// The replica's last acknowledgement number.
-    #[inline(always)]
-    pub fn acked(&self) -> u32 {
-        word!(self, acked)
-    }
-}
-
-impl Shared<Chat> {
-    /// The packed home and number of flows.
-    #[inline(always)]
-    pub fn state(&self) -> u64 {
-        word!(self, state)
-    }
-
-    /// Changes the state if it is still `old`.
-    #[inline(always)]
-    pub fn swap_state(&self, old: u64, new: u64) -> bool {
-        // SAFETY: see `Shared`; this is the only writer of the field.
-        unsafe { swap_u64(&raw mut (*self.0.as_ptr()).state, old, new) }
-    }
-
-    /// Notes that a connection was bound.
-    #[inline(always)]
-    pub fn set_bound_at(&self, now: u64) {
-        word!(self, bound_at = now);
-    }
-
-    /// Notes that the chat came to another home.
-    #[inline(always)]
-    pub fn set_since(&self, now: u64) {
-        word!(self, since = now);
-    }
-}
-
-impl Shared<Stash> {
-    /// Which connection it belongs to, at this moment.
-    #[inline(always)]
-    pub fn server_isn(&self) -> u32 {
-        word!(self, server_isn)
-    }
-}
-
-impl Shared<Pending> {
-    /// Our initial sequence number, at this moment.
-    #[inline(always)]
-    pub fn server_isn(&self) -> u32 {
-        word!(self, server_isn)
-    }
-
-    /// Sets bits of `Pending::flags`: whoever writes last wins, which is as good as the other.
-    #[inline(always)]
-    pub fn set_flags(&self, bits: u8) {
-        // SAFETY: see `Shared`.
-        unsafe { (*self.0.as_ptr()).flags |= bits }
-    }
+/// What is done again and again.
+pub trait Step {
+    /// Does it once. Returns whether to go on.
+    fn step(&mut self) -> bool;
 }
 
 /// The maps, to read. Enough to say where a connection would go.
@@ -224,12 +46,12 @@ pub trait Tables {
 
 /// The maps, to read and to write: what a packet needs.
 pub trait FlowTables: Tables {
-    /// Calls [`key::step`] until it says no, or [`key::MAX_STEPS`] times. A loop that the verifier
-    /// walks through once, not once for each byte.
+    /// Does something until it says no, or `most` times. A loop that the verifier walks through once,
+    /// not once for each time.
     #[inline(always)]
-    fn each_step(&self, service: &Service, scratch: &mut Scratch) {
-        for _ in 0..key::MAX_STEPS {
-            if !key::step(service, scratch) {
+    fn repeat<S: Step>(&self, most: u32, what: &mut S) {
+        for _ in 0..most {
+            if !what.step() {
                 break;
             }
         }
@@ -262,4 +84,69 @@ pub trait FlowTables: Tables {
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused>;
     /// Removes from `STASH`.
     fn remove_stash(&self, tuple: &Tuple);
+}
+
+/// Maps with nothing in them and no room: for what is decided by a connection's bytes alone.
+pub struct NoTables;
+
+impl Tables for NoTables {
+    fn now(&self) -> u64 {
+        0
+    }
+    fn secrets(&self) -> Option<&Secrets> {
+        None
+    }
+    fn vip(&self, _: &VipKey) -> Option<u32> {
+        None
+    }
+    fn service(&self, _: u32) -> Option<&Service> {
+        None
+    }
+    fn replica(&self, _: u32) -> Option<&Replica> {
+        None
+    }
+    fn slot(&self, _: u32) -> Option<u32> {
+        None
+    }
+    fn chat_cookie(&self, _: &ChatKey) -> Option<&ChatCookie> {
+        None
+    }
+    fn chat(&self, _: &ChatKey) -> Option<Shared<Chat>> {
+        None
+    }
+}
+
+impl FlowTables for NoTables {
+    fn count(&self, _: Counter) {}
+    fn add_chat(&self, _: &ChatKey, _: &Chat) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn flow(&self, _: &Tuple) -> Option<Shared<Flow>> {
+        None
+    }
+    fn add_flow(&self, _: &Tuple, _: &Flow) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_flow(&self, _: &Tuple) {}
+    fn flow_back(&self, _: &Tuple) -> Option<Shared<FlowBack>> {
+        None
+    }
+    fn add_flow_back(&self, _: &Tuple, _: &FlowBack) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_flow_back(&self, _: &Tuple) {}
+    fn pending(&self, _: &Tuple) -> Option<Shared<Pending>> {
+        None
+    }
+    fn set_pending(&self, _: &Tuple, _: &Pending) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_pending(&self, _: &Tuple) {}
+    fn stash(&self, _: &Tuple) -> Option<Shared<Stash>> {
+        None
+    }
+    fn set_stash(&self, _: &Tuple, _: &Stash) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_stash(&self, _: &Tuple) {}
 }

@@ -8,7 +8,8 @@ use crate::{
     maps::{Flow, Piece, STASH_LEN, STATE_UPGRADED},
     packet::Packet,
     scratch::Scratch,
-    tables::{FlowTables, Shared},
+    shared::Shared,
+    tables::FlowTables,
     verdict::Counter,
 };
 

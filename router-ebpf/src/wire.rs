@@ -13,6 +13,7 @@ use crate::{
     checksum::{Sum, pseudo_header},
     maps::{Addr, Port, Tuple},
     packet::Packet,
+    verifier::index,
 };
 
 /// TCP flags, as in byte 13 of the header (RFC 9293 section 3.1).
@@ -358,7 +359,7 @@ impl Options {
     /// Appends a word; more than there is room for are never written.
     #[inline(always)]
     pub fn push(&mut self, word: [u8; 4]) {
-        let at = core::hint::black_box(self.len) as usize;
+        let at = index(self.len);
         if at < OPTIONS_WORDS {
             self.words[at] = word;
             self.len += 1;

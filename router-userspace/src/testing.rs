@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use router_ebpf::maps::{KeySource, NO_REPLICA, Name, POLICY_HOME, SOURCES, Service};
+use router_ebpf::maps::{KeySource, SOURCES, Service};
 
 use crate::{
     attach::loader,
@@ -58,19 +58,5 @@ pub(crate) fn service(texts: &[&str]) -> Service {
     for (to, from) in sources.iter_mut().zip(key_sources(texts.iter().copied()).unwrap()) {
         *to = from.to_map();
     }
-    Service {
-        digest: 0,
-        slots: 0,
-        generation: 0,
-        usable: 0,
-        missing_replica: NO_REPLICA,
-        idle_timeout: 0,
-        mss4: 0,
-        mss6: 0,
-        policy: POLICY_HOME,
-        on_missing_key: 0,
-        width: 1,
-        sources,
-        name: Name::EMPTY,
-    }
+    Service { sources, ..Service::EMPTY }
 }

@@ -18,7 +18,7 @@ use roost::{
     },
 };
 use router_ebpf::{
-    maps::{self, Name, POLICY_HOME, SOURCES, Service, Tuple},
+    maps::{self, SOURCES, Service, Tuple},
     verdict::Counter,
 };
 
@@ -153,21 +153,7 @@ fn the_rules_of_key_sources_are_as_they_are_written() {
 fn service(source: KeySource) -> Service {
     let mut sources = [maps::KeySource::NONE; SOURCES];
     sources[0] = source.to_map();
-    Service {
-        digest: 0,
-        slots: 0,
-        generation: 0,
-        usable: 0,
-        missing_replica: 0,
-        idle_timeout: 0,
-        mss4: 0,
-        mss6: 0,
-        policy: POLICY_HOME,
-        on_missing_key: 0,
-        width: 1,
-        sources,
-        name: Name::EMPTY,
-    }
+    Service { sources, ..Service::EMPTY }
 }
 
 /// Every form of a key source in the reference is one, and every counter of a missing key is named.

@@ -1,6 +1,6 @@
 //! The maps of the kernel programs. Sizes are the daemon's to set before it loads them.
 
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -10,13 +10,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
 };
 use router_ebpf::{
-    key,
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SLOT_STRIDE, Secrets, Service,
         Stash, Tuple, Vip, VipKey,
     },
     scratch::Scratch,
-    tables::{FlowTables, Refused, Shared, Tables},
+    shared::Shared,
+    tables::{FlowTables, Refused, Step, Tables},
     verdict::Counter,
 };
 
@@ -67,17 +67,11 @@ pub fn scratch(hook: u32) -> Option<&'static mut Scratch> {
 /// The maps themselves.
 pub struct KernelTables;
 
-/// What a search needs, on the stack: `bpf_loop` takes nothing else.
-struct Walk {
-    service: *const Service,
-    scratch: *mut Scratch,
-}
-
-/// One step of the loop: 0 to go on, 1 to stop.
-unsafe extern "C" fn step(_: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: `each_step` made it from references that outlive the loop.
-    let (service, scratch) = unsafe { (&*(*walk).service, &mut *(*walk).scratch) };
-    !key::step(service, scratch) as i64
+/// One time of a loop: 0 to go on, 1 to stop.
+unsafe extern "C" fn step<S: Step>(_: u32, what: *mut S) -> i64 {
+    // SAFETY: `repeat` made it from a reference that outlives the loop.
+    let what = unsafe { &mut *what };
+    !what.step() as i64
 }
 
 /// A map value as the pipeline shares it.
@@ -147,11 +141,10 @@ impl Tables for KernelTables {
 
 impl FlowTables for KernelTables {
     #[inline(always)]
-    fn each_step(&self, service: &Service, scratch: &mut Scratch) {
-        let mut walk = Walk { service, scratch };
-        let step: unsafe extern "C" fn(u32, *mut Walk) -> i64 = step;
-        // SAFETY: the helper calls `step` with this context and returns.
-        unsafe { bpf_loop(key::MAX_STEPS, step as *mut c_void, (&raw mut walk).cast(), 0) };
+    fn repeat<S: Step>(&self, most: u32, what: &mut S) {
+        let step: unsafe extern "C" fn(u32, *mut S) -> i64 = step;
+        // SAFETY: the helper calls `step` with this pointer and returns.
+        unsafe { bpf_loop(most, step as *mut c_void, ptr::from_mut(what).cast(), 0) };
     }
 
     #[inline(always)]

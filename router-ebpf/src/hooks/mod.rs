@@ -18,9 +18,10 @@ use aya_log_ebpf::{
 use router_ebpf::{
     egress::egress,
     ingress::ingress,
-    scratch::{Scratch, reread},
+    scratch::Scratch,
     tables::FlowTables as _,
     verdict::{Action, Counter},
+    verifier::reread,
     wire::Segment,
 };
 

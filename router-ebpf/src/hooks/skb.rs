@@ -8,12 +8,14 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use router_ebpf::{checksum::Sum, maps::STASH_LEN, packet::Packet};
-
-use super::{
-    BPF_F_INGRESS,
-    frame::{bytes_at, helper_len, pointer},
+use router_ebpf::{
+    checksum::Sum,
+    maps::STASH_LEN,
+    packet::Packet,
+    verifier::{bytes_at, helper_len, packet_pointer},
 };
+
+use super::BPF_F_INGRESS;
 
 const BPF_F_PSEUDO_HDR: u64 = 0x10;
 
@@ -30,7 +32,12 @@ impl Skb {
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (pointer(&raw const (*self.skb).data), pointer(&raw const (*self.skb).data_end)) }
+        unsafe {
+            (
+                packet_pointer(&raw const (*self.skb).data),
+                packet_pointer(&raw const (*self.skb).data_end),
+            )
+        }
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use crate::{
     key::{Key, Reason, digit, lower, scan, scan::Scan},
     maps::{KEY_COOKIE, KEY_PATH, KEY_QUERY, KeySource, PATH_ANY, PATH_KEY, PATH_REST, Service},
     scratch::Scratch,
+    verifier::{index, opaque},
 };
 
 /// The first phase: the method.
@@ -259,7 +260,7 @@ fn path(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8) -> bool {
 /// What the compiled path has at this place; 0 at its end.
 #[inline(always)]
 fn expected(source: &KeySource, scan: &Scan) -> u8 {
-    let at = core::hint::black_box(scan.same) as usize;
+    let at = index(scan.same);
     if at < source.len as usize
         && let Some(&byte) = source.text.get(at)
     {
@@ -348,7 +349,7 @@ fn compare_header(source: &KeySource, scan: &mut Scan, byte: u8) {
     match fixed_header(scan.kind) {
         None => scan.compare(source, byte),
         Some((name, len)) => {
-            let at = core::hint::black_box(scan.same);
+            let at = opaque(scan.same);
             let fits = at < len && (name >> ((at & 7) * 8)) as u8 == byte;
             scan.same = if fits { at + 1 } else { scan::DIFFERS };
         }

@@ -5,6 +5,7 @@ use crate::{
     key::{Key, Reason},
     maps::{KeySource, SOURCE_TEXT_LEN, STASH_LEN, Service},
     stash::Room,
+    verifier::index,
 };
 
 /// `phase`: the next key source is to be begun. Those of [`super::http`] and [`super::tls`] follow.
@@ -149,7 +150,7 @@ impl Scan {
             self.piece_end = end;
             self.shift = shift;
         }
-        let place = core::hint::black_box(self.at.wrapping_add(self.shift)) as usize;
+        let place = index(self.at.wrapping_add(self.shift));
         if place >= STASH_LEN {
             return Err(self.fail(Reason::TooLong));
         }
@@ -165,7 +166,7 @@ impl Scan {
     /// Compares the next byte of a name.
     #[inline(always)]
     pub fn compare(&mut self, source: &KeySource, byte: u8) {
-        let at = core::hint::black_box(self.same) as usize;
+        let at = index(self.same);
         let fits = at < SOURCE_TEXT_LEN && at < source.len as usize && source.text[at] == byte;
         self.same = if fits { self.same + 1 } else { DIFFERS };
     }
@@ -180,5 +181,5 @@ impl Scan {
 /// The key source with this number, if there is one.
 #[inline(always)]
 pub fn source(service: &Service, number: u32) -> Option<&KeySource> {
-    service.sources.get(core::hint::black_box(number) as usize)
+    service.sources.get(index(number))
 }

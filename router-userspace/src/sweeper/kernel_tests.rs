@@ -14,8 +14,7 @@ const CHAT: ChatKey = ChatKey { cookie: 7, service: 0, reserved: 0 };
 fn world() -> (TestMaps, Tables, Sweeper) {
     let maps = TestMaps::new();
     let mut tables = maps.tables();
-    // SAFETY: any bytes are a valid value of the maps' types.
-    let service = Service { idle_timeout: 100, ..unsafe { std::mem::zeroed() } };
+    let service = Service { idle_timeout: 100, ..Service::EMPTY };
     tables.services.insert(0, service, 0).unwrap();
     for number in [1, 2] {
         set_replica(&mut tables, number, REPLICA_READY, b"a");

@@ -3,13 +3,9 @@
 
 use router_ebpf::{
     key::{self, Reason, Search},
-    maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Piece, Replica, STASH_LEN, Secrets,
-        Service, Stash, Tuple, VipKey,
-    },
+    maps::{Piece, STASH_LEN, Service, Tuple},
     scratch::Scratch,
-    tables::{FlowTables, Refused, Shared, Tables},
-    verdict::Counter,
+    tables::NoTables,
 };
 
 use crate::plan::config::KeySource;
@@ -33,10 +29,7 @@ pub enum Outcome {
 /// Looks for the key of a connection that begins with `bytes`. `tuple` is the client and the VIP; it
 /// matters to those key sources only that take the key from it.
 pub fn search(service: &Service, tuple: &Tuple, bytes: &[u8]) -> Outcome {
-    let zeroed = Box::<Scratch>::new_zeroed();
-    // SAFETY: `Scratch` is made of integers, and of an enum whose first variant is zero.
-    let mut scratch = unsafe { zeroed.assume_init() };
-    let scratch = &mut *scratch;
+    let scratch = &mut *Scratch::boxed();
     scratch.vip_side = *tuple;
     let len = bytes.len().min(STASH_LEN);
     scratch.stash.clear(0);
@@ -69,71 +62,6 @@ pub const fn reason_word(reason: Reason) -> &'static str {
         Reason::Empty => "empty",
         Reason::TooLong => "too_long",
     }
-}
-
-/// Maps with nothing in them: a search looks at none.
-struct NoTables;
-
-impl Tables for NoTables {
-    fn now(&self) -> u64 {
-        0
-    }
-    fn secrets(&self) -> Option<&Secrets> {
-        None
-    }
-    fn vip(&self, _: &VipKey) -> Option<u32> {
-        None
-    }
-    fn service(&self, _: u32) -> Option<&Service> {
-        None
-    }
-    fn replica(&self, _: u32) -> Option<&Replica> {
-        None
-    }
-    fn slot(&self, _: u32) -> Option<u32> {
-        None
-    }
-    fn chat_cookie(&self, _: &ChatKey) -> Option<&ChatCookie> {
-        None
-    }
-    fn chat(&self, _: &ChatKey) -> Option<Shared<Chat>> {
-        None
-    }
-}
-
-impl FlowTables for NoTables {
-    fn count(&self, _: Counter) {}
-    fn add_chat(&self, _: &ChatKey, _: &Chat) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn flow(&self, _: &Tuple) -> Option<Shared<Flow>> {
-        None
-    }
-    fn add_flow(&self, _: &Tuple, _: &Flow) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_flow(&self, _: &Tuple) {}
-    fn flow_back(&self, _: &Tuple) -> Option<Shared<FlowBack>> {
-        None
-    }
-    fn add_flow_back(&self, _: &Tuple, _: &FlowBack) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_flow_back(&self, _: &Tuple) {}
-    fn pending(&self, _: &Tuple) -> Option<Shared<Pending>> {
-        None
-    }
-    fn set_pending(&self, _: &Tuple, _: &Pending) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_pending(&self, _: &Tuple) {}
-    fn stash(&self, _: &Tuple) -> Option<Shared<Stash>> {
-        None
-    }
-    fn set_stash(&self, _: &Tuple, _: &Stash) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_stash(&self, _: &Tuple) {}
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use roost::plan::{addr::to_map, config::key_sources};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, KeySource,
-        MISSING_REJECT, NO_REPLICA, Name, POLICY_HOME, Pending, REPLICA_DRAINING, REPLICA_READY,
-        Replica, SCHEMA, SLOT_STRIDE, SOURCES, Secrets, Service, Stash, Tuple, Vip,
+        MISSING_REJECT, Name, Pending, REPLICA_DRAINING, REPLICA_READY, Replica, SCHEMA,
+        SLOT_STRIDE, SOURCES, Secrets, Service, Stash, Tuple, Vip,
     },
     verdict::Counter,
 };
@@ -187,18 +187,15 @@ fn service(texts: &[&str]) -> Service {
     }
     Service {
         digest: 0xd1_9e57,
-        slots: 0,
         generation: 3,
         usable: 1,
-        missing_replica: NO_REPLICA,
         idle_timeout: 10_800,
         mss4: 1460,
         mss6: 1440,
-        policy: POLICY_HOME,
         on_missing_key: MISSING_REJECT,
-        width: 1,
         sources,
         name: name("rooms"),
+        ..Service::EMPTY
     }
 }
 

@@ -1,18 +1,12 @@
 //! The data path's search for a key, on the host, without any map.
 
-use std::cell::Cell;
-
 use router_ebpf::{
-    key::{self, Kind, MAX_STEPS, Reason, Search},
-    maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, KeySource, NAME_LEN, Name, PIECES, Pending,
-        Piece, Replica, SOURCES, STASH_LEN, Secrets, Service, Stash, Tuple, VipKey,
-    },
+    key::{self, Kind, Reason, Search, scan::Outcome},
+    maps::{KeySource, NAME_LEN, Name, PIECES, Piece, SOURCES, STASH_LEN, Service},
     scratch::Scratch,
     siphash,
     stash::Added,
-    tables::{FlowTables, Refused, Shared, Tables},
-    verdict::Counter,
+    tables::NoTables,
 };
 
 /// Near the end of the numbers, so that they wrap within a head.
@@ -50,39 +44,22 @@ pub enum Arrival {
 pub fn service(sources: &[KeySource]) -> Service {
     let mut all = [KeySource::NONE; SOURCES];
     all[..sources.len()].copy_from_slice(sources);
-    Service {
-        digest: 0,
-        slots: 0,
-        generation: 1,
-        usable: 1,
-        missing_replica: 0,
-        idle_timeout: 0,
-        mss4: 1460,
-        mss6: 1440,
-        policy: 0,
-        on_missing_key: 0,
-        width: 1,
-        sources: all,
-        name: Name::EMPTY,
-    }
+    Service { generation: 1, usable: 1, mss4: 1460, mss6: 1440, sources: all, ..Service::EMPTY }
 }
 
 /// The search, and its working memory.
 pub struct Searcher {
     scratch: Box<Scratch>,
     is_full: bool,
-    steps: Steps,
 }
 
 impl Default for Searcher {
     fn default() -> Self {
-        let scratch = Box::<Scratch>::new_zeroed();
-        // SAFETY: `Scratch` is made of integers, and of an enum whose first variant is zero.
-        let mut scratch = unsafe { scratch.assume_init() };
+        let mut scratch = Scratch::boxed();
         // Whatever was there before must not matter; what each search leaves is there for the next.
         scratch.stash.get_mut().data.fill(0xa5);
         scratch.key.bytes.fill(0x5a);
-        Self { scratch, is_full: false, steps: Steps::default() }
+        Self { scratch, is_full: false }
     }
 }
 
@@ -109,8 +86,8 @@ impl Searcher {
             self.arrive(0, head);
         }
         self.soil();
-        let kind = key::kind(&self.steps, service, &mut self.scratch);
-        self.steps.check();
+        let kind = key::kind(&NoTables, service, &mut self.scratch);
+        self.check();
         kind
     }
 
@@ -169,8 +146,8 @@ impl Searcher {
     /// Searches what has arrived.
     pub fn search(&mut self, service: &Service, last: Option<Reason>) -> Answer {
         self.soil();
-        let found = key::search(&self.steps, service, last, &mut self.scratch);
-        self.steps.check();
+        let found = key::search(&NoTables, service, last, &mut self.scratch);
+        self.check();
         let key = &self.scratch.key;
         match found {
             Search::Missing(reason) => Answer::Missing(reason),
@@ -192,87 +169,14 @@ impl Searcher {
         }
     }
 
+    fn check(&self) {
+        let outcome = self.scratch.scan.outcome;
+        assert!(outcome != Outcome::NONE, "the search did not end within its steps");
+    }
+
     /// Leaves something where the key will be.
     fn soil(&mut self) {
         self.scratch.key.bytes[..2 * NAME_LEN].fill(0x5a);
         self.scratch.key.len = 0x5a;
     }
-}
-
-/// Counts the steps of a search. There are no maps: a search needs none.
-#[derive(Default)]
-struct Steps(Cell<u32>);
-
-impl Steps {
-    fn check(&self) {
-        assert!(self.0.get() < MAX_STEPS, "the search did not end within its steps");
-    }
-}
-
-impl Tables for Steps {
-    fn now(&self) -> u64 {
-        0
-    }
-    fn secrets(&self) -> Option<&Secrets> {
-        None
-    }
-    fn vip(&self, _: &VipKey) -> Option<u32> {
-        None
-    }
-    fn service(&self, _: u32) -> Option<&Service> {
-        None
-    }
-    fn replica(&self, _: u32) -> Option<&Replica> {
-        None
-    }
-    fn slot(&self, _: u32) -> Option<u32> {
-        None
-    }
-    fn chat_cookie(&self, _: &ChatKey) -> Option<&ChatCookie> {
-        None
-    }
-    fn chat(&self, _: &ChatKey) -> Option<Shared<Chat>> {
-        None
-    }
-}
-
-impl FlowTables for Steps {
-    fn each_step(&self, service: &Service, scratch: &mut Scratch) {
-        self.0.set(0);
-        while self.0.get() < MAX_STEPS && key::step(service, scratch) {
-            self.0.set(self.0.get() + 1);
-        }
-    }
-    fn count(&self, _: Counter) {}
-    fn add_chat(&self, _: &ChatKey, _: &Chat) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn flow(&self, _: &Tuple) -> Option<Shared<Flow>> {
-        None
-    }
-    fn add_flow(&self, _: &Tuple, _: &Flow) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_flow(&self, _: &Tuple) {}
-    fn flow_back(&self, _: &Tuple) -> Option<Shared<FlowBack>> {
-        None
-    }
-    fn add_flow_back(&self, _: &Tuple, _: &FlowBack) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_flow_back(&self, _: &Tuple) {}
-    fn pending(&self, _: &Tuple) -> Option<Shared<Pending>> {
-        None
-    }
-    fn set_pending(&self, _: &Tuple, _: &Pending) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_pending(&self, _: &Tuple) {}
-    fn stash(&self, _: &Tuple) -> Option<Shared<Stash>> {
-        None
-    }
-    fn set_stash(&self, _: &Tuple, _: &Stash) -> Result<(), Refused> {
-        Err(Refused::Full)
-    }
-    fn remove_stash(&self, _: &Tuple) {}
 }

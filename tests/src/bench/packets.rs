@@ -6,9 +6,8 @@ use anyhow::{Context, Result};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
-    Addr, Flow, FlowBack, KeySource, MISSING_SPREAD, NO_REPLICA, Name, OFFER_SACK, OFFER_SCALE,
-    POLICY_HOME, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip,
-    VipKey,
+    Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, REPLICA_READY, Replica, SCHEMA,
+    SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
 use router_ebpf::syn_cookie;
@@ -113,19 +112,14 @@ fn service(head: Head) -> Service {
     let mut sources = [KeySource::NONE; SOURCES];
     sources[0] = head.source();
     Service {
-        digest: 0,
-        slots: 0,
         generation: 1,
         usable: REPLICAS,
-        missing_replica: NO_REPLICA,
         idle_timeout: 9000,
         mss4: 1460,
         mss6: 1440,
-        policy: POLICY_HOME,
-        on_missing_key: MISSING_SPREAD,
-        width: 1,
         sources,
         name: Name::new(b"bench"),
+        ..Service::EMPTY
     }
 }
 

@@ -13,7 +13,8 @@ use router_ebpf::{
     },
     packet::Packet,
     scratch::Scratch,
-    tables::{FlowTables, Refused, Shared, Tables},
+    shared::Shared,
+    tables::{FlowTables, Refused, Tables},
     verdict::Counter,
 };
 
@@ -164,13 +165,6 @@ pub struct Host {
     scratch: [Box<Scratch>; 2],
 }
 
-/// Working memory as the kernel gives it: zero.
-pub fn scratch() -> Box<Scratch> {
-    let zeroed = Box::<Scratch>::new_zeroed();
-    // SAFETY: `Scratch` is made of integers, and of an enum whose first variant is zero.
-    unsafe { zeroed.assume_init() }
-}
-
 impl Host {
     /// A machine with these maps.
     pub fn new(world: &World) -> Self {
@@ -189,7 +183,7 @@ impl Host {
                 stash: Cells::new(1024),
                 counters: RefCell::new(vec![0; Counter::COUNT]),
             },
-            scratch: [scratch(), scratch()],
+            scratch: [Scratch::boxed(), Scratch::boxed()],
         };
         host.tables.replicas.resize_with(64, || Replica { state: 0, ..world.replicas[0] });
         host.set_slots(0, &slot_table());

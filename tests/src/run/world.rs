@@ -190,8 +190,6 @@ pub fn service(kind: Kind) -> Service {
         _ => KeySource::new(KEY_QUERY, b"chat"),
     };
     Service {
-        digest: 0,
-        slots: 0,
         generation: 1,
         usable: if kind == Kind::Empty { 0 } else { REPLICAS },
         missing_replica: match kind {
@@ -207,9 +205,9 @@ pub fn service(kind: Kind) -> Service {
             Kind::Fixed => MISSING_REPLICA,
             _ => MISSING_SPREAD,
         },
-        width: 1,
         sources: sources(&[source]),
         name: Name::new(format!("{kind:?}").as_bytes()),
+        ..Service::EMPTY
     }
 }
 

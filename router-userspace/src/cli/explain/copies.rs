@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie;
 use router_ebpf::{
     maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, VipKey},
-    tables::Shared,
+    shared::Shared,
 };
 
 use crate::{

@@ -4,7 +4,7 @@ use std::{
 };
 
 use router_ebpf::{
-    maps::{Name, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica, Service},
+    maps::{Name, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica, Service},
     verdict::Counter,
 };
 
@@ -17,9 +17,15 @@ use crate::{
 };
 
 fn service(name: &str) -> Service {
-    // SAFETY: any bytes are a valid value.
-    let zero: Service = unsafe { std::mem::zeroed() };
-    Service { digest: 0xabc, generation: 3, usable: 1, name: Name::new(name.as_bytes()), ..zero }
+    let name = Name::new(name.as_bytes());
+    Service {
+        digest: 0xabc,
+        generation: 3,
+        usable: 1,
+        policy: POLICY_SPREAD,
+        name,
+        ..Service::EMPTY
+    }
 }
 
 fn replica(name: &str, state: u8) -> Replica {

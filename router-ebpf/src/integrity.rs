@@ -5,6 +5,7 @@ use crate::{
     maps::STASH_LEN,
     packet::Packet,
     scratch::Scratch,
+    verifier::pad,
     wire::{Segment, TCP_CHECK, protocol},
 };
 
@@ -15,13 +16,7 @@ pub fn payload_sum<P: Packet>(packet: &P, scratch: &mut Scratch, len: usize) -> 
     let payload = &mut scratch.key.bytes;
     packet.load(scratch.segment.l4() + scratch.segment.header_len(), payload, len)?;
     // The sum reads whole words.
-    let end = core::hint::black_box(len);
-    for i in 0..8 {
-        let at = end + i;
-        if at < STASH_LEN {
-            payload[at] = 0;
-        }
-    }
+    pad(payload, len as u32);
     Some(sum_words(payload, len))
 }
 
