@@ -231,7 +231,7 @@ impl Cluster {
         let name = fitting(&format!("{key}:{name}"));
         let mut problems = Vec::new();
         let mut claim = |addr: IpAddr, port: u16, what: &str| {
-            let prefix = Prefix { addr, len: if addr.is_ipv4() { 32 } else { 128 } };
+            let prefix = Prefix::from(addr);
             if let Some(owner) = claims.get(&(prefix, port)) {
                 problems.push((
                     Reason::AddressNotServed,
@@ -290,8 +290,7 @@ impl Cluster {
             let port = service.port;
             service.replicas.retain(|replica| {
                 let owner = replica.addresses.iter().find_map(|addr| {
-                    let len = if addr.is_ipv4() { 32 } else { 128 };
-                    Some((*addr, claims.get(&(Prefix { addr: *addr, len }, replica.port))?))
+                    Some((*addr, claims.get(&(Prefix::from(*addr), replica.port))?))
                 });
                 let Some((addr, owner)) = owner else { return true };
                 derived.problems.push(Problem {
@@ -318,7 +317,7 @@ fn number(port: i32) -> Option<u16> {
 /// of the families change one after the other, so this mends itself; until then it takes no new
 /// chats while others are complete.
 fn hold_back_incomplete(service: &mut config::Service) {
-    let families: Vec<bool> = service.vips().map(|(prefix, _)| prefix.addr.is_ipv4()).collect();
+    let families: Vec<bool> = service.vips().map(|(prefix, _)| prefix.addr().is_ipv4()).collect();
     let is_complete = |replica: &config::Replica| {
         let has = |ipv4: &bool| replica.addresses.iter().any(|addr| addr.is_ipv4() == *ipv4);
         families.iter().all(has)

@@ -117,7 +117,7 @@ impl Claimant {
 
     /// All that it has, so that nobody else gets it.
     pub(super) fn taken(&self) -> impl Iterator<Item = Prefix> {
-        self.given().chain(self.others.iter().copied()).map(single)
+        self.given().chain(self.others.iter().copied()).map(Prefix::from)
     }
 
     /// The families that it still has to get an address of.
@@ -144,11 +144,7 @@ fn has_family(pools: &[AddressPool], family: IpFamily) -> bool {
 /// The addresses of a Node: none of them is given.
 pub(super) fn of_node(node: &Node) -> impl Iterator<Item = Prefix> {
     let all = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    all.into_iter().flatten().filter_map(|addr| Some(single(addr.address.parse().ok()?)))
-}
-
-fn single(addr: IpAddr) -> Prefix {
-    Prefix { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
+    all.into_iter().flatten().filter_map(|addr| Some(addr.address.parse::<IpAddr>().ok()?.into()))
 }
 
 /// What is to be done.
@@ -310,7 +306,7 @@ struct Free {
 impl Free {
     fn new(family: IpFamily, pools: &[AddressPool], taken: &[Prefix]) -> Self {
         let mut taken: Vec<(u128, u128)> =
-            taken.iter().filter(|p| IpFamily::of(p.addr) == family).map(span).collect();
+            taken.iter().filter(|p| IpFamily::of(p.addr()) == family).map(span).collect();
         taken.sort_unstable();
         let mut spans = VecDeque::new();
         for pool in pools.iter().filter(|pool| IpFamily::of(pool.first) == family) {
@@ -365,13 +361,7 @@ fn number(addr: IpAddr) -> u128 {
 }
 
 fn span(prefix: &Prefix) -> (u128, u128) {
-    let first = number(prefix.addr);
-    let behind = if prefix.addr.is_ipv4() {
-        u128::from(u32::MAX.checked_shr(prefix.len.into()).unwrap_or(0))
-    } else {
-        u128::MAX.checked_shr(prefix.len.into()).unwrap_or(0)
-    };
-    (first, first | behind)
+    (number(prefix.network()), number(prefix.broadcast()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use ipnet::IpNet;
 use router_ebpf::maps::{Addr, Replica, Vip};
 
 use crate::plan::config::Prefix;
@@ -32,8 +33,8 @@ pub const MAPPED_BITS: u32 = 96;
 
 /// The length of a VIP's prefix as `VIPS` counts it.
 pub fn vip_bits(prefix: &Prefix) -> u32 {
-    let before = if prefix.addr.is_ipv4() { MAPPED_BITS } else { 0 };
-    PORT_BITS + before + u32::from(prefix.len)
+    let before = if prefix.addr().is_ipv4() { MAPPED_BITS } else { 0 };
+    PORT_BITS + before + u32::from(prefix.prefix_len())
 }
 
 /// A key of `VIPS` as people write it: `10.0.0.1 port 80`.
@@ -41,7 +42,8 @@ pub fn vip_text(bits: u32, vip: &Vip) -> String {
     let addr = from_map(vip.addr);
     let before = if addr.is_ipv4() { MAPPED_BITS } else { 0 };
     let len = bits.saturating_sub(PORT_BITS + before) as u8;
-    format!("{} port {}", Prefix { addr, len }, u16::from_be_bytes(vip.port))
+    let prefix = IpNet::new(addr, len).map_or(addr.into(), Prefix::from);
+    format!("{prefix} port {}", u16::from_be_bytes(vip.port))
 }
 
 #[cfg(test)]
@@ -56,10 +58,10 @@ mod tests {
             ("fd00::1", 128, 144, "fd00::1 port 80"),
             ("2001:db8::", 64, 80, "2001:db8::/64 port 80"),
         ] {
-            let prefix = Prefix { addr: addr.parse().unwrap(), len };
+            let prefix = Prefix::from(IpNet::new(addr.parse().unwrap(), len).unwrap());
             assert_eq!(vip_bits(&prefix), bits);
-            let vip = Vip { port: [0, 80], addr: to_map(prefix.addr) };
-            assert_eq!(from_map(vip.addr), prefix.addr);
+            let vip = Vip { port: [0, 80], addr: to_map(prefix.addr()) };
+            assert_eq!(from_map(vip.addr), prefix.addr());
             assert_eq!(vip_text(bits, &vip), text);
         }
     }

@@ -1,5 +1,7 @@
 //! Services: whose they are, their annotations and addresses.
 
+use std::net::IpAddr;
+
 use roost::{
     kube::{Claims, Derived, ObjectKey, Reason},
     plan::config::{self, OnMissing, Prefix, State},
@@ -244,7 +246,7 @@ fn of_two_services_with_one_address_the_older_has_it() {
     assert_eq!(derived.problems[0].service.name, "a");
     assert!(derived.problems[0].message.contains("\"default/b:80\""));
     // And what the file has is the file's.
-    let prefix = Prefix { addr: "192.0.2.10".parse().unwrap(), len: 32 };
+    let prefix = Prefix::from(IpAddr::from([192, 0, 2, 10]));
     let taken = Claims::from([((prefix, 80), "of-the-file".into())]);
     let derived = cluster(&[service("b", &[])], &[]).derive(&taken);
     assert!(derived.problems[0].message.contains("\"of-the-file\""), "{derived:?}");

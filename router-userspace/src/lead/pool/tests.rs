@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -7,6 +8,10 @@ use super::*;
 
 fn pool(first: &str, last: &str) -> AddressPool {
     AddressPool { first: first.parse().unwrap(), last: last.parse().unwrap() }
+}
+
+fn prefix(text: &str) -> Prefix {
+    text.parse::<IpNet>().unwrap().into()
 }
 
 /// A Service of Roost's, created at a second.
@@ -81,10 +86,10 @@ fn what_anybody_else_has_is_not_given() {
         service("chat", 5, &["IPv4"], &[]),
     ];
     let taken = [
-        Prefix { addr: "203.0.113.0".parse().unwrap(), len: 31 },
-        Prefix { addr: "203.0.113.5".parse().unwrap(), len: 32 },
-        Prefix { addr: "203.0.113.6".parse().unwrap(), len: 31 },
-        Prefix { addr: "203.0.113.6".parse().unwrap(), len: 32 },
+        prefix("203.0.113.0/31"),
+        prefix("203.0.113.5/32"),
+        prefix("203.0.113.6/31"),
+        prefix("203.0.113.6/32"),
     ];
     let plan = plan(&pools, &services, taken);
     assert_eq!(gifts(&plan), [("chat", vec!["203.0.113.8".to_owned()])]);
@@ -123,9 +128,9 @@ fn one_that_prefers_two_families_is_content_with_the_one_that_there_is() {
     assert_eq!(reasons(&plan(&four, &has, [])), []);
     // One that could have both waits for the other; so does one that has none.
     let both = [four[0], six[0]];
-    let taken = Prefix { addr: six[0].first, len: 128 };
+    let taken = Prefix::from(six[0].first);
     assert_eq!(reasons(&plan(&both, &has, [taken])), [("chat", Reason::NoAddress)]);
-    let taken = Prefix { addr: four[0].first, len: 32 };
+    let taken = Prefix::from(four[0].first);
     let found = plan(&four, &of("PreferDualStack", &[]), [taken]);
     assert_eq!(reasons(&found), [("chat", Reason::NoAddress); 2]);
 
@@ -180,7 +185,7 @@ fn large_pools_are_counted_and_used_from_their_begin() {
     assert_eq!(found.usage[&IpFamily::V6], Usage { given: 1, free: u64::MAX });
     // Up to the last address there is.
     let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-    let found = Free::new(IpFamily::V6, &[pool(last, last)], &[single(last.parse().unwrap())]);
+    let found = Free::new(IpFamily::V6, &[pool(last, last)], &[last.parse::<IpAddr>().unwrap().into()]);
     assert_eq!(found.count(), 0);
 }
 
@@ -222,7 +227,7 @@ fn world() -> impl Strategy<Value = (Vec<AddressPool>, Vec<Claimant>, Vec<Prefix
     let taken = taken.prop_map(move |all| {
         let prefix = |(n, len): (u8, u8)| {
             let whole = 32 - u32::from(len);
-            Prefix { addr: addr(n >> whole << whole), len }
+            Prefix::from(IpNet::new(addr(n >> whole << whole), len).unwrap())
         };
         all.into_iter().map(prefix).collect::<Vec<_>>()
     });
@@ -241,7 +246,7 @@ proptest! {
         prop_assert_eq!(distinct.len(), new.len(), "given twice");
         for addr in &new {
             prop_assert!(pools.iter().any(|pool| pool.contains(*addr)), "{} of no pool", addr);
-            prop_assert!(!taken.iter().any(|prefix| prefix.contains(*addr)), "{} is taken", addr);
+            prop_assert!(!taken.iter().any(|prefix| prefix.contains(addr)), "{} is taken", addr);
             let has = services.iter().any(|s| s.given().any(|given| given == *addr));
             prop_assert!(!has, "{} belongs to a Service", addr);
         }

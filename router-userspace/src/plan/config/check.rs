@@ -86,7 +86,7 @@ fn endpoints(
                 ));
             }
             let vip = services.iter().find(|(other, _)| {
-                other.port == port && other.addresses.iter().any(|p| p.contains(*addr))
+                other.port == port && other.addresses.iter().any(|p| p.contains(addr))
             });
             if let Some((other, _)) = vip {
                 field.refuse(format!(
@@ -104,7 +104,7 @@ fn families(service: &Service, fields: &ServiceFields<'_>) {
     let name = &service.name;
     for ipv4 in [true, false] {
         let (family, other) = if ipv4 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-        let Some(vip) = service.addresses.iter().find(|p| p.addr.is_ipv4() == ipv4) else {
+        let Some(vip) = service.addresses.iter().find(|p| p.addr().is_ipv4() == ipv4) else {
             continue;
         };
         for (replica, fields) in service.replicas.iter().zip(&fields.replicas) {
@@ -112,7 +112,7 @@ fn families(service: &Service, fields: &ServiceFields<'_>) {
             if replica.addresses.iter().any(|addr| addr.is_ipv4() == ipv4) {
                 continue;
             }
-            let both = service.addresses.iter().any(|p| p.addr.is_ipv4() != ipv4);
+            let both = service.addresses.iter().any(|p| p.addr().is_ipv4() != ipv4);
             let right = if both {
                 format!("give both, address = [\"{only}\", an {family} one]")
             } else {

@@ -1,6 +1,8 @@
 //! The validated model.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, ops::Deref, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
 
 use super::{pool::Kubernetes, source::KeySource};
 
@@ -86,41 +88,33 @@ pub struct Service {
     pub replicas: Vec<Replica>,
 }
 
-/// An address with a prefix length.
+/// An address with a prefix length, zero behind the prefix. A single address is written without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
-    /// The address, zero behind the prefix.
-    pub addr: IpAddr,
-    /// Bits of the prefix: 32 or 128 for a single address.
-    pub len: u8,
+pub struct Prefix(IpNet);
+
+impl From<IpNet> for Prefix {
+    fn from(net: IpNet) -> Self {
+        Self(net.trunc())
+    }
 }
 
-impl Prefix {
-    /// The address with zeros behind the prefix.
-    pub(super) fn network(&self) -> IpAddr {
-        match self.addr {
-            IpAddr::V4(v4) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0);
-                IpAddr::V4((v4.to_bits() & mask).into())
-            }
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
-                IpAddr::V6((v6.to_bits() & mask).into())
-            }
-        }
+impl From<IpAddr> for Prefix {
+    fn from(addr: IpAddr) -> Self {
+        Self(addr.into())
     }
+}
 
-    /// Whether an address is inside.
-    pub fn contains(&self, addr: IpAddr) -> bool {
-        addr.is_ipv4() == self.addr.is_ipv4() && Self { addr, len: self.len }.network() == self.addr
+impl Deref for Prefix {
+    type Target = IpNet;
+
+    fn deref(&self) -> &IpNet {
+        &self.0
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = if self.addr.is_ipv4() { 32 } else { 128 };
-        write!(f, "{}", self.addr)?;
-        if self.len == whole { Ok(()) } else { write!(f, "/{}", self.len) }
+        if self.prefix_len() == self.max_prefix_len() { self.addr().fmt(f) } else { self.0.fmt(f) }
     }
 }
 

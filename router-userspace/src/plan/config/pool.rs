@@ -95,24 +95,12 @@ fn pool(text: &str) -> Result<AddressPool, String> {
     }
 }
 
-/// All of a prefix; but many hosts take the first and the last address of an IPv4 network for
-/// something else.
+/// All of a prefix; but not the first and the last address of an IPv4 network, which many hosts take
+/// for something else.
 fn of_prefix(prefix: Prefix) -> AddressPool {
-    match prefix.addr {
-        IpAddr::V4(first) => {
-            let first = first.to_bits();
-            let last = first | u32::MAX.checked_shr(prefix.len.into()).unwrap_or(0);
-            let inside = u32::from(prefix.len < 31);
-            AddressPool {
-                first: IpAddr::V4((first + inside).into()),
-                last: IpAddr::V4((last - inside).into()),
-            }
-        }
-        IpAddr::V6(first) => {
-            let last = first.to_bits() | u128::MAX.checked_shr(prefix.len.into()).unwrap_or(0);
-            AddressPool { first: prefix.addr, last: IpAddr::V6(last.into()) }
-        }
-    }
+    let mut hosts = prefix.hosts();
+    let first = hosts.next().unwrap_or(prefix.addr());
+    AddressPool { first, last: hosts.next_back().unwrap_or(first) }
 }
 
 /// What a range could have in it whose ends are fine.

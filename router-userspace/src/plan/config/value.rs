@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
+
 use super::model::Prefix;
 use crate::plan::duration;
 
@@ -14,20 +16,20 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
     };
     let addr: IpAddr =
         address.parse().map_err(|_| format!("{text:?} is not an IP address; {example}"))?;
-    let most: u8 = if addr.is_ipv4() { 32 } else { 128 };
-    let len = match len {
-        None => most,
-        Some(len) => len
-            .parse()
-            .ok()
-            .filter(|len| (1..=most).contains(len))
-            .ok_or_else(|| format!("{text:?}: a prefix length is 1 to {most} here"))?,
+    let whole = IpNet::from(addr);
+    let net = match len {
+        None => whole,
+        Some(len) => {
+            let len = len.parse().ok().filter(|len| *len > 0);
+            len.and_then(|len| IpNet::new(addr, len).ok()).ok_or_else(|| {
+                format!("{text:?}: a prefix length is 1 to {} here", whole.max_prefix_len())
+            })?
+        }
     };
     unicast(addr)?;
-    let prefix = Prefix { addr, len };
-    if prefix.network() != addr {
-        let right = Prefix { addr: prefix.network(), len };
-        return Err(format!("{text:?} has bits set behind its prefix; write \"{right}\""));
+    let prefix = Prefix::from(net);
+    if prefix.addr() != addr {
+        return Err(format!("{text:?} has bits set behind its prefix; write \"{prefix}\""));
     }
     Ok(prefix)
 }

@@ -81,7 +81,7 @@ impl<'a> Desired<'a> {
         let number = self.service_number(service)?;
         let replicas = self.replicas(number, service)?;
         for (prefix, port) in service.vips() {
-            let vip = Vip { port: port.to_be_bytes(), addr: addr::to_map(prefix.addr) };
+            let vip = Vip { port: port.to_be_bytes(), addr: addr::to_map(prefix.addr()) };
             self.out.vips.entry((addr::vip_bits(&prefix), vip)).or_insert(number);
         }
         let of = |state| replicas.iter().filter(move |r| r.replica.state == state);

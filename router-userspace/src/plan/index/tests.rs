@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 use router_ebpf::maps::{
     MISSING_REPLICA, NO_REPLICA, REPLICA_DRAINING, REPLICA_READY, SLOT_COUNT, Service,
@@ -277,7 +279,7 @@ fn other_vips_have_their_own_port_and_the_first_claim_holds() {
     let text = service("chat", "10.0.0.1", &[("a", 2, "")]);
     world.set(&text);
     let mut chat = world.index.services()["chat"].clone();
-    let other = |addr: &str| config::Prefix { addr: addr.parse().unwrap(), len: 32 };
+    let other = |addr: &str| config::Prefix::from(addr.parse::<IpAddr>().unwrap());
     chat.name = "another".into();
     chat.other_vips = vec![(other("10.0.0.9"), 30080), (other("10.0.0.1"), 80)];
     chat.addresses.clear();
