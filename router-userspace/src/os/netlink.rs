@@ -1,15 +1,19 @@
 //! The questions that only netlink answers: what an interface is, what it is attached to, what is at
 //! its other end, and what its driver can do with XDP.
 
+use std::convert::Infallible;
+
 use anyhow::{Context as _, Result, bail};
+use netlink_packet_core::{
+    DefaultNla, Emitable as _, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator, parse_i32, parse_u8, parse_u16,
+    parse_u32, parse_u64,
+};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
 };
 
-const NLM_F_REQUEST: u16 = 1;
-const NLMSG_ERROR: u16 = 2;
-const HEADER: usize = 16;
 /// `struct genlmsghdr`.
 const GENL_HEADER: usize = 4;
 /// `struct ifinfomsg`.
@@ -80,32 +84,30 @@ pub fn link_by_name(name: &str) -> Result<Link> {
     if name.is_empty() || name.len() > 15 {
         bail!("`{name}` is no interface name: 1 to 15 bytes are expected");
     }
-    let mut payload = vec![0; LINK_HEADER];
-    put_attr(&mut payload, IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
-    link(&payload).with_context(|| format!("no interface `{name}` in this network namespace"))
+    let name_attr = DefaultNla::new(IFLA_IFNAME, [name.as_bytes(), b"\0"].concat());
+    link(0, &[name_attr])
+        .with_context(|| format!("no interface `{name}` in this network namespace"))
 }
 
 /// Asks for an interface by its index.
 pub fn link_by_index(index: u32) -> Result<Link> {
-    let mut payload = vec![0; LINK_HEADER];
-    payload[4..8].copy_from_slice(&index.to_ne_bytes());
-    link(&payload).with_context(|| format!("no interface with index {index}"))
+    link(index, &[]).with_context(|| format!("no interface with index {index}"))
 }
 
 /// Asks for the other end of a veth pair, wherever it is.
 pub fn other_end(of: &Link) -> Result<Link> {
     const IFLA_TARGET_NETNSID: u16 = 46;
-    let mut payload = vec![0; LINK_HEADER];
-    payload[4..8].copy_from_slice(&of.link.to_ne_bytes());
-    if let Some(namespace) = of.link_namespace {
-        put_attr(&mut payload, IFLA_TARGET_NETNSID, &namespace.to_ne_bytes());
-    }
-    link(&payload).with_context(|| format!("cannot look at the other end of {}", of.name))
+    let namespace = of.link_namespace.map(|namespace| namespace.to_ne_bytes().to_vec());
+    let namespace = namespace.map(|id| DefaultNla::new(IFLA_TARGET_NETNSID, id));
+    link(of.link, namespace.as_slice())
+        .with_context(|| format!("cannot look at the other end of {}", of.name))
 }
 
-fn link(payload: &[u8]) -> Result<Link> {
-    const RTM_GETLINK: u16 = 18;
-    let answer = request(NETLINK_ROUTE, RTM_GETLINK, payload)?;
+/// Asks for an interface by its index, or by attributes where that is 0.
+fn link(index: u32, attributes: &[DefaultNla]) -> Result<Link> {
+    let mut header = [0; LINK_HEADER];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let answer = request(NETLINK_ROUTE, libc::RTM_GETLINK, &header, attributes)?;
     parse_link(&answer).context("the kernel's answer about an interface is too short")
 }
 
@@ -124,25 +126,27 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
 
     let header = answer.get(..LINK_HEADER)?;
     let mut link = Link {
-        index: u32_of(&header[4..8]),
-        up: u32_of(&header[8..12]) & IFF_UP != 0,
+        index: number(&header[4..8]),
+        up: number(&header[8..12]) & IFF_UP != 0,
         ..Link::default()
     };
-    for (kind, value) in attrs(&answer[LINK_HEADER..]) {
-        match kind {
+    for attr in attrs(&answer[LINK_HEADER..]) {
+        let value = attr.value();
+        match attr.kind() {
             IFLA_IFNAME => link.name = text_of(value),
-            IFLA_MTU => link.mtu = u32_of(value),
-            IFLA_LINK => link.link = u32_of(value),
-            IFLA_LINK_NETNSID => link.link_namespace = Some(u32_of(value) as i32),
+            IFLA_MTU => link.mtu = number(value),
+            IFLA_LINK => link.link = number(value),
+            IFLA_LINK_NETNSID => link.link_namespace = parse_i32(value).ok(),
             IFLA_LINKINFO => {
-                let kind = attrs(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
-                link.kind = kind.map(|(_, value)| text_of(value)).unwrap_or_default();
+                let kind = attrs(value).find(|attr| attr.kind() == IFLA_INFO_KIND);
+                link.kind = kind.map(|attr| text_of(attr.value())).unwrap_or_default();
             }
             IFLA_XDP => {
-                let mode = attrs(value).find(|(kind, _)| *kind == IFLA_XDP_ATTACHED);
-                link.xdp_mode = mode.and_then(|(_, value)| XdpMode::from_kernel(*value.first()?));
-                let ids = attrs(value).filter(|(kind, _)| XDP_PROG_IDS.contains(kind));
-                link.xdp_programs = ids.map(|(_, value)| u32_of(value)).collect();
+                let mode = attrs(value).find(|attr| attr.kind() == IFLA_XDP_ATTACHED);
+                let mode = mode.and_then(|attr| parse_u8(attr.value()).ok());
+                link.xdp_mode = mode.and_then(XdpMode::from_kernel);
+                let ids = attrs(value).filter(|attr| XDP_PROG_IDS.contains(&attr.kind()));
+                link.xdp_programs = ids.map(|attr| number(attr.value())).collect();
                 link.xdp_programs.sort_unstable();
                 link.xdp_programs.dedup();
             }
@@ -161,12 +165,11 @@ pub fn native_xdp(index: u32) -> Result<Option<bool>> {
     const NETDEV_XDP_ACT_BASIC: u64 = 1;
 
     let Some(family) = generic_family("netdev")? else { return Ok(None) };
-    let mut payload = vec![NETDEV_CMD_DEV_GET, 1, 0, 0];
-    put_attr(&mut payload, NETDEV_A_DEV_IFINDEX, &index.to_ne_bytes());
-    let answer = request(NETLINK_GENERIC, family, &payload)?;
+    let index = DefaultNla::new(NETDEV_A_DEV_IFINDEX, index.to_ne_bytes().to_vec());
+    let answer = request(NETLINK_GENERIC, family, &[NETDEV_CMD_DEV_GET, 1, 0, 0], &[index])?;
     let features = attrs(answer.get(GENL_HEADER..).unwrap_or_default())
-        .find(|(kind, _)| *kind == NETDEV_A_DEV_XDP_FEATURES)
-        .and_then(|(_, value)| Some(u64::from_ne_bytes(value.try_into().ok()?)));
+        .find(|attr| attr.kind() == NETDEV_A_DEV_XDP_FEATURES)
+        .and_then(|attr| parse_u64(attr.value()).ok());
     Ok(features.map(|features| features & NETDEV_XDP_ACT_BASIC != 0))
 }
 
@@ -176,15 +179,15 @@ fn generic_family(name: &str) -> Result<Option<u16>> {
     const CTRL_ATTR_FAMILY_ID: u16 = 1;
     const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 
-    let mut payload = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
-    put_attr(&mut payload, CTRL_ATTR_FAMILY_NAME, &[name.as_bytes(), b"\0"].concat());
-    let answer = match request(NETLINK_GENERIC, GENL_ID_CTRL, &payload) {
+    let name = DefaultNla::new(CTRL_ATTR_FAMILY_NAME, [name.as_bytes(), b"\0"].concat());
+    let header = [CTRL_CMD_GETFAMILY, 1, 0, 0];
+    let answer = match request(NETLINK_GENERIC, GENL_ID_CTRL, &header, &[name]) {
         Err(error) if is_not_found(&error) => return Ok(None),
         other => other?,
     };
     Ok(attrs(answer.get(GENL_HEADER..).unwrap_or_default())
-        .find(|(kind, _)| *kind == CTRL_ATTR_FAMILY_ID)
-        .and_then(|(_, value)| Some(u16::from_ne_bytes(value.try_into().ok()?))))
+        .find(|attr| attr.kind() == CTRL_ATTR_FAMILY_ID)
+        .and_then(|attr| parse_u16(attr.value()).ok()))
 }
 
 fn is_not_found(error: &anyhow::Error) -> bool {
@@ -192,54 +195,70 @@ fn is_not_found(error: &anyhow::Error) -> bool {
         == Some(libc::ENOENT)
 }
 
-/// Sends one request and returns the body of its one answer.
-fn request(protocol: isize, kind: u16, payload: &[u8]) -> Result<Vec<u8>> {
-    let mut message = Vec::with_capacity(HEADER + payload.len());
-    message.extend(((HEADER + payload.len()) as u32).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(payload);
+/// A message of whichever family, its attributes unread.
+struct Message {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.body);
+    }
+}
+
+impl NetlinkDeserializable for Message {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, body: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self { kind: header.message_type, body: body.to_vec() })
+    }
+}
+
+/// Sends one request, which is a family's header and attributes, and returns the body of its one answer.
+fn request(
+    protocol: isize,
+    kind: u16,
+    header: &[u8],
+    attributes: &[DefaultNla],
+) -> Result<Vec<u8>> {
+    let mut body = header.to_vec();
+    body.resize(header.len() + attributes.buffer_len(), 0);
+    attributes.emit(&mut body[header.len()..]);
+    let body = NetlinkPayload::InnerMessage(Message { kind, body });
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), body);
+    message.header.flags = NLM_F_REQUEST;
+    message.finalize();
+    let mut question = vec![0; message.buffer_len()];
+    message.serialize(&mut question);
 
     let socket = Socket::new(protocol).context("cannot open a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel by netlink")?;
-    socket.send(&message, 0).context("cannot ask the kernel by netlink")?;
+    socket.send(&question, 0).context("cannot ask the kernel by netlink")?;
     let (answer, _) = socket.recv_from_full().context("no answer by netlink")?;
-    if answer.len() < HEADER + 4 {
-        bail!("a netlink answer of {} bytes is too short", answer.len());
+    let answer = NetlinkMessage::<Message>::deserialize(&answer);
+    match answer.context("a netlink answer that cannot be read")?.payload {
+        NetlinkPayload::InnerMessage(message) => Ok(message.body),
+        NetlinkPayload::Error(error) => Err(error.to_io().into()),
+        _ => bail!("an empty netlink answer"),
     }
-    let end = (u32_of(&answer[..4]) as usize).clamp(HEADER, answer.len());
-    if u16::from_ne_bytes([answer[4], answer[5]]) == NLMSG_ERROR {
-        let errno = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
-        return Err(std::io::Error::from_raw_os_error(-errno).into());
-    }
-    Ok(answer[HEADER..end].to_vec())
-}
-
-/// Appends an attribute, padded to four bytes.
-fn put_attr(message: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    message.extend(((4 + value.len()) as u16).to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(value);
-    message.resize(message.len().next_multiple_of(4), 0);
 }
 
 /// The attributes of a message or of a nested attribute; ends at the first that does not fit.
-fn attrs(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    /// The upper two bits are flags (nested, byte order).
-    const KIND_MASK: u16 = 0x3fff;
-    std::iter::from_fn(move || {
-        let header = bytes.get(..4)?;
-        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let kind = u16::from_ne_bytes([header[2], header[3]]) & KIND_MASK;
-        let value = bytes.get(4..len)?;
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
+fn attrs(bytes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
+    NlasIterator::new(bytes).map_while(Result::ok)
 }
 
-fn u32_of(value: &[u8]) -> u32 {
-    value.try_into().map_or(0, u32::from_ne_bytes)
+fn number(value: &[u8]) -> u32 {
+    parse_u32(value).unwrap_or_default()
 }
 
 fn text_of(value: &[u8]) -> String {
@@ -249,15 +268,54 @@ fn text_of(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NLA_F_NESTED;
+
     use super::*;
 
     #[test]
     fn attributes_come_back_as_they_were_put() {
-        let mut message = Vec::new();
-        put_attr(&mut message, 3, b"eth0\0");
-        put_attr(&mut message, 4, &1500u32.to_ne_bytes());
-        let read: Vec<_> = attrs(&message).collect();
-        assert_eq!(read, [(3, &b"eth0\0"[..]), (4, &1500u32.to_ne_bytes()[..])]);
+        let put: [_; 2] = [(3, b"eth0\0".to_vec()), (4, 1500u32.to_ne_bytes().to_vec())];
+        let attributes = put.map(|(kind, value)| DefaultNla::new(kind, value));
+        let mut message = vec![0; attributes.as_slice().buffer_len()];
+        attributes.as_slice().emit(&mut message);
+        let read: Vec<_> = attrs(&message).map(|nla| (nla.kind(), nla.value().to_vec())).collect();
+        assert_eq!(read, [(3, b"eth0\0".to_vec()), (4, 1500u32.to_ne_bytes().to_vec())]);
+    }
+
+    #[test]
+    fn an_interface_is_read_whatever_else_is_said_of_it() {
+        let bytes = |attributes: &[DefaultNla]| {
+            let mut bytes = vec![0; attributes.buffer_len()];
+            attributes.emit(&mut bytes);
+            bytes
+        };
+        let attr = |kind: u16, value: &[u8]| DefaultNla::new(kind, value.to_vec());
+        let xdp = [
+            attr(2, &[1]),
+            attr(5, &7u32.to_ne_bytes()),
+            attr(4, &7u32.to_ne_bytes()),
+            attr(99, b"?"),
+        ];
+        let mut answer = vec![0; LINK_HEADER];
+        answer[4] = 3;
+        answer[8] = 1;
+        answer.extend(bytes(&[
+            attr(3, b"veth0\0"),
+            // Statistics of a length that no kernel has, and an attribute that none knows.
+            attr(7, &[1; 5]),
+            attr(9999, b"new"),
+            attr(4, &1500u32.to_ne_bytes()),
+            attr(5, &9u32.to_ne_bytes()),
+            attr(37, &(-1i32).to_ne_bytes()),
+            attr(18 | NLA_F_NESTED, &bytes(&[attr(1, b"veth\0"), attr(2, &[0; 3])])),
+            attr(43 | NLA_F_NESTED, &bytes(&xdp)),
+        ]));
+        let link = parse_link(&answer).unwrap();
+        assert_eq!((link.name.as_str(), link.kind.as_str()), ("veth0", "veth"));
+        assert_eq!((link.index, link.mtu, link.link, link.up), (3, 1500, 9, true));
+        assert_eq!(link.link_namespace, Some(-1));
+        assert_eq!((link.xdp_mode, link.xdp_programs), (Some(XdpMode::Native), vec![7]));
+        assert!(parse_link(&answer[..LINK_HEADER - 1]).is_none());
     }
 
     #[test]
