@@ -18,6 +18,7 @@ use std::{
 use router_ebpf::maps::{
     Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
 };
+use thiserror::Error;
 
 use crate::{
     maps::tables::{Tables, TablesError, optional},
@@ -42,19 +43,12 @@ const ORPHANS: Duration = Duration::from_secs(30);
 const WRONG_COUNTS: u32 = 3;
 
 /// Why a sweep ended early. What it has not done is for the next one.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("map {map}: {error}")]
 pub struct SweepError {
     map: &'static str,
     error: String,
 }
-
-impl fmt::Display for SweepError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map {}: {}", self.map, self.error)
-    }
-}
-
-impl std::error::Error for SweepError {}
 
 fn failed<E: fmt::Display>(map: &'static str) -> impl FnOnce(E) -> SweepError {
     move |error| SweepError { map, error: error.to_string() }

@@ -8,7 +8,9 @@ mod reader;
 mod source;
 mod value;
 
-use std::{fmt, path::Path};
+use std::path::Path;
+
+use thiserror::Error;
 
 pub use model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State};
 pub use pool::{AddressPool, Kubernetes};
@@ -31,7 +33,8 @@ pub struct Problem {
 }
 
 /// Every problem of a configuration file. None of the file is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{}", lines(.file, .problems))]
 pub struct ConfigError {
     /// The file's name, as it was given.
     pub file: String,
@@ -39,26 +42,14 @@ pub struct ConfigError {
     pub problems: Vec<Problem>,
 }
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().enumerate() {
-            if i > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}", self.file)?;
-            if problem.line > 0 {
-                write!(f, ":{}:{}", problem.line, problem.column)?;
-            }
-            if !problem.field.is_empty() {
-                write!(f, ": {}", problem.field)?;
-            }
-            write!(f, ": {}", problem.message)?;
-        }
-        Ok(())
-    }
+fn lines(file: &str, problems: &[Problem]) -> String {
+    let line = |Problem { line, column, field, message }: &Problem| {
+        let place = if *line > 0 { format!(":{line}:{column}") } else { String::new() };
+        let field = if field.is_empty() { String::new() } else { format!(": {field}") };
+        format!("{file}{place}{field}: {message}")
+    };
+    problems.iter().map(line).collect::<Vec<_>>().join("\n")
 }
-
-impl std::error::Error for ConfigError {}
 
 impl Config {
     /// Reads and validates a file. Relative file names in it are relative to its directory.

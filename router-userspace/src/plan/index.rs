@@ -11,11 +11,11 @@ mod published;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     time::Duration,
 };
 
 use router_ebpf::maps::REPLICA_GONE;
+use thiserror::Error;
 
 use crate::plan::{config, slots::SlotTable};
 
@@ -60,9 +60,10 @@ pub struct Used {
 }
 
 /// Why the wanted state does not fit into the maps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PlanError {
     /// More services than there is room for.
+    #[error("{}", no_room("services", *.room, .service))]
     Services {
         /// There is room for these.
         room: u32,
@@ -70,6 +71,7 @@ pub enum PlanError {
         service: String,
     },
     /// More replicas than there is room for.
+    #[error("{}", no_room("replicas", *.room, .replica))]
     Replicas {
         /// There is room for these.
         room: u32,
@@ -78,22 +80,12 @@ pub enum PlanError {
     },
 }
 
-impl fmt::Display for PlanError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, room, name) = match self {
-            Self::Services { room, service } => ("services", room, service),
-            Self::Replicas { room, replica } => ("replicas", room, replica),
-        };
-        write!(
-            f,
-            "no room for {name:?}: the maps were made for {room} {what}, with those that are gone \
-             but still in use; raise [limits] {what}, then `roost detach` and start anew (ends the \
-             connections)"
-        )
-    }
+fn no_room(what: &str, room: u32, name: &str) -> String {
+    format!(
+        "no room for {name:?}: the maps were made for {room} {what}, with those that are gone but still \
+         in use; raise [limits] {what}, then `roost detach` and start anew (ends the connections)"
+    )
 }
-
-impl std::error::Error for PlanError {}
 
 /// What sources say, and what the maps hold.
 pub struct Index {
@@ -286,24 +278,15 @@ impl Index {
 }
 
 /// Why the maps are not in the wanted state.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum SyncError<E> {
     /// It does not fit; nothing was written.
+    #[error("{0}")]
     Plan(PlanError),
     /// A map refused.
+    #[error("{0}")]
     Write(E),
 }
-
-impl<E: fmt::Display> fmt::Display for SyncError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Plan(e) => e.fmt(f),
-            Self::Write(e) => e.fmt(f),
-        }
-    }
-}
-
-impl<E: std::error::Error> std::error::Error for SyncError<E> {}
 
 #[cfg(test)]
 mod tests;

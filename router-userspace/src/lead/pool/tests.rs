@@ -185,7 +185,8 @@ fn large_pools_are_counted_and_used_from_their_begin() {
     assert_eq!(found.usage[&IpFamily::V6], Usage { given: 1, free: u64::MAX });
     // Up to the last address there is.
     let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
-    let found = Free::new(IpFamily::V6, &[pool(last, last)], &[last.parse::<IpAddr>().unwrap().into()]);
+    let found =
+        Free::new(IpFamily::V6, &[pool(last, last)], &[last.parse::<IpAddr>().unwrap().into()]);
     assert_eq!(found.count(), 0);
 }
 
