@@ -9,6 +9,7 @@ mod annotations;
 pub(crate) mod backoff;
 mod cluster;
 mod connect;
+mod fitting;
 mod guard;
 mod replicas;
 mod rights;

@@ -4,11 +4,15 @@
 
 mod control;
 mod events;
+mod known;
 mod leader;
 mod lease;
 mod pool;
 mod refusals;
+mod state;
 
-pub use control::{Control, ControlState, Controls, Known, Learner};
+pub use control::{Control, Learner};
+pub use known::Known;
 pub use lease::{LEASE, Times};
 pub use pool::{Claimant, Gift, IpFamily, Plan, Usage, plan};
+pub use state::{ControlState, Controls};

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use roost::{
     kube::{Claims, Options, Reason, Source},
-    lead::{Control, ControlState, IpFamily, LEASE, Times, Usage},
+    lead::{Control, ControlState, IpFamily, Known, LEASE, Times, Usage},
     plan::config::AddressPool,
 };
 use roost_tests::kube::{
@@ -68,7 +68,7 @@ impl Daemon {
                 }
                 let publication = source.take(Claims::new());
                 source.published(publication, &[]);
-                learner.learn(source.known(&changed.borrow_and_update()));
+                learner.learn(Known::of(&source, &changed.borrow_and_update()));
             }
         });
         Ok(Self { control, pools, task, _dir: dir })

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use crate::{
     attach::paths,
     kube::{self, Claims, Options, Source},
-    lead::{Control, Times},
+    lead::{Control, Known, Times},
     plan::{config::Config, index::Index},
 };
 
@@ -76,7 +76,7 @@ impl Daemon {
         let replicas: usize = publication.services.iter().map(|s| s.replicas.len()).sum();
         source.published(publication, &refused);
         if let Some(control) = &self.control {
-            control.learn(source.known(&self.config.kubernetes.address_pools));
+            control.learn(Known::of(source, &self.config.kubernetes.address_pools));
         }
         let took = format!("{:.3} s", begin.elapsed().as_secs_f64());
         info!(services, replicas, took, "applied what the cluster says");

@@ -4,15 +4,12 @@ mod declared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::Hasher as _,
     net::IpAddr,
 };
 
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
-use router_ebpf::maps::NAME_LEN;
-use siphasher::sip::SipHasher24;
 
 use crate::plan::config::{self, Prefix, State};
 
@@ -20,6 +17,7 @@ use super::{
     ObjectKey, Problem, Reason,
     addresses::{self, Addresses},
     annotations::Settings,
+    fitting::fitting,
     replicas::replicas,
     slices::Slice,
 };
@@ -328,17 +326,4 @@ fn hold_back_incomplete(service: &mut config::Service) {
             replica.state = State::Draining;
         }
     }
-}
-
-/// A name that fits into the maps. The end of a longer one becomes a hash, so that names that begin
-/// the same stay different.
-pub(super) fn fitting(name: &str) -> String {
-    if name.len() <= NAME_LEN {
-        return name.to_owned();
-    }
-    let mut hasher = SipHasher24::new();
-    hasher.write(name.as_bytes());
-    // Names in Kubernetes are ASCII.
-    let kept: String = name.chars().take(NAME_LEN - 17).collect();
-    format!("{kept}~{:016x}", hasher.finish())
 }

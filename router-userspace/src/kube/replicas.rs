@@ -6,7 +6,7 @@ use crate::plan::config::{self, Replica, State};
 
 use super::{
     annotations::Identity,
-    cluster::fitting,
+    fitting::fitting,
     slices::{Endpoint, Slice, Target},
 };
 

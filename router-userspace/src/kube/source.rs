@@ -19,12 +19,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{
-    lead::{Claimant, Known},
-    plan::{
-        config::{self, AddressPool},
-        index::PlanError,
-    },
+use crate::plan::{
+    config::{self, Prefix},
+    index::PlanError,
 };
 
 use super::{
@@ -181,15 +178,24 @@ impl Source {
         self.listed == [true; 3]
     }
 
-    /// What the leader has to know of it, as last published. `pools` are the file's.
-    pub fn known(&self, pools: &[AddressPool]) -> Known {
-        Known {
-            claimants: self.cluster.services().map(|(_, service)| Claimant::of(service)).collect(),
-            taken: self.taken.keys().map(|(prefix, _)| *prefix).collect(),
-            problems: self.problems.clone(),
-            is_doubted: !self.state.get().held.is_empty(),
-            pools: pools.to_vec(),
-        }
+    /// The Services that there are, whoever's they are.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.cluster.services().map(|(_, service)| service)
+    }
+
+    /// The addresses that other sources had when it was last published.
+    pub fn taken(&self) -> impl Iterator<Item = Prefix> {
+        self.taken.keys().map(|(prefix, _)| *prefix)
+    }
+
+    /// What was wrong with Services when they were last published.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Whether a list of the API server is doubted.
+    pub fn is_doubted(&self) -> bool {
+        !self.state.get().held.is_empty()
     }
 
     /// Waits until there is something to publish. May be dropped and called again.

@@ -1,11 +1,7 @@
 //! The part of the daemon that writes to the cluster: a task of its own, which never holds the data
 //! path up. Every daemon has it; the one that holds the Lease does something.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use kube::Client;
@@ -17,71 +13,12 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use crate::{
-    kube::Problem,
-    plan::config::{AddressPool, Prefix},
-};
-
 use super::{
-    Claimant, IpFamily, Times, Usage,
+    Known, Times,
     leader::{Leader, WRITE},
     lease::{Election, RELEASE},
+    state::ControlState,
 };
-
-/// What the leader has to know, from its watches and its file.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Known {
-    /// Roost's Services.
-    pub claimants: Vec<Claimant>,
-    /// What other sources have.
-    pub taken: Vec<Prefix>,
-    /// What is wrong with Services.
-    pub problems: Vec<Problem>,
-    /// A list of the API server is doubted: it may have forgotten Services, and what they have.
-    pub is_doubted: bool,
-    /// What may be given.
-    pub pools: Vec<AddressPool>,
-}
-
-/// What is known of the part that writes to the cluster.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Controls {
-    /// What this daemon is called in the Lease.
-    pub identity: String,
-    /// Whether it leads.
-    pub is_leader: bool,
-    /// Who leads, as far as is known.
-    pub leader: Option<String>,
-    /// What is used of the pools, for each family that they have; empty while another one leads.
-    pub pools: BTreeMap<IpFamily, Usage>,
-    /// Addresses given since the start.
-    pub addresses_given: u64,
-    /// Events written since the start, also those written again.
-    pub events_written: u64,
-    /// Events that could not be written, each try.
-    pub events_failed: u64,
-    /// Problems of the pools; empty while another one leads.
-    pub problems: Vec<Problem>,
-}
-
-/// A handle to [`Controls`], for several tasks and threads.
-#[derive(Clone, Debug, Default)]
-pub struct ControlState(Arc<Mutex<Controls>>);
-
-impl ControlState {
-    /// What is known now.
-    pub fn get(&self) -> Controls {
-        self.lock().clone()
-    }
-
-    pub(super) fn update(&self, change: impl FnOnce(&mut Controls)) {
-        change(&mut self.lock());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Controls> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Where the leader learns what there is.
 #[derive(Clone, Debug)]

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::control::ControlState;
+use super::state::ControlState;
 use crate::kube::{backoff::jitter, watch::error_text};
 use record::Observed;
 

@@ -19,8 +19,7 @@ use router_ebpf::maps::Vip;
 
 use crate::{
     maps::tables::{self, Tables},
-    plan::addr::from_map,
-    view::key::Family,
+    plan::addr::{Family, from_map},
 };
 
 /// All entries of a hash map, in the order of their keys.

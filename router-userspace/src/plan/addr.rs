@@ -1,6 +1,9 @@
 //! Addresses as the maps keep them: 16 bytes, IPv4 mapped.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use router_ebpf::maps::{Addr, Replica, Vip};
@@ -24,6 +27,34 @@ pub fn from_map(addr: Addr) -> IpAddr {
 pub fn of_replica(replica: &Replica) -> impl Iterator<Item = IpAddr> + use<> {
     let is_set = |addr: &Addr| *addr != Addr::default();
     [replica.v4, replica.v6].into_iter().filter(is_set).map(from_map)
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// Bits of the port in a key of `VIPS`.

@@ -10,35 +10,10 @@ use router_ebpf::{
 };
 
 use super::{names, text};
-use crate::plan::{addr::to_map, config::KeySource};
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The family of an address.
-    pub const fn of(ip: IpAddr) -> Self {
-        match ip {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-}
-
-impl std::fmt::Display for Family {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        })
-    }
-}
+use crate::plan::{
+    addr::{Family, to_map},
+    config::KeySource,
+};
 
 /// A key that was written by a person.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,11 +20,11 @@ pub use self::head::HeadArgs;
 use crate::{
     maps::{read, tables::Tables},
     plan::{
-        addr::{from_map, of_replica},
+        addr::{Family, from_map, of_replica},
         config::KeySource,
     },
     view::{
-        key::{self, Family, Form, Written},
+        key::{self, Form, Written},
         names::{self, Names},
         search::{Outcome, reason_word, search},
         text,

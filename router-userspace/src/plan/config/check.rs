@@ -7,8 +7,22 @@ use std::{
 
 use super::{
     model::{OnMissing, Service},
-    read::ServiceFields,
+    reader::Field,
 };
+
+/// Where the values are, for checks across fields.
+pub(super) struct ServiceFields<'a> {
+    pub(super) name: Option<Field<'a>>,
+    pub(super) addresses: Vec<Field<'a>>,
+    pub(super) on_missing_key: Option<Field<'a>>,
+    pub(super) replicas: Vec<ReplicaFields<'a>>,
+}
+
+/// Where the values of a replica are.
+pub(super) struct ReplicaFields<'a> {
+    pub(super) name: Option<Field<'a>>,
+    pub(super) addresses: Vec<Field<'a>>,
+}
 
 /// Notes what does not fit together.
 pub(super) fn across(services: &[(Service, ServiceFields<'_>)]) {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use router_ebpf::maps::NAME_LEN;
 
 use super::{
-    check,
+    check::{self, ReplicaFields, ServiceFields},
     model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State},
     pool::{Kubernetes, kubernetes},
     reader::{Field, Table},
@@ -83,20 +83,6 @@ fn secrets(table: &Table<'_>) -> SecretFiles {
         Some(PathBuf::from(text))
     };
     SecretFiles { handshake_file: file("handshake_file"), chat_file: file("chat_file") }
-}
-
-/// Where the values are, for checks across fields.
-pub(super) struct ServiceFields<'a> {
-    pub(super) name: Option<Field<'a>>,
-    pub(super) addresses: Vec<Field<'a>>,
-    pub(super) on_missing_key: Option<Field<'a>>,
-    pub(super) replicas: Vec<ReplicaFields<'a>>,
-}
-
-/// Where the values of a replica are.
-pub(super) struct ReplicaFields<'a> {
-    pub(super) name: Option<Field<'a>>,
-    pub(super) addresses: Vec<Field<'a>>,
 }
 
 fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
