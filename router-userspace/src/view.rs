@@ -6,6 +6,7 @@ pub mod counters;
 pub mod decode;
 pub mod dump;
 pub mod flows;
+pub mod interfaces;
 pub mod key;
 pub mod metrics;
 pub mod names;

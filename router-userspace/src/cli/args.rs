@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use super::{chat::ChatCommand, check::CheckArgs, explain::ExplainArgs, output::Format};
-use crate::{
-    daemon::RunArgs,
-    maps::tables::PIN_DIR,
-    view::{chats::ChatsArgs, dump::MapsCommand, flows::FlowsArgs},
+use super::{
+    chat::ChatCommand, chats::ChatsArgs, check::CheckArgs, dump::MapsCommand, explain::ExplainArgs,
+    flows::FlowsArgs, output::Format,
 };
+use crate::{daemon::RunArgs, maps::tables::PIN_DIR};
 
 const AFTER_HELP: &str = "\
 With `-o json` a command prints one object or array. Names are snake_case, counts are numbers; \

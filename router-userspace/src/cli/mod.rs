@@ -2,9 +2,15 @@
 
 pub mod args;
 pub mod chat;
+pub mod chats;
 pub mod check;
+pub mod counters;
+pub mod dump;
 pub mod explain;
+pub mod flows;
 pub mod output;
+pub mod services;
+pub mod status;
 pub mod table;
 
 use std::{path::Path, process::ExitCode};
@@ -15,17 +21,14 @@ use serde::Serialize;
 
 pub use args::{Cli, Command};
 use chat::ChatCommand;
+use dump::MapsCommand;
 use output::{Report, print};
 
 use crate::{
     attach::loader,
     daemon::{self, RunArgs},
     maps::tables::Tables,
-    view::{
-        chats, counters,
-        dump::{self, MapsCommand},
-        flows, overview, services,
-    },
+    view,
 };
 
 /// Runs a command.
@@ -40,19 +43,24 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             print(format, &report)?;
             return Ok(if report.fails > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
-        Command::Status => print(format, &overview::status(&open()?, &pin_dir)?),
-        Command::Services => print(format, &services::services(&open()?)?),
-        Command::Replicas => print(format, &services::replicas(&open()?)?),
-        Command::Chats(args) => print(format, &chats::chats(&open()?, &args)?),
-        Command::Flows(args) => print(format, &flows::flows(&open()?, &args)?),
-        Command::Counters { all } => print(format, &counters::counters(&open()?, all)?),
+        Command::Status => print(format, &view::overview::overview(&open()?, &pin_dir)?),
+        Command::Services => print(format, &view::services::services(&open()?)?),
+        Command::Replicas => print(format, &view::services::replicas(&open()?)?),
+        Command::Chats(args) => {
+            let (service, key) = (args.service.as_deref(), args.key.as_deref());
+            print(format, &view::chats::chats(&open()?, service, key)?)
+        }
+        Command::Flows(args) => print(format, &view::flows::flows(&open()?, args.which())?),
+        Command::Counters { all } => print(format, &view::counters::counters(&open()?, all)?),
         Command::Explain(args) => print(format, &explain::explain(&open()?, &args)?),
         Command::Chat(ChatCommand::List { service }) => {
             print(format, &chat::list(&open()?, service.as_deref())?)
         }
         Command::Chat(command) => print(format, &chat::change(&mut open()?, &command)?),
-        Command::Maps(MapsCommand::List) => print(format, &dump::list(&open()?, &pin_dir)?),
-        Command::Maps(MapsCommand::Dump { map }) => print(format, &dump::dump(&open()?, map)?),
+        Command::Maps(MapsCommand::List) => print(format, &view::dump::list(&open()?, &pin_dir)?),
+        Command::Maps(MapsCommand::Dump { map }) => {
+            print(format, &view::dump::dump(&open()?, map)?)
+        }
         Command::Completions { shell } => completions(shell),
         Command::Man { dir: None } => manual_page(),
         Command::Man { dir: Some(dir) } => manual_pages(&dir),

@@ -1,4 +1,4 @@
-//! `roost chats`: the chats that have a home.
+//! The chats that have a home.
 
 use std::collections::BTreeMap;
 
@@ -8,23 +8,9 @@ use serde::Serialize;
 
 use super::{
     names::{self, Names},
-    text::{self, NONE},
+    text,
 };
-use crate::{
-    cli::{output::Report, table::Table},
-    maps::{read, secrets::monotonic, tables::Tables},
-};
-
-/// Which chats to show.
-#[derive(Debug, Default, clap::Args)]
-pub struct ChatsArgs {
-    /// Show chats of the service named SERVICE only
-    #[arg(long, value_name = "SERVICE")]
-    pub service: Option<String>,
-    /// Show chats whose readable key is KEY only
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
-}
+use crate::maps::{read, secrets::monotonic, tables::Tables};
 
 /// A chat with a home. JSON: an array of these.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -54,18 +40,19 @@ pub struct ChatLine {
 #[serde(transparent)]
 pub struct ChatsReport(pub Vec<ChatLine>);
 
-/// Reads the chats.
-pub fn chats(tables: &Tables, args: &ChatsArgs) -> Result<ChatsReport> {
+/// Reads the chats: all, or those of this service, or with this readable key.
+pub fn chats(tables: &Tables, service: Option<&str>, key: Option<&str>) -> Result<ChatsReport> {
     let names = Names::read(tables)?;
-    names.check(args.service.as_deref())?;
+    names.check(service)?;
     let chats = read::sorted(&tables.chats, "CHATS")?;
-    Ok(ChatsReport(lines(&names, &chats, args, monotonic())))
+    Ok(ChatsReport(lines(&names, &chats, service, key, monotonic())))
 }
 
 fn lines(
     names: &Names,
     chats: &BTreeMap<ChatKey, Chat>,
-    args: &ChatsArgs,
+    service: Option<&str>,
+    key: Option<&str>,
     now: std::time::Duration,
 ) -> Vec<ChatLine> {
     let line = |(key, chat): (&ChatKey, &Chat)| ChatLine {
@@ -79,37 +66,14 @@ fn lines(
         cookie: text::hex(key.cookie),
         service_number: key.service,
     };
-    let asked = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
+    let asked = |wanted: Option<&str>, is: &str| wanted.is_none_or(|wanted| wanted == is);
     let mut lines: Vec<ChatLine> = chats
         .iter()
         .map(line)
-        .filter(|line| asked(&args.service, &line.service) && asked(&args.key, &line.key))
+        .filter(|line| asked(service, &line.service) && asked(key, &line.key))
         .collect();
     lines.sort();
     lines
-}
-
-impl Report for ChatsReport {
-    fn text(&self) -> String {
-        if self.0.is_empty() {
-            return "no chats\n".to_owned();
-        }
-        let columns = ["service", "chat", "from", "home", ">flows", ">age", ">bound", "cookie"];
-        let mut table = Table::new(columns);
-        for line in &self.0 {
-            table.row([
-                line.service.as_str().into(),
-                line.key.as_str().into(),
-                line.key_source.as_deref().unwrap_or(NONE).into(),
-                line.home.as_str().into(),
-                line.flows.into(),
-                text::age_ms(line.age_ms).into(),
-                text::age_ms(line.bound_ms).into(),
-                line.cookie.as_str().into(),
-            ]);
-        }
-        table.to_string()
-    }
 }
 
 #[cfg(test)]
@@ -130,13 +94,10 @@ mod tests {
         let key = |cookie| ChatKey { cookie, service: 1, reserved: 0 };
         let chats = BTreeMap::from([(key(1), chat(b"zoo", 0, 1)), (key(2), chat(b"a\n", 1, 2))]);
         let now = std::time::Duration::from_secs(10);
-        let all = lines(&Names::default(), &chats, &ChatsArgs::default(), now);
+        let all = lines(&Names::default(), &chats, None, None, now);
         assert_eq!(all.iter().map(|line| line.key.as_str()).collect::<Vec<_>>(), ["a\\n", "zoo"]);
         assert_eq!((all[0].age_ms, all[0].bound_ms, all[0].flows), (5000, 1000, 2));
-        let args = ChatsArgs { service: Some("#1".to_owned()), key: Some("zoo".to_owned()) };
-        assert_eq!(lines(&Names::default(), &chats, &args, now).len(), 1);
-        let args = ChatsArgs { service: Some("other".to_owned()), key: None };
-        let none = ChatsReport(lines(&Names::default(), &chats, &args, now));
-        assert_eq!(none.text(), "no chats\n");
+        assert_eq!(lines(&Names::default(), &chats, Some("#1"), Some("zoo"), now).len(), 1);
+        assert_eq!(lines(&Names::default(), &chats, Some("other"), None, now), []);
     }
 }

@@ -1,16 +1,10 @@
-//! `roost counters`: what the data path has counted.
+//! What the data path has counted.
 
 use anyhow::Result;
 use router_ebpf::verdict::Counter;
 use serde::Serialize;
 
-use crate::{
-    cli::{
-        output::Report,
-        table::{Cell, Table},
-    },
-    maps::{read, tables::Tables},
-};
+use crate::maps::{read, tables::Tables};
 
 /// A counter, summed over all CPUs. JSON: an array of these.
 #[derive(Debug, Serialize)]
@@ -38,23 +32,4 @@ pub fn counters(tables: &Tables, zero: bool) -> Result<CountersReport> {
     };
     let lines = Counter::ALL.iter().zip(counts).map(line);
     Ok(CountersReport(lines.filter(|line| zero || line.packets > 0).collect()))
-}
-
-impl Report for CountersReport {
-    fn text(&self) -> String {
-        table(&self.0)
-    }
-}
-
-/// The counters as a table.
-pub fn table(counters: &[CounterLine]) -> String {
-    if counters.is_empty() {
-        return "nothing was counted yet\n".to_owned();
-    }
-    let mut table = Table::new(["counter", ">packets", "what it counts"]);
-    let dimmed = anstyle::Style::new().dimmed();
-    for line in counters {
-        table.row([line.counter.into(), line.packets.into(), Cell::styled(line.help, dimmed)]);
-    }
-    table.to_string()
 }

@@ -1,42 +1,19 @@
-//! `roost maps list` and `roost maps dump`: what every pinned map holds, typed.
+//! What every pinned map holds, typed.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData};
-use clap::{Subcommand, ValueEnum};
+use clap::ValueEnum;
 use router_ebpf::{
     maps::{NO_REPLICA, SLOT_COUNT, Tuple},
     verdict::Counter,
 };
 use serde::Serialize;
-use serde_json::{Map as Object, Value, json};
+use serde_json::{Value, json};
 
-use super::{
-    decode,
-    names::Names,
-    text::{self, NONE},
-};
-use crate::{
-    cli::{output::Report, table::Table},
-    maps::{read, tables::Tables},
-};
-
-/// What to do with the maps.
-#[derive(Debug, Subcommand)]
-pub enum MapsCommand {
-    /// List the maps: type, sizes, entries, memory
-    List,
-    /// Print the entries of MAP, or of all maps
-    ///
-    /// Secrets are shown as fingerprints only, stashed segments without their payload.
-    /// JSON: an array of `{"map", "entries": [{"key": {...}, "value": {...}}]}`.
-    Dump {
-        /// Print this map only; without it all but SLOTS
-        #[arg(value_name = "MAP", value_enum, ignore_case = true)]
-        map: Option<MapName>,
-    },
-}
+use super::{decode, names::Names};
+use crate::maps::{read, tables::Tables};
 
 /// The maps of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -196,7 +173,7 @@ pub struct Dumped {
 /// What `roost maps dump` prints.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub struct DumpReport(Vec<Dumped>);
+pub struct DumpReport(pub Vec<Dumped>);
 
 /// Reads one map or all of them. `SLOTS` has thousands of entries for each service: it has to be
 /// asked for.
@@ -208,49 +185,6 @@ pub fn dump(tables: &Tables, map: Option<MapName>) -> Result<DumpReport> {
     let dumped: Result<Vec<Dumped>> =
         MapName::value_variants().iter().filter(asked).map(read).collect();
     Ok(DumpReport(dumped?))
-}
-
-impl Report for DumpReport {
-    fn text(&self) -> String {
-        let bold = anstyle::Style::new().bold();
-        let one = |dumped: &Dumped| {
-            let entries = match dumped.entries.len() {
-                1 => "1 entry".to_owned(),
-                n => format!("{n} entries"),
-            };
-            let title = format!("{bold}{}{bold:#}: {entries}\n", dumped.map);
-            title + &fields_table(&dumped.entries)
-        };
-        self.0.iter().map(one).collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// A table with a column for each field of the entries.
-fn fields_table(entries: &[Entry]) -> String {
-    fn fields(entry: &Entry) -> impl Iterator<Item = (&String, &Value)> {
-        let objects = [&entry.key, &entry.value];
-        objects.into_iter().filter_map(Value::as_object).flat_map(Object::iter)
-    }
-    let Some(first) = entries.first() else { return String::new() };
-    let column = |(name, value): (&String, &Value)| {
-        if value.is_number() { format!(">{name}") } else { name.clone() }
-    };
-    let mut table = Table::new(fields(first).map(column));
-    for entry in entries {
-        table.row(fields(entry).map(|(_, value)| shown(value).into()));
-    }
-    table.to_string()
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => NONE.to_owned(),
-        Value::String(text) if text.is_empty() => NONE.to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(words) if words.is_empty() => NONE.to_owned(),
-        Value::Array(words) => words.iter().map(shown).collect::<Vec<_>>().join(","),
-        other => other.to_string(),
-    }
 }
 
 /// What is known about a map.
@@ -275,7 +209,7 @@ pub struct MapLine {
 /// What `roost maps list` prints.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub struct ListReport(Vec<MapLine>);
+pub struct ListReport(pub Vec<MapLine>);
 
 /// Asks the kernel about every map.
 pub fn list(tables: &Tables, pin_dir: &Path) -> Result<ListReport> {
@@ -312,25 +246,6 @@ fn kind(kind: aya::maps::MapType) -> String {
     }
 }
 
-impl Report for ListReport {
-    fn text(&self) -> String {
-        let columns = ["map", "type", ">key", ">value", ">entries", ">max", ">memory"];
-        let mut table = Table::new(columns);
-        for map in &self.0 {
-            table.row([
-                map.name.into(),
-                map.kind.as_str().into(),
-                map.key_size.into(),
-                map.value_size.into(),
-                map.entries.into(),
-                map.max_entries.into(),
-                map.memory_bytes.map_or(NONE.to_owned(), text::size).into(),
-            ]);
-        }
-        table.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,27 +256,5 @@ mod tests {
             let value = map.to_possible_value().unwrap();
             assert_eq!(value.get_name(), map.pin());
         }
-    }
-
-    #[test]
-    fn a_dump_is_a_table_of_its_fields() {
-        let entry = |key: &str, home: Value| Entry {
-            key: json!({ "cookie": key }),
-            value: json!({ "home": home, "flags": ["chat"], "name": "" }),
-        };
-        let report = DumpReport(vec![
-            Dumped { map: "CHATS", entries: vec![entry("aa", 10.into()), entry("b", Value::Null)] },
-            Dumped { map: "FLOWS", entries: Vec::new() },
-        ]);
-        let plain = anstream::adapter::strip_str(&report.text()).to_string();
-        assert_eq!(
-            plain,
-            "CHATS: 2 entries\n\
-             COOKIE  HOME  FLAGS  NAME\n\
-             aa        10  chat   -\n\
-             b          -  chat   -\n\
-             \n\
-             FLOWS: 0 entries\n"
-        );
     }
 }

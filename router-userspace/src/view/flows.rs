@@ -1,4 +1,4 @@
-//! `roost flows`: the client connections.
+//! The client connections.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,30 +9,18 @@ use router_ebpf::maps::{
 };
 use serde::Serialize;
 
-use super::{
-    names::Names,
-    text::{self, NONE},
-};
-use crate::{
-    cli::{
-        output::Report,
-        table::{Cell, Table},
-    },
-    maps::{read, secrets::monotonic, tables::Tables},
-};
+use super::{names::Names, text};
+use crate::maps::{read, secrets::monotonic, tables::Tables};
 
-/// Which flows to show.
-#[derive(Debug, Default, clap::Args)]
-pub struct FlowsArgs {
-    /// Show flows of the service named SERVICE only
-    #[arg(long, value_name = "SERVICE")]
-    pub service: Option<String>,
-    /// Show flows of chats whose readable key is KEY only
-    #[arg(long, value_name = "KEY")]
-    pub key: Option<String>,
-    /// Show flows to the replica named REPLICA only
-    #[arg(long, value_name = "REPLICA")]
-    pub replica: Option<String>,
+/// Which flows to show: those of which all holds that is said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Which<'a> {
+    /// They are of the service with this name.
+    pub service: Option<&'a str>,
+    /// Their chat has this readable key.
+    pub key: Option<&'a str>,
+    /// They go to the replica with this name.
+    pub replica: Option<&'a str>,
 }
 
 /// A flow. JSON: an array of these.
@@ -64,19 +52,18 @@ pub struct FlowLine {
 pub struct FlowsReport(pub Vec<FlowLine>);
 
 /// Reads the flows.
-pub fn flows(tables: &Tables, args: &FlowsArgs) -> Result<FlowsReport> {
+pub fn flows(tables: &Tables, which: Which<'_>) -> Result<FlowsReport> {
     let names = Names::read(tables)?;
-    names.check(args.service.as_deref())?;
+    names.check(which.service)?;
     let chats: BTreeMap<ChatKey, Chat> = read::sorted(&tables.chats, "CHATS")?;
     let flows: BTreeMap<Tuple, Flow> = read::sorted(&tables.flows, "FLOWS")?;
     let now = monotonic();
     let lines = flows.iter().map(|(tuple, flow)| line(&names, &chats, now, tuple, flow));
-    let asked =
-        |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;
+    let asked = |wanted: Option<&str>, is: Option<&str>| wanted.is_none() || wanted == is;
     let shown = lines.filter(|line| {
-        asked(&args.service, Some(&line.service))
-            && asked(&args.key, line.chat.as_deref())
-            && asked(&args.replica, Some(&line.replica))
+        asked(which.service, Some(&line.service))
+            && asked(which.key, line.chat.as_deref())
+            && asked(which.replica, Some(&line.replica))
     });
     Ok(FlowsReport(shown.collect()))
 }
@@ -116,34 +103,6 @@ const fn state(bits: u32) -> &'static str {
         _ if bits & STATE_CLIENT_FIN != 0 => "client_fin",
         _ if bits & STATE_REPLICA_FIN != 0 => "replica_fin",
         _ => "open",
-    }
-}
-
-impl Report for FlowsReport {
-    fn text(&self) -> String {
-        if self.0.is_empty() {
-            return "no flows\n".to_owned();
-        }
-        let columns = ["client", "vip", "service", "replica", "chat", "state", ">age", ">idle"];
-        let mut table = Table::new(columns);
-        for line in &self.0 {
-            let dim = if line.state == "open" {
-                anstyle::Style::new()
-            } else {
-                anstyle::Style::new().dimmed()
-            };
-            table.row([
-                line.client.as_str().into(),
-                line.vip.as_str().into(),
-                line.service.as_str().into(),
-                line.replica.as_str().into(),
-                line.chat.as_deref().unwrap_or(NONE).into(),
-                Cell::styled(line.state, dim),
-                text::age_ms(line.age_ms).into(),
-                text::age_ms(line.idle_ms).into(),
-            ]);
-        }
-        table.to_string()
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     kube::Watched,
     lead::Controls,
     maps::read,
-    view::{overview::InterfaceLine, status::State},
+    view::{interfaces::InterfaceLine, status::State},
 };
 
 pub use family::{Family, Kind};

@@ -1,11 +1,10 @@
-//! `roost services` and `roost replicas`.
+//! The services and their replicas.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use router_ebpf::maps::{
-    Chat, MISSING_REPLICA, NO_REPLICA, REPLICA_READY, SLOT_COUNT, STATE_CLOSED, STATE_EXPIRED,
-    Service,
+    Chat, MISSING_REPLICA, NO_REPLICA, SLOT_COUNT, STATE_CLOSED, STATE_EXPIRED, Service,
 };
 use serde::Serialize;
 
@@ -15,7 +14,6 @@ use super::{
     text,
 };
 use crate::{
-    cli::{output::Report, table::Table},
     maps::{read, tables::Tables},
     plan::addr::of_replica,
 };
@@ -113,49 +111,6 @@ fn is_of(replica: &router_ebpf::maps::Replica, service: u32) -> bool {
     replica.service == service && replica.state != router_ebpf::maps::REPLICA_GONE
 }
 
-impl Report for ServicesReport {
-    fn text(&self) -> String {
-        table(&self.0)
-    }
-}
-
-/// The services as a table.
-pub fn table(services: &[ServiceLine]) -> String {
-    if services.is_empty() {
-        return "no services\n".to_owned();
-    }
-    let columns = [
-        "service",
-        "address",
-        ">port",
-        "policy",
-        "key",
-        "without key",
-        ">width",
-        ">usable",
-        ">replicas",
-        ">table",
-        "digest",
-    ];
-    let mut table = Table::new(columns);
-    for line in services {
-        table.row([
-            line.service.as_str().into(),
-            line.addresses.join(",").into(),
-            line.port.into(),
-            line.policy.as_str().into(),
-            line.key_sources.join(", ").into(),
-            line.on_missing_key.as_str().into(),
-            line.width.into(),
-            line.usable.into(),
-            line.replicas.into(),
-            line.generation.into(),
-            line.digest.as_str().into(),
-        ]);
-    }
-    table.to_string()
-}
-
 /// A replica and what it carries. JSON: an array of these.
 #[derive(Debug, Serialize)]
 pub struct ReplicaLine {
@@ -229,35 +184,4 @@ pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
         (&a.service, &a.replica, a.number).cmp(&(&b.service, &b.replica, b.number))
     });
     Ok(ReplicasReport(lines))
-}
-
-impl Report for ReplicasReport {
-    fn text(&self) -> String {
-        if self.0.is_empty() {
-            return "no replicas\n".to_owned();
-        }
-        let columns = [
-            "service", "replica", "#", "address", ">port", "state", ">weight", ">slots", ">chats",
-            ">flows",
-        ];
-        let ready = names::replica_state(REPLICA_READY);
-        let muted = anstyle::Style::new().dimmed();
-        let mut table = Table::new(columns);
-        for line in &self.0 {
-            let style = if line.state == ready { anstyle::Style::new() } else { muted };
-            table.row([
-                line.service.as_str().into(),
-                line.replica.as_str().into(),
-                line.number.into(),
-                line.addresses.join(",").into(),
-                line.port.into(),
-                crate::cli::table::Cell::styled(&line.state, style),
-                line.weight.into(),
-                line.slots.into(),
-                line.chats.into(),
-                line.flows.into(),
-            ]);
-        }
-        table.to_string()
-    }
 }

@@ -17,8 +17,8 @@ use tracing::debug;
 use crate::{
     maps::{read, tables::Tables},
     view::{
+        interfaces::{self, InterfaceLine},
         metrics::{self, Facts, Format, Room},
-        overview::{self as attached, InterfaceLine},
         status::{Check, Status, health, readiness},
     },
 };
@@ -84,7 +84,7 @@ impl Answers {
 
     /// As the kernel has them now. What cannot be read is not attached.
     fn interfaces(&self) -> Vec<InterfaceLine> {
-        attached::interfaces(&self.pin_dir, false).unwrap_or_else(|e| {
+        interfaces::interfaces(&self.pin_dir, false).unwrap_or_else(|e| {
             debug!("{e:#}");
             Vec::new()
         })

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     kube::{Kind, SecretState},
-    view::overview::InterfaceLine,
+    view::interfaces::InterfaceLine,
 };
 
 use super::State;

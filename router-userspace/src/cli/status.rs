@@ -1,0 +1,57 @@
+//! `roost status`.
+
+use std::fmt::Write as _;
+
+use super::{
+    counters,
+    output::Report,
+    services,
+    table::{Cell, Table},
+};
+use crate::view::{overview::StatusReport, text::NONE};
+
+impl Report for StatusReport {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let daemon = match self.daemon_pid {
+            Some(pid) => format!("running, pid {pid}"),
+            None => "not running: connections go on, changes are not seen".to_owned(),
+        };
+        let sources = if self.sources.is_empty() { NONE } else { &self.sources.join(", ") };
+        let pin_dir = self.pin_dir.display();
+        let _ = writeln!(text, "daemon  {daemon}\npins    {pin_dir}\nsources {sources}\n");
+        text.push_str(&self.interfaces_text());
+        let _ = writeln!(text, "\n{}", services::table(&self.services));
+        let mut limits = Table::new(["map", ">entries", ">max", ">full"]);
+        for limit in &self.limits {
+            let full = 100.0 * limit.entries as f64 / f64::from(limit.max_entries.max(1));
+            limits.row([
+                limit.map.into(),
+                limit.entries.into(),
+                limit.max_entries.into(),
+                format!("{full:.1} %").into(),
+            ]);
+        }
+        let _ = writeln!(text, "{limits}");
+        text + &counters::table(&self.counters)
+    }
+}
+
+impl StatusReport {
+    fn interfaces_text(&self) -> String {
+        if self.interfaces.is_empty() {
+            return "not attached to any interface\n".to_owned();
+        }
+        let red = anstyle::AnsiColor::Red.on_default();
+        let mut table = Table::new(["interface", "ingress", "egress", "problem"]);
+        for line in &self.interfaces {
+            table.row([
+                line.interface.as_str().into(),
+                line.ingress.unwrap_or(NONE).into(),
+                line.egress.unwrap_or(NONE).into(),
+                Cell::styled(&line.problem, red),
+            ]);
+        }
+        table.to_string()
+    }
+}

@@ -1,0 +1,83 @@
+//! Where the programs are attached.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::{
+    attach::loader::interface_of,
+    os::{netlink, sys},
+};
+
+const ELSEWHERE: &str = "cannot be seen from this network namespace";
+
+/// A client-facing interface.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct InterfaceLine {
+    /// Its name.
+    pub interface: String,
+    /// How packets from clients are met: `native` or `generic`; null if they are not.
+    pub ingress: Option<&'static str>,
+    /// How packets from replicas are met: `tcx` or `clsact`; null if they are not.
+    pub egress: Option<&'static str>,
+    /// What is wrong with it; empty if nothing is.
+    pub problem: String,
+}
+
+/// The interfaces that have pinned links; they may all be in another network namespace.
+pub fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>> {
+    let mut lines: BTreeMap<String, InterfaceLine> = BTreeMap::new();
+    let links = pin_dir.join("links");
+    let entries = match fs::read_dir(&links) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot read {}", links.display()))?,
+    };
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", links.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Ok((interface, hook)) = interface_of(name) else { continue };
+        let line = lines.entry(interface.clone()).or_default();
+        line.interface = interface;
+        if elsewhere {
+            line.problem = ELSEWHERE.to_owned();
+        } else if let Err(problem) = look_at(line, &path, hook) {
+            line.problem = problem;
+        }
+    }
+    for line in lines.values_mut().filter(|line| line.problem == ELSEWHERE) {
+        (line.ingress, line.egress) = (None, None);
+    }
+    Ok(lines.into_values().collect())
+}
+
+/// Fills in what a pinned link does, or says what is wrong with it.
+fn look_at(line: &mut InterfaceLine, path: &Path, hook: &str) -> Result<(), String> {
+    let by_name = netlink::link_by_name(&line.interface);
+    if hook == "clsact" {
+        // What is pinned is no link: there is nothing to compare.
+        by_name.map_err(|error| format!("{error:#}"))?;
+        line.egress = Some("clsact");
+        return Ok(());
+    }
+    let index = sys::pinned_link_interface(path).map_err(|error| error.to_string())?;
+    match by_name {
+        Ok(link) if link.index == index => {
+            // An index can be the same in another network namespace, what is attached cannot.
+            let mode = link.xdp_mode.ok_or(ELSEWHERE)?;
+            match hook {
+                "tcx" => line.egress = Some("tcx"),
+                _ => line.ingress = Some(mode.word()),
+            }
+            Ok(())
+        }
+        Ok(_) if index == 0 => Err("was made anew: the programs are not on it".to_owned()),
+        Err(error) if index == 0 => Err(format!("{error:#}")),
+        _ => match netlink::link_by_index(index) {
+            Ok(link) if link.xdp_mode.is_some() => {
+                Err(format!("the programs are on {}: was it renamed?", link.name))
+            }
+            _ => Err(ELSEWHERE.to_owned()),
+        },
+    }
+}
