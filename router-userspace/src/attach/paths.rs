@@ -10,7 +10,7 @@ use rustix::net::sockopt;
 use tracing::warn;
 
 use crate::{
-    os::sys,
+    os::netlink,
     plan::{config::Service, index::Mss},
 };
 
@@ -31,10 +31,10 @@ pub fn mss<'a>(
 ) -> BTreeMap<String, Mss> {
     let uplink = interfaces
         .iter()
-        .filter_map(|name| match sys::interface_mtu(name) {
-            Ok(mtu) => Some(mtu),
+        .filter_map(|name| match netlink::link_by_name(name) {
+            Ok(link) => Some(link.mtu),
             Err(e) => {
-                warn!(interface = name, "its MTU is not known: {e}");
+                warn!(interface = name, "its MTU is not known: {e:#}");
                 None
             }
         })

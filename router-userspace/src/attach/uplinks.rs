@@ -1,4 +1,7 @@
 //! The client-facing interfaces when no file names them.
+//!
+//! Routes are read from `/proc/net`, whose form the kernel keeps: by netlink they come in many messages of
+//! many attributes, of which two matter.
 
 use std::{fs, path::Path};
 

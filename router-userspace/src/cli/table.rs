@@ -1,4 +1,7 @@
 //! Plain tables: a heading, aligned columns, no lines.
+//!
+//! By hand: comfy-table (8) can print the same, but for that brings eight more crates, one of them for
+//! whole terminal programs (crossterm), into a program that runs as root.
 
 use std::fmt::{self, Display, Write as _};
 

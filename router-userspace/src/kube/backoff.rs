@@ -1,4 +1,5 @@
-//! How long to wait after a failure.
+//! How long to wait after a failure. Ten lines by hand: what the server asks for is the least, and
+//! chance must not take from it.
 
 use std::time::Duration;
 

@@ -1,17 +1,16 @@
 //! Which capabilities this process has of those that the daemon needs.
 
-use std::fs;
+use rustix::thread::{CapabilitySet, capabilities};
 
-/// By their numbers in `linux/capability.h`.
-const NEEDED: [(&str, u32); 3] = [("CAP_BPF", 39), ("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38)];
-/// It includes the two that came later than it.
-const SYS_ADMIN: u32 = 21;
+const NEEDED: [(&str, CapabilitySet); 3] = [
+    ("CAP_BPF", CapabilitySet::BPF),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ("CAP_PERFMON", CapabilitySet::PERFMON),
+];
 
 /// Those that are missing, by name; `None` if that cannot be read.
 pub(crate) fn missing() -> Option<Vec<&'static str>> {
-    let status = fs::read_to_string("/proc/thread-self/status").ok()?;
-    let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    Some(missing_of(u64::from_str_radix(hex.trim(), 16).ok()?))
+    Some(missing_of(capabilities(None).ok()?.effective))
 }
 
 /// What to say about an operation that was not permitted.
@@ -22,10 +21,12 @@ pub(crate) fn hint() -> String {
     }
 }
 
-fn missing_of(effective: u64) -> Vec<&'static str> {
-    let has = |number: u32| effective & (1 << number) != 0;
-    let given = |name: &str, number| has(number) || (name != "CAP_NET_ADMIN" && has(SYS_ADMIN));
-    NEEDED.iter().filter(|(name, number)| !given(name, *number)).map(|(name, _)| *name).collect()
+fn missing_of(effective: CapabilitySet) -> Vec<&'static str> {
+    // CAP_SYS_ADMIN includes the two that came later than it.
+    let by_admin =
+        |needed| needed != CapabilitySet::NET_ADMIN && effective.contains(CapabilitySet::SYS_ADMIN);
+    let given = |needed| effective.contains(needed) || by_admin(needed);
+    NEEDED.iter().filter(|(_, needed)| !given(*needed)).map(|(name, _)| *name).collect()
 }
 
 #[cfg(test)]
@@ -34,6 +35,9 @@ mod tests {
 
     #[test]
     fn sys_admin_includes_what_came_later() {
+        /// `CAP_SYS_ADMIN`, by its number in `linux/capability.h`.
+        const SYS_ADMIN: u32 = 21;
+        let missing_of = |bits: u64| missing_of(CapabilitySet::from_bits_retain(bits));
         assert_eq!(missing_of(0), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
         assert_eq!(missing_of(1 << SYS_ADMIN), ["CAP_NET_ADMIN"]);
         assert_eq!(missing_of(1 << 39 | 1 << 38), ["CAP_NET_ADMIN"]);

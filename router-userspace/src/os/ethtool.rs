@@ -1,9 +1,9 @@
-//! Offload settings of an interface, by the `SIOCETHTOOL` ioctl.
+//! Offload settings of an interface, by the `SIOCETHTOOL` ioctl. By hand: the crate `ethtool` (0.2) is
+//! async, and does not ask for the driver's name.
 
-use std::{
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::{io, os::fd::AsRawFd as _};
+
+use super::sys;
 
 /// An on/off setting of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,13 +84,7 @@ fn ethtool<T>(interface: &str, value: &mut T) -> io::Result<()> {
     name[..interface.len()].copy_from_slice(interface.as_bytes());
     let request = Request { name, data: value, rest: [0; 16] };
 
-    // SAFETY: no pointer is passed.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` was just opened and is owned by nobody else.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let socket = sys::any_socket()?;
     // SAFETY: `request` is laid out as `struct ifreq` and outlives the call; its data pointer is a
     // live exclusive borrow of a type of the size that the command writes.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw const request) };

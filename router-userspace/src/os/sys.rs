@@ -1,18 +1,20 @@
-//! The few system calls that no library offers safely, each behind a safe function.
+//! The few system calls that no library offers safely, each behind a safe function. Of `bpf(2)` that is
+//! what aya (0.14) does not have: reading a map in batches, an entry of a hash map that is removed and
+//! returned, detaching a link that others hold, and what is known of one without `CAP_SYS_ADMIN`.
 
 use std::{
     ffi::CString,
     fs, io,
     mem::MaybeUninit,
-    net::UdpSocket,
     os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
 use aya::Pod;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, netdevice};
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
@@ -186,31 +188,10 @@ pub(crate) unsafe fn all_entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Res
 
 /// An interface's index, by name.
 pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
-    let name = CString::new(name)?;
-    // SAFETY: a string with its end, alive during the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
-    }
+    Ok(netdevice::name_to_index(any_socket()?, name)?)
 }
 
-/// An interface's MTU, in our network namespace (which `/sys` may not show).
-pub(crate) fn interface_mtu(name: &str) -> io::Result<u32> {
-    let socket = UdpSocket::bind("127.0.0.1:0").or_else(|_| UdpSocket::bind("[::1]:0"))?;
-    // SAFETY: all zero bytes are a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: SIOCGIFMTU reads and writes an `ifreq`.
-    let result =
-        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFMTU as _, &raw mut request) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: SIOCGIFMTU has filled this field.
-    Ok(unsafe { request.ifr_ifru.ifru_mtu } as u32)
+/// A socket to ask about interfaces by: which kind it is does not matter.
+pub(super) fn any_socket() -> io::Result<OwnedFd> {
+    Ok(net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)
 }

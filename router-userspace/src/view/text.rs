@@ -1,4 +1,5 @@
-//! How single values are written: addresses, keys, ages, sizes.
+//! How single values are written: addresses, keys, ages, sizes. Ages are not humantime's, which writes
+//! all units down to nanoseconds.
 
 use std::{net::SocketAddr, time::Duration};
 

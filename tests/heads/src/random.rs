@@ -1,4 +1,5 @@
-//! Numbers that look random and follow from a seed, so that a failure comes again.
+//! Numbers that look random and follow from a seed, so that a failure comes again. By hand, so that no new
+//! version of a crate changes what is tried.
 
 /// A generator (Steele, Lea, Flood 2014: SplitMix64).
 #[derive(Clone, Debug)]

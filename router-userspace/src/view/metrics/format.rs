@@ -1,4 +1,5 @@
-//! The two text formats, and which of them is wanted.
+//! The two text formats, and which of them is wanted. `Accept` is read by hand: one of
+//! two types is chosen, and what is not understood gets the first.
 
 use hyper::header::{GetAll, HeaderValue};
 
