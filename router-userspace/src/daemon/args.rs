@@ -176,6 +176,7 @@ mod tests {
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         for wrong in ["", "5", "s", "1ms", "0s", "-5s", "5 s", "99999999999999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }

@@ -1,4 +1,9 @@
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
+
+use proptest::prelude::*;
 
 use super::*;
 
@@ -186,4 +191,71 @@ fn durations_are_written_as_they_are_read() {
     }
     assert!(value::duration("0s").is_err() && value::duration("").is_err());
     assert!(value::duration("99999999999d").is_err());
+}
+
+#[test]
+fn a_wrong_duration_is_told_what_would_be_right() {
+    for (text, says) in [
+        ("0s", "a duration is 1s to 4294967295s"),
+        ("4294967296s", "a duration is 1s to 4294967295s"),
+        ("49711d", "a duration is 1s to 4294967295s"),
+        ("2000ms", "is not a duration; write \"90s\", \"5m\", \"3h\" or \"1h30m\""),
+        ("90", "is not a duration"),
+        ("1h 30m", "is not a duration"),
+    ] {
+        let found = value::duration(text).unwrap_err();
+        assert!(found.starts_with(&format!("{text:?}")) && found.contains(says), "{found}");
+    }
+}
+
+#[test]
+fn a_wrong_prefix_length_is_told_the_right_ones() {
+    for (text, says) in [
+        ("10.0.0.0/0", "a prefix length is 1 to 32 here"),
+        ("10.0.0.0/33", "a prefix length is 1 to 32 here"),
+        ("10.0.0.0/", "a prefix length is 1 to 32 here"),
+        ("10.0.0.0/-1", "a prefix length is 1 to 32 here"),
+        ("10.0.0.0/255.0.0.0", "a prefix length is 1 to 32 here"),
+        ("2001:db8::/129", "a prefix length is 1 to 128 here"),
+        ("10.0.0/8", "is not an IP address"),
+        ("10.0.0.0 /8", "is not an IP address"),
+        ("10.0.0.1/8", "write \"10.0.0.0/8\""),
+        ("2001:db8::1/127", "write \"2001:db8::/127\""),
+        ("169.254.0.0/8", "link-local"),
+    ] {
+        let found = value::prefix(text).unwrap_err();
+        assert!(found.contains(says), "{text}: {found}");
+    }
+}
+
+proptest! {
+    /// Any prefix of routable addresses, against masks made here.
+    #[test]
+    fn prefixes_are_read_as_they_are_written(bits: u128, other: u128, len in 1..=128u8, is_ipv4: bool) {
+        let (whole, len) = if is_ipv4 { (32, (len - 1) % 32 + 1) } else { (128, len) };
+        let to_addr = |bits: u128| -> IpAddr {
+            if is_ipv4 { Ipv4Addr::from(bits as u32).into() } else { Ipv6Addr::from(bits).into() }
+        };
+        // 10.0.0.0/8 and fc00::/7 are routable as a whole.
+        let (top, top_bits) = if is_ipv4 { (10 << 24, 8) } else { (0xfc << 120, 7) };
+        let len = len.max(top_bits);
+        let below = |len: u8| u128::MAX.checked_shr(128 - u32::from(whole - len)).unwrap_or(0);
+        let addr = top | (bits & below(top_bits));
+        let net = addr & !below(len);
+        let written = |len: u8| match to_addr(net) {
+            net if len == whole => net.to_string(),
+            net => format!("{net}/{len}"),
+        };
+        let prefix = value::prefix(&format!("{}/{len}", to_addr(net))).unwrap();
+        prop_assert_eq!(prefix.to_string(), written(len));
+        prop_assert_eq!(value::prefix(&written(len)), Ok(prefix));
+        let other = top | (other & below(top_bits));
+        for of in [addr, other, net, net | below(len)] {
+            prop_assert_eq!(prefix.contains(&to_addr(of)), of & !below(len) == net);
+        }
+        if addr != net {
+            let refused = value::prefix(&format!("{}/{len}", to_addr(addr))).unwrap_err();
+            prop_assert!(refused.ends_with(&format!("write \"{}\"", written(len))), "{}", refused);
+        }
+    }
 }
