@@ -1,4 +1,5 @@
-//! Label and field selectors.
+//! Label and field selectors. Not by `kube`'s reader of them: what the daemon's own library got wrong
+//! would be wrong on both sides.
 
 use serde_json::Value;
 

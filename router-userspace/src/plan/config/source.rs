@@ -206,6 +206,7 @@ fn dotted(suffix: &str) -> Result<Vec<u8>, String> {
     Ok(format!(".{}", suffix.to_ascii_lowercase()).into_bytes())
 }
 
+/// Strict, as the crate `percent-encoding` is not: a lone percent sign stays what it is there.
 fn percent_decode(text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
