@@ -4,6 +4,7 @@
 mod attach;
 mod bpffs;
 mod detach;
+mod links;
 
 use std::{
     collections::BTreeMap,
@@ -27,17 +28,16 @@ use tracing::{info, warn};
 use crate::{maps::tables::Tables, os::capabilities, plan::config::Limits};
 
 pub use attach::{Attached, loses_frames};
-pub(crate) use attach::{interface_of, xdp_link};
 pub use detach::detach;
 pub(crate) use detach::pinned_interfaces;
+use links::LINKS;
+pub(crate) use links::{interface_of, xdp_link};
 
 /// The kernel programs, as built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ROOST_EBPF_OBJECT"));
 
 pub(crate) const INGRESS: &str = "roost_ingress";
 const EGRESS: &str = "roost_egress";
-/// Where links are pinned, under the pin directory.
-const LINKS: &str = "links";
 
 /// The loaded programs, and where they are attached.
 pub struct DataPath {

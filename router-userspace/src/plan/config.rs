@@ -3,6 +3,7 @@
 mod check;
 mod model;
 mod pool;
+mod prefix;
 mod read;
 mod reader;
 mod source;
@@ -12,8 +13,9 @@ use std::path::Path;
 
 use thiserror::Error;
 
-pub use model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State};
+pub use model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service, State};
 pub use pool::{AddressPool, Kubernetes};
+pub use prefix::Prefix;
 pub use source::{KeySource, SourceProblem, key_sources};
 pub(crate) use value::address;
 

@@ -1,16 +1,13 @@
 //! Attaching to interfaces, and taking attached links over without a gap.
 
-use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fmt, fs, io, path::Path};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
         xdp::{XdpLink, XdpLinkId},
     },
     util::KernelVersion,
@@ -23,11 +20,11 @@ use crate::os::{
     sys,
 };
 
-use super::{DataPath, EGRESS, INGRESS, LINKS, program};
-
-/// With the classic TC hook (before Linux 6.6) our filter is known by these numbers.
-pub(super) const PRIORITY: u16 = 0x7273;
-pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x7273);
+use super::{
+    DataPath, EGRESS, INGRESS,
+    links::{CLSACT, HANDLE, PRIORITY, TCX, XDP, link_path},
+    program,
+};
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +52,6 @@ impl fmt::Display for Attached {
         })
     }
 }
-
-/// The hooks, as they are written in the names of pinned links.
-pub(super) const XDP: &str = "xdp";
-pub(super) const TCX: &str = "tcx";
-pub(super) const CLSACT: &str = "clsact";
 
 impl DataPath {
     /// Whether this daemon has attached to an interface.
@@ -196,17 +188,6 @@ impl DataPath {
     }
 }
 
-/// Where the link of the ingress program is pinned.
-pub(crate) fn xdp_link(pin_dir: &Path, interface: &str) -> PathBuf {
-    link_path(pin_dir, interface, XDP)
-}
-
-/// Where a link is pinned. A bpffs takes no dots in names, and interfaces of VLANs have them.
-pub(super) fn link_path(pin_dir: &Path, interface: &str, hook: &str) -> PathBuf {
-    let name = interface.replace('%', "%25").replace('.', "%2e");
-    pin_dir.join(LINKS).join(format!("{name}-{hook}"))
-}
-
 /// The pinned link, if there is one of this very interface. One of an interface that was made anew
 /// or renamed since is removed.
 fn pinned(path: &Path, index: u32) -> Result<Option<FdLink>> {
@@ -317,12 +298,4 @@ fn attach_error(program: &str, interface: &str, error: &ProgramError) -> anyhow:
         _ => String::new(),
     };
     anyhow!("{interface}: attaching {program}: {}{hint}", plain(error))
-}
-
-/// The interface's name and the hook's, which stand in a pinned link's name.
-pub(crate) fn interface_of(name: &str) -> Result<(String, &str)> {
-    match name.rsplit_once('-') {
-        Some((interface, hook)) => Ok((interface.replace("%2e", ".").replace("%25", "%"), hook)),
-        None => bail!("{name:?} is not a link of ours"),
-    }
 }

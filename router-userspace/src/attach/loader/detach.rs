@@ -9,9 +9,8 @@ use tracing::warn;
 use crate::os::{lock::Lock, sys};
 
 use super::{
-    LINKS,
-    attach::{CLSACT, HANDLE, PRIORITY, TCX, XDP, interface_of, link_path},
     bpffs,
+    links::{CLSACT, HANDLE, LINKS, PRIORITY, TCX, XDP, interface_of, link_path},
 };
 
 /// Removes everything that is pinned under `pin_dir`, and says what that was. Connections through

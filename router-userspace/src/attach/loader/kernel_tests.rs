@@ -5,7 +5,7 @@ use std::thread;
 use aya::programs::{TcAttachType, tc};
 
 use super::{
-    attach::{CLSACT, TCX, XDP, link_path},
+    links::{CLSACT, TCX, XDP, link_path},
     *,
 };
 use crate::testing::{LIMITS, TestMaps};
@@ -72,6 +72,6 @@ fn names_of_interfaces_survive_the_bpffs() {
         let path = link_path(Path::new("/pin"), name, XDP);
         let file = path.file_name().unwrap().to_str().unwrap();
         assert!(!file.contains('.'), "{file}");
-        assert_eq!(attach::interface_of(file).unwrap(), (name.to_owned(), XDP));
+        assert_eq!(interface_of(file).unwrap(), (name.to_owned(), XDP));
     }
 }

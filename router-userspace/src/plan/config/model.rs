@@ -1,10 +1,8 @@
 //! The validated model.
 
-use std::{fmt, net::IpAddr, ops::Deref, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
-
-use super::{pool::Kubernetes, source::KeySource};
+use super::{pool::Kubernetes, prefix::Prefix, source::KeySource};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,36 +84,6 @@ pub struct Service {
     pub mss: Option<u16>,
     /// Where connections go.
     pub replicas: Vec<Replica>,
-}
-
-/// An address with a prefix length, zero behind the prefix. A single address is written without one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix(IpNet);
-
-impl From<IpNet> for Prefix {
-    fn from(net: IpNet) -> Self {
-        Self(net.trunc())
-    }
-}
-
-impl From<IpAddr> for Prefix {
-    fn from(addr: IpAddr) -> Self {
-        Self(addr.into())
-    }
-}
-
-impl Deref for Prefix {
-    type Target = IpNet;
-
-    fn deref(&self) -> &IpNet {
-        &self.0
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.prefix_len() == self.max_prefix_len() { self.addr().fmt(f) } else { self.0.fmt(f) }
-    }
 }
 
 /// How connections are placed.

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use super::{
-    model::Prefix,
+    prefix::Prefix,
     reader::{Field, Table},
     value,
 };

@@ -6,8 +6,9 @@ use router_ebpf::maps::NAME_LEN;
 
 use super::{
     check::{self, ReplicaFields, ServiceFields},
-    model::{Config, Limits, OnMissing, Policy, Prefix, Replica, SecretFiles, Service, State},
+    model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service, State},
     pool::{Kubernetes, kubernetes},
+    prefix::Prefix,
     reader::{Field, Table},
     source::{KeySource, key_sources},
     value,

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
 
-use super::model::Prefix;
+use super::prefix::Prefix;
 use crate::plan::duration;
 
 /// `10.0.0.1` or `2001:db8::/64`.

@@ -1,0 +1,37 @@
+//! How what is attached is found again: by the names of pinned links, or by a filter's numbers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use aya::programs::tc::TcHandle;
+
+/// Where links are pinned, under the pin directory.
+pub(super) const LINKS: &str = "links";
+
+/// With the classic TC hook (before Linux 6.6) our filter is known by these numbers.
+pub(super) const PRIORITY: u16 = 0x7273;
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x7273);
+
+/// The hooks, as they are written in the names of pinned links.
+pub(super) const XDP: &str = "xdp";
+pub(super) const TCX: &str = "tcx";
+pub(super) const CLSACT: &str = "clsact";
+
+/// Where the link of the ingress program is pinned.
+pub(crate) fn xdp_link(pin_dir: &Path, interface: &str) -> PathBuf {
+    link_path(pin_dir, interface, XDP)
+}
+
+/// Where a link is pinned. A bpffs takes no dots in names, and interfaces of VLANs have them.
+pub(super) fn link_path(pin_dir: &Path, interface: &str, hook: &str) -> PathBuf {
+    let name = interface.replace('%', "%25").replace('.', "%2e");
+    pin_dir.join(LINKS).join(format!("{name}-{hook}"))
+}
+
+/// The interface's name and the hook's, which stand in a pinned link's name.
+pub(crate) fn interface_of(name: &str) -> Result<(String, &str)> {
+    match name.rsplit_once('-') {
+        Some((interface, hook)) => Ok((interface.replace("%2e", ".").replace("%25", "%"), hook)),
+        None => bail!("{name:?} is not a link of ours"),
+    }
+}
