@@ -33,6 +33,7 @@ use crate::{
     plan::{
         config::{Config, ConfigError, Kubernetes, Limits, SecretFiles},
         index::{Index, Maps as _, Published, Room, SyncError},
+        origin::Origin,
     },
     sweeper::{Report, SweepError, Sweeper, resets::Resets},
     view::status::{Activity, Status},
@@ -41,8 +42,6 @@ use crate::{
 pub use args::{ClusterArgs, LogFormat, RunArgs};
 use watch::Watch;
 
-/// The file, as a source of the index.
-const FILE: &str = "file";
 /// How often the file is looked at.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -112,7 +111,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
 fn check_room(config: &Config) -> Result<()> {
     let room = Room { services: config.limits.services, replicas: config.limits.replicas };
     let mut index = Index::new(room, Published::default());
-    index.reset(FILE, config.services.clone());
+    index.reset(Origin::FILE, config.services.clone());
     index.plan()?;
     Ok(())
 }
@@ -188,11 +187,11 @@ impl Daemon {
     /// Brings the maps to what `config` says. If that does not fit, nothing is written, and the index
     /// says what it said before.
     fn publish(&mut self, config: &Config) -> Result<()> {
-        let before = self.index.reset(FILE, config.services.clone());
+        let before = self.index.reset(Origin::FILE, config.services.clone());
         self.measure_paths(&config.interfaces);
         match self.sync() {
             Err(SyncError::Plan(e)) => {
-                self.index.reset(FILE, before);
+                self.index.reset(Origin::FILE, before);
                 Err(e.into())
             }
             result => Ok(result?),

@@ -5,4 +5,5 @@ pub mod addr;
 pub mod config;
 pub(crate) mod duration;
 pub mod index;
+pub mod origin;
 pub mod slots;

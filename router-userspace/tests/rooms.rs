@@ -61,8 +61,7 @@ fn what_is_wrong_is_seen_however_it_is_written() {
             ("high.rs", "pub struct High;\nuse crate::low::Two;\n"),
         ]);
         let arrows = code.arrows();
-        let found = [upward(&arrows, &code.rooms).len(), circles(&arrows).len()];
-        found
+        [upward(&arrows, &code.rooms).len(), circles(&arrows).len()]
     };
     for up in [
         "use crate::high::High;",

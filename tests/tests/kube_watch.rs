@@ -11,6 +11,7 @@ use roost::{
     plan::{
         config,
         index::{Change, Index, Published, Room},
+        origin::Origin,
     },
 };
 use roost_tests::kube::{
@@ -60,7 +61,7 @@ impl Follower {
     fn publish(&mut self) -> Result<Vec<Change>> {
         let publication = self.source.take(Claims::new());
         self.index.keep(publication.held.clone());
-        let refused = self.index.reset_what_fits("kubernetes", publication.services.clone());
+        let refused = self.index.reset_what_fits(Origin::KUBERNETES, publication.services.clone());
         let now = Duration::from_secs(1000);
         let changes = self.index.sync(&mut self.maps, now).map_err(|e| anyhow::anyhow!("{e}"))?;
         self.source.published(publication, &refused);

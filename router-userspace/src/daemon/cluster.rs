@@ -10,13 +10,10 @@ use crate::{
     attach::paths,
     kube::{self, Claims, Options, Source},
     lead::{Control, Known, Times},
-    plan::{config::Config, index::Index},
+    plan::{config::Config, index::Index, origin::Origin},
 };
 
 use super::{Daemon, args::ClusterArgs};
-
-/// The cluster, as a source of the index. The file comes before it.
-const CLUSTER: &str = "kubernetes";
 
 /// The services of the maps that a daemon before this one had from the cluster.
 pub(super) fn known(index: &Index, config: &Config) -> BTreeSet<String> {
@@ -61,7 +58,7 @@ impl Daemon {
             of_file.flat_map(|s| s.vips().map(|vip| (vip, s.name.clone()))).collect();
         let publication = source.take(claims);
         self.index.keep(publication.held.clone());
-        let refused = self.index.reset_what_fits(CLUSTER, publication.services.clone());
+        let refused = self.index.reset_what_fits(Origin::KUBERNETES, publication.services.clone());
         let interfaces = self.config.interfaces.clone();
         self.measure_paths(&interfaces);
         if let Err(e) = self.sync() {

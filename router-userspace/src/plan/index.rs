@@ -17,7 +17,7 @@ use std::{
 use router_ebpf::maps::REPLICA_GONE;
 use thiserror::Error;
 
-use crate::plan::{config, slots::SlotTable};
+use crate::plan::{config, origin::Origin, slots::SlotTable};
 
 pub use published::{Change, Maps, Published};
 
@@ -90,8 +90,8 @@ fn no_room(what: &str, room: u32, name: &str) -> String {
 /// What sources say, and what the maps hold.
 pub struct Index {
     room: Room,
-    /// By source and service name. The first source that knows a name has it.
-    sources: BTreeMap<String, BTreeMap<String, config::Service>>,
+    /// By source, the first in rank first, and by service name. The first that knows a name has it.
+    sources: BTreeMap<Origin, BTreeMap<String, config::Service>>,
     /// Names of services that stay as the maps have them.
     keep: BTreeSet<String>,
     mss: BTreeMap<String, Mss>,
@@ -126,24 +126,24 @@ impl Index {
     }
 
     /// A source adds or changes a service.
-    pub fn apply(&mut self, source: &str, service: config::Service) {
-        let services = self.sources.entry(source.to_owned()).or_default();
+    pub fn apply(&mut self, source: Origin, service: config::Service) {
+        let services = self.sources.entry(source).or_default();
         services.insert(service.name.clone(), service);
     }
 
     /// A source removes a service. Returns what it was.
-    pub fn delete(&mut self, source: &str, name: &str) -> Option<config::Service> {
-        self.sources.get_mut(source)?.remove(name)
+    pub fn delete(&mut self, source: Origin, name: &str) -> Option<config::Service> {
+        self.sources.get_mut(&source)?.remove(name)
     }
 
     /// A source says all that it knows. Returns what it knew before.
     pub fn reset(
         &mut self,
-        source: &str,
+        source: Origin,
         services: impl IntoIterator<Item = config::Service>,
     ) -> Vec<config::Service> {
         let services = services.into_iter().map(|s| (s.name.clone(), s)).collect();
-        let before = self.sources.insert(source.to_owned(), services);
+        let before = self.sources.insert(source, services);
         before.into_iter().flat_map(BTreeMap::into_values).collect()
     }
 
@@ -151,7 +151,7 @@ impl Index {
     /// Returns those.
     pub fn reset_what_fits(
         &mut self,
-        source: &str,
+        source: Origin,
         services: Vec<config::Service>,
     ) -> Vec<(String, PlanError)> {
         let before = self.reset(source, services.clone());
@@ -197,7 +197,8 @@ impl Index {
         all
     }
 
-    /// The same, by source and then by name: where two services claim a VIP, the first has it.
+    /// The same, by the rank of their source and then by name: where two services claim a VIP, the
+    /// first has it.
     fn declared(&self) -> Vec<&config::Service> {
         let mut names = BTreeSet::new();
         let all = self.sources.values().flatten();

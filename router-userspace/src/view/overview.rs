@@ -12,8 +12,10 @@ use super::{
     services::{self, ServiceLine},
 };
 use crate::{
+    kube,
     maps::tables::Tables,
     os::{lock, running},
+    plan::origin::Origin,
 };
 
 /// Maps whose filling is watched.
@@ -76,5 +78,6 @@ pub fn overview(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
 
 /// A cluster's services are called `NAMESPACE/SERVICE:PORT`.
 fn source(service: &ServiceLine) -> &'static str {
-    if crate::kube::is_named_like(&service.service) { "kubernetes" } else { "file" }
+    let is_cluster = kube::is_named_like(&service.service);
+    if is_cluster { Origin::KUBERNETES.name() } else { Origin::FILE.name() }
 }

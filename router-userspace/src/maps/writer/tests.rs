@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    plan::{config::Config, index::Index},
+    plan::{config::Config, index::Index, origin::Origin},
     testing::TestMaps,
 };
 
@@ -25,7 +25,7 @@ fn what_is_written_is_read_back_and_not_written_again() {
     let mut tables = maps.tables();
     assert_eq!(room(&tables).unwrap(), Room { services: 4, replicas: 32 });
     let mut index = Index::new(room(&tables).unwrap(), tables.read().unwrap());
-    index.reset("file", services(ONE));
+    index.reset(Origin::FILE, services(ONE));
     assert!(!index.sync(&mut tables, NOW).unwrap().is_empty());
     let read = tables.read().unwrap();
     assert_eq!(read.vips, index.published().vips);
@@ -33,9 +33,9 @@ fn what_is_written_is_read_back_and_not_written_again() {
     assert_eq!(read.replicas, index.published().replicas);
     assert_eq!(read.slots, index.published().slots);
     let mut again = Index::new(room(&tables).unwrap(), read);
-    again.reset("file", services(ONE));
+    again.reset(Origin::FILE, services(ONE));
     assert_eq!(again.sync(&mut tables, NOW).unwrap(), []);
-    again.reset("file", []);
+    again.reset(Origin::FILE, []);
     assert!(!again.sync(&mut tables, NOW).unwrap().is_empty());
     let read = tables.read().unwrap();
     assert!(read.vips.is_empty() && read.services.is_empty());

@@ -28,7 +28,7 @@ impl World {
     fn set(&mut self, services: &str) -> Vec<Change> {
         let text = format!("interfaces = [\"eth0\"]\n{services}");
         let config = Config::parse(&text, "r.toml").unwrap();
-        self.index.reset("file", config.services);
+        self.index.reset(Origin::FILE, config.services);
         self.sync()
     }
 
@@ -126,7 +126,7 @@ fn a_removed_replica_is_gone_and_its_number_stays_taken_while_used() {
     // Not used, but only just gone.
     world.restart();
     world.index.reset(
-        "file",
+        Origin::FILE,
         Config::parse(
             &format!("interfaces = [\"eth0\"]\n{}", service("chat", "10.0.0.1", &all[..1])),
             "",
@@ -248,7 +248,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     let many: String =
         (1..=9).map(|i| service(&format!("s{i}"), &format!("10.0.0.{i}"), &[])).collect();
     let config = Config::parse(&format!("interfaces = [\"eth0\"]\n{many}"), "").unwrap();
-    world.index.reset("file", config.services);
+    world.index.reset(Origin::FILE, config.services);
     let e = world.index.sync(&mut world.maps, NOW).unwrap_err();
     assert!(e.to_string().contains("raise [limits] services"), "{e}");
     assert_eq!(world.maps, Published::default());
@@ -259,12 +259,12 @@ fn unready_replicas_keep_their_numbers_and_serve_never() {
     let mut world = World::new();
     world.set(&service("chat", "10.0.0.1", &[("a", 2, ""), ("b", 3, "")]));
     let (a, b) = (world.number("a"), world.number("b"));
-    let mut services = world.index.reset("file", []);
+    let mut services = world.index.reset(Origin::FILE, []);
     for (unready, usable) in [(1, 1), (2, 0)] {
         for replica in &mut services[0].replicas[..unready] {
             replica.state = config::State::Unready;
         }
-        world.index.reset("file", services.clone());
+        world.index.reset(Origin::FILE, services.clone());
         world.sync();
         let chat = world.maps.services[&0];
         assert_eq!(chat.usable, usable);
@@ -283,7 +283,7 @@ fn other_vips_have_their_own_port_and_the_first_claim_holds() {
     chat.name = "another".into();
     chat.other_vips = vec![(other("10.0.0.9"), 30080), (other("10.0.0.1"), 80)];
     chat.addresses.clear();
-    world.index.reset("kubernetes", [chat]);
+    world.index.reset(Origin::KUBERNETES, [chat]);
     world.sync();
     let vips: Vec<_> = world
         .maps
@@ -292,6 +292,46 @@ fn other_vips_have_their_own_port_and_the_first_claim_holds() {
         .map(|((_, vip), n)| (vip.addr[15], u16::from_be_bytes(vip.port), *n))
         .collect();
     assert_eq!(vips, [(1, 80, 0), (9, 30080, 1)]);
+}
+
+#[test]
+fn the_rank_of_a_source_decides_and_not_what_it_is_called() {
+    const ETCD: Origin = Origin::new(2, "etcd");
+    let sources = [Origin::FILE, Origin::KUBERNETES, ETCD];
+    assert!(ETCD.name() < Origin::FILE.name(), "it would be the first by name");
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let mut world = World::new();
+        // All claim one name, and each a name of its own with one address and port.
+        for i in order {
+            let replica = ["of-file", "of-cluster", "of-etcd"][i];
+            let shared = service("shared", "10.0.0.1", &[(replica, 2 + i as u8, "")]);
+            // By name the file's would be the last.
+            let own = service(["c", "b", "a"][i], "10.0.0.9", &[(replica, 2 + i as u8, "")]);
+            let text = format!("interfaces = [\"eth0\"]\n{shared}{own}");
+            world.index.reset(sources[i], Config::parse(&text, "r.toml").unwrap().services);
+        }
+        for (i, [replica, owner]) in
+            [["of-file", "c"], ["of-cluster", "b"], ["of-etcd", "a"]].into_iter().enumerate()
+        {
+            world.sync();
+            let number = |name: &str| {
+                let named = |(_, s): &(&u32, &Service)| s.name.kept() == name.as_bytes();
+                *world.maps.services.iter().find(named).unwrap().0
+            };
+            let of = |name: &str| {
+                let own = number(name);
+                let replicas = world.maps.replicas.values();
+                let mut live = replicas.filter(|r| r.service == own && r.state != REPLICA_GONE);
+                String::from_utf8(live.next().unwrap().name.kept().to_vec()).unwrap()
+            };
+            assert_eq!(of("shared"), replica, "{order:?}");
+            let mut vips = world.maps.vips.iter();
+            let vip = vips.find(|((_, vip), _)| vip.addr[15] == 9).unwrap();
+            assert_eq!(*vip.1, number(owner), "{order:?}");
+            // When it says nothing more, the next has what it had.
+            world.index.reset(sources[i], []);
+        }
+    }
 }
 
 #[test]
@@ -334,7 +374,7 @@ fn of_what_does_not_fit_the_rest_is_taken() {
             Config::parse(&text, "").unwrap().services.remove(0)
         })
         .collect();
-    let refused = world.index.reset_what_fits("kubernetes", all.clone());
+    let refused = world.index.reset_what_fits(Origin::KUBERNETES, all.clone());
     let names: Vec<_> = refused.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["s9"]);
     world.sync();
@@ -347,7 +387,7 @@ fn of_what_does_not_fit_the_rest_is_taken() {
         ..all[0].replicas[0].clone()
     });
     next[0].replicas = many.collect();
-    let refused = world.index.reset_what_fits("kubernetes", next);
+    let refused = world.index.reset_what_fits(Origin::KUBERNETES, next);
     assert!(
         matches!(&refused[..], [(name, PlanError::Replicas { .. }), ..] if name == "s2"),
         "{refused:?}"
@@ -407,9 +447,9 @@ proptest! {
                 prop_assert!(freed);
             }
             if restart {
-                let services = world.index.reset("file", []);
+                let services = world.index.reset(Origin::FILE, []);
                 world.restart();
-                world.index.reset("file", services);
+                world.index.reset(Origin::FILE, services);
                 prop_assert_eq!(world.sync(), []);
             }
         }
