@@ -28,6 +28,7 @@ pub mod maps;
 pub mod options;
 pub mod packet;
 pub mod reply;
+pub mod schema;
 pub mod scratch;
 pub mod shared;
 pub mod stash;
