@@ -44,9 +44,15 @@ macro_rules! of {
 }
 
 macro_rules! flags {
-    (LpmTrie) => { BPF_F_NO_PREALLOC };
-    (HashMap) => { BPF_F_NO_PREALLOC };
-    ($kind:ident) => { 0 };
+    (LpmTrie) => {
+        BPF_F_NO_PREALLOC
+    };
+    (HashMap) => {
+        BPF_F_NO_PREALLOC
+    };
+    ($kind:ident) => {
+        0
+    };
 }
 
 router_ebpf::schema!(statics);

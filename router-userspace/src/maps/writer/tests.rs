@@ -46,10 +46,10 @@ fn what_is_written_is_read_back_and_not_written_again() {
 fn other_schemas_are_refused() {
     let maps = TestMaps::new();
     let mut tables = maps.unfilled();
-    let secrets = tables.secrets.get(&0, 0).unwrap();
+    let secrets = tables.secrets.get(0).unwrap();
     for (schema, says) in [(0, "never filled"), (99, "has schema 99, this program has")] {
         let other = router_ebpf::maps::Secrets { schema, ..secrets };
-        tables.secrets.set(0, other, 0).unwrap();
+        tables.secrets.set(0, &other).unwrap();
         let Err(e) = Tables::open(&maps.pin_dir) else { panic!("schema {schema} was taken") };
         assert!(e.to_string().contains(says), "{e}");
     }
