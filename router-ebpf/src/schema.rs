@@ -4,11 +4,10 @@
 //! map by its name, the typed handles in userspace, and the table in ARCHITECTURE.md, which a test
 //! compares. What is in keys and values is told in [`crate::maps`].
 //!
-//! | to change | to do |
-//! | --- | --- |
-//! | a key or a value | its type in [`crate::maps`], `version` here one higher, and a step from the version before in router-userspace (`STEPS`) |
-//! | a type of map | the same |
-//! | what a default size is | `size` here |
+//! To add one: a row here, what the pipeline does with it in [`crate::tables`] and `hooks/maps.rs`, how
+//! `roost maps` shows it (router-userspace, `view/dump.rs`: it does not compile before), and a row of
+//! ARCHITECTURE.md. To change one: its types in [`crate::maps`], its `version` here one higher, and a
+//! step from the version before in router-userspace (`attach/loader/steps.rs`).
 
 use crate::{
     maps::{
@@ -224,7 +223,7 @@ pub const FILLED: u32 = {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, string::String};
+    use std::collections::BTreeSet;
 
     use super::*;
 
@@ -242,14 +241,11 @@ mod tests {
     #[test]
     fn the_schema_has_room_for_all_names() {
         let size = Map::Schema.size(&Limits::DEFAULT) as usize;
-        assert!(Map::ALL.len() + Counter::COUNT + 2 < size / 2, "{size} entries");
-        for name in Counter::ALL.iter().map(|c| c.name()).chain(Map::ALL.iter().map(|m| m.pin())) {
-            let mark = Mark::new(name);
-            assert_eq!(mark.text(), Some(name), "a name that does not fit");
+        assert!(Map::ALL.len() + Counter::COUNT + 3 < size / 2, "{size} entries");
+        let counters = Counter::ALL.iter().map(|counter| std::format!("counter:{}", counter.name()));
+        let maps = Map::ALL.iter().map(|map| std::format!("map:{}", map.pin()));
+        for name in counters.chain(maps) {
+            assert_eq!(Mark::new(&name).text(), Some(&*name), "a name that does not fit");
         }
-        // They share one map.
-        let upper = |name: &&str| name.to_ascii_uppercase() == **name;
-        let counters: String = Counter::ALL.iter().map(|c| c.name()).filter(upper).collect();
-        assert_eq!(counters, "");
     }
 }

@@ -18,6 +18,7 @@ use roost::{
     },
 };
 use router_ebpf::{
+    schema::{Kind, Map},
     maps::{self, SOURCES, Service, Tuple},
     verdict::Counter,
 };
@@ -292,4 +293,64 @@ fn every_file_that_is_named_is_there() {
         }
     }
     assert!(named > 50, "{named}");
+}
+
+/// The table of the maps, against their declarations.
+#[test]
+fn every_map_is_described_as_it_is_declared() {
+    let rows = cells("ARCHITECTURE.md", "## Maps");
+    assert!(rows.len() > Map::ALL.len(), "{rows:?}");
+    for map in Map::ALL {
+        let pin = format!("`{}`", map.pin());
+        let row = rows.iter().find(|row| row[0] == pin);
+        let row = row.unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {pin}"));
+        let kind = match map.kind() {
+            Kind::LpmTrie => "LPM trie",
+            Kind::HashMap => "hash",
+            Kind::LruHashMap => "LRU hash",
+            Kind::Array => "array",
+            Kind::PerCpuArray => "per-CPU array",
+        };
+        let (key, value) = map.about();
+        let bytes = format!("{} + {}", map.key_size(), map.value_size());
+        assert_eq!(row[1..5], [kind, key, value, &bytes], "{pin}");
+        if let Ok(size) = row[5].parse() {
+            assert_eq!(map.size(&Limits::DEFAULT), size, "{pin}");
+        }
+    }
+    let known = |row: &&Vec<String>| Map::ALL.iter().any(|m| row[0] == format!("`{}`", m.pin()));
+    let others: Vec<_> = rows.iter().filter(|row| !known(row)).map(|row| &row[0]).collect();
+    assert_eq!(others, ["`SCRATCH`"], "not pinned");
+}
+
+/// Maps are named by their declaration: a literal would be one more place to change.
+#[test]
+fn no_source_names_a_map_by_itself() {
+    fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                _ if path.is_dir() => sources(&path, found),
+                Some(extension) if extension == "rs" => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    let mut all = Vec::new();
+    sources(&root().join("router-userspace/src"), &mut all);
+    assert!(all.len() > 100, "{} files", all.len());
+    let mut named = Vec::new();
+    for path in all {
+        let text = fs::read_to_string(&path).unwrap();
+        // In tests a name is the right value. What releases before had is what they had.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let is_apart = |end: &str| path.ends_with(end) || path.ends_with("tests.rs");
+        if path.to_string_lossy().contains("tests") || is_apart("maps/record.rs") {
+            continue;
+        }
+        for map in Map::ALL.iter().filter(|map| text.contains(&format!("\"{}\"", map.pin()))) {
+            named.push(format!("{}: {}", path.display(), map.pin()));
+        }
+    }
+    assert!(named.is_empty(), "{named:#?}");
 }
