@@ -242,7 +242,8 @@ mod tests {
     fn the_schema_has_room_for_all_names() {
         let size = Map::Schema.size(&Limits::DEFAULT) as usize;
         assert!(Map::ALL.len() + Counter::COUNT + 3 < size / 2, "{size} entries");
-        let counters = Counter::ALL.iter().map(|counter| std::format!("counter:{}", counter.name()));
+        let counters =
+            Counter::ALL.iter().map(|counter| std::format!("counter:{}", counter.name()));
         let maps = Map::ALL.iter().map(|map| std::format!("map:{}", map.pin()));
         for name in counters.chain(maps) {
             assert_eq!(Mark::new(&name).text(), Some(&*name), "a name that does not fit");

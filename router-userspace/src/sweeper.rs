@@ -17,7 +17,6 @@ use std::{
 use router_ebpf::maps::{
     Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
 };
-use thiserror::Error;
 
 use crate::{
     maps::{

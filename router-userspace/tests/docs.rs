@@ -18,8 +18,8 @@ use roost::{
     },
 };
 use router_ebpf::{
-    schema::{Kind, Map},
     maps::{self, SOURCES, Service, Tuple},
+    schema::{Kind, Map},
     verdict::Counter,
 };
 
@@ -114,7 +114,8 @@ fn cells(name: &str, heading: &str) -> Vec<Vec<String>> {
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'))
         .skip(2)
-        .map(|row| row.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect())
+        .map(|row| row.trim_matches('|').replace(" | | ", " |  | "))
+        .map(|row| row.split(" | ").map(|c| c.trim().to_owned()).collect())
         .collect()
 }
 
@@ -278,17 +279,30 @@ fn every_file_that_is_named_is_there() {
     let text = page("ARCHITECTURE.md");
     let map = text.split("## Map of the code").nth(1).expect("a map of the code");
     let map = map.split("\n## ").next().unwrap_or_default();
-    let mut directory = String::new();
+    let (mut directory, mut room) = (String::new(), String::new());
     let mut named = 0;
     for line in map.lines() {
         if let Some(title) = line.strip_prefix("### `") {
             directory = title.split('`').next().unwrap_or_default().to_owned();
+            room.clear();
         }
-        let Some(cell) = line.strip_prefix("| `") else { continue };
+        let Some(cell) = line.strip_prefix("| ") else { continue };
         let cell = cell.split(" | ").next().unwrap_or_default();
-        for name in cell.split('`').map(|n| n.trim_matches([',', ' '])).filter(|n| !n.is_empty()) {
-            let path = root().join(&directory).join(name);
-            assert!(path.exists(), "ARCHITECTURE.md names {directory}{name}, which is not there");
+        // A row in bold is a room, and what follows is in it.
+        let is_room = cell.starts_with("**");
+        if is_room {
+            room.clear();
+        }
+        for name in quoted(cell) {
+            let path = root().join(&directory).join(&room).join(name);
+            assert!(
+                path.exists(),
+                "ARCHITECTURE.md names {directory}{room}{name}, which is not there"
+            );
+            if is_room && name.ends_with('/') {
+                room = name.to_owned();
+                break;
+            }
             named += 1;
         }
     }
@@ -314,7 +328,7 @@ fn every_map_is_described_as_it_is_declared() {
         let (key, value) = map.about();
         let bytes = format!("{} + {}", map.key_size(), map.value_size());
         assert_eq!(row[1..5], [kind, key, value, &bytes], "{pin}");
-        if let Ok(size) = row[5].parse() {
+        if let Ok(size) = row[5].parse::<u32>() {
             assert_eq!(map.size(&Limits::DEFAULT), size, "{pin}");
         }
     }
