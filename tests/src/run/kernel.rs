@@ -44,6 +44,8 @@ const XDP_TX: u32 = 3;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
+/// What all maps of the object are.
+const DECLARED: &str = "a map as the schema declares it";
 /// The sizes of the maps, where a world says nothing else.
 const LIMITS: Limits =
     Limits { flows: 0, chats: 0, pending: 1024, stash: 1024, services: 64, replicas: 64 };
@@ -137,10 +139,10 @@ impl Rig {
     #[must_use]
     pub fn filled(mut self, world: &World) -> Self {
         let map = self.map_mut(Map::Secrets);
-        let mut secrets = Array::<_, Secrets>::try_from(map).expect(Map::Secrets.pin());
+        let mut secrets = Array::<_, Secrets>::try_from(map).expect(DECLARED);
         secrets.set(0, world.secrets, 0).expect("setting SECRETS");
         let map = self.map_mut(Map::Vips);
-        let mut vips = aya::maps::LpmTrie::<_, Vip, u32>::try_from(map).expect(Map::Vips.pin());
+        let mut vips = aya::maps::LpmTrie::<_, Vip, u32>::try_from(map).expect(DECLARED);
         for (prefix_len, vip, service) in &world.vips {
             let key = lpm_trie::Key::new(*prefix_len, *vip);
             vips.insert(&key, service, 0).expect("setting VIPS");
@@ -167,26 +169,26 @@ impl Rig {
 
     fn counters(&self) -> Vec<u64> {
         let map = self.map(Map::Counters);
-        let counters = PerCpuArray::<_, u64>::try_from(map).expect(Map::Counters.pin());
+        let counters = PerCpuArray::<_, u64>::try_from(map).expect(DECLARED);
         let read = |at| counters.get(&at, 0).expect("a counter").iter().sum();
         (0..Counter::COUNT as u32).map(read).collect()
     }
 
     fn map(&self, map: Map) -> &aya::maps::Map {
-        self.ebpf.map(map.pin()).expect(map.pin())
+        self.ebpf.map(map.pin()).expect(DECLARED)
     }
 
     fn map_mut(&mut self, map: Map) -> &mut aya::maps::Map {
-        self.ebpf.map_mut(map.pin()).expect(map.pin())
+        self.ebpf.map_mut(map.pin()).expect(DECLARED)
     }
 
     fn all<K: Pod, V: Pod>(&self, of: Map) -> Vec<(K, V)> {
-        let map = HashMap::<&MapData, K, V>::try_from(self.map(of)).expect(of.pin());
-        map.iter().map(|entry| entry.expect(of.pin())).collect()
+        let map = HashMap::<&MapData, K, V>::try_from(self.map(of)).expect(DECLARED);
+        map.iter().map(|entry| entry.expect(DECLARED)).collect()
     }
 
     fn set<K: Pod, V: Pod>(&mut self, of: Map, key: &K, value: &V) {
-        let mut map = HashMap::<&mut MapData, K, V>::try_from(self.map_mut(of)).expect(of.pin());
+        let mut map = HashMap::<&mut MapData, K, V>::try_from(self.map_mut(of)).expect(DECLARED);
         map.insert(key, value, 0).unwrap_or_else(|e| panic!("setting {}: {e}", of.pin()));
     }
 }
@@ -268,7 +270,7 @@ impl Machine for Rig {
 
     fn set_replica(&mut self, number: u32, replica: &Replica) {
         let map = self.map_mut(Map::Replicas);
-        let mut replicas = Array::<_, Replica>::try_from(map).expect(Map::Replicas.pin());
+        let mut replicas = Array::<_, Replica>::try_from(map).expect(DECLARED);
         replicas.set(number, *replica, 0).expect("setting REPLICAS");
     }
 
@@ -278,7 +280,7 @@ impl Machine for Rig {
 
     fn set_slots(&mut self, base: u32, table: &[u32]) {
         let map = self.map_mut(Map::Slots);
-        let mut slots = Array::<_, u32>::try_from(map).expect(Map::Slots.pin());
+        let mut slots = Array::<_, u32>::try_from(map).expect(DECLARED);
         for (slot, replica) in (base..).zip(table) {
             slots.set(slot, *replica, 0).expect("setting SLOTS");
         }
@@ -291,7 +293,7 @@ impl Machine for Rig {
     fn clear_stash(&mut self) {
         let keys: Vec<Tuple> = self.stash().into_iter().map(|(tuple, _)| tuple).collect();
         let map = self.map_mut(Map::Stash);
-        let mut stash = HashMap::<_, Tuple, Stash>::try_from(map).expect(Map::Stash.pin());
+        let mut stash = HashMap::<_, Tuple, Stash>::try_from(map).expect(DECLARED);
         for key in keys {
             let _ = stash.remove(&key);
         }
