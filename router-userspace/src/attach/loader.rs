@@ -184,3 +184,5 @@ fn load_error(what: &str, error: EbpfError) -> anyhow::Error {
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod takeover_tests;

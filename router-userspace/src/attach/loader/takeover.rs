@@ -48,7 +48,7 @@ pub(super) struct TakeOver {
     /// What was in the old counters when they were copied.
     counted: BTreeMap<u32, Vec<u64>>,
     /// It goes on where a daemon was killed.
-    is_resumed: bool,
+    pub(super) is_resumed: bool,
 }
 
 impl TakeOver {
