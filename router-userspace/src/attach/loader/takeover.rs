@@ -30,11 +30,10 @@ use crate::{
 
 use super::{
     detach,
+    links::NEXT,
     steps::{Convert, Fate, Plan, Steps, convert},
 };
 
-/// Where new maps are pinned until the new programs are at work, under the pin directory.
-pub(super) const NEXT: &str = "next";
 /// So often entries are copied before the programs are replaced, at the most: each time takes less.
 const PASSES: usize = 4;
 

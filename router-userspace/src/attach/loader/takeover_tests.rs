@@ -8,7 +8,7 @@ use router_ebpf::{
     verdict::Counter,
 };
 
-use super::{kernel_tests::in_namespace, steps::Step, takeover::NEXT, *};
+use super::{kernel_tests::in_namespace, links::NEXT, steps::Step, *};
 use crate::{
     maps::{handle::Hash, record::Record, tables::Tables},
     testing::{LIMITS, TestMaps},
