@@ -28,7 +28,6 @@ pub mod maps;
 pub mod options;
 pub mod packet;
 pub mod reply;
-pub mod schema;
 pub mod scratch;
 pub mod shared;
 pub mod stash;

@@ -10,6 +10,7 @@ pub mod resets;
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     path::Path,
     time::Duration,
 };
@@ -17,18 +18,20 @@ use std::{
 use router_ebpf::maps::{
     Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
 };
+use thiserror::Error;
 
 use crate::{
-    maps::{
-        handle::Fault,
-        tables::{Tables, TablesError},
-    },
+    maps::tables::{Tables, TablesError, optional},
     plan::index::Used,
 };
 
 use judge::{Fate, Place};
 pub use load::{Carried, Entries, Load};
 use resets::Resets;
+
+/// `BPF_NOEXIST` and `BPF_EXIST`.
+const ONLY_NEW: u64 = 1;
+const ONLY_OLD: u64 = 2;
 
 /// What was registered for a service that is gone is kept for so long: it may come back.
 const NO_SERVICE: Duration = Duration::from_secs(60);
@@ -38,6 +41,18 @@ const PENDING_LIFE: Duration = Duration::from_secs(150);
 const ORPHANS: Duration = Duration::from_secs(30);
 /// A chat's count is corrected when it was wrong, and the same, in so many sweeps.
 const WRONG_COUNTS: u32 = 3;
+
+/// Why a sweep ended early. What it has not done is for the next one.
+#[derive(Debug, Error)]
+#[error("map {map}: {error}")]
+pub struct SweepError {
+    map: &'static str,
+    error: String,
+}
+
+fn failed<E: fmt::Display>(map: &'static str) -> impl FnOnce(E) -> SweepError {
+    move |error| SweepError { map, error: error.to_string() }
+}
 
 /// What a sweep found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,9 +127,9 @@ impl Sweeper {
     }
 
     /// Walks the maps once. `now` is of the monotonic clock.
-    pub fn sweep(&mut self, now: Duration) -> Result<Report, Fault> {
-        let services = self.tables.services.entries()?;
-        let replicas = self.tables.all_replicas()?;
+    pub fn sweep(&mut self, now: Duration) -> Result<Report, SweepError> {
+        let services = self.tables.services.entries().map_err(failed("SERVICES"))?;
+        let replicas = self.tables.all_replicas().map_err(failed("REPLICAS"))?;
         let mut round = Round {
             now,
             timeouts: services
@@ -127,7 +142,7 @@ impl Sweeper {
         let live = self.flows(&mut round)?;
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
-        let pending = self.tables.pending.entries()?;
+        let pending = self.tables.pending.entries().map_err(failed("PENDING"))?;
         round.report.load.entries.pending = pending.len();
         for (_, pending) in pending {
             // Nothing removes what no replica ever answered; SYN cookies have expired by then.
@@ -139,10 +154,10 @@ impl Sweeper {
     }
 
     /// Returns how many live flows each chat has at which home.
-    fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, Fault> {
+    fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, SweepError> {
         let mut live = HashMap::new();
         let mut backs = (round.now >= self.next_orphans).then(HashSet::new);
-        let flows = self.tables.flows.entries()?;
+        let flows = self.tables.flows.entries().map_err(failed("FLOWS"))?;
         round.report.load.entries.flows = flows.len();
         for (tuple, flow) in flows {
             let place = Place {
@@ -159,7 +174,7 @@ impl Sweeper {
             if fate == Fate::Remove {
                 // The tuple may have come back since it was read: ports are used again when
                 // TIME_WAIT is over, which is just now.
-                let again = self.tables.flows.get(&tuple)?;
+                let again = optional(self.tables.flows.get(&tuple, 0)).map_err(failed("FLOWS"))?;
                 let Some(again) = again else { continue };
                 if again.since == flow.since
                     && judge::flow(&again, place, round.now, self.linger) == Fate::Remove
@@ -189,20 +204,28 @@ impl Sweeper {
     }
 
     /// Ends a flow. `false`: it is not idle any more.
-    fn expire(&mut self, tuple: &Tuple, place: Place, round: &mut Round) -> Result<bool, Fault> {
-        let flow = self.tables.flows.get(tuple)?;
+    fn expire(
+        &mut self,
+        tuple: &Tuple,
+        place: Place,
+        round: &mut Round,
+    ) -> Result<bool, SweepError> {
+        let flow = optional(self.tables.flows.get(tuple, 0)).map_err(failed("FLOWS"))?;
         let still = |flow: &Flow| judge::flow(flow, place, round.now, self.linger) == Fate::Expire;
         let Some(mut flow) = flow.filter(still) else { return Ok(false) };
         flow.state |= STATE_EXPIRED;
         // Its linger begins now.
         flow.last_seen = round.now.as_nanos() as u64;
-        if !self.tables.flows.replace(tuple, &flow)? {
+        let written = self.tables.flows.insert(tuple, flow, ONLY_OLD);
+        if optional(written).map_err(failed("FLOWS"))?.is_none() {
             return Ok(false);
         }
         let back_of = back_of(tuple, &flow);
-        if let Some(mut back) = self.tables.flows_back.get(&back_of)? {
+        let back = optional(self.tables.flows_back.get(&back_of, 0));
+        if let Some(mut back) = back.map_err(failed("FLOWS_BACK"))? {
             back.state |= STATE_EXPIRED;
-            self.tables.flows_back.replace(&back_of, &back)?;
+            let written = self.tables.flows_back.insert(back_of, back, ONLY_OLD);
+            optional(written).map_err(failed("FLOWS_BACK"))?;
             // Whatever the way to the client says: it is told again when it sends something.
             if let Some(resets) = &self.resets
                 && resets.send(tuple, &back).is_ok()
@@ -212,35 +235,41 @@ impl Sweeper {
         }
         if flow.flags & FLOW_CHAT != 0 {
             let key = chat_of(&flow);
-            let chat = self.tables.chats.get(&key)?;
+            let chat = optional(self.tables.chats.get(&key, 0)).map_err(failed("CHATS"))?;
             let released = chat.and_then(|chat| {
                 Some(Chat { state: judge::released(chat.state, flow.replica)?, ..chat })
             });
             if let Some(chat) = released {
-                self.tables.chats.replace(&key, &chat)?;
+                let written = self.tables.chats.insert(key, chat, ONLY_OLD);
+                optional(written).map_err(failed("CHATS"))?;
             }
         }
         round.report.expired += 1;
         Ok(true)
     }
 
-    fn remove_flow(&mut self, tuple: &Tuple, flow: &Flow) -> Result<(), Fault> {
+    fn remove_flow(&mut self, tuple: &Tuple, flow: &Flow) -> Result<(), SweepError> {
         // The replica's side first: without the client's side nothing would find it.
         let back = back_of(tuple, flow);
-        self.tables.flows_back.remove(&back)?;
-        self.tables.flows.remove(tuple)?;
+        optional(self.tables.flows_back.remove(&back)).map_err(failed("FLOWS_BACK"))?;
+        optional(self.tables.flows.remove(tuple)).map_err(failed("FLOWS"))?;
         Ok(())
     }
 
     /// A flow that is just being established has one side only, so it takes two looks.
-    fn remove_orphans(&mut self, backs: &HashSet<Tuple>, round: &mut Round) -> Result<(), Fault> {
+    fn remove_orphans(
+        &mut self,
+        backs: &HashSet<Tuple>,
+        round: &mut Round,
+    ) -> Result<(), SweepError> {
         let mut orphans = HashSet::new();
-        for (tuple, _) in self.tables.flows_back.entries()? {
+        for (tuple, _) in self.tables.flows_back.entries().map_err(failed("FLOWS_BACK"))? {
             if backs.contains(&tuple) {
                 continue;
             }
             if self.orphans.contains(&tuple) {
-                self.tables.flows_back.remove(&tuple)?;
+                let removed = self.tables.flows_back.remove(&tuple);
+                optional(removed).map_err(failed("FLOWS_BACK"))?;
                 round.report.orphans += 1;
             } else {
                 orphans.insert(tuple);
@@ -254,9 +283,9 @@ impl Sweeper {
         &mut self,
         round: &mut Round,
         live: &HashMap<(ChatKey, u32), u32>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), SweepError> {
         let mut wrong = HashMap::new();
-        let chats = self.tables.chats.entries()?;
+        let chats = self.tables.chats.entries().map_err(failed("CHATS"))?;
         round.report.load.entries.chats = chats.len();
         for (key, chat) in chats {
             if judge::is_over(&chat, round.now) {
@@ -294,27 +323,28 @@ impl Sweeper {
     }
 
     /// Removes a chat; `false`: a connection came in between.
-    fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, Fault> {
-        match self.tables.chats.take(key)? {
+    fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, SweepError> {
+        match self.tables.chats.take(key).map_err(failed("CHATS"))? {
             Some(chat) if Chat::flows(chat.state) > 0 => {
                 // Back it goes, unless the next connection has already made a new entry.
-                let _ = self.tables.chats.add(key, &chat);
+                let _ = self.tables.chats.insert(key, chat, ONLY_NEW);
                 Ok(false)
             }
             _ => Ok(true),
         }
     }
 
-    fn correct(&mut self, key: &ChatKey, seen: &Chat, state: u64) -> Result<bool, Fault> {
-        let chat = self.tables.chats.get(key)?;
+    fn correct(&mut self, key: &ChatKey, seen: &Chat, state: u64) -> Result<bool, SweepError> {
+        let chat = optional(self.tables.chats.get(key, 0)).map_err(failed("CHATS"))?;
         let Some(chat) = chat.filter(|chat| chat == seen) else { return Ok(false) };
-        self.tables.chats.replace(key, &Chat { state, ..chat })
+        let written = self.tables.chats.insert(key, Chat { state, ..chat }, ONLY_OLD);
+        Ok(optional(written).map_err(failed("CHATS"))?.is_some())
     }
 
     /// What userspace has registered: a pin follows its replica's identity to a new number, and
     /// entries of a service that is no more go.
-    fn registered(&mut self, round: &mut Round) -> Result<(), Fault> {
-        let all = self.tables.chat_cookies.entries()?;
+    fn registered(&mut self, round: &mut Round) -> Result<(), SweepError> {
+        let all = self.tables.chat_cookies.entries().map_err(failed("CHAT_COOKIES"))?;
         round.report.load.entries.chat_cookies = all.len();
         let mut no_service = HashMap::new();
         for (key, mut cookie) in all {
@@ -322,14 +352,16 @@ impl Sweeper {
                 let since = self.no_service.get(&key.service).copied().unwrap_or(round.now);
                 no_service.insert(key.service, since);
                 if round.now.saturating_sub(since) >= NO_SERVICE {
-                    self.tables.chat_cookies.remove(&key)?;
+                    let removed = self.tables.chat_cookies.remove(&key);
+                    optional(removed).map_err(failed("CHAT_COOKIES"))?;
                     round.report.forgotten += 1;
                     continue;
                 }
             }
             if let Some(successor) = successor(&round.replicas, cookie.replica) {
                 cookie.replica = successor;
-                self.tables.chat_cookies.replace(&key, &cookie)?;
+                let written = self.tables.chat_cookies.insert(key, cookie, ONLY_OLD);
+                optional(written).map_err(failed("CHAT_COOKIES"))?;
                 round.report.repinned += 1;
             }
             round.uses(key.service, cookie.replica);

@@ -3,10 +3,11 @@
 
 use std::{
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use roost_programs::{NSENTER, UNSHARE, built};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
@@ -65,14 +66,16 @@ impl Daemon {
             PathBuf::from(format!("/sys/fs/bpf/roost-test-daemon-{}", std::process::id()));
         let script = "ip link add cli0 type veth peer name cli1 && ip link set cli0 up && \
                       ip link set cli1 up && exec \"$0\" run --config \"$1\" --pin-dir \"$2\"";
-        let process = Command::new("unshare")
+        let process = UNSHARE
+            .command()
+            .unwrap()
             .args(["--net", "sh", "-c", script, env!("CARGO_BIN_EXE_roost")])
             .arg(config.path())
             .arg(&pin_dir)
             .stdin(Stdio::null())
             .stderr(log.reopen().unwrap())
             .spawn()
-            .expect("cannot start unshare; it is in util-linux");
+            .unwrap();
         let daemon = Self { process, pin_dir, log, _config: config };
         daemon.wait_until_ready();
         daemon
@@ -96,12 +99,12 @@ impl Daemon {
     /// Runs a command, in the daemon's network namespace or outside.
     fn roost(&self, arguments: &[&str], inside: bool) -> Output {
         let mut command = if inside {
-            let mut command = Command::new("nsenter");
+            let mut command = NSENTER.command().unwrap();
             command.arg(format!("--net=/proc/{}/ns/net", self.process.id()));
             command.arg(env!("CARGO_BIN_EXE_roost"));
             command
         } else {
-            Command::new(env!("CARGO_BIN_EXE_roost"))
+            built(env!("CARGO_BIN_EXE_roost")).unwrap()
         };
         command.args(arguments).arg("--pin-dir").arg(&self.pin_dir).output().unwrap()
     }
@@ -152,7 +155,6 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("FLOWS_BACK", "hash"),
         ("SECRETS", "array"),
         ("COUNTERS", "percpu_array"),
-        ("SCHEMA", "hash"),
     ];
     assert_eq!(kinds, expected);
     daemon.json(&["maps", "dump"]);

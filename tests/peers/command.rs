@@ -1,9 +1,10 @@
 //! How the peers are run. The tests of roost-chat include this file, too.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use roost_programs::{JAVA, NODE, built};
 
 /// The clients.
 pub const CLIENTS: [&str; 5] =
@@ -17,32 +18,35 @@ pub fn installed(root: &Path) -> PathBuf {
     std::env::var_os("ROOST_PEERS").map_or_else(|| root.join("target/peers"), PathBuf::from)
 }
 
-/// The words that run a file of tests/peers; for scripts `ROOST_PEERS` has to be set to
-/// [`installed`].
-pub fn words(root: &Path, file: &str) -> Result<Vec<OsString>> {
+/// The command that runs a file of tests/peers, with what [`installed`] has.
+pub fn command(root: &Path, file: &str) -> Result<Command> {
     let (installed, script) = (installed(root), root.join("tests/peers").join(file));
-    let (words, needed): (Vec<OsString>, _) = match file.rsplit('.').next() {
+    let missing = || "run cargo xtask test, or see tests/peers/README.md";
+    let there = |path: PathBuf| {
+        ensure!(path.exists(), "{} is missing: {}", path.display(), missing());
+        Ok(path)
+    };
+    let mut command = match file.rsplit('.').next() {
         Some("py") => {
-            let python = installed.join("venv/bin/python");
-            (vec![python.clone().into(), script.into()], python)
+            let mut python = built(installed.join("venv/bin/python")).with_context(missing)?;
+            python.arg(script);
+            python
         }
         Some("java") => {
-            let classes = installed.join("java");
+            let mut java = JAVA.command()?;
             // It runs for a second: compiling itself well would take longer than all else.
-            let quick = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"];
-            let quick = quick.into_iter().map(OsString::from);
-            (quick.chain([classes.clone().into(), "Client".into()]).collect(), classes)
+            java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
+            java.arg(there(installed.join("java"))?).arg("Client");
+            java
         }
-        Some("go") => {
-            let client = installed.join("go-client");
-            (vec![client.clone().into()], client)
+        Some("go") => built(installed.join("go-client")).with_context(missing)?,
+        _ => {
+            there(installed.join("node_modules/ws"))?;
+            let mut node = NODE.command()?;
+            node.arg(script);
+            node
         }
-        _ => (vec!["node".into(), script.into()], installed.join("node_modules/ws")),
     };
-    ensure!(
-        needed.exists(),
-        "{} is missing: run cargo xtask test, or see tests/peers/README.md",
-        needed.display()
-    );
-    Ok(words)
+    command.env("ROOST_PEERS", &installed);
+    Ok(command)
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser as _;
@@ -16,6 +15,7 @@ use k8s_openapi::api::{
 };
 use roost::cli::{Cli, Command as Roost};
 use roost::kube::{CLASS, RIGHTS};
+use roost_programs::built;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ struct Objects(Vec<Value>);
 impl Objects {
     /// As `cargo xtask manifests` prints them.
     fn render(arguments: &[&str]) -> Result<Self> {
-        let output = Command::new(xtask()?).arg("manifests").args(arguments).output()?;
+        let output = built(xtask()?)?.arg("manifests").args(arguments).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "manifests {arguments:?}: {said}");
         let text = String::from_utf8(output.stdout)?;
@@ -294,7 +294,7 @@ fn roost_takes_the_arguments_and_the_file() -> Result<()> {
     let roost = env::var_os("ROOST_BIN").unwrap_or_else(|| roost.into());
     // On a machine without a default route no file could do without interfaces.
     std::fs::write(&file, format!("interfaces = [\"lo\"]\n{}", data["roost.toml"]))?;
-    let output = Command::new(roost)
+    let output = built(roost)?
         .args(["run", "--kubernetes", "--check-only", "--config"])
         .arg(&file)
         .output()?;

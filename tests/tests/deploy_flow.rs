@@ -5,9 +5,10 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use roost_programs::{self as programs, built};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -73,16 +74,10 @@ impl Cluster {
     fn xtask(&self, arguments: &[&str]) -> Result<(Output, String)> {
         let xtask = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/xtask");
         ensure!(xtask.exists(), "{} is missing: cargo build --package xtask", xtask.display());
-        let path = env::var_os("PATH").context("no PATH")?;
-        let real = env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|p| p.is_file());
-        let mut own = vec![self.directory.path().to_owned()];
-        own.extend(env::split_paths(&path));
-        let mut command = Command::new(xtask);
-        command.args(arguments).env("PATH", env::join_paths(own)?);
-        command.env(
-            "REAL_KUBECTL",
-            real.context("there is no kubectl: `cargo xtask test` installs it")?,
-        );
+        let path = [self.directory.path(), programs::registered()];
+        let mut command = built(xtask)?;
+        command.args(arguments).env("PATH", env::join_paths(path)?);
+        command.env("REAL_KUBECTL", programs::KUBECTL.path()?);
         let output = command.output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         Ok((output, said))

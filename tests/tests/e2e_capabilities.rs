@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use roost_programs::SETPRIV;
 use roost_tests::lab::{
     ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until,
 };
@@ -11,19 +12,19 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// As the overlay has them; a test of `deploy.rs` compares.
 const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "perfmon", "net_raw"];
 
-/// What a runtime does to a container's first process: root, with these capabilities and no others, and
+/// With what setpriv does what a runtime does to a container's first process: root, with these capabilities and no others, and
 /// no way to more.
 fn setpriv(without: Option<&str>) -> Vec<String> {
     let kept = CAPABILITIES.iter().filter(|name| Some(**name) != without);
     let bounding: String = kept.map(|name| format!(",+{name}")).collect();
-    let words = ["setpriv", "--no-new-privs", "--inh-caps=-all"].map(str::to_owned);
+    let words = ["--no-new-privs", "--inh-caps=-all"].map(str::to_owned);
     words.into_iter().chain([format!("--bounding-set=-all{bounding}")]).collect()
 }
 
 fn start(lab: &Lab, config: &Config, without: Option<&str>) -> Result<Roost> {
     let words = setpriv(without);
     let words: Vec<_> = words.iter().map(String::as_str).collect();
-    Roost::start_under(lab, &config.to_string(), &words)
+    Roost::start_under(lab, &config.to_string(), SETPRIV, &words)
 }
 
 #[test]

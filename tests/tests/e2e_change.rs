@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use roost_chat::client::{Tab, load};
+use roost_programs::IP;
 use roost_tests::lab::{
-    Clients, Config, Family, Lab, ReplicaConfig, Site, UPLINK, VIP_PORT, heavy, try_until,
+    Clients, Config, Family, Lab, ReplicaConfig, Site, UPLINK, VIP_PORT, heavy, run_in, try_until,
 };
 
 const SECONDS: fn(u64) -> Duration = Duration::from_secs;
@@ -316,10 +317,8 @@ fn detach_removes_everything() -> Result<()> {
     assert!(site.roost.pin_dir().exists(), "a killed daemon leaves its pins");
     site.roost.text(&["detach"])?;
     assert!(!site.roost.pin_dir().exists(), "the pins are left");
-    let link = site.lab.node.run(|| {
-        std::process::Command::new("ip").args(["-details", "link", "show", UPLINK]).output()
-    })?;
-    let link = String::from_utf8_lossy(&link.stdout).into_owned();
+    let link = run_in(&site.lab.node, IP, &["-details", "link", "show", UPLINK])?;
+    assert!(link.contains(UPLINK), "{link}");
     assert!(!link.contains("xdp"), "{link}");
     for family in Family::BOTH {
         let vip = SocketAddr::new(site.lab.vip(family), VIP_PORT);

@@ -1,11 +1,13 @@
 //! The demo as a user runs it: what it prints, what it exits with, and that nothing is left.
 
+use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use roost_programs::{CURL, built};
 use roost_tests::browser::{Kind, Launch, talk};
 use roost_tests::lab::{Process, heavy, run, try_until};
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn demo(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_roost-demo"));
+    let mut command = built(env!("CARGO_BIN_EXE_roost-demo")).expect("it is built");
     command.args(args).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     command
 }
@@ -79,19 +81,18 @@ fn it_cleans_up_when_it_is_interrupted() -> Result<()> {
     let mut kept = Process::spawn("roost-demo", &mut demo(&home))?;
     kept.wait_line(LIMIT, "Ctrl-C")?;
     // This machine is a client too.
-    let answer =
-        run("curl", &["-sS", "--max-time", "60", "http://198.18.200.1/whoami?chat=lobby"])?;
+    let answer = run(CURL, &["-sS", "--max-time", "60", "http://198.18.200.1/whoami?chat=lobby"])?;
     let answer: Value = serde_json::from_str(&answer)?;
     assert_eq!(answer["peer"].as_str().and_then(|peer| peer.split(':').next()), Some("198.18.2.2"));
     let six = "http://[fd52:6f6f:7374:200::1]/whoami?chat=lobby";
-    run("curl", &["-sS", "--max-time", "60", six])?;
+    run(CURL, &["-sS", "--max-time", "60", six])?;
     open_in_a_browser(&kept)?;
     kill(Pid::from_raw(kept.pid() as i32), Signal::SIGINT)?;
     let status = kept.wait(LIMIT)?;
     assert_eq!(status.code(), Some(130), "{}", kept.log());
     nothing_left(kept.pid())?;
     try_until(LIMIT, "the link to this machine to go", || {
-        Ok(run("ip", &["link", "show", "roost-host"]).is_err().then_some(()))
+        Ok((!fs::exists("/sys/class/net/roost-host")?).then_some(()))
     })?;
 
     // What a crash leaves is removed by whoever makes the next lab.

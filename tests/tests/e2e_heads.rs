@@ -1,5 +1,6 @@
 //! Requests in several segments, through real TCP stacks.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -36,8 +37,7 @@ fn ask(stream: &mut TcpStream, pieces: &[&[u8]]) -> Result<String> {
 
 /// How often TCP has waited for a retransmission timer in a namespace.
 fn timeouts(ns: &Netns) -> Result<u64> {
-    let output = ns.command("cat").arg("/proc/net/netstat").output()?;
-    let text = String::from_utf8(output.stdout)?;
+    let text = ns.run(|| fs::read_to_string("/proc/thread-self/net/netstat"))?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
     let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
     let mut both = names.split_whitespace().zip(values.split_whitespace());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use roost_chat::client::{Tab, Upgrade};
 use roost_chat::tls::ClientTls;
+use roost_programs::CURL;
 use roost_tests::lab::{Authority, Family, HTTPS_PORT, Nginx, Site, Upstream, run_in, until_homes};
 use roost_tests::peers;
 use serde_json::Value;
@@ -16,10 +17,9 @@ const SECONDS: Duration = Duration::from_secs(60);
 /// Requests over one connection of Python's http.client, see tests/peers/rest.py.
 fn requests(site: &Site, family: Family, requests: &[&str]) -> Result<Vec<Value>> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let words = peers::words(root, "rest.py")?;
     let (host, port) = (site.lab.vip(family).to_string(), site.vip(family).port().to_string());
-    let mut command = site.lab.client.command(&words[0]);
-    command.args(&words[1..]).args(["--address", &host, &port]).args(requests);
+    let mut command = site.lab.client.enter(peers::command(root, "rest.py")?);
+    command.args(["--address", &host, &port]).args(requests);
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{requests:?}: {}: {said}", output.status);
@@ -65,7 +65,7 @@ fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
     let url = format!("http://{vip}/whoami?chat=bound-[1-9]");
     let form = "%{num_connects} %header{roost-replica}\\n";
     let words = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", form];
-    let bound = run_in(&site.lab.client, "curl", &[&words[..], &[&url]].concat())?;
+    let bound = run_in(&site.lab.client, CURL, &[&words[..], &[&url]].concat())?;
     let bound: Vec<_> = bound.lines().filter_map(|line| line.split_once(' ')).collect();
     ensure!(bound.len() == 9 && bound[0].0 == "1", "{bound:?}");
     ensure!(bound[1..].iter().all(|(connects, _)| *connects == "0"), "{bound:?}");
@@ -75,7 +75,7 @@ fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
     // With a connection for each, every chat is at its home, and they are not all at one.
     until_homes(2, |n| {
         let url = format!("http://{vip}/whoami?chat=bound-{n}");
-        let own = run_in(&site.lab.client, "curl", &[&words[..], &[&url]].concat())?;
+        let own = run_in(&site.lab.client, CURL, &[&words[..], &[&url]].concat())?;
         Ok(own.trim().to_owned())
     })
 }
@@ -139,7 +139,7 @@ fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
     let resolve = format!("chat.test:443:{}", at.ip());
     let url = format!("https://chat.test/whoami?chat={}", tabs[0].hello().chat);
     let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, &url];
-    let answer: Value = serde_json::from_str(&run_in(&site.lab.client, "curl", &words)?)?;
+    let answer: Value = serde_json::from_str(&run_in(&site.lab.client, CURL, &words)?)?;
     assert_eq!(answer["replica"], tabs[0].replica());
     assert_eq!(site.counter("affinity_violation")?, 0);
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -71,9 +71,8 @@ impl Metrics {
             answer.head
         );
         let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        let words = peers::words(root, "metrics.py")?;
-        let mut python = Command::new(&words[0]);
-        python.args(&words[1..]).arg(if open { "openmetrics" } else { "text" });
+        let mut python = peers::command(root, "metrics.py")?;
+        python.arg(if open { "openmetrics" } else { "text" });
         let pipes = python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = pipes.spawn()?;
         let mut input = child.stdin.take().context("no standard input")?;
@@ -232,7 +231,7 @@ fn requests_are_answered_by_the_book() -> Result<()> {
     let loud = |line: &&str| line.contains("HTTP") && !line.contains("DEBUG");
     assert_eq!(log.lines().find(loud), None);
 
-    let mut second = lab.node.command(roost.binary());
+    let mut second = lab.node.command(roost.binary())?;
     second.args(["run", "--listen", "127.0.0.1:9469", "--config"]).arg(roost.config());
     let second = second.args(["--pin-dir", "/sys/fs/bpf/roost-never"]).output()?;
     let said = String::from_utf8_lossy(&second.stderr);

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use roost_programs::CURL;
 use roost_tests::browser::{Kind, Launch};
 use roost_tests::lab::{
     Authority, ChatServer, Config, Family, Lab, Netns, Nginx, Process, REPLICA_PORT, Roost, Site,
@@ -20,10 +21,7 @@ const TABS: usize = 6;
 /// The command that runs a file of tests/peers in a namespace.
 fn peer(ns: &Netns, file: &str) -> Result<Command> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    let words = peers::words(root, file)?;
-    let mut command = ns.command(&words[0]);
-    command.args(&words[1..]).env("ROOST_PEERS", peers::installed(root));
-    Ok(command)
+    Ok(ns.enter(peers::command(root, file)?))
 }
 
 /// A server of another library on each replica.
@@ -110,7 +108,7 @@ fn nginx_ends_tls_in_front_of_the_vip() -> Result<()> {
     for chat in 0..4 {
         let url = format!("https://chat.test/whoami?chat={chat}&n=[1-5]");
         let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, &url];
-        let answers = run_in(&lab.client, "curl", &words)?;
+        let answers = run_in(&lab.client, CURL, &words)?;
         let answers = serde_json::Deserializer::from_str(&answers).into_iter::<Value>();
         let answers = answers.collect::<Result<Vec<_>, _>>()?;
         ensure!(answers.len() == 5, "{answers:?}");

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use roost_chat::client::Tab;
+use roost_programs::{LDD, UNSHARE};
 use roost_tests::kube::{ApiServer, Endpoint, NODE, node, service, slice};
 use roost_tests::lab::{
-    ChatServer, Clients, Family, Lab, Process, REPLICA_PORT, VIP_PORT, binary, run, try_until,
+    ChatServer, Clients, Family, Lab, Process, REPLICA_PORT, VIP_PORT, binary, try_until,
 };
 use serde_json::Value;
 
@@ -67,15 +68,18 @@ impl<'a> Pod<'a> {
             fs::copy(&file, mounts.join(DIRECTORIES[2]).join(name))?;
         }
         let binary = binary("roost", "ROOST_BIN")?;
-        // Of a static program it says that there are none, and fails.
-        let said = run("ldd", &[&binary.to_string_lossy()]).unwrap_or_default();
+        let said = LDD.command()?.arg(&binary).output()?;
+        let (said, error) = (String::from_utf8(said.stdout)?, String::from_utf8(said.stderr)?);
         let libraries: Vec<_> =
             said.split_whitespace().filter(|word| word.starts_with('/')).collect();
+        // It fails with a static program.
+        let is_static = (said.clone() + &error).contains("not a dynamic executable");
+        ensure!(is_static || !libraries.is_empty(), "{}: {said}{error}", binary.display());
         Ok(Self { lab, api, binary, libraries: libraries.join(" ") })
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.lab.node.command("unshare");
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.lab.node.command(UNSHARE)?;
         for (name, _) in std::env::vars_os().filter(|(name, _)| name != "PATH") {
             command.env_remove(name);
         }
@@ -86,11 +90,11 @@ impl<'a> Pod<'a> {
         command.arg(self.lab.dir().join("root")).arg(&self.binary);
         command.arg(self.lab.dir().join("mounts")).arg(&self.libraries);
         command.args(arguments).arg("--pin-dir").arg(self.lab.pin_dir());
-        command
+        Ok(command)
     }
 
     fn roost(&self, arguments: &[&str]) -> Result<Output> {
-        let output = self.command(arguments).output()?;
+        let output = self.command(arguments)?.output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{arguments:?}: {}: {said}", output.status);
         ensure!(said.is_empty(), "{arguments:?}: {said}");
@@ -135,7 +139,7 @@ fn nothing_but_the_program_is_needed() -> Result<()> {
         "--listen=:9469",
         "--log-format=json",
     ];
-    let daemon = Process::spawn("roost in a pod", &mut pod.command(&arguments))?;
+    let daemon = Process::spawn("roost in a pod", &mut pod.command(&arguments)?)?;
     daemon.wait_line(LIMIT, "\"ready\"")?;
     try_until(LIMIT, "the cluster's service", || {
         Ok((pod.json(&["services"])?[0]["usable"] == 2).then_some(()))
@@ -173,7 +177,7 @@ fn nothing_but_the_program_is_needed() -> Result<()> {
     }
     // What it finds here does not matter, only that it can look, and where: at what the daemon has.
     for which in [&["--interface", "eth0"][..], &["--kubernetes"]] {
-        let check = pod.command(&[&["check", "-o", "json"], which].concat()).output()?;
+        let check = pod.command(&[&["check", "-o", "json"], which].concat())?.output()?;
         let report: Value = serde_json::from_slice(&check.stdout).context("roost check")?;
         let findings = report["findings"].as_array().context("findings")?;
         ensure!(findings.iter().any(|f| f["interface"] == "eth0"), "{which:?}: {report}");

@@ -236,9 +236,8 @@ fn new_maps_have_the_keys_of_the_secret_from_the_first_packet_on() -> Result<()>
     let home = clients.tab(cluster.vip(), "room")?.replica().to_owned();
     cluster.roost.kill();
     let detach = |cluster: &Cluster| {
-        let binary = cluster.roost.binary().display().to_string();
         let pin_dir = cluster.roost.pin_dir().display().to_string();
-        run_in(&cluster.lab.node, &binary, &["detach", "--pin-dir", &pin_dir])
+        run_in(&cluster.lab.node, cluster.roost.binary(), &["detach", "--pin-dir", &pin_dir])
     };
     detach(&cluster)?;
     cluster.roost.restart()?;

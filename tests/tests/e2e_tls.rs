@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use roost_chat::client::{Tab, Upgrade};
 use roost_chat::tls::ClientTls;
+use roost_programs::CURL;
 use roost_tests::browser::{Kind, Launch, talk};
 use roost_tests::lab::{
     Authority, ChatServer, Clients, Config, Family, HTTPS_PORT, Lab, REPLICA_PORT, Roost, Site,
@@ -104,13 +105,12 @@ fn clients_of_others_are_known_by_their_server_names() -> Result<()> {
         for (n, file) in peers::CLIENTS.iter().enumerate() {
             for chat in [format!("one-{n}"), format!("two-{n}")] {
                 let url = format!("wss://{chat}.chat.test/ws?chat={chat}");
-                let words = peers::words(root, file)?;
-                let mut client = site.lab.client.command(&words[0]);
+                let mut client = site.lab.client.enter(peers::command(root, file)?);
                 if file.ends_with(".java") {
                     fs::write(&hosts, format!("{vip} {chat}.chat.test\n"))?;
-                    client.arg(format!("-Djdk.net.hosts.file={}", hosts.display()));
+                    let names = format!("-Djdk.net.hosts.file={}", hosts.display());
+                    client.env("JDK_JAVA_OPTIONS", names);
                 }
-                client.args(&words[1..]).env("ROOST_PEERS", peers::installed(root));
                 client.args(["--url", &url, "--tabs", "6", "--limit", "60", "--ca", ca]);
                 if !file.ends_with(".java") {
                     client.args(["--address", &vip]);
@@ -128,7 +128,7 @@ fn clients_of_others_are_known_by_their_server_names() -> Result<()> {
         let url = "https://curl.chat.test/whoami";
         let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, url];
         let ask = || -> Result<Value> {
-            Ok(serde_json::from_str(&run_in(&site.lab.client, "curl", &words)?)?)
+            Ok(serde_json::from_str(&run_in(&site.lab.client, CURL, &words)?)?)
         };
         let first = ask()?;
         for _ in 0..5 {

@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use roost_programs::{CHROOT, SHA256SUM, TAR, UNSHARE};
 use roost_tests::lab::{
     ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, run,
 };
@@ -60,7 +60,7 @@ impl Image {
 fn unpack(archive: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into)?;
     let [archive, into] = [archive, into].map(|path| path.to_str().context("not UTF-8"));
-    run("tar", &["--extract", "--file", archive?, "--directory", into?]).map(drop)
+    run(TAR, &["--extract", "--file", archive?, "--directory", into?]).map(drop)
 }
 
 /// Where the blob of a descriptor is.
@@ -97,7 +97,7 @@ fn an_image_is_one_program_with_its_name() -> Result<()> {
         files(&image.layout().join("blobs"), &mut blobs)?;
         assert_eq!(blobs.len(), 3);
         for blob in blobs {
-            let sum = run("sha256sum", &[blob.to_str().context("not UTF-8")?])?;
+            let sum = run(SHA256SUM, &[blob.to_str().context("not UTF-8")?])?;
             let name = blob.file_name().context("no name")?.to_string_lossy().into_owned();
             assert_eq!(sum.split_whitespace().next(), Some(name.as_str()));
         }
@@ -145,11 +145,11 @@ fn the_programs_run_with_nothing_around_them() -> Result<()> {
     for program in ["roost", "roost-chat"] {
         let image = Image::open(program)?;
         let root = image.root()?;
-        let output = Command::new("chroot")
+        let output = CHROOT
+            .command()?
             .arg(&root)
             .args([&format!("/usr/bin/{program}"), "--version"])
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .output()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -179,10 +179,10 @@ fn the_image_routes_chats_with_what_the_daemon_set_mounts() -> Result<()> {
     let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
     // The lock's directory is the kubelet's to make.
     fs::create_dir_all("/run/roost")?;
-    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", CONTAINER];
+    let wrapper = ["--mount", "--propagation", "private", "sh", "-ec", CONTAINER];
     let [root, files] = [root.as_path(), lab.dir()].map(|path| path.to_str().context("not UTF-8"));
     let words: Vec<&str> = wrapper.into_iter().chain([root?, files?]).collect();
-    let mut roost = Roost::start_under(&lab, &Config::new(&lab).to_string(), &words)?;
+    let mut roost = Roost::start_under(&lab, &Config::new(&lab).to_string(), UNSHARE, &words)?;
     let clients = Clients::new(&lab.client)?;
     for family in Family::BOTH {
         let vip = (lab.vip(family), VIP_PORT).into();

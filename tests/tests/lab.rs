@@ -7,7 +7,8 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::Result;
-use roost_tests::lab::{Family, Lab, Process, Way, run, run_in, try_until};
+use roost_programs::{IP, SLEEP, UNSHARE};
+use roost_tests::lab::{Family, Lab, Process, Way, run, try_until};
 
 #[test]
 fn client_reaches_replicas() -> Result<()> {
@@ -53,12 +54,32 @@ fn vips_are_routed_to_the_node() -> Result<()> {
 #[test]
 fn loss_can_be_made_and_ended() -> Result<()> {
     let lab = Lab::builder("loss").replicas(1).build()?;
-    let ping = ["-c", "20", "-i", "0.01", "-W", "1", "198.18.101.2"];
+    // How many of 20 datagrams come back.
+    let answered = || -> Result<usize> {
+        let client = lab.client.run(|| UdpSocket::bind("198.18.0.2:0"))?;
+        let replica = lab.replicas[0].ns.run(|| UdpSocket::bind("198.18.101.2:9"))?;
+        for socket in [&client, &replica] {
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        }
+        for _ in 0..20 {
+            client.send_to(b"?", "198.18.101.2:9")?;
+        }
+        let mut byte = [0];
+        let mut asked = 0;
+        while asked < 20
+            && let Ok((_, from)) = replica.recv_from(&mut byte)
+        {
+            replica.send_to(b"!", from)?;
+            asked += 1;
+        }
+        Ok((0..asked).take_while(|_| client.recv_from(&mut byte).is_ok()).count())
+    };
+    assert!(answered()? > 0, "nothing is lost at first");
     for way in [Way::In, Way::Out] {
         lab.client.set_loss("eth0", way, 100)?;
-        assert!(run_in(&lab.client, "ping", &ping).is_err());
+        assert_eq!(answered()?, 0, "{way:?}");
         lab.client.set_loss("eth0", way, 0)?;
-        run_in(&lab.client, "ping", &ping)?;
+        assert!(answered()? > 0, "{way:?}");
     }
     Ok(())
 }
@@ -106,8 +127,9 @@ fn nothing_is_left_after_a_panic() -> Result<()> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let result = catch_unwind(move || {
         let lab = Lab::builder("panic").replicas(1).build().expect("a lab");
-        let sleep = lab.node.command("sleep").arg("1000").spawn().expect("sleep");
-        let guarded = Process::spawn("sleep", lab.client.command("sleep").arg("1000"));
+        let sleep = lab.node.command(SLEEP).expect("sleep").arg("1000").spawn().expect("sleep");
+        let mut guarded = lab.client.command(SLEEP).expect("sleep");
+        let guarded = Process::spawn("sleep", guarded.arg("1000"));
         let guarded = guarded.expect("another sleep");
         fs::create_dir(lab.pin_dir()).expect("a pin directory");
         let pids = [sleep.id(), guarded.pid()];
@@ -116,7 +138,7 @@ fn nothing_is_left_after_a_panic() -> Result<()> {
     });
     assert!(result.is_err());
     let (prefix, pin_dir, pids) = receiver.recv()?;
-    assert!(!run("ip", &["netns", "list"])?.contains(&prefix));
+    assert!(!run(IP, &["netns", "list"])?.contains(&prefix));
     assert!(!pin_dir.exists(), "{} is left", pin_dir.display());
     for pid in pids {
         // Killed; without a guard it stays as a zombie of ours, which has no memory any more.
@@ -131,20 +153,18 @@ fn leftovers_of_the_dead_are_removed() -> Result<()> {
     // No process has this number: it is above the largest that the kernel gives.
     let prefix = format!("roost-4194305-crashed{}", std::process::id());
     let name = format!("{prefix}-replica-1");
-    let mut child = std::process::Command::new("unshare")
-        .args(["--net", "sleep", "1000"])
-        .env("ROOST_LAB", &prefix)
-        .spawn()?;
+    let mut child =
+        UNSHARE.command()?.args(["--net", "sleep", "1000"]).env("ROOST_LAB", &prefix).spawn()?;
     let inside = format!("/proc/{}/ns/net", child.id());
     let outside = fs::read_link("/proc/self/ns/net")?;
     try_until(Duration::from_secs(60), "the process to be inside", || {
         Ok((fs::read_link(&inside)? != outside).then_some(()))
     })?;
     // From here on another test that makes a lab may be the one that removes this.
-    run("ip", &["netns", "attach", &name, &child.id().to_string()])?;
+    run(IP, &["netns", "attach", &name, &child.id().to_string()])?;
     let _lab = Lab::builder("sweep").replicas(1).build()?;
     try_until(Duration::from_secs(60), "the namespace to go", || {
-        Ok((!run("ip", &["netns", "list"])?.contains(&name)).then_some(()))
+        Ok((!run(IP, &["netns", "list"])?.contains(&name)).then_some(()))
     })?;
     let ended = try_until(Duration::from_secs(60), "the process to end", || Ok(child.try_wait()?));
     assert!(!ended?.success(), "it was killed");

@@ -1,12 +1,15 @@
-//! Debian packages that a subcommand needs.
+//! Debian packages that a subcommand needs: those of programs are in the table of `roost-programs`, and
+//! here is what is not a program.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use roost_programs::{self as table, APT_GET, DPKG_DEB, Need, PYTHON, Program};
 
-use crate::process::{self, run_quietly, say};
+use crate::process::{run_quietly, say};
 use crate::root::Root;
 
 /// A package, and how to see cheaply that what it brings is there already.
@@ -19,59 +22,39 @@ pub struct Package {
 #[derive(Clone, Copy)]
 enum Probe {
     /// This program is in PATH, wherever it came from.
-    Program(&'static str),
+    Program(Program),
     /// Python can import this module.
     PythonModule(&'static str),
     /// There is this file or directory.
     Path(&'static str),
 }
 
-const fn program(name: &'static str, program: &'static str) -> Package {
-    Package { name, probe: Probe::Program(program) }
+/// What has the programs that are needed for these.
+pub fn programs(needs: &[Need]) -> Vec<Package> {
+    let all = table::ALL.iter().filter(|program| needs.contains(&program.need));
+    all.map(|program| Package { name: program.package, probe: Probe::Program(*program) }).collect()
 }
-
-/// What the demo and the benchmarks need: they make networks.
-pub const NETWORK: &[Package] =
-    &[program("iproute2", "ip"), program("ethtool", "ethtool"), program("nftables", "nft")];
 
 /// Where Debian has the sources of Go's libraries.
 pub const GOPATH: &str = "/usr/share/gocode";
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 const GORILLA: &str = "/usr/share/gocode/src/github.com/gorilla/websocket";
 
-/// What the tests need besides [`NETWORK`].
+/// What the tests need besides programs.
 pub const TESTS: &[Package] = &[
-    program("tcpdump", "tcpdump"),
-    program("python3", "python3"),
     Package { name: "python3-venv", probe: Probe::PythonModule("ensurepip") },
-    program("nodejs", "node"),
-    program("npm", "npm"),
-    program("chromium", "chromium"),
     // A browser without a font shows nothing, and some do not start.
     Package { name: "fonts-dejavu-core", probe: Probe::Path(FONT) },
-    program("chromium-driver", "chromedriver"),
-    program("firefox-esr", "firefox-esr"),
-    program("libnss3-tools", "certutil"),
-    program("curl", "curl"),
-    program("default-jdk-headless", "javac"),
-    program("golang-go", "go"),
     Package { name: "golang-github-gorilla-websocket-dev", probe: Probe::Path(GORILLA) },
 ];
 
-/// What makes images, of static binaries.
-pub const IMAGE: &[Package] =
-    &[program("umoci", "umoci"), Package { name: "libc6-dev", probe: Probe::Path(LIBC) }];
+/// What static binaries are linked with, for images.
+pub const IMAGE: &[Package] = &[Package { name: "libc6-dev", probe: Probe::Path(LIBC) }];
 const LIBC: &str = if cfg!(target_arch = "aarch64") {
     "/usr/lib/aarch64-linux-gnu/libc.a"
 } else {
     "/usr/lib/x86_64-linux-gnu/libc.a"
 };
-
-/// What speaks to clusters, if the user has brought none.
-pub const KUBECTL: &[Package] = &[program("kubernetes-client", "kubectl")];
-
-/// What the fuzzer's runtime is compiled with.
-pub const FUZZ: &[Package] = &[program("g++", "c++")];
 
 /// The compiler whose sources Debian packages, for machines that cannot get rust-src.
 pub const RUSTC: &[&str] = &["rustc-web", "rust-web-src"];
@@ -81,12 +64,13 @@ pub const CLIPPY: &[&str] = &["rust-web-clippy"];
 
 /// Installs the packages that are missing.
 pub fn ensure(packages: &[Package], purpose: &str) -> Result<()> {
-    let missing: Vec<&str> =
-        packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
+    let missing = packages.iter().filter(|package| !package.is_there());
+    // One may have several programs.
+    let missing: BTreeSet<&str> = missing.map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    install(&missing, purpose)
+    install(&missing.into_iter().collect::<Vec<_>>(), purpose)
 }
 
 /// Installs packages by apt-get, as root.
@@ -98,19 +82,19 @@ pub fn install(names: &[&str], purpose: &str) -> Result<()> {
     update()?;
     // Removing something of the user's to make room is not ours to decide.
     let options = ["install", "-y", "--no-install-recommends", "--no-remove"];
-    run_quietly(apt_get(root, &options).args(names)).with_context(|| format!("installing {list}"))
+    run_quietly(apt_get(root, &options)?.args(names)).with_context(|| format!("installing {list}"))
 }
 
 /// Updates the list of Debian packages, as root.
 pub fn update() -> Result<()> {
     let root = Root::find("updating the list of Debian packages")?;
-    run_quietly(&mut apt_get(root, &["update"])).context("updating the list of Debian packages")
+    run_quietly(&mut apt_get(root, &["update"])?).context("updating the list of Debian packages")
 }
 
-fn apt_get(root: Root, words: &[&str]) -> Command {
-    let mut command = root.command("apt-get", &[("DEBIAN_FRONTEND", "noninteractive")]);
+fn apt_get(root: Root, words: &[&str]) -> Result<Command> {
+    let mut command = root.command(&APT_GET.path()?, &[("DEBIAN_FRONTEND", "noninteractive")])?;
     command.args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(words);
-    command
+    Ok(command)
 }
 
 /// Asks apt; if it does not know, once more with a new index.
@@ -132,7 +116,7 @@ pub fn unpack(packages: &[String], root: &Path) -> Result<()> {
     }
     fs::create_dir_all(&archives).with_context(|| format!("creating {}", archives.display()))?;
     with_index(|| {
-        let mut download = Command::new("apt-get");
+        let mut download = APT_GET.command()?;
         // As this user: apt's own may not write into the checkout.
         download.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
         run_quietly(download.current_dir(&archives))
@@ -140,7 +124,7 @@ pub fn unpack(packages: &[String], root: &Path) -> Result<()> {
     let files = fs::read_dir(&archives)?.map(|file| file.map(|file| file.path()));
     let files: Vec<PathBuf> = files.collect::<Result<_, _>>()?;
     for file in files.iter().filter(|path| path.extension().is_some_and(|e| e == "deb")) {
-        run_quietly(Command::new("dpkg-deb").arg("--extract").arg(file).arg(&partial))?;
+        run_quietly(DPKG_DEB.command()?.arg("--extract").arg(file).arg(&partial))?;
     }
     fs::remove_dir_all(&archives)?;
     fs::rename(&partial, root).with_context(|| format!("naming {}", root.display()))
@@ -149,10 +133,10 @@ pub fn unpack(packages: &[String], root: &Path) -> Result<()> {
 impl Package {
     fn is_there(&self) -> bool {
         match self.probe {
-            Probe::Program(program) => process::find(program).is_some(),
+            Probe::Program(program) => program.find().is_some(),
             Probe::Path(path) => Path::new(path).exists(),
             Probe::PythonModule(module) => {
-                let mut python = Command::new("python3");
+                let Ok(mut python) = PYTHON.command() else { return false };
                 python.args(["-c", &format!("import {module}")]);
                 let status = python.stdout(Stdio::null()).stderr(Stdio::null()).status();
                 status.is_ok_and(|status| status.success())
@@ -167,8 +151,12 @@ mod tests {
 
     #[test]
     fn probes_see_what_is_there_and_what_is_not() {
-        assert!(program("any", "sh").is_there());
-        assert!(!program("any", "no-such-program-here").is_there());
+        let program = |name| Package {
+            name: "any",
+            probe: Probe::Program(Program { name, package: "any", need: Need::Tests }),
+        };
+        assert!(program("sh").is_there());
+        assert!(!program("no-such-program-here").is_there());
         let module = Package { name: "any", probe: Probe::PythonModule("no_such_module_here") };
         assert!(!module.is_there());
     }

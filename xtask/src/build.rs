@@ -27,7 +27,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// would be built with other features of shared dependencies, and everything twice.
 pub fn everything(workspace: &Workspace, profile: Profile) -> Result<()> {
     ebpf::build(workspace)?;
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo()?;
     cargo.args(["build", "--package", "router-userspace", "--package", "roost-chat"]);
     cargo.args(["--package", "roost-tests", "--bins"]);
     if profile == Profile::Release {

@@ -47,8 +47,8 @@ impl Tools {
     }
 
     /// `cargo <subcommand>` for the kernel programs, with any further arguments to come.
-    pub fn cargo(&self, workspace: &Workspace, subcommand: &str) -> Command {
-        let mut cargo = workspace.cargo();
+    pub fn cargo(&self, workspace: &Workspace, subcommand: &str) -> Result<Command> {
+        let mut cargo = workspace.cargo()?;
         cargo.args([subcommand, "--package", "router-ebpf", "--features", "hooks"]);
         cargo.args(["--bins", "--profile", "ebpf"]);
         cargo.args(["--target", TARGET, "-Z", "build-std=core"]);
@@ -59,7 +59,7 @@ impl Tools {
             cargo.env("RUSTC", &self.rustc.path);
         }
         cargo.env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace).join("\x1f"));
-        cargo
+        Ok(cargo)
     }
 
     fn flags(&self, workspace: &Workspace) -> Vec<String> {
@@ -86,7 +86,7 @@ pub fn build(workspace: &Workspace) -> Result<Tools> {
     if !build_dir(workspace).join(TARGET).is_dir() {
         say("building the eBPF object, and core for it (about a minute, once)");
     }
-    run(&mut tools.cargo(workspace, "build"))?;
+    run(&mut tools.cargo(workspace, "build")?)?;
     let built = build_dir(workspace).join(TARGET).join("ebpf");
     publish(&built.join("roost-ebpf"), &workspace.ebpf_object())?;
     publish(&built.join("roost-pass"), &workspace.pass_object())?;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use roost_programs::{Need, built};
 
 use crate::process::{run as run_command, run_quietly, say};
 use crate::workspace::Workspace;
@@ -56,7 +57,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         "{:?} is no target; there are {names}",
         options.target.as_deref().unwrap_or_default()
     );
-    apt::ensure(apt::FUZZ, "to build libFuzzer")?;
+    apt::ensure(&apt::programs(&[Need::Fuzz]), "to build libFuzzer")?;
     let fuzzer = Fuzzer {
         workspace,
         program: cargo_fuzz(workspace)?,
@@ -89,7 +90,7 @@ impl Fuzzer<'_> {
         let found = self.found(target)?;
         let artifacts = self.workspace.target.join("fuzz/artifacts").join(target.name);
         fs::create_dir_all(&artifacts)?;
-        let mut command = self.command(target);
+        let mut command = self.command(target)?;
         command.arg(&found).args(self.committed(target)).args(["--", MAX_LEN]);
         command.arg(format!("-max_total_time={seconds}"));
         command.arg(format!("-artifact_prefix={}/", artifacts.display()));
@@ -102,7 +103,7 @@ impl Fuzzer<'_> {
 
     /// Copies what reaches further than the committed inputs to them.
     fn keep(&self, target: &Target) -> Result<()> {
-        let mut command = self.command(target);
+        let mut command = self.command(target)?;
         command.args(self.committed(target)).arg(self.found(target)?);
         run_command(command.args(["--", "-set_cover_merge=1", MAX_LEN]))
     }
@@ -121,14 +122,14 @@ impl Fuzzer<'_> {
         [corpus.join("fuzz").join(target.name)].into_iter().chain(heads).collect()
     }
 
-    fn command(&self, target: &Target) -> Command {
-        let mut command = Command::new(&self.program);
+    fn command(&self, target: &Target) -> Result<Command> {
+        let mut command = built(&self.program)?;
         // Sanitizer and coverage are behind flags that a stable compiler takes in no other way.
         command.current_dir(&self.workspace.root).env("RUSTC_BOOTSTRAP", "1");
         command.args(["fuzz", "run", "--fuzz-dir", "tests/fuzz", "--target", &self.host]);
         command.arg("--target-dir").arg(self.workspace.target.join("fuzz"));
         command.arg(target.name);
-        command
+        Ok(command)
     }
 }
 
@@ -141,7 +142,7 @@ fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
         say(format_args!(
             "installing cargo-fuzz {CARGO_FUZZ} into target/tools (about 3 minutes, once)"
         ));
-        let mut cargo = workspace.cargo();
+        let mut cargo = workspace.cargo()?;
         cargo.args(["install", "cargo-fuzz", "--locked", "--version", CARGO_FUZZ]);
         run_quietly(cargo.arg("--root").arg(root)).context("installing cargo-fuzz")?;
     }

@@ -6,13 +6,13 @@
 
 mod layout;
 
-use std::ffi::OsString;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::{env, process::Command};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use roost_programs::Need;
 
 use crate::process::{run as run_command, say};
 use crate::workspace::{Profile, Workspace, remapped};
@@ -63,7 +63,8 @@ pub fn for_tests(workspace: &Workspace) -> Result<()> {
 
 /// Builds both images; returns the archives.
 fn images(workspace: &Workspace, profile: Profile, name: &str, tag: &str) -> Result<Vec<PathBuf>> {
-    apt::ensure(apt::IMAGE, "for the images")?;
+    let packages = [&apt::programs(&[Need::Image]), apt::IMAGE].concat();
+    apt::ensure(&packages, "for the images")?;
     ebpf::build(workspace)?;
     let binaries = binaries(workspace, profile)?;
     let mut directory = workspace.target.join("image");
@@ -102,7 +103,7 @@ fn binaries(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     if !built.join("roost").exists() {
         say("building static binaries, and everything that they are made of (minutes, once)");
     }
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo()?;
     cargo.args(["build", "--package", "router-userspace", "--package", "roost-chat", "--bins"]);
     // Named, though it is the host: so build scripts and macros, which are loaded, are not static.
     cargo.args(["--target", host]).arg("--target-dir").arg(&workspace.target);
@@ -156,13 +157,6 @@ fn empty(directory: &Path) -> Result<()> {
             .with_context(|| format!("removing {}", directory.display()))?;
     }
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))
-}
-
-/// A command with these words, which may be paths.
-fn words(program: &str, words: &[OsString]) -> Command {
-    let mut command = Command::new(program);
-    command.args(words);
-    command
 }
 
 #[cfg(test)]

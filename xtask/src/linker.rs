@@ -49,7 +49,7 @@ fn install(workspace: &Workspace, release: &Release, root: &Path) -> Result<()> 
     say(format_args!(
         "installing bpf-linker {version} for LLVM {llvm} into target/tools (about 2 minutes, once)"
     ));
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo()?;
     cargo.args(["install", "bpf-linker", "--locked", "--version", version]);
     cargo.args(["--no-default-features", "--features", feature]);
     run_quietly(cargo.arg("--root").arg(root))

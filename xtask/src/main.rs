@@ -9,6 +9,7 @@ mod build;
 mod cluster;
 mod demo;
 mod ebpf;
+mod fresh;
 mod fuzz;
 mod image;
 mod kernels;
@@ -40,6 +41,7 @@ enum Command {
     Lint(lint::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Fresh(fresh::Options),
     Fuzz(fuzz::Options),
     Image(image::Options),
     Manifests(cluster::ManifestsOptions),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Lint(options) => lint::run(&workspace, &options),
         Command::Demo(options) => demo::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Fresh(options) => fresh::run(&workspace, &options),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Image(options) => image::run(&workspace, &options),
         Command::Manifests(options) => cluster::manifests(&workspace, &options),

@@ -7,9 +7,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
+use roost_programs::{GO, JAVAC, NPM, PYTHON, built};
 
 use crate::apt;
 use crate::process::{run_quietly, say};
@@ -30,7 +30,7 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
         node(&pins, &peers)
     })?;
     once(&pins, &["Client.java"], &peers.join("java.installed"), || {
-        let mut javac = Command::new("javac");
+        let mut javac = JAVAC.command()?;
         run_quietly(javac.arg("-d").arg(peers.join("java")).arg(pins.join("Client.java")))
     })?;
     once(&pins, &["client.go"], &peers.join("go.installed"), || {
@@ -59,8 +59,8 @@ fn once(dir: &Path, files: &[&str], stamp: &Path, work: impl FnOnce() -> Result<
 }
 
 fn python(requirements: &Path, venv: &Path) -> Result<()> {
-    run_quietly(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv))?;
-    let mut pip = Command::new(venv.join("bin/pip"));
+    run_quietly(PYTHON.command()?.args(["-m", "venv", "--clear"]).arg(venv))?;
+    let mut pip = built(venv.join("bin/pip"))?;
     pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]);
     run_quietly(pip.arg(requirements))
 }
@@ -69,13 +69,13 @@ fn node(pins: &Path, peers: &Path) -> Result<()> {
     for file in ["package.json", "package-lock.json"] {
         fs::copy(pins.join(file), peers.join(file)).with_context(|| format!("copying {file}"))?;
     }
-    let mut npm = Command::new("npm");
+    let mut npm = NPM.command()?;
     npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).current_dir(peers);
     run_quietly(&mut npm)
 }
 
 fn go(source: &Path, peers: &Path) -> Result<()> {
-    let mut go = Command::new("go");
+    let mut go = GO.command()?;
     go.arg("build").arg("-o").arg(peers.join("go-client")).arg(source);
     // Debian's libraries are for a GOPATH: nothing is downloaded.
     go.env("GO111MODULE", "off").env("GOPATH", apt::GOPATH).env("GOFLAGS", "");

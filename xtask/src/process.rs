@@ -5,14 +5,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
-use std::{env, path::PathBuf};
 
 use anyhow::{Context, Error, Result, bail};
 
 /// How much of a failed program's output an error repeats.
 const TAIL_LINES: usize = 20;
-/// Where Debian keeps tools of the administrator; not in an ordinary user's PATH.
-const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// Tells the user what is going on. On stderr: stdout belongs to the demo and the benchmarks.
 pub fn say(message: impl Display) {
@@ -62,19 +59,6 @@ pub fn exec(command: &mut Command) -> Error {
     Error::new(error).context(format!("running `{}`", show(command)))
 }
 
-/// The path of a program in PATH, or in the administrator's directories.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = search_path();
-    env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
-}
-
-/// PATH, and the administrator's directories after it.
-pub fn search_path() -> std::ffi::OsString {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let dirs = env::split_paths(&path).chain(SBIN.iter().map(PathBuf::from));
-    env::join_paths(dirs).unwrap_or(path)
-}
-
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
@@ -87,6 +71,8 @@ fn tail(text: &str, lines: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use roost_programs::SH;
+
     use super::*;
 
     #[test]
@@ -98,9 +84,10 @@ mod tests {
 
     #[test]
     fn an_error_carries_command_and_output() {
-        let error = run_quietly(Command::new("sh").args(["-c", "echo no such luck >&2; exit 3"]));
+        let mut shell = SH.command().expect("sh");
+        let error = run_quietly(shell.args(["-c", "echo no such luck >&2; exit 3"]));
         let text = format!("{:#}", error.expect_err("exit status 3"));
-        assert!(text.contains("`sh -c") && text.contains("no such luck"), "{text}");
+        assert!(text.contains("sh -c") && text.contains("no such luck"), "{text}");
         assert!(text.contains("exit status: 3"), "{text}");
     }
 }

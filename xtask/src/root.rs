@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-
-use crate::process;
+use roost_programs::{ENV, SUDO, search_path};
 
 /// How this user becomes root.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Root {
         if user == 0 {
             return Ok(Self::Already);
         }
-        if process::find("sudo").is_none() {
+        if SUDO.find().is_none() {
             bail!("{purpose} needs root: run it as root, or install sudo");
         }
         Ok(Self::Sudo)
@@ -39,7 +39,7 @@ impl Root {
             // sudo replaces PATH even with -E.
             Self::Sudo => vec!["sudo".into(), "-E".into(), "env".into()],
         };
-        let path = process::search_path();
+        let path = search_path();
         let path = [("PATH", path.as_os_str())];
         let given = variables.iter().map(|(name, value)| (*name, value.as_ref()));
         for (name, value) in path.into_iter().chain(given) {
@@ -51,16 +51,18 @@ impl Root {
         words
     }
 
-    /// A command that runs as root, with these variables set.
+    /// A command that runs the program at this path as root, with these variables set.
     pub fn command<V: AsRef<OsStr>>(
         self,
-        program: impl AsRef<OsStr>,
+        program: &Path,
         variables: &[(&str, V)],
-    ) -> Command {
-        let prefix = self.prefix(variables);
-        let mut command = Command::new(&prefix[0]);
-        command.args(&prefix[1..]).arg(program);
-        command
+    ) -> Result<Command> {
+        let mut command = match self {
+            Self::Already => ENV.command()?,
+            Self::Sudo => SUDO.command()?,
+        };
+        command.args(&self.prefix(variables)[1..]).arg(program);
+        Ok(command)
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use roost_programs::Need;
 
 use crate::process::{run as run_command, run_with_stdout};
 use crate::root::Root;
@@ -46,7 +47,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return kernels::run(workspace, &options.kernels, &options.test, &options.arguments);
     }
     let root = Root::find("the tests make network namespaces and load eBPF, which")?;
-    let packages: Vec<apt::Package> = [apt::NETWORK, apt::TESTS, apt::KUBECTL, apt::IMAGE].concat();
+    let mut packages = apt::programs(&[Need::Network, Need::Tests, Need::Kubectl, Need::Image]);
+    packages.extend([apt::TESTS, apt::IMAGE].concat());
     apt::ensure(&packages, "for the tests")?;
     peers::ensure(workspace)?;
     ebpf::build(workspace)?;
@@ -58,12 +60,12 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
 
     // The programs that tests start; not every one belongs to the package of its tests.
-    let mut build = workspace.cargo();
+    let mut build = workspace.cargo()?;
     build.args(["build", "--workspace", "--bins"]);
     run_command(build.arg("--target-dir").arg(&workspace.target))?;
 
     let variables = workspace.variables(Profile::Debug);
-    let mut cargo = workspace.cargo();
+    let mut cargo = workspace.cargo()?;
     cargo.args(["test", "--no-fail-fast"]).arg("--target-dir").arg(&workspace.target);
     if options.package.is_empty() {
         cargo.arg("--workspace");

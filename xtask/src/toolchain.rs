@@ -8,11 +8,11 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+use roost_programs::{RUSTC, RUSTUP, TIMEOUT, built, find};
 
-use crate::process::{self, read, run_quietly, say};
+use crate::process::{read, run_quietly, say};
 use crate::{apt, linker};
 
 /// Debian's compiler, beside which rustup's may be first in PATH.
@@ -44,7 +44,15 @@ pub struct Version {
 
 /// The compiler that cargo uses in this workspace.
 pub fn host() -> Result<Rustc> {
-    Rustc::query(env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from))
+    match env::var_os("RUSTC") {
+        // A name is looked for as cargo does it.
+        Some(own) if Path::new(&own).components().count() == 1 => {
+            let found = find(&own.to_string_lossy());
+            Rustc::query(found.with_context(|| format!("RUSTC={}: not in PATH", own.display()))?)
+        }
+        Some(own) => Rustc::query(own.into()),
+        None => Rustc::query(RUSTC.path()?),
+    }
 }
 
 /// A compiler that can build for BPF; installs what is missing.
@@ -83,22 +91,20 @@ fn debian() -> Option<Rustc> {
 fn add_rust_src(own: &Rustc) -> Result<()> {
     // Sources do not help a compiler that no known bpf-linker fits.
     own.supported()?;
-    if process::find("rustup").is_none() {
-        bail!("there is no rustup");
-    }
+    let rustup = RUSTUP.path()?;
     say("adding rust-src by rustup, for the sources of core");
-    let mut rustup = Command::new("timeout");
-    rustup.args([RUSTUP_SECONDS, "rustup", "component", "add", "rust-src"]);
-    run_quietly(&mut rustup)?;
+    let mut timeout = TIMEOUT.command()?;
+    timeout.arg(RUSTUP_SECONDS).arg(rustup).args(["component", "add", "rust-src"]);
+    run_quietly(&mut timeout)?;
     own.usable()
 }
 
 impl Rustc {
     fn query(path: PathBuf) -> Result<Self> {
-        let version = read(Command::new(&path).arg("-vV"))?;
+        let version = read(built(&path)?.arg("-vV"))?;
         let version = Version::parse(&version)
             .with_context(|| format!("reading what `{} -vV` says", path.display()))?;
-        let sysroot = read(Command::new(&path).args(["--print", "sysroot"]))?;
+        let sysroot = read(built(&path)?.args(["--print", "sysroot"]))?;
         Ok(Self { sysroot: sysroot.trim_end().into(), path, version })
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use roost_programs::{CARGO, built};
 
 use crate::process::say;
 use crate::toolchain::Rustc;
@@ -81,9 +82,11 @@ impl Workspace {
     }
 
     /// Cargo, in the workspace: the same that runs this xtask.
-    pub fn cargo(&self) -> Command {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
+    pub fn cargo(&self) -> Result<Command> {
+        let mut command = match env::var_os("CARGO") {
+            Some(own) => built(own)?,
+            None => CARGO.command()?,
+        };
         command.current_dir(&self.root).env_remove("CARGO_TARGET_DIR");
         // What `cargo run` says about this program. Build scripts that look at it (ring's) would run
         // again whenever somebody calls cargo himself in between.
@@ -93,7 +96,7 @@ impl Workspace {
                 command.env_remove(name);
             }
         }
-        command
+        Ok(command)
     }
 
     /// What the demo, the benchmarks and the tests are told about this build.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use roost_chat::client::Tab;
+use roost_programs::built;
 use serde::Deserialize;
 
 #[path = "../../../tests/peers/command.rs"]
@@ -20,7 +21,7 @@ const CHAT: &str = "a room/ü";
 
 #[test]
 fn ours() -> Result<()> {
-    check(Command::new(env!("CARGO_BIN_EXE_roost-chat")).arg("serve"), |address| {
+    check(built(env!("CARGO_BIN_EXE_roost-chat"))?.arg("serve"), |address| {
         vec!["--listen".into(), address.to_string()]
     })
 }
@@ -107,7 +108,7 @@ fn peer_client(script: &str, address: SocketAddr) -> Result<()> {
 #[test]
 fn a_client_notices_a_split_chat() -> Result<()> {
     let start = || {
-        let mut server = Command::new(env!("CARGO_BIN_EXE_roost-chat"));
+        let mut server = built(env!("CARGO_BIN_EXE_roost-chat"))?;
         let address = ["serve", "--listen", "127.0.0.1:0", "--name", "replica-x"];
         Running::start(server.args(address))
     };
@@ -187,8 +188,5 @@ impl Drop for Running {
 /// The command that runs a file of tests/peers.
 fn peer(file: &str) -> Result<Command> {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    let words = command::words(root, file)?;
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).env("ROOST_PEERS", command::installed(root));
-    Ok(command)
+    command::command(root, file)
 }

@@ -105,8 +105,10 @@ fn taken(pin_dir: &Path, holder: Option<u32>, in_container: bool) -> Error {
 mod tests {
     use std::{
         io::{BufRead as _, BufReader},
-        process::{Command, Stdio},
+        process::Stdio,
     };
+
+    use roost_programs::UNSHARE;
 
     use super::*;
 
@@ -125,7 +127,9 @@ mod tests {
     fn a_daemon_in_a_pod_is_not_to_be_killed_by_its_number_there() {
         let pin_dir = PathBuf::from(format!("/roost-unit-{}-pod", std::process::id()));
         fs::create_dir_all(DIRECTORY).expect("this test writes to /run: run it as root");
-        let mut pod = Command::new("unshare")
+        let mut pod = UNSHARE
+            .command()
+            .expect("unshare")
             .args(["--pid", "--fork", "--kill-child", "flock"])
             .arg(path(&pin_dir))
             .args(["sh", "-c", "echo locked; cat"])

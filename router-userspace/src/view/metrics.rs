@@ -19,7 +19,6 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, text},
     registry::Registry,
 };
-use router_ebpf::schema::Map;
 
 use crate::{
     kube::Watched,
@@ -54,7 +53,7 @@ pub struct Facts<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// The map.
-    pub map: Map,
+    pub map: &'static str,
     /// Entries that it takes.
     pub max_entries: u32,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use router_ebpf::maps::{
     Chat, FLOW_CHAT, FLOW_REQUESTS, KEY_CLIENT, KEY_COOKIE, KEY_DESTINATION, KEY_HEADER, KEY_NONE,
     KEY_PATH, KEY_QUERY, KEY_SNI, KEY_SNI_LABEL, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
@@ -30,9 +30,9 @@ pub struct Names {
 impl Names {
     /// Reads them from the maps.
     pub fn read(tables: &Tables) -> Result<Self> {
-        let replicas = tables.all_replicas()?;
+        let replicas = tables.all_replicas().context("cannot read map REPLICAS")?;
         Ok(Self {
-            services: read::sorted(&tables.services)?,
+            services: read::sorted(&tables.services, "SERVICES")?,
             replicas: replicas.into_iter().collect(),
         })
     }

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use router_ebpf::schema::Map;
 use serde::Serialize;
 
 use super::{
     counters::{self, CounterLine},
-    dump,
+    dump::{self, MapName},
     interfaces::{InterfaceLine, interfaces},
     services::{self, ServiceLine},
 };
@@ -20,7 +19,8 @@ use crate::{
 };
 
 /// Maps whose filling is watched.
-const BOUNDED: [Map; 5] = [Map::Flows, Map::Chats, Map::ChatCookies, Map::Pending, Map::Stash];
+const BOUNDED: [MapName; 5] =
+    [MapName::Flows, MapName::Chats, MapName::ChatCookies, MapName::Pending, MapName::Stash];
 
 /// What `roost status` prints. JSON: one object with these fields.
 #[derive(Debug, Serialize)]

@@ -3,8 +3,9 @@
 
 mod pinned;
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
+use roost_programs::built;
 use router_ebpf::maps::SLOT_COUNT;
 use serde_json::{Value, json};
 
@@ -80,7 +81,6 @@ fn dumps_are_typed_and_keep_secrets() {
         "FLOWS_BACK",
         "SECRETS",
         "COUNTERS",
-        "SCHEMA",
     ];
     assert_eq!(maps, expected, "SLOTS only when asked for");
     for printed in [all.to_string(), pinned.text(&["maps", "dump"])] {
@@ -251,7 +251,7 @@ fn explain_reads_what_a_client_sends() {
     assert_eq!((&client["key"], &client["key_source"]), (&json!("198.51.100.7"), &json!("client")));
     let output = explain_head("GET / HTTP/1.1\r\n\r\n", &[]);
     assert!(stderr(&output).contains("taken from `client`: give --tuple"), "{}", stderr(&output));
-    let mut roost = Command::new(env!("CARGO_BIN_EXE_roost"));
+    let mut roost = built(env!("CARGO_BIN_EXE_roost")).unwrap();
     roost.args(["explain", "--service", "rooms", "-o", "json", "--request", "-", "--pin-dir"]);
     std::fs::write(head.path(), "GET /rooms/42/ws HTTP/1.1\r\n").unwrap();
     roost.arg(&pinned.dir).stdin(std::fs::File::open(head.path()).unwrap());

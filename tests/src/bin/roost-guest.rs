@@ -8,7 +8,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::stdout;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
@@ -186,7 +185,7 @@ fn explain(error: ProgramError) -> String {
 fn run_test(orders: &Orders, name: &str, path: &Path) -> Result<()> {
     Say::Run { test: name }.say();
     let start = Instant::now();
-    let mut command = Command::new(path);
+    let mut command = roost_programs::built(path)?;
     command.args(&orders.arguments).current_dir(&orders.directory).envs(&orders.variables);
     let status = command.status().with_context(|| format!("running {}", path.display()))?;
     let ms = start.elapsed().as_millis();

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use roost_programs::{CERTUTIL, CHROMEDRIVER, CHROMIUM, FIREFOX, Program};
 use serde_json::{Value, json};
 
 use super::Browser;
@@ -106,11 +107,10 @@ impl Launch {
             fs::create_dir_all(&store)?;
             trust(&store, authority)?;
         }
-        let mut driver = command(ns, "chromedriver");
+        let mut driver = command(ns, CHROMEDRIVER)?;
         // Port 0 takes a free one.
         driver.arg("--port=0").env("HOME", home).env("TMPDIR", home.join("tmp"));
-        let driver = Process::spawn("chromedriver", &mut driver)
-            .context("chromium-driver is missing: run cargo xtask test")?;
+        let driver = Process::spawn("chromedriver", &mut driver)?;
         let line = driver.wait_line(START, "started successfully on port ")?;
         let port = line.rsplit(' ').next().unwrap_or_default().trim_end_matches('.');
         let port: u16 = port.parse().with_context(|| line.clone())?;
@@ -146,7 +146,7 @@ impl Launch {
         let capabilities = json!({
             "browserName": "chrome",
             "webSocketUrl": true,
-            "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": arguments},
+            "goog:chromeOptions": {"binary": CHROMIUM.path()?, "args": arguments},
         });
         self.session(ns, driver, (Ipv4Addr::LOCALHOST, port).into(), &capabilities)
     }
@@ -166,11 +166,10 @@ impl Launch {
             preferences += "user_pref(\"layout.css.prefers-color-scheme.content-override\", 0);\n";
         }
         fs::write(profile.join("user.js"), preferences)?;
-        let mut firefox = command(ns, "firefox-esr");
+        let mut firefox = command(ns, FIREFOX)?;
         firefox.args(["--headless", "--no-remote", "--remote-debugging-port", "0", "--profile"]);
         firefox.arg(&profile).env("HOME", home).env("TMPDIR", home.join("tmp"));
-        let firefox = Process::spawn("firefox", &mut firefox)
-            .context("firefox-esr is missing: run cargo xtask test")?;
+        let firefox = Process::spawn("firefox", &mut firefox)?;
         let line = firefox.wait_line(START, "BiDi listening on ws://")?;
         let at = line.rsplit("ws://").next().unwrap_or_default().trim();
         let at: SocketAddr = at.parse().with_context(|| line.clone())?;
@@ -190,10 +189,10 @@ impl Launch {
     }
 }
 
-fn command(ns: Option<&Netns>, program: &str) -> Command {
+fn command(ns: Option<&Netns>, program: Program) -> Result<Command> {
     match ns {
         Some(ns) => ns.command(program),
-        None => Command::new(program),
+        None => Ok(program.command()?),
     }
 }
 
@@ -201,8 +200,8 @@ fn command(ns: Option<&Netns>, program: &str) -> Command {
 fn trust(store: &Path, authority: &Path) -> Result<()> {
     let store = format!("sql:{}", store.display());
     let authority = authority.display().to_string();
-    crate::lab::run("certutil", &["-d", &store, "-N", "--empty-password"])?;
+    crate::lab::run(CERTUTIL, &["-d", &store, "-N", "--empty-password"])?;
     let trusted = ["-A", "-n", "Roost's tests", "-t", "C,,", "-i", &authority];
-    crate::lab::run("certutil", &[&["-d", &store], &trusted[..]].concat())?;
+    crate::lab::run(CERTUTIL, &[&["-d", &store], &trusted[..]].concat())?;
     Ok(())
 }

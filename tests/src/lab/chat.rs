@@ -35,7 +35,7 @@ impl ChatServer {
 
     fn start_with(lab: &Lab, n: usize, port: u16, more: &[&OsStr]) -> Result<Self> {
         let site = &lab.replicas[n - 1];
-        let mut command = site.ns.command(tools::binary("roost-chat", "ROOST_CHAT_BIN")?);
+        let mut command = site.ns.command(&tools::binary("roost-chat", "ROOST_CHAT_BIN")?)?;
         command.args(["serve", "--name", &site.name]);
         command.args(["--listen", &format!("0.0.0.0:{port}"), "--listen", &format!("[::]:{port}")]);
         command.args(more);

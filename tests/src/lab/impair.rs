@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use roost_programs::{ETHTOOL, IP, NFT, TC, TCPDUMP};
 
 use super::netns::Netns;
 use super::process::Process;
@@ -32,12 +33,12 @@ impl Netns {
     /// Switches an offload of an interface (`tx`, `rx`, `gso`, `tso`, `gro`).
     pub fn set_offload(&self, device: &str, offload: &str, on: bool) -> Result<()> {
         let state = if on { "on" } else { "off" };
-        tools::run_in(self, "ethtool", &["-K", device, offload, state]).map(drop)
+        tools::run_in(self, ETHTOOL, &["-K", device, offload, state]).map(drop)
     }
 
     /// Sets the MTU of an interface.
     pub fn set_mtu(&self, device: &str, mtu: u32) -> Result<()> {
-        tools::run_in(self, "ip", &["link", "set", device, "mtu", &mtu.to_string()]).map(drop)
+        tools::run_in(self, IP, &["link", "set", device, "mtu", &mtu.to_string()]).map(drop)
     }
 
     /// Drops `percent` of the packets that go `way` through an interface, at random (there is no
@@ -59,7 +60,7 @@ impl Netns {
     /// How many packets [`Netns::set_loss`] has dropped.
     pub fn lost(&self, device: &str, way: Way) -> Result<u64> {
         let table = format!("loss_{way}_{device}");
-        let text = tools::run_in(self, "nft", &["list", "table", "netdev", &table])?;
+        let text = tools::run_in(self, NFT, &["list", "table", "netdev", &table])?;
         let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
         let packets = words.nth(1).and_then(|word| word.parse().ok());
         packets.with_context(|| format!("no counter in {text}"))
@@ -81,7 +82,7 @@ impl Netns {
         } else {
             format!("qdisc del dev {device} root\n")
         };
-        tools::finish(self.command("tc").args(["-batch", "-"]), Some(&lanes)).map(drop)
+        tools::finish(self.command(TC)?.args(["-batch", "-"]), Some(&lanes)).map(drop)
     }
 
     fn set_rule(&self, table: &str, device: &str, way: Way, rule: Option<&String>) -> Result<()> {
@@ -97,12 +98,12 @@ impl Netns {
                  {rule}\n}}\n}}\n"
             );
         }
-        tools::finish(self.command("nft").args(["-f", "-"]), Some(&rules)).map(drop)
+        tools::finish(self.command(NFT)?.args(["-f", "-"]), Some(&rules)).map(drop)
     }
 
     /// Captures what passes an interface (`any` for all) into a file until the guard is dropped.
     pub fn capture(&self, device: &str, file: &Path, filter: &str) -> Result<Capture> {
-        let mut command = self.command("tcpdump");
+        let mut command = self.command(TCPDUMP)?;
         // Immediately and packet by packet, or the last ones are lost when it is killed.
         command.args(["-i", device, "-n", "-U", "--immediate-mode", "-s", "0", "-w"]).arg(file);
         let process = Process::spawn("tcpdump", command.arg(filter))?;
@@ -124,7 +125,7 @@ impl Capture {
     pub fn wait_for(&self, text: &str) -> Result<()> {
         let file = self.file.to_str().context("the capture's path is not UTF-8")?;
         try_until(Duration::from_secs(60), &format!("{text} to be captured"), || {
-            Ok(tools::run("tcpdump", &["-n", "-r", file])?.contains(text).then_some(()))
+            Ok(tools::run(TCPDUMP, &["-n", "-r", file])?.contains(text).then_some(()))
         })
     }
 
@@ -132,6 +133,6 @@ impl Capture {
     pub fn finish(mut self) -> Result<String> {
         self.process.terminate(Duration::from_secs(60))?;
         let file = self.file.to_str().context("the capture's path is not UTF-8")?;
-        tools::run("tcpdump", &["-n", "-vv", "-tt", "-r", file])
+        tools::run(TCPDUMP, &["-n", "-vv", "-tt", "-r", file])
     }
 }

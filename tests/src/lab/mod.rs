@@ -54,6 +54,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use roost_programs::ETHTOOL;
 
 /// The node's interface towards the client, where Roost attaches.
 pub const UPLINK: &str = "eth0";
@@ -267,7 +268,7 @@ impl Lab {
         tools::ip_batch(Some(&self.client), &client)?;
         if plan.host_link {
             tools::ip_batch(None, &addr::side_client_batch(addr::HOST_DEVICE, addr::Side::Host))?;
-            tools::run("ethtool", &["-K", addr::HOST_DEVICE, "tx", "off"])?;
+            tools::run(ETHTOOL, &["-K", addr::HOST_DEVICE, "tx", "off"])?;
         }
 
         if plan.untouched {

@@ -10,6 +10,7 @@ use std::{fs, io, thread};
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns};
+use roost_programs::{IP, Runnable};
 
 use super::tools;
 
@@ -27,11 +28,11 @@ pub struct Netns {
 impl Netns {
     /// Makes it. Processes started in it carry the `mark` in their environment.
     pub(super) fn create(name: String, mark: &str) -> Result<Self> {
-        tools::run("ip", &["netns", "add", &name])?;
+        tools::run(IP, &["netns", "add", &name])?;
         let path = PathBuf::from("/run/netns").join(&name);
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()));
         let file = file.inspect_err(|_| {
-            let _ = tools::run("ip", &["netns", "del", &name]);
+            let _ = tools::run(IP, &["netns", "del", &name]);
         })?;
         let ns = Self { name, mark: mark.to_owned(), file };
         for (key, value) in [
@@ -69,8 +70,12 @@ impl Netns {
     }
 
     /// A command that will run inside the namespace, in the caller's mount namespace.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
+    pub fn command(&self, program: impl Runnable) -> Result<Command> {
+        Ok(self.enter(program.command()?))
+    }
+
+    /// The same for a command that has been prepared.
+    pub fn enter(&self, mut command: Command) -> Command {
         let ns = self.file.as_raw_fd();
         command.env(MARK, &self.mark);
         // SAFETY: between fork and exec only the system call `setns` is made, which is safe there;
@@ -106,7 +111,7 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if let Err(error) = tools::run("ip", &["netns", "del", &self.name]) {
+        if let Err(error) = tools::run(IP, &["netns", "del", &self.name]) {
             eprintln!("lab: {error:#}");
         }
     }

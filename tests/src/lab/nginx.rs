@@ -40,7 +40,7 @@ impl Nginx {
         fs::create_dir_all(&dir)?;
         let file = dir.join("nginx.conf");
         fs::write(&file, configuration(&dir, tls, vip, upstream)?)?;
-        let mut nginx = lab.client.command(binary()?);
+        let mut nginx = lab.client.command(&binary()?)?;
         nginx.arg("-e").arg("stderr").arg("-p").arg(&dir).arg("-c").arg(&file);
         let mut process = Process::spawn("nginx", &mut nginx)?;
         let at = SocketAddr::new(lab.client_addr(super::Family::V4), HTTPS_PORT);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use roost_programs::{Program, UNSHARE};
 
 use super::netns::Netns;
 use super::process::Process;
@@ -28,8 +29,8 @@ pub struct Roost {
     /// The account's directory and the API server, if it is started as in a pod.
     pod: Option<(PathBuf, SocketAddr)>,
     pin_dir: PathBuf,
-    /// A command that runs the program, if it is not to run by itself.
-    wrapper: Vec<OsString>,
+    /// What runs the program, and its words before it, if it is not to run by itself.
+    wrapper: Option<(Program, Vec<OsString>)>,
     process: Option<Process>,
 }
 
@@ -63,10 +64,10 @@ impl Roost {
         Ok(roost)
     }
 
-    /// The same as [`Roost::start`], with every command run by another, such as setpriv with its words.
-    pub fn start_under(lab: &Lab, config: &str, wrapper: &[&str]) -> Result<Self> {
+    /// The same as [`Roost::start`], with every command run by another, such as setpriv, with its words.
+    pub fn start_under(lab: &Lab, config: &str, by: Program, words: &[&str]) -> Result<Self> {
         let mut roost = Self::new(lab, &[])?;
-        roost.wrapper = wrapper.iter().map(OsString::from).collect();
+        roost.wrapper = Some((by, words.iter().map(OsString::from).collect()));
         roost.arguments.extend(["--config".into(), roost.config.clone().into()]);
         roost.write_config(config)?;
         roost.restart()?;
@@ -81,7 +82,7 @@ impl Roost {
             arguments: arguments.iter().map(OsString::from).collect(),
             pod: None,
             pin_dir: lab.pin_dir(),
-            wrapper: Vec::new(),
+            wrapper: None,
             process: None,
         })
     }
@@ -97,8 +98,8 @@ impl Roost {
     pub fn restart(&mut self) -> Result<()> {
         self.process = None;
         let mut command = match &self.pod {
-            None => self.command(&["run"]),
-            Some((account, server)) => self.pod_command(account, *server),
+            None => self.command(&["run"])?,
+            Some((account, server)) => self.pod_command(account, *server)?,
         };
         command.args(&self.arguments);
         let process = Process::spawn("roost run", &mut command)?;
@@ -139,7 +140,7 @@ impl Roost {
 
     /// Runs a subcommand with `-o json` on the node; returns what it prints.
     pub fn json(&self, args: &[&str]) -> Result<serde_json::Value> {
-        let mut command = self.command(args);
+        let mut command = self.command(args)?;
         let text = tools::finish(command.args(["-o", "json"]), None)?;
         serde_json::from_str(&text).with_context(|| format!("`roost {}`: {text}", args.join(" ")))
     }
@@ -147,29 +148,34 @@ impl Roost {
     /// Runs a subcommand on the node; returns what it prints for people.
     pub fn text(&self, args: &[&str]) -> Result<String> {
         // With colours, although it is a pipe: whoever shows the text takes them out if need be.
-        tools::finish(self.command(args).env("CLICOLOR_FORCE", "1"), None)
+        tools::finish(self.command(args)?.env("CLICOLOR_FORCE", "1"), None)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
-        let mut words = self.wrapper.clone();
-        words.push(self.binary.clone().into());
-        let mut command = self.node.command(&words[0]);
-        command.args(&words[1..]).args(args).arg("--pin-dir").arg(&self.pin_dir);
-        command
+    fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = match &self.wrapper {
+            None => self.node.command(&self.binary)?,
+            Some((wrapper, words)) => {
+                let mut command = self.node.command(*wrapper)?;
+                command.args(words).arg(&self.binary);
+                command
+            }
+        };
+        command.args(args).arg("--pin-dir").arg(&self.pin_dir);
+        Ok(command)
     }
 
     /// `roost run` where pods have their account, in a mount namespace of its own.
-    fn pod_command(&self, account: &Path, server: SocketAddr) -> Command {
+    fn pod_command(&self, account: &Path, server: SocketAddr) -> Result<Command> {
         // As the machine may have no such directory, all of /run is another one.
         const SCRIPT: &str = "mount -t tmpfs tmpfs /run && mkdir -p /run/secrets/kubernetes.io && \
              cp -r \"$0\" /run/secrets/kubernetes.io/serviceaccount && exec \"$@\"";
-        let mut command = self.node.command("unshare");
+        let mut command = self.node.command(UNSHARE)?;
         command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]);
         command.arg(account).arg(&self.binary).args(["run", "--pin-dir"]).arg(&self.pin_dir);
         command.env("KUBERNETES_SERVICE_HOST", server.ip().to_string());
         command.env("KUBERNETES_SERVICE_PORT", server.port().to_string());
         command.env_remove("KUBECONFIG").env_remove("HOME");
-        command
+        Ok(command)
     }
 }
 

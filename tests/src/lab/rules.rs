@@ -1,6 +1,7 @@
 //! The netfilter rules of a Kubernetes node, as kube-proxy and CNI plugins write them.
 
 use anyhow::{Context, Result};
+use roost_programs::NFT;
 
 use super::{Family, Lab, REPLICA_PORT, UPLINK, VIP_PORT, tools};
 
@@ -45,7 +46,7 @@ impl Lab {
             counters.concat(),
             dnat.concat()
         );
-        tools::finish(self.node.command("nft").args(["-f", "-"]), Some(&rules))?;
+        tools::finish(self.node.command(NFT)?.args(["-f", "-"]), Some(&rules))?;
         // Else a segment from the middle of a connection would be a new one.
         self.node.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")
     }
@@ -54,7 +55,7 @@ impl Lab {
     pub fn matched(&self) -> Result<Matched> {
         let packets = |counter: &str| -> Result<u64> {
             let list = ["list", "counter", "inet", TABLE, counter];
-            let text = tools::run_in(&self.node, "nft", &list)?;
+            let text = tools::run_in(&self.node, NFT, &list)?;
             let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
             let packets = words.nth(1).and_then(|word| word.parse().ok());
             packets.with_context(|| format!("no counter in {text}"))

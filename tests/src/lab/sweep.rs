@@ -11,6 +11,7 @@ use std::{env, fs, thread};
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use roost_programs::IP;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -74,7 +75,7 @@ fn remove_labs(whose: impl Fn(i32) -> bool) {
     remove_host_link(|prefix| lab_pid(prefix).is_some_and(&whose));
     for ns in namespaces {
         // Somebody else may be removing it too, and get there first.
-        let _ = tools::run("ip", &["netns", "del", &ns]);
+        let _ = tools::run(IP, &["netns", "del", &ns]);
     }
     for dir in names_in(&env::temp_dir()).filter(ours) {
         let _ = fs::remove_dir_all(env::temp_dir().join(dir));
@@ -86,7 +87,7 @@ fn remove_labs(whose: impl Fn(i32) -> bool) {
 pub(super) fn remove_host_link(whose: impl Fn(&str) -> bool) {
     let alias = fs::read_to_string(format!("/sys/class/net/{HOST_DEVICE}/ifalias"));
     if alias.is_ok_and(|alias| whose(alias.trim())) {
-        let _ = tools::run("ip", &["link", "del", HOST_DEVICE]);
+        let _ = tools::run(IP, &["link", "del", HOST_DEVICE]);
     }
 }
 
@@ -112,7 +113,7 @@ pub(super) fn end_processes(ns: &str, prefix: &str) {
     let mark = format!("{MARK}={prefix}");
     // Again until there is none: what was killed takes a moment to go.
     for _ in 0..100 {
-        let Ok(pids) = tools::run("ip", &["netns", "pids", ns]) else { return };
+        let Ok(pids) = tools::run(IP, &["netns", "pids", ns]) else { return };
         let mut left = false;
         let pids = pids.lines().filter_map(|line| line.trim().parse::<i32>().ok());
         for pid in pids.filter(|pid| *pid != process::id() as i32) {

@@ -6,18 +6,19 @@ use std::process::{Command, Output, Stdio};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
+use roost_programs::{IP, Program, Runnable};
 
 use super::addr::{HOST_DEVICE, LAB_V4, LAB_V6};
 use super::netns::Netns;
 
 /// Runs a command in this process's namespaces and returns its standard output.
-pub fn run(program: &str, args: &[&str]) -> Result<String> {
-    finish(Command::new(program).args(args), None)
+pub fn run(program: Program, args: &[&str]) -> Result<String> {
+    finish(program.command()?.args(args), None)
 }
 
 /// Runs a command in a network namespace and returns its standard output.
-pub fn run_in(ns: &Netns, program: &str, args: &[&str]) -> Result<String> {
-    finish(ns.command(program).args(args), None)
+pub fn run_in(ns: &Netns, program: impl Runnable, args: &[&str]) -> Result<String> {
+    finish(ns.command(program)?.args(args), None)
 }
 
 /// Runs a prepared command with `input` as its standard input; returns its standard output.
@@ -49,8 +50,8 @@ pub(super) fn show(command: &Command) -> String {
 /// Runs `ip -batch` in one process: several times faster than one for each command.
 pub(super) fn ip_batch(ns: Option<&Netns>, lines: &[String]) -> Result<()> {
     let mut command = match ns {
-        Some(ns) => ns.command("ip"),
-        None => Command::new("ip"),
+        Some(ns) => ns.command(IP)?,
+        None => IP.command()?,
     };
     finish(command.args(["-batch", "-"]), Some(&(lines.join("\n") + "\n"))).map(drop)
 }
@@ -62,7 +63,7 @@ pub(super) fn ensure_no_host_link() -> Result<()> {
         "the interface {HOST_DEVICE} exists: another lab is open to this machine; end it first",
     );
     for (family, net) in [("-4", LAB_V4), ("-6", LAB_V6)] {
-        let routes = run("ip", &[family, "route", "show", "root", net])?;
+        let routes = run(IP, &[family, "route", "show", "root", net])?;
         ensure!(routes.is_empty(), "this machine has a route into {net} already: {routes}");
     }
     Ok(())
@@ -80,8 +81,8 @@ pub fn attach_pass(ns: Option<&Netns>, device: &str) -> Result<()> {
     );
     let words = ["link", "set", "dev", device, "xdpdrv", "obj", &object, "sec", "xdp"];
     match ns {
-        Some(ns) => run_in(ns, "ip", &words).map(drop),
-        None => run("ip", &words).map(drop),
+        Some(ns) => run_in(ns, IP, &words).map(drop),
+        None => run(IP, &words).map(drop),
     }
 }
 

@@ -4,13 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::time::{ClockId, clock_gettime};
-use router_ebpf::{
-    maps::{
-        Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, KeySource, MISSING_REJECT,
-        MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name, POLICY_HOME, POLICY_SPREAD,
-        REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, TICK_SHIFT, Vip,
-    },
-    schema::FILLED,
+use router_ebpf::maps::{
+    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, KeySource, MISSING_REJECT,
+    MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name, POLICY_HOME, POLICY_SPREAD, REPLICA_READY,
+    Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, TICK_SHIFT, Vip,
 };
 
 use super::Family;
@@ -126,7 +123,7 @@ impl Default for World {
     fn default() -> Self {
         let mut world = Self {
             secrets: Secrets {
-                schema: FILLED,
+                schema: SCHEMA,
                 reserved: 0,
                 clock_offset: clock_offset(),
                 handshake: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],

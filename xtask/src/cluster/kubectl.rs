@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use roost_programs::{KUBECTL, Need, built};
 use serde_json::Value;
 
 use crate::{apt, process};
@@ -34,10 +35,8 @@ pub struct Kubectl {
 impl Kubectl {
     /// Finds kubectl; without one installs Debian's.
     pub fn find(options: &ClusterOptions) -> Result<Self> {
-        if process::find("kubectl").is_none() {
-            apt::ensure(apt::KUBECTL, "for kubectl")?;
-        }
-        let program = process::find("kubectl").context(
+        apt::ensure(&apt::programs(&[Need::Kubectl]), "for kubectl")?;
+        let program = KUBECTL.find().context(
             "there is no kubectl in PATH: install one (https://kubernetes.io/docs/tasks/tools/)",
         )?;
         let mut words = Vec::new();
@@ -52,7 +51,7 @@ impl Kubectl {
 
     /// Whether its kustomize is older than 2.1: Debian 12's is. It knows other words for some fields.
     pub fn is_old(&self) -> Result<bool> {
-        let mut version = Command::new(&self.program);
+        let mut version = built(&self.program)?;
         let version: Value = serde_json::from_str(&process::read(
             version.args(["version", "--client", "-o", "json"]),
         )?)
@@ -73,10 +72,10 @@ impl Kubectl {
     }
 
     /// A call with these words.
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+    fn command(&self, words: &[&str]) -> Result<Command> {
+        let mut command = built(&self.program)?;
         command.args(&self.words).args(words);
-        command
+        Ok(command)
     }
 
     /// What a call writes to stdout.
@@ -111,7 +110,7 @@ impl Kubectl {
     }
 
     fn output(&self, words: &[&str], stdin: &str) -> Result<Output> {
-        let mut command = self.command(words);
+        let mut command = self.command(words)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let run = || format!("running {}", self.program.display());
         let mut child = command.spawn().with_context(run)?;

@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use roost_programs::{DATE, TAR, UMOCI};
 use serde_json::{Value, json};
 
-use super::{empty, words};
+use super::empty;
 use crate::process::{self, run_quietly};
 
 /// The tag inside of the layout, while umoci works on it.
@@ -55,7 +56,8 @@ impl Image {
 
     /// Files of a directory in one order, all of one date and nobody's: the same bytes each time.
     fn tar(&self, archive: &Path, directory: &Path, files: &[&str]) -> Result<()> {
-        let mut tar = words("tar", &["--create".into(), "--file".into(), archive.into()]);
+        let mut tar = TAR.command()?;
+        tar.args(["--create", "--file"]).arg(archive);
         tar.arg("--sort=name").arg(format!("--mtime=@{}", self.created));
         tar.args(["--owner=0", "--group=0", "--numeric-owner", "--mode=u+w,go=rX"]);
         tar.args(["--format=ustar", "--directory"]);
@@ -78,7 +80,7 @@ impl Image {
 
     /// The OCI layout of the root file system.
     fn layout(&self, root: &Path, layout: &Path) -> Result<()> {
-        let umoci = |list: &[OsString]| run_quietly(&mut words("umoci", list));
+        let umoci = |list: &[OsString]| run_quietly(UMOCI.command()?.args(list));
         let image = OsString::from(format!("{}:{TAG}", layout.display()));
         umoci(&["init".into(), "--layout".into(), layout.into()])?;
         umoci(&["new".into(), "--image".into(), (&image).into()])?;
@@ -153,8 +155,9 @@ fn write(path: &Path, value: &Value) -> Result<()> {
 
 /// As RFC 3339 has it.
 fn date(seconds: u64) -> Result<String> {
-    let mut date = words("date", &["--utc".into(), format!("--date=@{seconds}").into()]);
-    Ok(process::read(date.arg("+%Y-%m-%dT%H:%M:%SZ"))?.trim().to_owned())
+    let mut date = DATE.command()?;
+    date.arg("--utc").arg(format!("--date=@{seconds}")).arg("+%Y-%m-%dT%H:%M:%SZ");
+    Ok(process::read(&mut date)?.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use roost_programs::STRIP;
 use serde::Deserialize;
 
 use crate::process::{read, run_quietly};
@@ -40,7 +40,7 @@ impl Built {
                  which need nothing but a kernel"
             );
         }
-        let mut cargo = workspace.cargo();
+        let mut cargo = workspace.cargo()?;
         cargo.args(["test", "--no-run", "--package", PACKAGE]);
         cargo.arg("--message-format=json-render-diagnostics");
         cargo.arg("--target-dir").arg(&workspace.target);
@@ -57,9 +57,7 @@ impl Built {
             let path = stripped.join(&name);
             // A hundred megabytes each, and all of it in the machine's memory. The names of
             // functions stay, for backtraces.
-            run_quietly(
-                Command::new("strip").arg("--strip-debug").arg("-o").arg(&path).arg(&from),
-            )?;
+            run_quietly(STRIP.command()?.arg("--strip-debug").arg("-o").arg(&path).arg(&from))?;
             Ok(Program { name, path })
         };
         let guest = found.guest.with_context(|| format!("cargo has not built {GUEST}"))?;

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use roost_programs::{APT_CACHE, APT_GET, QEMU, built};
 
 use crate::apt::{unpack, with_index};
-use crate::process::{self, read};
+use crate::process::read;
 
-const QEMU: &str = "qemu-system-x86_64";
-const QEMU_PACKAGE: &str = "qemu-system-x86";
 /// Where its packages have shared libraries, and what the emulated machine starts with.
 const LIBRARIES: &[&str] = &["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib"];
 const FIRMWARE: &[&str] = &["usr/share/qemu", "usr/share/seabios"];
@@ -37,8 +36,8 @@ pub struct Qemu {
 
 impl Qemu {
     /// A command that starts it.
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+    pub fn command(&self) -> Result<Command> {
+        let mut command = built(&self.program)?;
         if let Some(root) = &self.root {
             let libraries = LIBRARIES.iter().map(|dir| root.join(dir));
             // None of these has a colon: they are below target.
@@ -48,25 +47,25 @@ impl Qemu {
                 command.arg("-L").arg(root.join(dir));
             }
         }
-        command
+        Ok(command)
     }
 }
 
 /// Finds the emulator or unpacks it.
 pub fn qemu(dir: &Path) -> Result<Qemu> {
-    if let Some(program) = process::find(QEMU) {
+    if let Some(program) = QEMU.find() {
         return Ok(Qemu { program, root: None });
     }
     let root = dir.join("qemu");
-    let program = root.join("usr/bin").join(QEMU);
+    let program = root.join("usr/bin").join(QEMU.name);
     if !program.is_file() {
-        let options = ["install", "--simulate", "--no-install-recommends", QEMU_PACKAGE];
+        let options = ["install", "--simulate", "--no-install-recommends", QEMU.package];
         let plan = with_index(|| {
-            let plan = read(Command::new("apt-get").arg("-q").args(options).env("LC_ALL", "C"))?;
+            let plan = read(APT_GET.command()?.arg("-q").args(options).env("LC_ALL", "C"))?;
             let plan = to_be_installed(&plan);
             if plan.is_empty() { bail!("apt-get would install nothing") } else { Ok(plan) }
         });
-        let plan = plan.with_context(|| format!("looking for {QEMU_PACKAGE}"))?;
+        let plan = plan.with_context(|| format!("looking for {}", QEMU.package))?;
         unpack(&plan, &root)?;
     }
     Ok(Qemu { program, root: Some(root) })
@@ -76,7 +75,7 @@ pub fn qemu(dir: &Path) -> Result<Qemu> {
 pub fn kernel(dir: &Path, version: &str) -> Result<Kernel> {
     let meta = meta_package(version)?;
     let package = with_index(|| {
-        let answer = read(Command::new("apt-cache").args(["depends", &meta]).env("LC_ALL", "C"))?;
+        let answer = read(APT_CACHE.command()?.args(["depends", &meta]).env("LC_ALL", "C"))?;
         dependency(&answer).with_context(|| format!("{meta} depends on no kernel"))
     });
     let package = package.with_context(|| format!("looking for Linux {version} in {meta}"))?;

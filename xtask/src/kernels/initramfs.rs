@@ -9,10 +9,10 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
+use roost_programs::LDD;
 use serde_json::json;
 
 use super::built::{Built, Program};
@@ -63,7 +63,7 @@ pub fn write(
 fn libraries(built: &Built) -> Result<BTreeSet<PathBuf>> {
     let mut all = BTreeSet::new();
     for program in std::iter::once(&built.guest).chain(&built.tests) {
-        let answer = read(Command::new("ldd").arg(&program.path).env("LC_ALL", "C"))?;
+        let answer = read(LDD.command()?.arg(&program.path).env("LC_ALL", "C"))?;
         all.extend(linked(&answer)?);
     }
     Ok(all)

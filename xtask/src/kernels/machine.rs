@@ -68,7 +68,7 @@ impl Machine<'_> {
     fn listen(&self, report: &mut Report) -> Result<()> {
         let log = self.log();
         let mut log = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let mut command = self.qemu.command();
+        let mut command = self.qemu.command()?;
         command.args(arguments(&self.kernel.image, self.initrd, &self.console()));
         let mut emulator = Emulator::start(&mut command)?;
         let lines = emulator.lines()?;
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn lines_come_as_they_are_written_and_an_emulator_does_not_stay() {
-        let mut shell = Command::new("sh");
+        let mut shell = roost_programs::SH.command().expect("sh");
         shell.args(["-c", r"printf 'one\r\ntwo\n'; exec sleep 600"]);
         let mut emulator = Emulator::start(&mut shell).expect("sh");
         let lines = emulator.lines().expect("its output");

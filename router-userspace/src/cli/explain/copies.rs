@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, ptr::NonNull, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie;
 use router_ebpf::{
     maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, VipKey},
@@ -10,7 +10,11 @@ use router_ebpf::{
 };
 
 use crate::{
-    maps::{read, secrets::monotonic, tables::Tables},
+    maps::{
+        read,
+        secrets::monotonic,
+        tables::{Tables, optional},
+    },
     view::names::Names,
 };
 
@@ -36,17 +40,17 @@ impl<'a> Copies<'a> {
         service: &Service,
     ) -> Result<Self> {
         let end = service.slots.saturating_add(SLOT_COUNT);
-        let mut chats = read::sorted(&tables.chats)?;
+        let mut chats = read::sorted(&tables.chats, "CHATS")?;
         chats.retain(|key, _| key.service == number);
         Ok(Self {
             tables,
             now: monotonic(),
-            secrets: tables.secrets.get(0)?,
+            secrets: tables.secrets.get(&0, 0).context("cannot read map SECRETS")?,
             services: &names.services,
             replicas: &names.replicas,
-            slots: tables.slots.range(service.slots..end)?,
+            slots: read::range(&tables.slots, "SLOTS", service.slots..end)?,
             first_slot: service.slots,
-            chat_cookies: read::sorted(&tables.chat_cookies)?,
+            chat_cookies: read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?,
             chats: chats.into_iter().map(|(key, chat)| (key, Cell::new(chat))).collect(),
         })
     }
@@ -66,7 +70,7 @@ impl router_ebpf::tables::Tables for Copies<'_> {
     }
     fn vip(&self, key: &VipKey) -> Option<u32> {
         let key = lpm_trie::Key::new(key.prefix_len, key.vip);
-        self.tables.vips.find(&key).ok().flatten()
+        optional(self.tables.vips.get(&key, 0)).ok().flatten()
     }
     fn service(&self, number: u32) -> Option<&Service> {
         self.services.get(&number)
