@@ -108,13 +108,15 @@ fn cells(name: &str, heading: &str) -> Vec<Vec<String>> {
     let text = page(name);
     let mut lines = text.lines().skip_while(|line| *line != heading);
     assert!(lines.next().is_some(), "{name} has no section {heading:?}");
-    lines
+    let rows: Vec<_> = lines
         .take_while(|line| !line.starts_with("## "))
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'))
         .skip(2)
         .map(|row| row.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect())
-        .collect()
+        .collect();
+    assert!(!rows.is_empty(), "{name} has no table in {heading:?}");
+    rows
 }
 
 /// What is in a cell's quotes.
@@ -169,7 +171,9 @@ fn the_reference_has_every_key_source_and_every_reason() {
     }
     assert_eq!(kinds, (1..=maps::KEY_SNI_LABEL).collect::<BTreeSet<_>>());
     let text = page("docs/key-sources.md");
-    for counter in Counter::ALL.iter().map(|c| c.name()).filter(|n| n.starts_with("missing_")) {
+    let reasons = Counter::ALL.iter().map(|c| c.name()).filter(|n| n.starts_with("missing_"));
+    assert!(reasons.clone().count() > 1, "no counter is of a missing key");
+    for counter in reasons {
         assert!(
             counter == "missing_key" || text.contains(&format!("| `{counter}` |")),
             "{counter}"
@@ -196,6 +200,7 @@ fn the_reference_has_every_metric() {
     for row in &rows {
         assert!(written.contains(&row.as_str()), "docs/operations.md lacks this row:\n{row}");
     }
+    assert!(rows.len() > 20, "{}", rows.len());
     assert_eq!(written.len(), rows.len(), "docs/operations.md has a row for what is not there");
     // What alerts are made of is there.
     let names: BTreeSet<String> = metrics::families(&facts).iter().map(Family::name).collect();
@@ -217,10 +222,12 @@ fn row(family: &Family) -> String {
 /// Links of the pages to each other, and to their own sections.
 #[test]
 fn links_lead_somewhere() {
+    let mut links = 0;
     for name in PAGES {
         let text = page(name);
         let anchors: BTreeSet<String> = text.lines().filter_map(anchor).collect();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            links += 1;
             if let Some(own) = link.strip_prefix('#') {
                 assert!(anchors.contains(own), "{name}: no section #{own}; there are {anchors:?}");
             } else if !link.contains("://") {
@@ -230,6 +237,7 @@ fn links_lead_somewhere() {
             }
         }
     }
+    assert!(links > 20, "{links}");
 }
 
 /// The name of a heading in links, as Markdown viewers make it.

@@ -96,6 +96,7 @@ fn every_object_is_what_the_api_knows() -> Result<()> {
             ensure!(is_global == metadata["namespace"].is_null(), "{name}: its namespace");
             ensure!(seen.insert((kind, metadata.clone().to_string())), "{name} is there twice");
         }
+        ensure!(seen.len() > 5, "hardly anything was looked at: {seen:?}");
     }
     Ok(())
 }
@@ -190,7 +191,9 @@ fn names_agree() -> Result<()> {
         };
         of("ClusterRole", &cluster.role_ref);
         of("Role", &own.role_ref);
-        for subject in cluster.subjects.iter().chain(&own.subjects).flatten() {
+        let subjects: Vec<_> = cluster.subjects.iter().chain(&own.subjects).flatten().collect();
+        assert_eq!(subjects.len(), 2);
+        for subject in subjects {
             let namespace = subject.namespace.as_deref();
             let subject = (subject.kind.as_str(), subject.name.as_str(), namespace);
             assert_eq!(subject, ("ServiceAccount", "roost", Some(NAMESPACE)));
@@ -331,7 +334,9 @@ fn the_example_is_a_service_of_roosts() -> Result<()> {
     let chat: Deployment = objects.get("Deployment", "chat")?;
     let chat = chat.spec.template;
     let labels = chat.metadata.and_then(|meta| meta.labels).context("no labels")?;
-    for (name, value) in spec.selector.context("no selector")? {
+    let selector = spec.selector.context("no selector")?;
+    assert!(!selector.is_empty());
+    for (name, value) in selector {
         assert_eq!(labels.get(&name), Some(&value));
     }
     same(spec.ports.context("no ports")?[0].target_port.clone(), "ws");

@@ -168,6 +168,7 @@ fn deploying_waits_and_says_what_for() -> Result<()> {
     ensure!(applied.contains("image: r.io/roost:9"), "{applied}");
     let changes = cluster.changes()?;
     assert_eq!(changes[0], "apply --server-side --field-manager=cargo-xtask-deploy -f -");
+    ensure!(changes.len() > 1, "no log was asked for: {changes:?}");
     ensure!(changes[1..].iter().all(|call| call.starts_with("logs ")), "{changes:?}");
     Ok(())
 }
@@ -379,7 +380,9 @@ fn a_set_without_nodes_leaves_nothing_to_purge() -> Result<()> {
     let (output, said) = cluster.xtask(&["undeploy", "--purge"])?;
     ensure!(output.status.success(), "{said}");
     ensure!(said.contains("there is no node to clean"), "{said}");
-    ensure!(cluster.changes()?.iter().all(|call| call.starts_with("delete ")), "{said}");
+    let changes = cluster.changes()?;
+    ensure!(!changes.is_empty(), "nothing was deleted: {said}");
+    ensure!(changes.iter().all(|call| call.starts_with("delete ")), "{said}");
     Ok(())
 }
 

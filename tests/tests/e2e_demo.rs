@@ -80,6 +80,10 @@ fn it_cleans_up_when_it_is_interrupted() -> Result<()> {
     let home = ["--keep", "--chats", "2", "--tabs", "2"];
     let mut kept = Process::spawn("roost-demo", &mut demo(&home))?;
     kept.wait_line(LIMIT, "Ctrl-C")?;
+    // As long as it runs there is something to see: so later nothing is nothing.
+    let left = nothing_left(kept.pid()).expect_err("it runs");
+    ensure!(left.to_string().contains("is left"), "{left:#}");
+    ensure!(fs::exists("/sys/class/net/roost-host")?, "there is no link to this machine");
     // This machine is a client too.
     let answer = run(CURL, &["-sS", "--max-time", "60", "http://198.18.200.1/whoami?chat=lobby"])?;
     let answer: Value = serde_json::from_str(&answer)?;

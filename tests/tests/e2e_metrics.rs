@@ -141,7 +141,9 @@ fn metrics_follow_real_traffic() -> Result<()> {
     assert_eq!(now.value("roost_packets_total", &verdict)?, bound);
     assert_eq!(now.value("roost_service_chats", &[("service", "chat")])?, 20.0);
     let replicas = roost.json(&["replicas"])?;
-    for replica in replicas.as_array().context("no replicas")? {
+    let replicas = replicas.as_array().context("no replicas")?;
+    assert_eq!(replicas.len(), lab.replicas.len());
+    for replica in replicas {
         let name = replica["replica"].as_str().unwrap_or_default();
         let of = [("service", "chat"), ("replica", name)];
         for (series, field) in [
@@ -153,7 +155,9 @@ fn metrics_follow_real_traffic() -> Result<()> {
         }
         let ready = [of[0], of[1], ("state", "ready")];
         assert_eq!(now.value("roost_replica_state", &ready)?, 1.0);
-        for address in replica["addresses"].as_array().context("no addresses")? {
+        let addresses = replica["addresses"].as_array().context("no addresses")?;
+        assert_eq!(addresses.len(), 2, "{replica}");
+        for address in addresses {
             let address = address.as_str().unwrap_or_default();
             now.value(
                 "roost_replica_info",

@@ -202,6 +202,8 @@ fn checksums_are_right_when_they_are_finished_for_real() -> Result<()> {
     for (capture, vip) in [(uplink, "198.18.200.1"), (inside, "198.18.101.2")] {
         let packets = capture.finish()?;
         ensure!(packets.contains(vip), "nothing of {vip} was captured:\n{packets}");
+        // tcpdump has looked at checksums.
+        ensure!(packets.contains("(correct)"), "no checksum was verified:\n{packets}");
         // What the node receives may have been joined by GRO, which leaves a partial sum.
         let sent = |line: &&str| line.contains(&format!("{vip}.")) && line.contains("incorrect");
         let wrong: Vec<_> = packets.lines().filter(sent).take(5).collect();

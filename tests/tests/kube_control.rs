@@ -215,8 +215,9 @@ async fn one_of_two_daemons_leads_and_gives_an_address_of_each_family() -> Resul
         assert!(allowed.contains(&(verb, resource)), "{verb} {resource}");
     }
     let patches = server.requests();
-    let mut patches = patches.iter().filter(|r| r.resource == "services/status");
-    assert!(patches.all(|r| r.body["metadata"]["resourceVersion"].is_string()));
+    let patches: Vec<_> = patches.iter().filter(|r| r.resource == "services/status").collect();
+    assert!(!patches.is_empty(), "an address was given");
+    assert!(patches.iter().all(|r| r.body["metadata"]["resourceVersion"].is_string()));
     let refused: Vec<_> =
         server.requests().into_iter().filter(|r| [400, 422, 500].contains(&r.status)).collect();
     assert!(refused.is_empty(), "{refused:?}");

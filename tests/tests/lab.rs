@@ -47,6 +47,7 @@ fn vips_are_routed_to_the_node() -> Result<()> {
     capture.wait_for("198.18.200.1.80")?;
     capture.wait_for("fd52:6f6f:7374:200::1.80")?;
     let packets = capture.finish()?;
+    assert!(packets.contains("(correct)"), "no checksum was verified:\n{packets}");
     assert!(!packets.contains("incorrect"), "the client finishes its checksums:\n{packets}");
     Ok(())
 }
@@ -132,6 +133,8 @@ fn nothing_is_left_after_a_panic() -> Result<()> {
         let guarded = Process::spawn("sleep", guarded.arg("1000"));
         let guarded = guarded.expect("another sleep");
         fs::create_dir(lab.pin_dir()).expect("a pin directory");
+        let namespaces = run(IP, &["netns", "list"]).expect("namespaces");
+        assert!(namespaces.contains(&lab.prefix), "{namespaces}");
         let pids = [sleep.id(), guarded.pid()];
         sender.send((lab.prefix.clone(), lab.pin_dir(), pids)).expect("the channel is open");
         panic!("as a failing test does");

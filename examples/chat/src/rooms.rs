@@ -154,6 +154,8 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::error::TryRecvError;
+
     use super::*;
 
     fn rooms() -> Arc<Rooms> {
@@ -173,7 +175,7 @@ mod tests {
         a.broadcast(&"hi".into());
         assert_eq!(a.queue.try_recv().unwrap(), "hi");
         assert_eq!(b.queue.try_recv().unwrap(), "hi");
-        assert!(other.queue.try_recv().is_err());
+        assert_eq!(other.queue.try_recv(), Err(TryRecvError::Empty));
     }
 
     #[test]
@@ -198,7 +200,7 @@ mod tests {
         for _ in 0..QUEUE {
             slow.queue.try_recv().unwrap();
         }
-        assert_eq!(slow.queue.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        assert_eq!(slow.queue.try_recv(), Err(TryRecvError::Disconnected));
     }
 
     #[test]
@@ -206,7 +208,7 @@ mod tests {
         let rooms = rooms();
         let mut silent = rooms.join("1", peer(1));
         let mut named = rooms.join("1", peer(2));
-        assert!(named.queue.try_recv().is_err());
+        assert_eq!(named.queue.try_recv(), Err(TryRecvError::Empty));
         assert_eq!(named.enter(" Ada "), "Ada");
         let mut told = || match serde_json::from_str(&named.queue.try_recv().unwrap()).unwrap() {
             FromServer::Present(present) => (present.connections, present.members),
@@ -219,7 +221,7 @@ mod tests {
         assert_eq!(told().0, 3);
         drop(third);
         assert_eq!(told().0, 2);
-        assert!(silent.queue.try_recv().is_err());
+        assert_eq!(silent.queue.try_recv(), Err(TryRecvError::Empty));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use roost_chat::client;
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -95,8 +95,9 @@ impl Site {
             ready.sort_unstable();
             // The service that uses them comes after new replicas and before those that go.
             let services = self.roost.json(&["services"])?;
-            let mut services = services.as_array().into_iter().flatten();
-            let used = services.all(|service| service["usable"] == names.len());
+            let services = services.as_array().context("`roost services` prints no array")?;
+            ensure!(!services.is_empty(), "`roost services` lists none");
+            let used = services.iter().all(|service| service["usable"] == names.len());
             Ok((ready == names && used).then_some(()))
         })
     }
