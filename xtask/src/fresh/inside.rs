@@ -26,7 +26,7 @@ const PROXIES: [&str; 7] =
     ["cargo", "cargo-clippy", "cargo-fmt", "clippy-driver", "rustc", "rustdoc", "rustfmt"];
 
 /// What to do.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Orders {
     root: PathBuf,
     checkout: PathBuf,
@@ -74,12 +74,10 @@ impl Orders {
     }
 
     /// Writes them to a file, with the command's words. Settings may have secrets: only this user reads
-    /// it.
+    /// it, and it goes when it has been read.
     pub fn write(&self, path: &Path, words: &[&str]) -> Result<()> {
         let words = words.iter().map(|word| word.to_string()).collect();
-        let text = serde_json::to_value(self)?;
-        let mut orders: Self = serde_json::from_value(text)?;
-        orders.words = words;
+        let orders = Self { words, ..self.clone() };
         let file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
         let file = file.with_context(|| format!("writing {}", path.display()))?;
@@ -96,6 +94,7 @@ pub fn run(orders: &Path) -> Result<()> {
         process::exit(1);
     });
     let file = File::open(orders).with_context(|| format!("opening {}", orders.display()))?;
+    fs::remove_file(orders).with_context(|| format!("removing {}", orders.display()))?;
     let orders: Orders = serde_json::from_reader(file).context("reading the orders")?;
     furnish(&orders)?;
     set_up(&orders)?;
