@@ -32,38 +32,59 @@ pub fn bind<P: Packet>(
     scratch: &mut Scratch,
     is_first: bool,
 ) -> Option<Counter> {
-    if let Some(counter) = read(packet, scratch)? {
-        return Some(counter);
+    match read(packet, scratch)? {
+        Read::Right => {}
+        Read::TooLong => return Some(Counter::DropOversize),
+        Read::Wrong => return Some(Counter::DropChecksum),
     }
     scratch.is_first = is_first as u32;
     match collect(packet, tables, scratch)? {
-        None => {}
-        Some(Counter::HeadAcknowledged) => {
+        Collected::Searchable => {}
+        Collected::Kept => return Some(Counter::HeadKept),
+        Collected::Again => {
             let known = scratch.stash.get().known();
             return reply::acknowledge(packet, scratch, known);
         }
-        Some(counter) => return Some(counter),
+        Collected::Early => return Some(Counter::DropEarly),
+        Collected::Limited => return Some(Counter::DropResetLimit),
     }
-    match choose(tables, scratch)? {
-        None => {}
-        Some(Counter::HeadKept) => return Some(Counter::HeadKept),
-        Some(counter) => return reply::reset(packet, tables, scratch, counter),
-    }
-    connect(packet, tables, scratch)
+    let why = match choose(tables, scratch)? {
+        Chosen::Replica => match connect(packet, tables, scratch)? {
+            Connected::Bound => return Some(Counter::Bound),
+            Connected::Early => return Some(Counter::DropEarly),
+            Connected::Conflict => Counter::ResetConflict,
+            Connected::NoAddress => Counter::ResetNoReplica,
+        },
+        Chosen::Kept => return Some(Counter::HeadKept),
+        Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
+        Chosen::Not(NoRoute::NoReplica) => Counter::ResetNoReplica,
+    };
+    reply::reset(packet, tables, scratch, why)
 }
 
-/// Reads the segment. `Some(Some(_))` is a verdict.
+/// What a segment looks like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// It can be bound.
+    Right,
+    /// It has more bytes than can be stashed.
+    TooLong,
+    /// Its checksum is wrong.
+    Wrong,
+}
+
+/// Reads the segment.
 #[inline(never)]
-fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Option<Counter>> {
+fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Read> {
     let len = scratch.segment.payload_len();
     if len > STASH_LEN {
-        return Some(Some(Counter::DropOversize));
+        return Some(Read::TooLong);
     }
     let sum = payload_sum(packet, scratch, len)?;
     scratch.unfinished = 0;
     if !checksum_is_right(packet, &scratch.segment, sum)? {
         if !is_unfinished(packet, &scratch.segment)? {
-            return Some(Some(Counter::DropChecksum));
+            return Some(Read::Wrong);
         }
         scratch.unfinished = 1;
     }
@@ -72,26 +93,40 @@ fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Option<Counter>>
     scratch.offer = syn_cookie::offer(scratch.segment.ack);
     scratch.offer.offers |= scratch.answer.offers & OFFER_TIMESTAMPS;
     scratch.offer.ts_val = scratch.answer.ts_val;
-    Some(None)
+    Some(Read::Right)
 }
 
-/// Puts the segment to those of its connection that came before. `Some(Some(_))` is a verdict: there
-/// is nothing to search yet, or no need to.
+/// What became of a segment among those of its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Collected {
+    /// What is known now is to be searched.
+    Searchable,
+    /// It is kept for later.
+    Kept,
+    /// It is known, and has been searched: its client does not send what follows.
+    Again,
+    /// It has to come again.
+    Early,
+    /// It may be a guess, of which there were too many.
+    Limited,
+}
+
+/// Puts the segment to those of its connection that came before.
 #[inline(never)]
 fn collect<P: Packet>(
     packet: &P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Option<Option<Counter>> {
+) -> Option<Collected> {
     let server_isn = scratch.segment.ack.wrapping_sub(1);
     let found = recall(tables, scratch, server_isn);
     if found != Found::Ours {
         // Whoever guesses must not learn more from this than from an RST, nor push another's out.
         if scratch.is_first == 0 && !reply::may_reset(tables, scratch)? {
-            return Some(Some(Counter::DropResetLimit));
+            return Some(Collected::Limited);
         }
         if scratch.is_first == 0 && found == Found::Foreign {
-            return Some(Some(Counter::DropEarly));
+            return Some(Collected::Early);
         }
         scratch.stash.clear(server_isn);
     }
@@ -113,7 +148,7 @@ fn collect<P: Packet>(
     scratch.added = scratch.stash.fits(seq, len) as u32;
     let known = scratch.added == Added::Known as u32;
     if !known && scratch.stash.get().leaves_no_room_before(seq, len) {
-        return Some(Some(Counter::DropEarly));
+        return Some(Collected::Early);
     }
     if scratch.added == Added::New as u32 {
         add(packet, scratch)?;
@@ -126,15 +161,17 @@ fn collect<P: Packet>(
     let stash = scratch.stash.get();
     if stash.first == 0 || stash.bound != 0 && scratch.is_first == 0 && !again {
         // To be delivered when the replica accepts, or to be searched when the first one is there.
-        let kept = scratch.added == Added::New as u32;
-        return Some(Some(if kept { keep(tables, scratch)? } else { Counter::DropEarly }));
+        if scratch.added != Added::New as u32 {
+            return Some(Collected::Early);
+        }
+        keep(tables, scratch)?;
+        return Some(Collected::Kept);
     }
     if stash.bound == 0 && again {
-        // It has been searched. A client that sends it again does not send what follows.
-        return Some(Some(Counter::HeadAcknowledged));
+        return Some(Collected::Again);
     }
     // What comes again when it is bound repeats the SYN: the client has not heard of its replica.
-    Some(None)
+    Some(Collected::Searchable)
 }
 
 /// What is in `STASH` on this tuple.
@@ -186,14 +223,24 @@ fn add(packet: &impl Packet, scratch: &mut Scratch) -> Option<()> {
 
 /// Writes the connection's entry in `STASH`, to wait for more.
 #[inline(always)]
-fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<Counter> {
-    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()?;
-    Some(Counter::HeadKept)
+fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<()> {
+    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()
 }
 
-/// Finds the key, the cookie and the home, and holds the chat there. `Some(Some(_))` is why not.
+/// Whether there is a replica for a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    /// It is in `scratch.route`.
+    Replica,
+    /// Nobody can tell yet: what is known is kept.
+    Kept,
+    /// There is none.
+    Not(NoRoute),
+}
+
+/// Finds the key, the cookie and the home, and holds the chat there.
 #[inline(never)]
-fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Counter>> {
+fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     let stash = scratch.stash.get();
     let known = stash.known();
     let last = if stash.bound != 0
@@ -210,13 +257,13 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Coun
     let routed = route(tables, scratch, last)?;
     count_missing(tables, scratch.missing);
     match routed {
-        Routed::More => return Some(Some(keep(tables, scratch)?)),
+        Routed::More => {
+            keep(tables, scratch)?;
+            return Some(Chosen::Kept);
+        }
         Routed::Not(why) => {
             tables.remove_stash(&scratch.vip_side);
-            return Some(Some(match why {
-                NoRoute::MissingKey => Counter::ResetMissingKey,
-                NoRoute::NoReplica => Counter::ResetNoReplica,
-            }));
+            return Some(Chosen::Not(why));
         }
         Routed::Yes => {}
     }
@@ -234,7 +281,7 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Option<Coun
             None => scratch.route.chat = 0,
         }
     }
-    Some(None)
+    Some(Chosen::Replica)
 }
 
 /// Counts a connection without a key, by why it has none.
@@ -294,25 +341,36 @@ pub fn route(
     })
 }
 
+/// Whether a connection to the replica is on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Connected {
+    /// The segment is its SYN.
+    Bound,
+    /// It was before, and is about to be a flow: the segment has to come again.
+    Early,
+    /// The client has the same port open to the replica through another VIP.
+    Conflict,
+    /// The replica has no address of this family.
+    NoAddress,
+}
+
 /// Turns the segment into the SYN to the replica.
 #[inline(never)]
 fn connect<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Option<Counter> {
+) -> Option<Connected> {
     let replica = tables.replica(scratch.route.replica)?;
     let addr = if scratch.segment.is_v6() { &replica.v6 } else { &replica.v4 };
     if *addr == [0; 16] {
-        return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
+        return Some(Connected::NoAddress);
     }
     scratch.write_replica_side(addr, replica.port);
-    match taken(tables, scratch) {
-        Some(Counter::ResetConflict) => {
-            return reply::reset(packet, tables, scratch, Counter::ResetConflict);
-        }
-        Some(counter) => return Some(counter),
-        None => {}
+    match other(tables, scratch) {
+        Other::Gone => {}
+        Other::Ours => return Some(Connected::Early),
+        Other::Live => return Some(Connected::Conflict),
     }
     let service = tables.service(scratch.service)?;
     let may_upgrade = service.policy == POLICY_HOME
@@ -326,14 +384,26 @@ fn connect<P: Packet>(
         let check = scratch.header.pseudo_sum(0).fold();
         packet.write(scratch.segment.l4() + TCP_CHECK, &check.to_ne_bytes())?;
     }
-    Some(Counter::Bound)
+    Some(Connected::Bound)
 }
 
-/// Looks whether the replica's side of this connection is taken, and says what then becomes of the
-/// segment. What is left of an ended flow goes.
+/// What already has the replica's side of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// Nothing that lives.
+    Gone,
+    /// This very connection.
+    Ours,
+    /// A live flow of another VIP.
+    Live,
+}
+
+/// Looks what has the replica's side of this connection. What is left of an ended flow goes.
 #[inline(always)]
-fn taken(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Counter> {
-    let shared = tables.flow_back(&scratch.replica_side)?;
+fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
+    let Some(shared) = tables.flow_back(&scratch.replica_side) else {
+        return Other::Gone;
+    };
     let back = shared.get();
     if back.state & STATE_EXPIRED == 0 {
         if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
@@ -342,14 +412,14 @@ fn taken(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Counter> {
             if tables.flow(&scratch.vip_side).is_some()
                 || shared.acked() == scratch.stash.get().client_isn.wrapping_add(1)
             {
-                return Some(Counter::DropEarly);
+                return Other::Ours;
             }
         } else if is_live(tables, scratch, back) {
-            return Some(Counter::ResetConflict);
+            return Other::Live;
         }
     }
     tables.remove_flow_back(&scratch.replica_side);
-    None
+    Other::Gone
 }
 
 /// Whether the other half of `back` is a live flow: the client uses the same port towards another

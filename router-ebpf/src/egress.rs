@@ -3,22 +3,24 @@
 use crate::{
     chats::{self, Acquired},
     checksum::{Sum, pseudo_header},
+    flow::{end, note_fin},
     icmp,
-    ingress::{end, note_fin, scale_up},
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED,
         Pending, Piece, STASH_LEN, STATE_CLIENT_FIN, STATE_EXPIRED, STATE_REPLICA_FIN,
     },
-    options::{self, Offer, Shift},
+    options::Offer,
     packet::Packet,
     reply::{ANNOUNCED_SCALE, write_reset},
+    rewrite::{Place, swap_macs},
     scratch::Scratch,
     shared::Shared,
     steer::chat_key,
     tables::{FlowTables, Refused},
+    translate::{Translation, rescale},
     verdict::Counter,
     verifier::{opaque, reread},
-    wire::{Side, TCP_CHECK, TCP_LEN, flags, protocol, swap_macs, write_address},
+    wire::{TCP_CHECK, flags, protocol},
 };
 
 /// Decides about a packet that is about to leave towards the clients and rewrites it.
@@ -77,26 +79,9 @@ fn established<P: Packet>(
     if segment.has(flags::ACK) {
         shared.advance(segment.ack, segment.seq.wrapping_add(segment.sequence_len()));
     }
-    let shift = Shift { ts_val: back.ts_delta, ts_echo: 0, sack: 0 };
-    let changed = options::translate(packet, segment, &mut scratch.cursor, &shift)?;
-    let seq = segment.seq.wrapping_sub(back.seq_delta);
-    let window = rescale(segment.window, back.replica_scale, back.announced_scale);
-    let body = changed
-        .sub2(segment.src_port)
-        .add2(back.vip_port)
-        .sub4(segment.seq.to_be_bytes())
-        .add4(seq.to_be_bytes())
-        .sub2(segment.window.to_be_bytes())
-        .add2(window.to_be_bytes());
-    let (l3, l4) = (segment.l3(), segment.l4());
-    let header: &mut [u8; TCP_LEN] = packet.view_mut(l4)?;
-    header[0..2].copy_from_slice(&back.vip_port);
-    header[4..8].copy_from_slice(&seq.to_be_bytes());
-    header[14..16].copy_from_slice(&window.to_be_bytes());
-    let (old, new) = (&segment.src, &back.vip);
-    write_address(packet, l3, segment.is_v6(), Side::Src, old, new)?;
-    let pseudo = Sum::ZERO.sub16(old).add16(new);
-    packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)?;
+    let Scratch { segment, cursor, .. } = scratch;
+    let changed = Translation::to_client(back).apply(packet, segment, cursor)?;
+    changed.update(packet, Place::of(segment))?;
     Some(Counter::ToClient)
 }
 
@@ -112,16 +97,6 @@ fn closing(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) {
     } else if end(tables, flow) {
         tables.count(Counter::Closed);
     }
-}
-
-/// A window in the scale that we announced. Rounded down: never promise more than the replica did.
-#[inline(always)]
-pub fn rescale(window: u16, from: u8, to: u8) -> u16 {
-    if from == to {
-        return window;
-    }
-    let scaled = ((window as u32) << (from & 15)) >> (to & 15);
-    if scaled > 0xffff { 0xffff } else { scaled as u16 }
 }
 
 /// A segment that belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
@@ -176,28 +151,40 @@ fn accepted<P: Packet>(
     }
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     write_flow(tables, scratch);
-    match enter(tables, scratch) {
-        Entered::Yes => {}
+    let why = match enter(tables, scratch) {
+        Entered::Yes => {
+            let counter = deliver(packet, tables, scratch)?;
+            tables.remove_pending(&scratch.replica_side);
+            tables.remove_stash(&scratch.vip_side);
+            return Some(counter);
+        }
         Entered::Already => {
             tables.remove_pending(&scratch.replica_side);
             return reset_replica(packet, scratch);
         }
-        Entered::Not(Counter::DropSynAckAgain) => return Some(Counter::DropSynAckAgain),
-        Entered::Not(why) => {
-            shared.set_flags(PENDING_REFUSED);
-            scratch.verdict = why;
-            reset_client(packet, scratch)?;
-            // One of the two that are left: the verifier would follow every other.
-            return Some(match reread(&scratch.verdict) {
-                Counter::ResetMoved => Counter::ResetMoved,
-                _ => Counter::ResetFull,
-            });
-        }
-    }
-    let counter = deliver(packet, tables, scratch)?;
-    tables.remove_pending(&scratch.replica_side);
-    tables.remove_stash(&scratch.vip_side);
-    Some(counter)
+        Entered::Again => return Some(Counter::DropSynAckAgain),
+        Entered::Full => Counter::ResetFull,
+        Entered::Moved => Counter::ResetMoved,
+    };
+    refuse(packet, scratch, shared, why)
+}
+
+/// Resets a client whose replica has accepted. That one is reset when it answers again.
+#[inline(always)]
+fn refuse<P: Packet>(
+    packet: &mut P,
+    scratch: &mut Scratch,
+    pending: Shared<Pending>,
+    why: Counter,
+) -> Option<Counter> {
+    pending.set_flags(PENDING_REFUSED);
+    scratch.verdict = why;
+    reset_client(packet, scratch)?;
+    // One of the two that come here: the verifier would follow every other.
+    Some(match reread(&scratch.verdict) {
+        Counter::ResetMoved => Counter::ResetMoved,
+        _ => Counter::ResetFull,
+    })
 }
 
 /// Prepares the two entries of a flow.
@@ -245,25 +232,29 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.server_isn = pending.server_isn;
 }
 
+/// What became of a flow that was to be entered.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Entered {
     Yes,
     /// The client's side already has a flow, to another replica.
     Already,
-    /// It cannot be.
-    Not(Counter),
+    /// Another CPU is about to enter it, for the same answer of the replica sent twice.
+    Again,
+    /// There is no room.
+    Full,
+    /// Its chat came to live elsewhere.
+    Moved,
 }
 
 /// Enters the flow: the replica's side first, so that no answer is ever seen without it.
 #[inline(never)]
 fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
-    const FULL: Entered = Entered::Not(Counter::ResetFull);
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     scratch.write_vip_side(&vip, vip_port);
     match tables.add_flow_back(&scratch.replica_side, &scratch.back) {
         Ok(()) => {}
-        // Another CPU is about to enter it, for the same answer of the replica sent twice.
-        Err(Refused::Exists) => return Entered::Not(Counter::DropSynAckAgain),
-        Err(Refused::Full) => return FULL,
+        Err(Refused::Exists) => return Entered::Again,
+        Err(Refused::Full) => return Entered::Full,
     }
     if scratch.flow.flags & FLOW_CHAT != 0 {
         scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
@@ -272,7 +263,7 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
             Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
             Acquired::Elsewhere => {
                 tables.remove_flow_back(&scratch.replica_side);
-                return Entered::Not(Counter::ResetMoved);
+                return Entered::Moved;
             }
         }
     }
@@ -285,7 +276,7 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     tables.remove_flow_back(&scratch.replica_side);
     match why {
         Refused::Exists => Entered::Already,
-        Refused::Full => FULL,
+        Refused::Full => Entered::Full,
     }
 }
 
@@ -369,7 +360,7 @@ fn deliver_piece<P: Packet>(
         scratch.segment.parse_tcp(packet)?;
     }
     scratch.fin |= (piece.tcp_flags & flags::FIN) as u32;
-    let window = scale_up(piece.window, scratch.flow.window_shift);
+    let window = rescale(piece.window, scratch.flow.window_shift, 0);
     let header = &mut scratch.header;
     header.seq = piece.seq;
     header.flags = piece.tcp_flags;

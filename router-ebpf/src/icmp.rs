@@ -9,24 +9,25 @@ use crate::{
     checksum::Sum,
     maps::{Addr, Tuple},
     packet::Packet,
+    rewrite::{Changed, End, Place, Rewrite, Side, write_address},
     scratch::Scratch,
+    segment::Segment,
     tables::FlowTables,
     verdict::Counter,
-    wire::{Segment, Side, V4_CHECK, mapped, protocol, write_address},
+    wire::{mapped, protocol},
 };
 
 /// Length of the ICMP header in front of the quoted packet, both families.
 const ICMP_LEN: usize = 8;
 const ICMP_CHECK: usize = 2;
+/// What is quoted of TCP at least: ports and sequence number.
+const QUOTED: usize = 8;
 
-/// What an error quotes: an IP header and the first eight bytes of TCP.
+/// What an error quotes: an IP header and the first bytes of TCP.
 struct Quote {
-    /// Offset of the quoted IP header.
-    l3: usize,
-    /// Offset of the quoted TCP header.
-    l4: usize,
-    v6: bool,
-    seq: [u8; 4],
+    /// Where they are.
+    place: Place,
+    seq: u32,
 }
 
 impl Quote {
@@ -39,7 +40,7 @@ impl Quote {
         sender: Sender,
         tuple: &mut Tuple,
     ) -> Option<Self> {
-        packet.reach(outer.l4() + ICMP_LEN + Ipv6Hdr::LEN + 8);
+        packet.reach(outer.l4() + ICMP_LEN + Ipv6Hdr::LEN + QUOTED);
         let [kind] = packet.read(outer.l4())?;
         let l3 = outer.l4() + ICMP_LEN;
         let v6 = outer.is_v6();
@@ -73,7 +74,7 @@ impl Quote {
             Ipv4Hdr::LEN
         };
         let l4 = l3 + len;
-        let tcp: &[u8; 8] = packet.view(l4)?;
+        let tcp: &[u8; QUOTED] = packet.view(l4)?;
         if l4 + tcp.len() > outer.end() || outer.options != 0 {
             return None;
         }
@@ -88,26 +89,8 @@ impl Quote {
                 tuple.server_port = dst_port;
             }
         }
-        Some(Self { l3, l4, v6, seq: [tcp[4], tcp[5], tcp[6], tcp[7]] })
-    }
-
-    /// Writes another address into the quoted IP header and returns what that changed in the sum.
-    #[inline(always)]
-    fn write_address<P: Packet>(
-        &self,
-        packet: &mut P,
-        side: Side,
-        old: &Addr,
-        new: &Addr,
-    ) -> Option<Sum> {
-        let sum = Sum::ZERO.sub16(old).add16(new);
-        if self.v6 {
-            write_address(packet, self.l3, true, side, old, new)?;
-            return Some(sum);
-        }
-        let before = packet.read(self.l3 + V4_CHECK)?;
-        write_address(packet, self.l3, false, side, old, new)?;
-        Some(sum.sub2(before).add2(packet.read(self.l3 + V4_CHECK)?))
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        Some(Self { place: Place { l3, l4, v6 }, seq })
     }
 }
 
@@ -148,19 +131,18 @@ pub fn to_replica<P: Packet>(
         return Some(Counter::IngressPassed);
     };
     let flow = flow.get();
-    let seq = u32::from_be_bytes(quote.seq).wrapping_add(flow.seq_delta).to_be_bytes();
-    let body = quote
-        .write_address(packet, Side::Src, &tuple.server, &flow.replica_addr)?
-        .sub2(tuple.server_port)
-        .add2(flow.replica_port)
-        .sub4(quote.seq)
-        .add4(seq);
-    packet.write(quote.l4, &flow.replica_port)?;
-    packet.write(quote.l4 + 4, &seq)?;
-    let (old, new) = (&outer.dst, &flow.replica_addr);
-    write_address(packet, outer.l3(), quote.v6, Side::Dst, old, new)?;
-    let pseudo = pseudo_change(quote.v6, old, new);
-    packet.update_l4_checksum(outer.l4() + ICMP_CHECK, pseudo, body)?;
+    let vip = End { addr: &tuple.server, port: tuple.server_port };
+    let replica = End { addr: &flow.replica_addr, port: flow.replica_port };
+    let rewrite = Rewrite {
+        side: Side::Src,
+        end: (vip, replica),
+        seq: Some((quote.seq, quote.seq.wrapping_add(flow.seq_delta))),
+        ack: None,
+        window: None,
+    };
+    let quoted = rewrite.apply::<QUOTED>(packet, quote.place)?;
+    let pseudo = write_address(packet, Place::of(outer), Side::Dst, &outer.dst, replica.addr)?;
+    update(packet, outer, quoted, pseudo)?;
     Some(Counter::IcmpToReplica)
 }
 
@@ -185,24 +167,23 @@ pub fn to_client<P: Packet>(
     } else {
         return Some(Counter::EgressPassed);
     }
-    let (vip, vip_port) = (&scratch.header.src, scratch.header.src_port);
-    let body = quote
-        .write_address(packet, Side::Dst, &tuple.server, vip)?
-        .sub2(tuple.server_port)
-        .add2(vip_port);
-    packet.write(quote.l4 + 2, &vip_port)?;
+    let replica = End { addr: &tuple.server, port: tuple.server_port };
+    let vip = End { addr: &scratch.header.src, port: scratch.header.src_port };
+    let rewrite =
+        Rewrite { side: Side::Dst, end: (replica, vip), seq: None, ack: None, window: None };
+    let quoted = rewrite.apply::<QUOTED>(packet, quote.place)?;
     let mut pseudo = Sum::ZERO;
     if outer.src == tuple.server {
-        write_address(packet, outer.l3(), quote.v6, Side::Src, &outer.src, vip)?;
-        pseudo = pseudo_change(quote.v6, &outer.src, vip);
+        pseudo = write_address(packet, Place::of(outer), Side::Src, &outer.src, vip.addr)?;
     }
-    packet.update_l4_checksum(outer.l4() + ICMP_CHECK, pseudo, body)?;
+    update(packet, outer, quoted, pseudo)?;
     Some(Counter::IcmpToClient)
 }
 
-/// What another outer address changes in the checksum: nothing for IPv4, whose ICMP has no
-/// pseudo-header.
+/// Brings the error's checksum up to date. It covers the quote with its IP header, and of the outer one the
+/// addresses if it is IPv6: what `pseudo` has. ICMP over IPv4 has no pseudo-header, and there it is zero.
 #[inline(always)]
-fn pseudo_change(v6: bool, old: &Addr, new: &Addr) -> Sum {
-    if v6 { Sum::ZERO.sub16(old).add16(new) } else { Sum::ZERO }
+fn update(packet: &mut impl Packet, outer: &Segment, quoted: Changed, pseudo: Sum) -> Option<()> {
+    let body = quoted.ip.plus(quoted.header);
+    packet.update_l4_checksum(outer.l4() + ICMP_CHECK, pseudo, body)
 }

@@ -1,24 +1,27 @@
 //! What becomes of a packet from the client.
 
 use crate::{
-    bind, chats,
+    bind,
     checksum::Sum,
+    flow::{end, note_fin},
     icmp, integrity,
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED,
-        STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN, VipKey,
+        FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
+        STATE_SYN_SEEN, VipKey,
     },
-    options::{self, Shift},
     packet::Packet,
     reply,
+    rewrite::Place,
     scratch::Scratch,
+    segment::Segment,
     shared::Shared,
-    steer::chat_key,
     syn_cookie::{self, Check},
     tables::FlowTables,
+    translate::Translation,
     verdict::Counter,
+    verifier::reread,
     watch::watch,
-    wire::{Segment, Side, TCP_CHECK, TCP_LEN, flags, protocol, write_address},
+    wire::{flags, protocol},
 };
 
 /// How far numbers may be from those of the last segment that the replica sent, to be of this flow.
@@ -228,31 +231,14 @@ fn established<P: Packet>(
     }
     let unfinished = integrity::is_unfinished(packet, &scratch.segment)?
         && integrity::is_really_unfinished(packet, scratch)?;
-    let segment = &scratch.segment;
-    let shift = Shift { ts_val: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.seq_delta };
-    let changed = options::translate(packet, segment, &mut scratch.cursor, &shift)?;
-    let ack = segment.ack.wrapping_add(if segment.has(flags::ACK) { flow.seq_delta } else { 0 });
-    let window = scale_up(segment.window, flow.window_shift);
-    let body = changed
-        .sub2(segment.dst_port)
-        .add2(flow.replica_port)
-        .sub4(segment.ack.to_be_bytes())
-        .add4(ack.to_be_bytes())
-        .sub2(segment.window.to_be_bytes())
-        .add2(window.to_be_bytes());
-    let (l3, l4) = (segment.l3(), segment.l4());
-    let header: &mut [u8; TCP_LEN] = packet.view_mut(l4)?;
-    header[2..4].copy_from_slice(&flow.replica_port);
-    header[8..12].copy_from_slice(&ack.to_be_bytes());
-    header[14..16].copy_from_slice(&window.to_be_bytes());
-    let (old, new) = (&segment.dst, &flow.replica_addr);
-    write_address(packet, l3, segment.is_v6(), Side::Dst, old, new)?;
-    if unfinished {
-        // The sum of the pseudo-header is there as it is, not its complement.
-        packet.update_l4_checksum(l4 + TCP_CHECK, Sum::ZERO.add16(old).sub16(new), Sum::ZERO)?;
-    } else {
-        let pseudo = Sum::ZERO.sub16(old).add16(new);
-        packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)?;
+    scratch.unfinished = unfinished as u32;
+    let Scratch { segment, cursor, .. } = scratch;
+    let changed = Translation::to_replica(flow).apply(packet, segment, cursor)?;
+    let place = Place::of(segment);
+    // From memory: with the two ways there, the verifier would look at all of this twice.
+    match reread(&scratch.unfinished) {
+        0 => changed.update(packet, place)?,
+        _ => changed.update_unfinished(packet, place)?,
     }
     Some(Counter::ToReplica)
 }
@@ -301,37 +287,4 @@ fn is_believable(segment: &Segment, flow: &Flow, back: Shared<FlowBack>) -> bool
 #[inline(always)]
 fn is_near(number: u32, other: u32) -> bool {
     number.wrapping_sub(other).wrapping_add(WINDOW) < 2 * WINDOW
-}
-
-/// Notes a FIN; the second one ends the flow.
-#[inline(always)]
-pub fn note_fin(tables: &impl FlowTables, flow: Shared<Flow>, bit: u32) {
-    const BOTH: u32 = STATE_CLIENT_FIN | STATE_REPLICA_FIN;
-    if (flow.set_state(bit) | bit) & BOTH == BOTH && end(tables, flow) {
-        tables.count(Counter::Closed);
-    }
-}
-
-/// Ends a flow, once: it counts for its chat no longer. Returns whether it was live.
-#[inline(always)]
-pub fn end(tables: &impl FlowTables, shared: Shared<Flow>) -> bool {
-    const ENDED: u32 = STATE_CLOSED | STATE_EXPIRED;
-    if shared.set_state(STATE_CLOSED) & ENDED != 0 {
-        return false;
-    }
-    let flow = shared.get();
-    if flow.flags & FLOW_CHAT != 0 {
-        chats::release(tables, &chat_key(flow.service, flow.cookie), flow.replica);
-    }
-    true
-}
-
-/// A window field for a replica that does not scale, from a client that does.
-#[inline(always)]
-pub fn scale_up(window: u16, shift: u8) -> u16 {
-    if shift == 0 {
-        return window;
-    }
-    let scaled = (window as u32) << (shift & 15);
-    if scaled > 0xffff { 0xffff } else { scaled as u16 }
 }

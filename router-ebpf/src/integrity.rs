@@ -5,8 +5,9 @@ use crate::{
     maps::STASH_LEN,
     packet::Packet,
     scratch::Scratch,
+    segment::Segment,
     verifier::pad,
-    wire::{Segment, TCP_CHECK, protocol},
+    wire::{TCP_CHECK, protocol},
 };
 
 /// Loads the payload, of 1 to [`STASH_LEN`] bytes, where the key will be, and adds it up.

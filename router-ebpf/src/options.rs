@@ -2,10 +2,12 @@
 
 use crate::{
     checksum::Sum,
+    header::Options,
     maps::{OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS},
     packet::Packet,
+    segment::Segment,
     verifier::reread,
-    wire::{Options, Segment, TCP_LEN},
+    wire::TCP_LEN,
 };
 
 const END: u8 = 0;

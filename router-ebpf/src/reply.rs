@@ -3,12 +3,13 @@
 use crate::{
     maps::{OFFER_SCALE, Service},
     packet::Packet,
+    rewrite::swap_macs,
     scratch::{BUCKETS, Scratch},
     siphash, syn_cookie,
     tables::FlowTables,
     verdict::Counter,
     verifier::opaque,
-    wire::{flags, swap_macs},
+    wire::flags,
 };
 
 /// The window that a client may fill before its replica has accepted: four segments of the usual size.

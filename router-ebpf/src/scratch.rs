@@ -2,13 +2,14 @@
 //! through the pipeline lives in map memory: one element for each CPU and direction.
 
 use crate::{
+    header::Header,
     key::{Key, scan::Scan},
     maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, Tuple, VipKey},
     options::{Cursor, Offer},
+    segment::Segment,
     stash::Room,
     steer::Route,
     verdict::Counter,
-    wire::{Header, Segment},
 };
 
 /// Buckets for the limit on RSTs.

@@ -110,99 +110,155 @@ pub fn steer(
     chat_secret: &siphash::Key,
     route: &mut Route,
 ) -> Result<(), NoRoute> {
-    let mut chat = service.policy == POLICY_HOME;
-    let key_hash = match key_hash {
-        _ if !chat => tuple_hash,
-        Some(hash) => hash,
-        None => {
-            chat = false;
-            match service.on_missing_key {
-                MISSING_REJECT => return Err(NoRoute::MissingKey),
-                MISSING_REPLICA => {
-                    let number = service.missing_replica;
-                    if is_usable(tables, number) {
-                        *route = Route {
-                            key_hash: tuple_hash,
-                            cookie: tuple_hash,
-                            replica: number,
-                            slot: 0,
-                            slot_replica: NO_REPLICA,
-                            pinned: NO_REPLICA,
-                            chat: 0,
-                            overridden: 0,
-                            why: Why::MissingKey,
-                            width: 1,
-                        };
-                        return Ok(());
-                    }
-                }
-                _ => {}
+    let chat_hash = match key_hash {
+        _ if service.policy != POLICY_HOME => None,
+        Some(hash) => Some(hash),
+        None => match without_key(tables, service) {
+            WithoutKey::Spread => None,
+            WithoutKey::Reject => return Err(NoRoute::MissingKey),
+            WithoutKey::Replica(replica) => {
+                *route = Route {
+                    key_hash: tuple_hash,
+                    cookie: tuple_hash,
+                    replica,
+                    why: Why::MissingKey,
+                    ..Route::NONE
+                };
+                return Ok(());
             }
-            tuple_hash
-        }
+        },
     };
+    let chat = match chat_hash {
+        Some(hash) => look_up(tables, number, service, hash, tuple_hash, chat_secret),
+        None => Named::nothing(tuple_hash),
+    };
+    *route = Route {
+        key_hash: chat_hash.unwrap_or(tuple_hash),
+        cookie: chat.cookie,
+        replica: NO_REPLICA,
+        slot: (chat.cookie % SLOT_COUNT as u64) as u32,
+        slot_replica: NO_REPLICA,
+        pinned: chat.pinned,
+        chat: chat_hash.is_some() as u32,
+        overridden: chat.overridden as u32,
+        why: Why::Slot,
+        width: chat.width,
+    };
+    by_slot(tables, service, route);
+    by_pin(tables, route);
+    by_home(tables, number, chat.cookie, route);
+    if route.replica == NO_REPLICA || !is_usable(tables, route.replica) {
+        return Err(NoRoute::NoReplica);
+    }
+    Ok(())
+}
 
-    let mut cookie = key_hash;
-    let mut overridden = false;
-    let mut pinned = NO_REPLICA;
-    let mut width = 1;
-    if chat {
-        width = service.width as u32;
-        let mut entry = tables.chat_cookie(&chat_key(number, key_hash));
-        if let Some(own) = entry {
-            overridden = true;
-            if own.cookie != key_hash {
-                cookie = own.cookie;
-                entry = tables.chat_cookie(&chat_key(number, cookie));
-            }
+/// Where a connection goes that has no key, but should.
+enum WithoutKey {
+    /// To any replica.
+    Spread,
+    /// To none.
+    Reject,
+    /// To this one.
+    Replica(u32),
+}
+
+#[inline(always)]
+fn without_key(tables: &impl Tables, service: &Service) -> WithoutKey {
+    match service.on_missing_key {
+        MISSING_REJECT => WithoutKey::Reject,
+        MISSING_REPLICA if is_usable(tables, service.missing_replica) => {
+            WithoutKey::Replica(service.missing_replica)
         }
-        if let Some(of_chat) = entry {
-            pinned = of_chat.replica;
-            if of_chat.width > 0 {
-                width = of_chat.width;
-            }
-        }
-        if width > 1 {
-            let part = tuple_hash % width as u64;
-            cookie = part_cookie(chat_secret, cookie, part);
+        _ => WithoutKey::Spread,
+    }
+}
+
+/// What a key names, as far as `CHAT_COOKIES` knows it.
+struct Named {
+    /// The cookie of the chat, or of one of its parts.
+    cookie: u64,
+    overridden: bool,
+    pinned: u32,
+    width: u32,
+}
+
+impl Named {
+    /// No chat: the connection goes by its tuple.
+    #[inline(always)]
+    const fn nothing(tuple_hash: u64) -> Self {
+        Self { cookie: tuple_hash, overridden: false, pinned: NO_REPLICA, width: 1 }
+    }
+}
+
+/// Looks up what was said about the key and about its chat, and takes the part of the chat that the
+/// connection belongs to.
+#[inline(always)]
+fn look_up(
+    tables: &impl Tables,
+    number: u32,
+    service: &Service,
+    key_hash: u64,
+    tuple_hash: u64,
+    secret: &siphash::Key,
+) -> Named {
+    let mut chat = Named {
+        cookie: key_hash,
+        overridden: false,
+        pinned: NO_REPLICA,
+        width: service.width as u32,
+    };
+    let mut entry = tables.chat_cookie(&chat_key(number, key_hash));
+    if let Some(own) = entry {
+        chat.overridden = true;
+        if own.cookie != key_hash {
+            chat.cookie = own.cookie;
+            entry = tables.chat_cookie(&chat_key(number, own.cookie));
         }
     }
+    if let Some(of_chat) = entry {
+        chat.pinned = of_chat.replica;
+        if of_chat.width > 0 {
+            chat.width = of_chat.width;
+        }
+    }
+    if chat.width > 1 {
+        chat.cookie = part_cookie(secret, chat.cookie, tuple_hash % chat.width as u64);
+    }
+    chat
+}
 
-    let slot = (cookie % SLOT_COUNT as u64) as u32;
-    *route = Route {
-        key_hash,
-        cookie,
-        replica: NO_REPLICA,
-        slot,
-        slot_replica: NO_REPLICA,
-        pinned,
-        chat: chat as u32,
-        overridden: overridden as u32,
-        why: Why::Slot,
-        width,
-    };
+/// The replica that the slot table gives.
+#[inline(always)]
+fn by_slot(tables: &impl Tables, service: &Service, route: &mut Route) {
     if service.slots != NO_REPLICA {
         // The table is an array: an index that is too large finds nothing.
-        if let Some(replica) = tables.slot(service.slots.wrapping_add(slot)) {
+        if let Some(replica) = tables.slot(service.slots.wrapping_add(route.slot)) {
             route.slot_replica = replica;
         }
     }
     route.replica = route.slot_replica;
+}
+
+/// The one that the chat is pinned to instead, if connections can go there.
+#[inline(always)]
+fn by_pin(tables: &impl Tables, route: &mut Route) {
     let pinned = reread(&route.pinned);
     if pinned != NO_REPLICA && is_usable(tables, pinned) {
         route.replica = pinned;
         route.why = Why::Pinned;
     }
+}
+
+/// The one where the chat lives instead, if it lives.
+#[inline(always)]
+fn by_home(tables: &impl Tables, number: u32, cookie: u64, route: &mut Route) {
     if reread(&route.chat) != 0
         && let Some(home) = live_home(tables, &chat_key(number, cookie))
     {
         route.replica = home;
         route.why = Why::LiveHome;
     }
-    if route.replica == NO_REPLICA || !is_usable(tables, route.replica) {
-        return Err(NoRoute::NoReplica);
-    }
-    Ok(())
 }
 
 /// The home of a chat that has a live flow or was bound just now.

@@ -8,11 +8,10 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     chats::{self, Acquired},
-    egress::rescale,
-    ingress::scale_up,
     key::{Reason, Search, search},
     maps::{Chat, FLOW_CHAT, KEY_QUERY, KeySource, Piece, Service},
     steer::chat_key,
+    translate::rescale,
 };
 
 /// The key of a request, by the data path.
@@ -72,7 +71,7 @@ proptest! {
         prop_assert!(here <= there);
         // And it loses no more than it must: a unit of the scale, or what a field cannot say.
         prop_assert!(here + (1 << to) > there || rescale(window, from, to) == 0xffff);
-        let up = scale_up(window, from);
+        let up = rescale(window, from, 0);
         prop_assert_eq!(u64::from(up), there.min(0xffff));
     }
 

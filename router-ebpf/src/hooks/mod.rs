@@ -19,10 +19,10 @@ use router_ebpf::{
     egress::egress,
     ingress::ingress,
     scratch::Scratch,
+    segment::Segment,
     tables::FlowTables as _,
     verdict::{Action, Counter},
     verifier::reread,
-    wire::Segment,
 };
 
 use self::{frame::Frame, maps::KernelTables, skb::Skb};
