@@ -3,6 +3,41 @@
 
 use crate::{checksum::Sum, maps::STASH_LEN};
 
+/// Headers around a packet: of IP, UDP and a tunnel, in front of the packet's own IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Offset of the frame's IP header, the same with the envelope and without: the length of the
+    /// link-layer header, which is 14, or 4 or 8 more with one or two VLAN tags.
+    pub l3: usize,
+    /// Length of the envelope in bytes.
+    pub len: usize,
+    /// Whether its own IP header is IPv6.
+    pub outer_v6: bool,
+    /// Whether that of the packet in it is IPv6.
+    pub inner_v6: bool,
+}
+
+/// Copies the link-layer header of `l3` bytes to another place, by pieces that fit into registers.
+#[inline(always)]
+pub fn copy_link(packet: &mut impl Packet, l3: usize, from: usize, to: usize) -> Option<()> {
+    let macs: [[u8; 6]; 2] = [packet.read(from)?, packet.read(from + 6)?];
+    let ethertype: [u8; 2] = packet.read(from + 12)?;
+    let tags: [[u8; 4]; 2] = [
+        if l3 > 14 { packet.read(from + 14)? } else { [0; 4] },
+        if l3 > 18 { packet.read(from + 18)? } else { [0; 4] },
+    ];
+    packet.write(to, &macs[0])?;
+    packet.write(to + 6, &macs[1])?;
+    packet.write(to + 12, &ethertype)?;
+    if l3 > 14 {
+        packet.write(to + 14, &tags[0])?;
+    }
+    if l3 > 18 {
+        packet.write(to + 18, &tags[1])?;
+    }
+    Some(())
+}
+
 /// A frame, from its Ethernet header to its end.
 ///
 /// Reads and writes are bounds-checked, and `None` means that the frame ends before. The pipeline
@@ -38,6 +73,14 @@ pub trait Packet {
 
     /// Cuts or extends the frame at its end.
     fn resize(&mut self, len: usize) -> Option<()>;
+
+    /// Makes room for an envelope behind the link-layer header, which stays the beginning of the frame. What
+    /// is in the room is not to be relied on. The link-layer header still tells the family of the inner
+    /// packet.
+    fn grow_head(&mut self, envelope: Envelope) -> Option<()>;
+
+    /// Takes an envelope away again.
+    fn shrink_head(&mut self, envelope: Envelope) -> Option<()>;
 
     /// Sends a copy of the frame as it is now back into the interface that it was about to leave.
     fn duplicate(&mut self) -> Option<()>;

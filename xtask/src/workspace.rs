@@ -67,6 +67,11 @@ impl Workspace {
         self.target.join("bpf/pass.o")
     }
 
+    /// The object with programs that make room at a packet's ends, for a test.
+    pub fn room_object(&self) -> PathBuf {
+        self.target.join("bpf/room.o")
+    }
+
     /// Peer libraries of the tests: see [`crate::peers`].
     pub fn peers(&self) -> PathBuf {
         self.target.join("peers")
@@ -105,6 +110,7 @@ impl Workspace {
             ("ROOST_BIN", self.binary(profile, "roost").into()),
             ("ROOST_CHAT_BIN", self.binary(profile, "roost-chat").into()),
             ("ROOST_PASS_OBJECT", self.pass_object().into()),
+            ("ROOST_ROOM_OBJECT", self.room_object().into()),
             ("ROOST_PEERS", self.peers().into()),
         ]
     }

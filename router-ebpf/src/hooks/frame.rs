@@ -2,13 +2,13 @@
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::{bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
     programs::XdpContext,
 };
 use router_ebpf::{
     checksum::Sum,
     maps::STASH_LEN,
-    packet::Packet,
+    packet::{Envelope, Packet, copy_link},
     verifier::{bytes_at, helper_len, opaque, packet_pointer},
 };
 
@@ -44,7 +44,8 @@ impl Packet for Frame {
     #[inline(always)]
     fn len(&self) -> usize {
         let (data, end) = self.bounds();
-        end - data
+        // Not to be mixed with the arithmetic of pointers, which the verifier forbids in 32 bits.
+        opaque(end - data)
     }
 
     #[inline(always)]
@@ -62,10 +63,29 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn resize(&mut self, len: usize) -> Option<()> {
-        // Not to be mixed with the arithmetic of pointers, which the verifier forbids in 32 bits.
-        let delta = len as i32 - opaque(self.len()) as i32;
+        let delta = len as i32 - self.len() as i32;
         // SAFETY: the context is valid while the program runs.
         let result = unsafe { bpf_xdp_adjust_tail(self.ctx, delta) };
+        (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn grow_head(&mut self, envelope: Envelope) -> Option<()> {
+        let Envelope { l3, len, .. } = envelope;
+        // SAFETY: the context is valid while the program runs.
+        let result = unsafe { bpf_xdp_adjust_head(self.ctx, -(len as i32)) };
+        if result != 0 {
+            return None;
+        }
+        copy_link(self, l3, len, 0)
+    }
+
+    #[inline(always)]
+    fn shrink_head(&mut self, envelope: Envelope) -> Option<()> {
+        let Envelope { l3, len, .. } = envelope;
+        copy_link(self, l3, 0, len)?;
+        // SAFETY: the context is valid while the program runs.
+        let result = unsafe { bpf_xdp_adjust_head(self.ctx, len as i32) };
         (result == 0).then_some(())
     }
 

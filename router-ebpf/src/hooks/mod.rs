@@ -25,9 +25,11 @@ use router_ebpf::{
     verifier::reread,
 };
 
-use self::{frame::Frame, maps::KernelTables, skb::Skb};
-
-const BPF_F_INGRESS: u64 = 1;
+use self::{
+    frame::Frame,
+    maps::KernelTables,
+    skb::{BPF_F_INGRESS, Skb},
+};
 
 /// From the client side.
 #[xdp]

@@ -1,22 +1,26 @@
 //! A socket buffer at TC: paged, cloned, and with a checksum that may be partial.
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    },
     helpers::{
-        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes,
-        bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use router_ebpf::{
     checksum::Sum,
     maps::STASH_LEN,
-    packet::Packet,
+    packet::{Envelope, Packet},
     verifier::{bytes_at, helper_len, packet_pointer},
 };
 
-use super::BPF_F_INGRESS;
-
+/// To the interface's own input.
+pub const BPF_F_INGRESS: u64 = 1;
 const BPF_F_PSEUDO_HDR: u64 = 0x10;
 
 pub struct Skb {
@@ -38,6 +42,16 @@ impl Skb {
                 packet_pointer(&raw const (*self.skb).data_end),
             )
         }
+    }
+
+    /// Makes room behind the link-layer header, or takes it away. What was merged keeps the sizes of its
+    /// segments.
+    #[inline(always)]
+    fn adjust_room(&mut self, by: i32, flags: u32) -> Option<()> {
+        let flags = (flags | BPF_F_ADJ_ROOM_FIXED_GSO) as u64;
+        // SAFETY: the context is valid while the program runs.
+        let result = unsafe { bpf_skb_adjust_room(self.skb, by, BPF_ADJ_ROOM_MAC, flags) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]
@@ -85,6 +99,28 @@ impl Packet for Skb {
         // SAFETY: the context is valid while the program runs.
         let result = unsafe { bpf_skb_change_tail(self.skb, len as u32, 0) };
         (result == 0).then_some(())
+    }
+
+    /// The kernel is told what the envelope is, so that devices can split what it was merged from.
+    #[inline(always)]
+    fn grow_head(&mut self, envelope: Envelope) -> Option<()> {
+        let outer = if envelope.outer_v6 {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        };
+        self.adjust_room(envelope.len as i32, outer | BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
+    }
+
+    #[inline(always)]
+    fn shrink_head(&mut self, envelope: Envelope) -> Option<()> {
+        // Linux knows these since 6.3; it needs them for another family only.
+        let inner = match (envelope.outer_v6, envelope.inner_v6) {
+            (false, true) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+            (true, false) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+            _ => 0,
+        };
+        self.adjust_room(-(envelope.len as i32), inner)
     }
 
     #[inline(always)]

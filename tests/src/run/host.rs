@@ -11,7 +11,7 @@ use router_ebpf::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STASH_LEN, Secrets, Service,
         Stash, Tuple, Vip, VipKey,
     },
-    packet::Packet,
+    packet::{Envelope, Packet},
     scratch::Scratch,
     shared::Shared,
     tables::{FlowTables, Refused, Tables},
@@ -48,6 +48,20 @@ impl Packet for Bytes {
 
     fn resize(&mut self, len: usize) -> Option<()> {
         self.frame.resize(len, 0);
+        Some(())
+    }
+
+    fn grow_head(&mut self, envelope: Envelope) -> Option<()> {
+        let Envelope { l3, len, .. } = envelope;
+        self.frame.get(..l3)?;
+        self.frame.splice(l3..l3, vec![0; len]);
+        Some(())
+    }
+
+    fn shrink_head(&mut self, envelope: Envelope) -> Option<()> {
+        let Envelope { l3, len, .. } = envelope;
+        self.frame.get(..l3 + len)?;
+        self.frame.drain(l3..l3 + len);
         Some(())
     }
 

@@ -52,7 +52,7 @@ pub fn write(
     for library in libraries(built)? {
         archive.copy(&library, &library)?;
     }
-    for object in [workspace.ebpf_object(), workspace.pass_object()] {
+    for object in [workspace.ebpf_object(), workspace.pass_object(), workspace.room_object()] {
         archive.copy(&object, &object)?;
     }
     archive.copy_tree(&workspace.root)?;
