@@ -1,20 +1,16 @@
-//! Key sources: where the bytes that name the chat come from.
-//!
-//! To add one: a `KEY_*` number in [`crate::maps`], an arm in [`begin`], and a row in the parser of
-//! the daemon's configuration. What reads a connection's bytes is a state machine in a file of its
-//! own: [`http`] and [`tls`].
+//! The search for the key that names the chat. Which key sources there are is declared in
+//! [`crate::source`]; what reads a connection's bytes is a state machine in a file of its own: [`http`] and
+//! [`tls`].
 
 pub mod http;
 pub mod scan;
 pub mod tls;
 
 use crate::{
-    maps::{
-        Addr, KEY_CLIENT, KEY_COOKIE, KEY_DESTINATION, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY,
-        KEY_SNI, KEY_SNI_LABEL, KEY_TUPLE, NAME_LEN, Name, STASH_LEN, Service, Tuple,
-    },
+    maps::{Addr, NAME_LEN, Name, STASH_LEN, Service, Tuple},
     scratch::Scratch,
     siphash,
+    source::{self, KeyKind, Origin},
     tables::{FlowTables, Step},
     verifier::{index, pad},
 };
@@ -179,7 +175,7 @@ pub enum Kind {
 pub fn reads_http(service: &Service) -> bool {
     let mut any = false;
     for source in &service.sources {
-        any |= matches!(source.kind, KEY_QUERY | KEY_PATH | KEY_HEADER | KEY_COOKIE);
+        any |= source.kind().is_some_and(|kind| kind.origin() == Origin::Http);
     }
     any
 }
@@ -225,30 +221,31 @@ fn begin(service: &Service, scratch: &mut Scratch) -> bool {
         scratch.scan.outcome = Outcome::MISSING;
         return false;
     };
-    let kind = source.kind as u32;
-    match source.kind {
-        KEY_QUERY | KEY_PATH | KEY_HEADER | KEY_COOKIE => {
-            scratch.scan.rewind(kind, http::METHOD);
-            scratch.key.clear();
-            return true;
-        }
-        KEY_SNI | KEY_SNI_LABEL => {
-            scratch.scan.rewind(kind, tls::FIRST_PHASE);
-            scratch.key.clear();
-            return true;
-        }
-        KEY_CLIENT => scratch.key.set_addr(&scratch.vip_side.client),
-        KEY_DESTINATION => scratch.key.set_addr(&scratch.vip_side.server),
-        KEY_TUPLE => scratch.key.set_tuple(&scratch.vip_side),
-        KEY_NONE => {
-            scratch.scan.outcome = Outcome::MISSING;
-            return false;
-        }
-        _ => return scratch.scan.fail(Reason::Absent),
+    if source.kind == source::NONE {
+        scratch.scan.outcome = Outcome::MISSING;
+        return false;
     }
-    scratch.scan.kind = kind;
+    let Some(kind) = source.kind() else {
+        return scratch.scan.fail(Reason::Absent);
+    };
+    match kind.origin() {
+        Origin::Http => return read(scratch, kind, http::METHOD),
+        Origin::Tls => return read(scratch, kind, tls::FIRST_PHASE),
+        Origin::Client => scratch.key.set_addr(&scratch.vip_side.client),
+        Origin::Destination => scratch.key.set_addr(&scratch.vip_side.server),
+        Origin::Tuple => scratch.key.set_tuple(&scratch.vip_side),
+    }
+    scratch.scan.kind = kind as u32;
     scratch.scan.outcome = Outcome::FOUND;
     false
+}
+
+/// Begins to read for a key source.
+#[inline(always)]
+fn read(scratch: &mut Scratch, kind: KeyKind, phase: u32) -> bool {
+    scratch.scan.rewind(kind as u32, phase);
+    scratch.key.clear();
+    true
 }
 
 /// The value of a hexadecimal digit, or more than 15.

@@ -34,6 +34,7 @@ pub mod rewrite;
 pub mod scratch;
 pub mod segment;
 pub mod shared;
+pub mod source;
 pub mod stash;
 pub mod steer;
 pub mod syn_cookie;

@@ -20,6 +20,8 @@
 //! | `SECRETS` | array of 1 | 0 | [`Secrets`] |
 //! | `COUNTERS` | per-CPU array | [`crate::verdict::Counter`] | packets, `u64` |
 
+use crate::source::{self, KeyKind};
+
 /// An IPv6 address, or an IPv4 address mapped into one, in network order.
 pub type Addr = [u8; 16];
 /// A TCP port in network order.
@@ -48,36 +50,6 @@ pub const PIECES: usize = 4;
 pub const POLICY_SPREAD: u8 = 0;
 /// Connections of a chat go to one replica.
 pub const POLICY_HOME: u8 = 1;
-
-/// No key source: the end of the list.
-pub const KEY_NONE: u8 = 0;
-/// Key source: the client's address.
-pub const KEY_CLIENT: u8 = 1;
-/// Key source: the destination address.
-pub const KEY_DESTINATION: u8 = 2;
-/// Key source: the connection 4-tuple.
-pub const KEY_TUPLE: u8 = 3;
-/// Key source: a query parameter of the HTTP/1 request. Text: its name, decoded.
-pub const KEY_QUERY: u8 = 4;
-/// Key source: a part of the HTTP/1 request's path. Text: the path, compiled: see `PATH_*`.
-pub const KEY_PATH: u8 = 5;
-/// Key source: a header of the HTTP/1 request. Text: its name in lower case.
-pub const KEY_HEADER: u8 = 6;
-/// Key source: an HTTP cookie. Text: its name.
-pub const KEY_COOKIE: u8 = 7;
-/// Key source: the server name of the TLS ClientHello, in lower case. No text.
-pub const KEY_SNI: u8 = 8;
-/// Key source: the first label of that name. Text: what must follow it, from its dot on and in lower
-/// case, or nothing if anything may.
-pub const KEY_SNI_LABEL: u8 = 9;
-
-/// In the text of [`KEY_PATH`], where any segment may stand. Other bytes are those of the decoded
-/// path; `/` stands for the separator only.
-pub const PATH_ANY: u8 = 1;
-/// In the text of [`KEY_PATH`], where the key stands: up to the segment's end.
-pub const PATH_KEY: u8 = 2;
-/// At the end of the text of [`KEY_PATH`]: anything may follow, or nothing.
-pub const PATH_REST: u8 = 3;
 
 /// A connection without a key goes to any replica.
 pub const MISSING_SPREAD: u8 = 0;
@@ -190,7 +162,7 @@ pub struct Service {
     pub on_missing_key: u8,
     /// How many parts a chat has whose entry in `CHAT_COOKIES` does not say so; 0 and 1 are one.
     pub width: u16,
-    /// Where the key comes from: the first that yields one counts. [`KEY_NONE`] ends the list.
+    /// Where the key comes from: the first that yields one counts. [`source::NONE`] ends the list.
     pub sources: [KeySource; SOURCES],
     /// The service's name.
     pub name: Name,
@@ -219,7 +191,7 @@ impl Service {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySource {
-    /// One of `KEY_*`.
+    /// A [`KeyKind`], or [`source::NONE`].
     pub kind: u8,
     /// Length of `text`.
     pub len: u8,
@@ -234,18 +206,23 @@ pub struct KeySource {
 impl KeySource {
     /// No source.
     pub const NONE: Self =
-        Self { kind: KEY_NONE, len: 0, fold: 0, reserved: 0, text: [0; SOURCE_TEXT_LEN] };
+        Self { kind: source::NONE, len: 0, fold: 0, reserved: 0, text: [0; SOURCE_TEXT_LEN] };
 
     /// A source of this kind. `text` is at most [`SOURCE_TEXT_LEN`] bytes; what is more is cut.
-    pub fn new(kind: u8, text: &[u8]) -> Self {
-        let is_host =
-            matches!(kind, KEY_SNI | KEY_SNI_LABEL) || kind == KEY_HEADER && text == b"host";
-        let mut source = Self { kind, fold: is_host as u8, ..Self::NONE };
+    pub fn new(kind: KeyKind, text: &[u8]) -> Self {
+        let fold = kind.is_host(text) as u8;
+        let mut source = Self { kind: kind as u8, fold, ..Self::NONE };
         for (to, from) in source.text.iter_mut().zip(text) {
             *to = *from;
             source.len += 1;
         }
         source
+    }
+
+    /// Its kind; `None` at the end of a list, and for one that this version does not know.
+    #[inline(always)]
+    pub const fn kind(&self) -> Option<KeyKind> {
+        KeyKind::from_map(self.kind)
     }
 
     /// The bytes it looks for.
@@ -320,7 +297,7 @@ pub struct Chat {
     pub since: u64,
     /// The key that came first, readable.
     pub key: Name,
-    /// What kind of key that is: one of `KEY_*`; 0 if it is not known.
+    /// What kind of key that is: a [`KeyKind`]; 0 if it is not known.
     pub source: u32,
 }
 

@@ -19,6 +19,7 @@ use roost::{
 use roost_programs::built;
 use router_ebpf::{
     maps::{self, SOURCES, Service, Tuple},
+    source::KeyKind,
     verdict::Counter,
 };
 
@@ -169,7 +170,7 @@ fn the_reference_has_every_key_source_and_every_reason() {
         let form = quoted(row)[0].trim_matches('"').replace("NAME", "x").replace("NUMBER", "2");
         kinds.insert(form.parse::<KeySource>().unwrap_or_else(|e| panic!("{row}: {e}")).kind());
     }
-    assert_eq!(kinds, (1..=maps::KEY_SNI_LABEL).collect::<BTreeSet<_>>());
+    assert_eq!(kinds, KeyKind::ALL.iter().copied().map(Some).collect::<BTreeSet<_>>());
     let text = page("docs/key-sources.md");
     let reasons = Counter::ALL.iter().map(|c| c.name()).filter(|n| n.starts_with("missing_"));
     assert!(reasons.clone().count() > 1, "no counter is of a missing key");

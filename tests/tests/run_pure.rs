@@ -9,7 +9,8 @@ use roost_tests::run::{
 use router_ebpf::{
     chats::{self, Acquired},
     key::{Reason, Search, search},
-    maps::{Chat, FLOW_CHAT, KEY_QUERY, KeySource, Piece, Service},
+    maps::{Chat, FLOW_CHAT, KeySource, Piece, Service},
+    source::KeyKind,
     steer::chat_key,
     translate::rescale,
 };
@@ -35,7 +36,7 @@ fn by_form(query: &str, name: &str) -> Option<String> {
 }
 
 fn asked_for(name: &str) -> Service {
-    let source = KeySource::new(KEY_QUERY, name.as_bytes());
+    let source = KeySource::new(KeyKind::Query, name.as_bytes());
     Service { sources: sources(&[source]), ..service(Kind::Home) }
 }
 

@@ -7,8 +7,9 @@
 
 use crate::{
     key::{Key, Reason, digit, lower, scan, scan::Scan},
-    maps::{KEY_COOKIE, KEY_PATH, KEY_QUERY, KeySource, PATH_ANY, PATH_KEY, PATH_REST, Service},
+    maps::{KeySource, Service},
     scratch::Scratch,
+    source::{KeyKind, PATH_ANY, PATH_KEY, PATH_REST},
     verifier::{index, opaque},
 };
 
@@ -37,9 +38,9 @@ const BEFORE_COOKIE: u32 = 15;
 const COOKIE_NAME: u32 = 16;
 const OTHER_COOKIE: u32 = 17;
 
-const QUERY: u32 = KEY_QUERY as u32;
-const KIND_PATH: u32 = KEY_PATH as u32;
-const COOKIE: u32 = KEY_COOKIE as u32;
+const QUERY: u32 = KeyKind::Query as u32;
+const KIND_PATH: u32 = KeyKind::Path as u32;
+const COOKIE: u32 = KeyKind::Cookie as u32;
 
 /// Bytes of a method that are believed to be one.
 const METHOD_LEN: u32 = 32;

@@ -43,7 +43,7 @@ pub struct Scan {
     shift: u32,
     /// Which key source.
     pub source: u32,
-    /// Its kind: one of `KEY_*`, or [`UPGRADE`].
+    /// Its kind: a [`crate::source::KeyKind`], or [`UPGRADE`].
     pub kind: u32,
     /// What is expected: `BEGIN`, or one of `http` or `tls`.
     pub phase: u32,

@@ -5,8 +5,9 @@
 
 use crate::{
     key::{Key, Reason, lower, scan, scan::Scan},
-    maps::{KEY_SNI_LABEL, KeySource, Service},
+    maps::{KeySource, Service},
     scratch::Scratch,
+    source::KeyKind,
 };
 
 /// The first phase: the handshake message's type and length.
@@ -169,7 +170,7 @@ fn field(scan: &mut Scan) -> bool {
 #[inline(always)]
 fn name_byte(source: &KeySource, scan: &mut Scan, key: &mut Key, byte: u8) -> bool {
     let byte = lower(byte);
-    let in_suffix = scan.kind == KEY_SNI_LABEL as u32 && (byte == b'.' || scan.same > 0);
+    let in_suffix = scan.kind == KeyKind::SniLabel as u32 && (byte == b'.' || scan.same > 0);
     if !in_suffix {
         key.push(byte);
     } else if source.len > 0 {

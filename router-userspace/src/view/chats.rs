@@ -89,7 +89,7 @@ mod tests {
             bound_at: 9_000_000_000,
             since: 5_000_000_000,
             key: Name::new(key),
-            source: router_ebpf::maps::KEY_QUERY.into(),
+            source: router_ebpf::source::KeyKind::Query as u32,
         };
         let key = |cookie| ChatKey { cookie, service: 1, reserved: 0 };
         let chats = BTreeMap::from([(key(1), chat(b"zoo", 0, 1)), (key(2), chat(b"a\n", 1, 2))]);

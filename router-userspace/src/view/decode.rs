@@ -249,7 +249,7 @@ mod tests {
             bound_at: 7,
             since: 6,
             key: router_ebpf::maps::Name::new(b"room 42"),
-            source: router_ebpf::maps::KEY_SNI.into(),
+            source: router_ebpf::source::KeyKind::Sni as u32,
         };
         let shown = chat(&Names::default(), 1, &value);
         let expected = json!({

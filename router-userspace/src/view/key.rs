@@ -5,8 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::{
     key::Key,
-    maps::{KEY_TUPLE, Name, STASH_LEN, Service, Tuple},
+    maps::{Name, STASH_LEN, Service, Tuple},
     siphash,
+    source::Shape,
 };
 
 use super::{names, text};
@@ -83,7 +84,7 @@ pub fn parse(service: &Service, written: &str, form: Form) -> Result<Written> {
 }
 
 fn parse_addresses(source: KeySource, written: &str) -> Result<Written> {
-    if source.kind() == KEY_TUPLE {
+    if source.shape() == Shape::Tuple {
         let (tuple, family) = parse_tuple(written)?;
         return Ok(Written::tuple(&tuple, family));
     }

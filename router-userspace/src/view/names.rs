@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use router_ebpf::maps::{
-    Chat, FLOW_CHAT, FLOW_REQUESTS, KEY_CLIENT, KEY_COOKIE, KEY_DESTINATION, KEY_HEADER, KEY_NONE,
-    KEY_PATH, KEY_QUERY, KEY_SNI, KEY_SNI_LABEL, KEY_TUPLE, MISSING_REJECT, MISSING_REPLICA,
-    MISSING_SPREAD, NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED,
-    POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
-    STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN,
-    STATE_SYN_TICK, STATE_UPGRADED, Service,
+use router_ebpf::{
+    maps::{
+        Chat, FLOW_CHAT, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD,
+        NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, POLICY_HOME,
+        POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica, STATE_CLIENT_FIN,
+        STATE_CLOSED, STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_SYN_TICK,
+        STATE_UPGRADED, Service,
+    },
+    source::{self, KeyKind, Shape},
 };
 
 use super::text;
@@ -77,13 +79,16 @@ impl Names {
     /// A readable key of a service, of which nobody knows what kind it is.
     pub fn key(&self, service: u32, key: &router_ebpf::maps::Name) -> String {
         let source = self.services.get(&service).and_then(addresses);
-        text::key(source.map_or(KEY_NONE, KeySource::kind), key)
+        text::key(source.map_or(Shape::Text, KeySource::shape), key)
     }
 
     /// The readable key of a chat of a service.
     pub fn chat(&self, service: u32, chat: &Chat) -> String {
         match u8::try_from(chat.source) {
-            Ok(kind) if kind != KEY_NONE => text::key(kind, &chat.key),
+            Ok(kind) if kind != source::NONE => {
+                let shape = KeyKind::from_map(kind).map_or(Shape::Text, KeyKind::shape);
+                text::key(shape, &chat.key)
+            }
             _ => self.key(service, &chat.key),
         }
     }
@@ -117,20 +122,10 @@ pub fn addresses(service: &Service) -> Option<KeySource> {
     KeySource::of_service(service).find(|source| source.always_yields())
 }
 
-/// The word for a `KEY_*`, as the configuration begins it; none if it is not known.
+/// The word for a kind of key source, as the configuration begins it; none if it is not known.
 pub fn key_kind(kind: u32) -> Option<String> {
-    let words = [
-        (KEY_CLIENT, "client"),
-        (KEY_DESTINATION, "destination"),
-        (KEY_TUPLE, "tuple"),
-        (KEY_QUERY, "query"),
-        (KEY_PATH, "path"),
-        (KEY_HEADER, "header"),
-        (KEY_COOKIE, "cookie"),
-        (KEY_SNI, "sni"),
-        (KEY_SNI_LABEL, "sni:label"),
-    ];
-    (kind != u32::from(KEY_NONE)).then(|| word(u8::try_from(kind).unwrap_or(u8::MAX), &words))
+    let words: Vec<_> = KeyKind::ALL.iter().map(|kind| (*kind as u8, kind.word())).collect();
+    (kind != u32::from(source::NONE)).then(|| word(u8::try_from(kind).unwrap_or(u8::MAX), &words))
 }
 
 /// The words for `STATE_*` bits; none for a flow that is simply open.

@@ -3,8 +3,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use router_ebpf::maps::{
-    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NAME_LEN, Name, Port, Tuple,
+use router_ebpf::{
+    maps::{Addr, NAME_LEN, Name, Port, Tuple},
+    source::Shape,
 };
 
 use crate::plan::addr::from_map;
@@ -56,21 +57,21 @@ pub fn name(name: &Name) -> String {
 /// The readable key of a chat. Sources that take the key from the packet's header keep its bytes,
 /// which are shown as an address or as `client:port,vip:port`. A chat that was named by a person
 /// can have the same length: it is text, which an address as good as never is.
-pub fn key(kind: u8, key: &Name) -> String {
+pub fn key(shape: Shape, key: &Name) -> String {
     let is_text = key.kept().iter().all(|byte| matches!(byte, b' '..=b'~'));
-    match kind {
+    match shape {
         _ if is_text => {}
-        KEY_CLIENT | KEY_DESTINATION => {
+        Shape::Address => {
             if let Ok(addr) = Addr::try_from(key.kept()) {
                 return from_map(addr).to_string();
             }
         }
-        KEY_TUPLE => {
+        Shape::Tuple => {
             if let Some(tuple) = tuple_from_bytes(key.kept()) {
                 return format!("{},{}", client(&tuple), server(&tuple));
             }
         }
-        _ => {}
+        Shape::Text => {}
     }
     name(key)
 }
@@ -164,10 +165,10 @@ mod tests {
     #[test]
     fn keys_are_shown_by_their_source() {
         let addr = to_map("192.0.2.7".parse().unwrap());
-        assert_eq!(key(KEY_CLIENT, &Name::new(&addr)), "192.0.2.7");
-        assert_eq!(key(KEY_DESTINATION, &Name::new(b"short")), "short");
-        assert_eq!(key(KEY_CLIENT, &Name::new(b"conference-room1")), "conference-room1");
-        assert_eq!(key(router_ebpf::maps::KEY_QUERY, &Name::new(b"42")), "42");
+        assert_eq!(key(Shape::Address, &Name::new(&addr)), "192.0.2.7");
+        assert_eq!(key(Shape::Address, &Name::new(b"short")), "short");
+        assert_eq!(key(Shape::Address, &Name::new(b"conference-room1")), "conference-room1");
+        assert_eq!(key(Shape::Text, &Name::new(b"42")), "42");
         let tuple = Tuple {
             client: addr,
             server: to_map("2001:db8::1".parse().unwrap()),
@@ -175,7 +176,7 @@ mod tests {
             server_port: 80u16.to_be_bytes(),
         };
         let bytes = tuple_to_bytes(&tuple);
-        assert_eq!(key(KEY_TUPLE, &Name::new(&bytes)), "192.0.2.7:40000,[2001:db8::1]:80");
+        assert_eq!(key(Shape::Tuple, &Name::new(&bytes)), "192.0.2.7:40000,[2001:db8::1]:80");
     }
 
     #[test]

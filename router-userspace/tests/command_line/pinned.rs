@@ -11,10 +11,11 @@ use roost::plan::{addr::to_map, config::key_sources};
 use roost_programs::{MOUNT, built};
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KEY_QUERY, KeySource,
-        MISSING_REJECT, Name, Pending, REPLICA_DRAINING, REPLICA_READY, Replica, SCHEMA,
-        SLOT_STRIDE, SOURCES, Secrets, Service, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KeySource, MISSING_REJECT,
+        Name, Pending, REPLICA_DRAINING, REPLICA_READY, Replica, SCHEMA, SLOT_STRIDE, SOURCES,
+        Secrets, Service, Stash, Tuple, Vip,
     },
+    source::KeyKind,
     verdict::Counter,
 };
 use serde_json::Value;
@@ -80,7 +81,7 @@ impl Pinned {
         let state = Chat::pack(1, 1);
         chats.insert(
             key,
-            Chat { state, bound_at: 1, since: 1, key: name("42"), source: KEY_QUERY.into() },
+            Chat { state, bound_at: 1, since: 1, key: name("42"), source: KeyKind::Query as u32 },
             0,
         )?;
         chats.pin(pin("CHATS"))?;
@@ -111,7 +112,8 @@ impl Pinned {
         let map = MapData::from_pin(self.dir.join("CHATS")).unwrap();
         let mut chats = HashMap::<_, ChatKey, Chat>::try_from(Map::HashMap(map)).unwrap();
         let state = Chat::pack(home, flows);
-        let chat = Chat { state, bound_at: 1, since: 1, key: name(key), source: KEY_QUERY.into() };
+        let chat =
+            Chat { state, bound_at: 1, since: 1, key: name(key), source: KeyKind::Query as u32 };
         chats.insert(ChatKey { cookie, service: 1, reserved: 0 }, chat, 0).unwrap();
     }
 

@@ -2,9 +2,9 @@
 
 use std::sync::LazyLock;
 
-use router_ebpf::maps::{
-    KEY_COOKIE, KEY_HEADER, KEY_PATH, KEY_QUERY, KEY_SNI, KEY_SNI_LABEL, KeySource, PATH_ANY,
-    PATH_KEY, PATH_REST,
+use router_ebpf::{
+    maps::KeySource,
+    source::{KeyKind, PATH_ANY, PATH_KEY, PATH_REST},
 };
 
 use crate::{http, tls};
@@ -78,7 +78,7 @@ impl Source {
     /// As the kernel gets it.
     pub fn compiled(&self) -> KeySource {
         match self {
-            Self::Query(name) => KeySource::new(KEY_QUERY, name),
+            Self::Query(name) => KeySource::new(KeyKind::Query, name),
             Self::Path { parts, rest } => {
                 let mut text = Vec::new();
                 for part in parts {
@@ -93,12 +93,12 @@ impl Source {
                     }
                 }
                 text.extend(rest.then_some(PATH_REST));
-                KeySource::new(KEY_PATH, &text)
+                KeySource::new(KeyKind::Path, &text)
             }
-            Self::Header(name) => KeySource::new(KEY_HEADER, name.as_bytes()),
-            Self::Cookie(name) => KeySource::new(KEY_COOKIE, name.as_bytes()),
-            Self::Sni => KeySource::new(KEY_SNI, b""),
-            Self::SniLabel(suffix) => KeySource::new(KEY_SNI_LABEL, suffix.as_bytes()),
+            Self::Header(name) => KeySource::new(KeyKind::Header, name.as_bytes()),
+            Self::Cookie(name) => KeySource::new(KeyKind::Cookie, name.as_bytes()),
+            Self::Sni => KeySource::new(KeyKind::Sni, b""),
+            Self::SniLabel(suffix) => KeySource::new(KeyKind::SniLabel, suffix.as_bytes()),
         }
     }
 

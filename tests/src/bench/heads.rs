@@ -1,8 +1,8 @@
 //! The key sources that are measured, each with a service of its own, and what a client sends first.
 
-use router_ebpf::maps::{
-    KEY_COOKIE, KEY_HEADER, KEY_PATH, KEY_QUERY, KEY_SNI_LABEL, KEY_TUPLE, KeySource, PATH_ANY,
-    PATH_KEY,
+use router_ebpf::{
+    maps::KeySource,
+    source::{KeyKind, PATH_ANY, PATH_KEY},
 };
 
 /// A key source.
@@ -30,15 +30,15 @@ impl Head {
     /// As it is configured.
     pub fn source(self) -> KeySource {
         match self {
-            Self::Query => KeySource::new(KEY_QUERY, b"chat"),
-            Self::Tuple => KeySource::new(KEY_TUPLE, b""),
+            Self::Query => KeySource::new(KeyKind::Query, b"chat"),
+            Self::Tuple => KeySource::new(KeyKind::Tuple, b""),
             Self::Path => {
                 let path = [b"/rooms/".as_slice(), &[PATH_KEY], b"/", &[PATH_ANY]].concat();
-                KeySource::new(KEY_PATH, &path)
+                KeySource::new(KeyKind::Path, &path)
             }
-            Self::Header => KeySource::new(KEY_HEADER, b"x-chat"),
-            Self::Cookie => KeySource::new(KEY_COOKIE, b"chat"),
-            Self::Sni => KeySource::new(KEY_SNI_LABEL, b".chat.example.com"),
+            Self::Header => KeySource::new(KeyKind::Header, b"x-chat"),
+            Self::Cookie => KeySource::new(KeyKind::Cookie, b"chat"),
+            Self::Sni => KeySource::new(KeyKind::SniLabel, b".chat.example.com"),
         }
     }
 

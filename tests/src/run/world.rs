@@ -4,10 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::time::{ClockId, clock_gettime};
-use router_ebpf::maps::{
-    Addr, KEY_CLIENT, KEY_DESTINATION, KEY_QUERY, KEY_TUPLE, KeySource, MISSING_REJECT,
-    MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name, POLICY_HOME, POLICY_SPREAD, REPLICA_READY,
-    Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets, Service, TICK_SHIFT, Vip,
+use router_ebpf::{
+    maps::{
+        Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
+        POLICY_HOME, POLICY_SPREAD, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets,
+        Service, TICK_SHIFT, Vip,
+    },
+    source::KeyKind,
 };
 
 use super::Family;
@@ -184,10 +187,10 @@ pub fn replica(number: u32) -> Replica {
 /// A service as the daemon would write it.
 pub fn service(kind: Kind) -> Service {
     let source = match kind {
-        Kind::Client => KeySource::new(KEY_CLIENT, b""),
-        Kind::Destination => KeySource::new(KEY_DESTINATION, b""),
-        Kind::Tuple => KeySource::new(KEY_TUPLE, b""),
-        _ => KeySource::new(KEY_QUERY, b"chat"),
+        Kind::Client => KeySource::new(KeyKind::Client, b""),
+        Kind::Destination => KeySource::new(KeyKind::Destination, b""),
+        Kind::Tuple => KeySource::new(KeyKind::Tuple, b""),
+        _ => KeySource::new(KeyKind::Query, b"chat"),
     };
     Service {
         generation: 1,

@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::ArgGroup;
 use router_ebpf::{
     key::Reason,
-    maps::{Chat, KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, NO_REPLICA, POLICY_HOME, Service, Tuple},
+    maps::{Chat, NO_REPLICA, POLICY_HOME, Service, Tuple},
+    source::{Origin, Shape},
     steer::{NoRoute, Route, Why, chat_key, steer, tuple_hash},
 };
 use serde::Serialize;
@@ -192,18 +193,21 @@ fn given(service: &Service, args: &ExplainArgs, tuple: Option<&(Tuple, Family)>)
     }
     let source = names::addresses(service);
     if let Some(address) = args.address {
-        if !source.is_some_and(|source| matches!(source.kind(), KEY_CLIENT | KEY_DESTINATION)) {
+        if !source.is_some_and(|source| source.shape() == Shape::Address) {
             let sources = names::key_sources(service).join(", ");
             bail!("the key source is `{sources}`: an address is no key, use --key or --tuple");
         }
         return key::parse(service, &address.to_string(), Form::default()).map(known);
     }
     let (tuple, _) = tuple.context("there is no connection to explain")?;
-    let key = match source.map(KeySource::kind) {
-        Some(KEY_CLIENT) => from_map(tuple.client).to_string(),
-        Some(KEY_DESTINATION) => from_map(tuple.server).to_string(),
-        Some(KEY_TUPLE) => format!("{},{}", text::client(tuple), text::server(tuple)),
-        _ => return Ok(Known::Nothing(None)),
+    let Some(kind) = source.and_then(KeySource::kind) else {
+        return Ok(Known::Nothing(None));
+    };
+    let key = match kind.origin() {
+        Origin::Client => from_map(tuple.client).to_string(),
+        Origin::Destination => from_map(tuple.server).to_string(),
+        Origin::Tuple => format!("{},{}", text::client(tuple), text::server(tuple)),
+        Origin::Http | Origin::Tls => return Ok(Known::Nothing(None)),
     };
     key::parse(service, &key, Form::default()).map(known)
 }
@@ -238,7 +242,7 @@ impl Connection<'_> {
             key_sources: names::key_sources(self.service),
             key_source: source.map(|source| source.to_string()),
             key: key.map(|key| match source {
-                Some(source) => text::key(source.kind(), &key.name()),
+                Some(source) => text::key(source.shape(), &key.name()),
                 None => names.key(self.number, &key.name()),
             }),
             missing,

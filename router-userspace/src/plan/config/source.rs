@@ -4,15 +4,10 @@ mod path;
 
 use std::{fmt, str::FromStr};
 
-use router_ebpf::maps::{
-    self, KEY_CLIENT, KEY_COOKIE, KEY_DESTINATION, KEY_HEADER, KEY_NONE, KEY_PATH, KEY_QUERY,
-    KEY_SNI, KEY_SNI_LABEL, KEY_TUPLE, SOURCE_TEXT_LEN, SOURCES,
+use router_ebpf::{
+    maps::{self, SOURCE_TEXT_LEN, SOURCES},
+    source::{self, KeyKind, Shape},
 };
-
-/// What can be written, for messages.
-const FORMS: &str = "\"query:NAME\", \"path:NUMBER\", \"path:/rooms/{chat}\", \"header:NAME\", \
-                     \"cookie:NAME\", \"sni\", \"sni:label\", \"client\", \"destination\" or \
-                     \"tuple\"";
 
 /// Where the bytes that name a chat come from. Made from text, and from a map that was filled by a
 /// daemon; written as text again. Two texts that mean the same are equal.
@@ -30,11 +25,12 @@ pub struct SourceProblem {
 
 impl KeySource {
     /// The connection 4-tuple.
-    pub const TUPLE: Self = Self(maps::KeySource { kind: KEY_TUPLE, ..maps::KeySource::NONE });
+    pub const TUPLE: Self =
+        Self(maps::KeySource { kind: KeyKind::Tuple as u8, ..maps::KeySource::NONE });
 
     /// One of a service in the maps; `None` behind the end of its list.
     pub const fn from_map(source: &maps::KeySource) -> Option<Self> {
-        if source.kind == KEY_NONE { None } else { Some(Self(*source)) }
+        if source.kind == source::NONE { None } else { Some(Self(*source)) }
     }
 
     /// Those of a service in the maps, in their order.
@@ -47,14 +43,19 @@ impl KeySource {
         self.0
     }
 
-    /// One of `KEY_*`.
-    pub const fn kind(self) -> u8 {
-        self.0.kind
+    /// Its kind; `None` for one that this version does not know.
+    pub const fn kind(self) -> Option<KeyKind> {
+        self.0.kind()
+    }
+
+    /// What its keys are. What is not known is text.
+    pub fn shape(self) -> Shape {
+        self.kind().map_or(Shape::Text, KeyKind::shape)
     }
 
     /// Whether it takes the key from addresses and ports: every connection has one.
-    pub const fn always_yields(self) -> bool {
-        matches!(self.kind(), KEY_CLIENT | KEY_DESTINATION | KEY_TUPLE)
+    pub fn always_yields(self) -> bool {
+        self.shape() != Shape::Text
     }
 
     /// Whether its keys are host names, which are compared in lower case.
@@ -62,7 +63,7 @@ impl KeySource {
         self.0.fold != 0
     }
 
-    fn new(kind: u8, text: &[u8], written: &str) -> Result<Self, String> {
+    fn new(kind: KeyKind, text: &[u8], written: &str) -> Result<Self, String> {
         if text.len() > SOURCE_TEXT_LEN {
             let len = text.len();
             return Err(format!("{written:?} has {len} bytes; {SOURCE_TEXT_LEN} are the most"));
@@ -117,43 +118,86 @@ impl FromStr for KeySource {
             Some((word, rest)) => (word, Some(rest)),
             None => (text, None),
         };
-        match (word, rest) {
-            ("client", None) => Self::new(KEY_CLIENT, b"", text),
-            ("destination", None) => Self::new(KEY_DESTINATION, b"", text),
-            ("tuple", None) => Self::new(KEY_TUPLE, b"", text),
-            ("query", Some(name)) => query(name),
-            ("path", Some(path)) => Self::new(KEY_PATH, &path::compile(path)?, path),
-            ("header", Some(name)) => {
-                token(name, "header", "header:x-chat")?;
-                Self::new(KEY_HEADER, name.to_ascii_lowercase().as_bytes(), name)
-            }
-            ("cookie", Some(name)) => {
-                token(name, "cookie", "cookie:chat")?;
-                Self::new(KEY_COOKIE, name.as_bytes(), name)
-            }
-            ("sni", None) => Self::new(KEY_SNI, b"", text),
-            ("sni", Some("label")) => Self::new(KEY_SNI_LABEL, b"", text),
-            ("sni", Some(label)) => match label.strip_prefix("label.") {
-                Some(suffix) => Self::new(KEY_SNI_LABEL, &dotted(suffix)?, suffix),
-                None => Err(format!(
-                    "{text:?} is no key source; write \"sni\", \"sni:label\" or, with what has to \
-                     follow the label, \"sni:label.rooms.example.com\""
-                )),
+        let Some(kind) = KeyKind::ALL.iter().find(|kind| kind.word() == word) else {
+            return Err(format!("{text:?} is no key source; write {}", forms()));
+        };
+        let name =
+            || rest.ok_or_else(|| format!("{text:?} does not say which; write {}", example(*kind)));
+        match kind {
+            KeyKind::Client | KeyKind::Destination | KeyKind::Tuple => match rest {
+                None => Self::new(*kind, b"", text),
+                Some(_) => Err(format!("{text:?}: nothing can follow; write \"{word}\"")),
             },
-            ("query" | "path" | "header" | "cookie", None) => Err(format!(
-                "{text:?} does not say which; write {}",
-                match word {
-                    "query" => "\"query:chat\"",
-                    "path" => "\"path:2\" or \"path:/rooms/{chat}\"",
-                    "header" => "\"header:x-chat\"",
-                    _ => "\"cookie:chat\"",
-                }
-            )),
-            ("client" | "destination" | "tuple", Some(_)) => {
-                Err(format!("{text:?}: nothing can follow; write \"{word}\""))
+            KeyKind::Query => query(name()?),
+            KeyKind::Path => {
+                let path = name()?;
+                Self::new(*kind, &path::compile(path)?, path)
             }
-            _ => Err(format!("{text:?} is no key source; write {FORMS}")),
+            KeyKind::Header => {
+                let name = name()?;
+                token(name, "header", "header:x-chat")?;
+                Self::new(*kind, name.to_ascii_lowercase().as_bytes(), name)
+            }
+            KeyKind::Cookie => {
+                let name = name()?;
+                token(name, "cookie", "cookie:chat")?;
+                Self::new(*kind, name.as_bytes(), name)
+            }
+            // Both begin with the same word.
+            KeyKind::Sni | KeyKind::SniLabel => sni(text, rest),
         }
+    }
+}
+
+/// How a kind is written, in one or more forms; the forms of text as `forms` lists them.
+const fn example(kind: KeyKind) -> &'static str {
+    match kind {
+        KeyKind::Client => "\"client\"",
+        KeyKind::Destination => "\"destination\"",
+        KeyKind::Tuple => "\"tuple\"",
+        KeyKind::Query => "\"query:chat\"",
+        KeyKind::Path => "\"path:2\" or \"path:/rooms/{chat}\"",
+        KeyKind::Header => "\"header:x-chat\"",
+        KeyKind::Cookie => "\"cookie:chat\"",
+        KeyKind::Sni => "\"sni\"",
+        KeyKind::SniLabel => "\"sni:label\"",
+    }
+}
+
+/// What can be written, for messages: what the client sends first, and then what every connection has.
+fn forms() -> String {
+    let form = |kind: &KeyKind| match kind {
+        KeyKind::Query => "\"query:NAME\"",
+        KeyKind::Path => "\"path:NUMBER\", \"path:/rooms/{chat}\"",
+        KeyKind::Header => "\"header:NAME\"",
+        KeyKind::Cookie => "\"cookie:NAME\"",
+        KeyKind::Client
+        | KeyKind::Destination
+        | KeyKind::Tuple
+        | KeyKind::Sni
+        | KeyKind::SniLabel => example(*kind),
+    };
+    let (text, rest): (Vec<_>, Vec<_>) =
+        KeyKind::ALL.iter().partition(|kind| kind.shape() == Shape::Text);
+    let all: Vec<&str> = text.into_iter().chain(rest).map(form).collect();
+    match all.split_last() {
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// The server name, or its first label.
+fn sni(text: &str, rest: Option<&str>) -> Result<KeySource, String> {
+    match rest {
+        None => KeySource::new(KeyKind::Sni, b"", text),
+        Some("label") => KeySource::new(KeyKind::SniLabel, b"", text),
+        Some(label) => match label.strip_prefix("label.") {
+            Some(suffix) => KeySource::new(KeyKind::SniLabel, &dotted(suffix)?, suffix),
+            None => Err(format!(
+                "{text:?} is no key source; write \"sni\", \"sni:label\" or, with what has to \
+                 follow the label, \"sni:label.rooms.example.com\""
+            )),
+        },
     }
 }
 
@@ -163,7 +207,7 @@ fn query(name: &str) -> Result<KeySource, String> {
     if decoded.is_empty() {
         return Err("\"query:\" has no name behind it; write \"query:chat\"".into());
     }
-    KeySource::new(KEY_QUERY, &decoded, name)
+    KeySource::new(KeyKind::Query, &decoded, name)
 }
 
 /// A name of a header or a cookie (RFC 9110 section 5.6.2).
@@ -254,17 +298,21 @@ impl fmt::Display for KeySource {
         let text = self.0.text();
         // Tokens and host names stand for themselves, percent signs too.
         let ascii = || encoded(text, |b| b.is_ascii_graphic());
-        match self.kind() {
-            KEY_CLIENT => f.write_str("client"),
-            KEY_DESTINATION => f.write_str("destination"),
-            KEY_TUPLE => f.write_str("tuple"),
-            KEY_QUERY => write!(f, "query:{}", encoded(text, |b| b"!$'()*+-./:;=@_~".contains(&b))),
-            KEY_PATH => write!(f, "path:{}", path::text(text)),
-            KEY_HEADER => write!(f, "header:{}", ascii()),
-            KEY_COOKIE => write!(f, "cookie:{}", ascii()),
-            KEY_SNI => f.write_str("sni"),
-            KEY_SNI_LABEL => write!(f, "sni:label{}", ascii()),
-            kind => write!(f, "unknown({kind})"),
+        let Some(kind) = self.kind() else {
+            return write!(f, "unknown({})", self.0.kind);
+        };
+        let word = kind.word();
+        match kind {
+            KeyKind::Client | KeyKind::Destination | KeyKind::Tuple | KeyKind::Sni => {
+                f.write_str(word)
+            }
+            KeyKind::Query => {
+                write!(f, "{word}:{}", encoded(text, |b| b"!$'()*+-./:;=@_~".contains(&b)))
+            }
+            KeyKind::Path => write!(f, "{word}:{}", path::text(text)),
+            KeyKind::Header | KeyKind::Cookie => write!(f, "{word}:{}", ascii()),
+            // A dot follows, or nothing.
+            KeyKind::SniLabel => write!(f, "{word}{}", ascii()),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Paths: a segment's number, or a template.
 
-use router_ebpf::maps::{PATH_ANY, PATH_KEY, PATH_REST, SOURCE_TEXT_LEN};
+use router_ebpf::{
+    maps::SOURCE_TEXT_LEN,
+    source::{PATH_ANY, PATH_KEY, PATH_REST},
+};
 
 use super::{encoded, percent_decode};
 

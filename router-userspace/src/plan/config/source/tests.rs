@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use router_ebpf::maps::{PATH_ANY, PATH_KEY, PATH_REST};
+use router_ebpf::source::{KeyKind::*, PATH_ANY, PATH_KEY, PATH_REST};
 
 use super::*;
 
@@ -9,10 +9,10 @@ fn read(text: &str) -> KeySource {
 
 /// What a text is for the data path, and how it is written again.
 #[track_caller]
-fn compiles(text: &str, kind: u8, bytes: &[u8], written: &str) {
+fn compiles(text: &str, kind: KeyKind, bytes: &[u8], written: &str) {
     let source = read(text);
     let map = source.to_map();
-    assert_eq!((map.kind, map.text()), (kind, bytes), "{text}");
+    assert_eq!((map.kind, map.text()), (kind as u8, bytes), "{text}");
     assert_eq!(source.to_string(), written, "{text}");
     assert_eq!(read(written), source, "{text}");
     assert_eq!(KeySource::from_map(&map), Some(source), "{text}");
@@ -24,28 +24,28 @@ fn texts_become_what_the_data_path_compares() {
     const KEY: char = PATH_KEY as char;
     const REST: char = PATH_REST as char;
     for word in ["client", "destination", "tuple", "sni", "sni:label"] {
-        let kinds = [KEY_CLIENT, KEY_DESTINATION, KEY_TUPLE, KEY_SNI, KEY_SNI_LABEL];
+        let kinds = [Client, Destination, Tuple, Sni, SniLabel];
         let kind = kinds.into_iter().find(|kind| {
             KeySource::from_map(&maps::KeySource::new(*kind, b"")).unwrap().to_string() == word
         });
         compiles(word, kind.unwrap(), b"", word);
     }
-    let query = |text, bytes: &str, written| compiles(text, KEY_QUERY, bytes.as_bytes(), written);
+    let query = |text, bytes: &str, written| compiles(text, Query, bytes.as_bytes(), written);
     query("query:chat", "chat", "query:chat");
     query("query:ch%61t", "chat", "query:chat");
     query("query:chat[id]", "chat[id]", "query:chat%5Bid%5D");
     query("query:a,b c", "a,b c", "query:a%2Cb%20c");
     query("query:raum%C3%BC", "raumü", "query:raumü");
-    compiles("query:%FF%01", KEY_QUERY, b"\xff\x01", "query:%FF%01");
-    compiles("header:X-Chat", KEY_HEADER, b"x-chat", "header:x-chat");
-    compiles("cookie:Chat_Id", KEY_COOKIE, b"Chat_Id", "cookie:Chat_Id");
+    compiles("query:%FF%01", Query, b"\xff\x01", "query:%FF%01");
+    compiles("header:X-Chat", Header, b"x-chat", "header:x-chat");
+    compiles("cookie:Chat_Id", Cookie, b"Chat_Id", "cookie:Chat_Id");
     compiles(
         "sni:label.Rooms.example.COM",
-        KEY_SNI_LABEL,
+        SniLabel,
         b".rooms.example.com",
         "sni:label.rooms.example.com",
     );
-    let path = |text, bytes: &str, written| compiles(text, KEY_PATH, bytes.as_bytes(), written);
+    let path = |text, bytes: &str, written| compiles(text, Path, bytes.as_bytes(), written);
     path("path:1", &format!("/{KEY}{REST}"), "path:1");
     path("path:3", &format!("/{ANY}/{ANY}/{KEY}{REST}"), "path:3");
     path("path:/*/{chat}/**", &format!("/{ANY}/{KEY}{REST}"), "path:2");
@@ -154,7 +154,7 @@ proptest! {
 
     #[test]
     fn names_are_written_as_they_are_read(name in prop::collection::vec(any::<u8>(), 1..=64)) {
-        let source = KeySource(maps::KeySource::new(KEY_QUERY, &name));
+        let source = KeySource(maps::KeySource::new(Query, &name));
         let text = source.to_string();
         prop_assert_eq!(text.parse::<KeySource>(), Ok(source), "{}", text);
         prop_assert!(!text.contains(|c: char| c.is_control() || c.is_whitespace() || c == ','));
