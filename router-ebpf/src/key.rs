@@ -2,38 +2,24 @@
 //! [`crate::source`]; what reads a connection's bytes is a state machine in a file of its own: [`http`] and
 //! [`tls`].
 
+pub mod bytes;
 pub mod http;
 pub mod scan;
 pub mod tls;
 
 use crate::{
-    maps::{Addr, NAME_LEN, Name, STASH_LEN, Service, Tuple},
+    maps::Service,
     scratch::Scratch,
-    siphash,
     source::{self, KeyKind, Origin},
     tables::{FlowTables, Step},
-    verifier::{index, pad},
 };
 
 use self::scan::{Outcome, Scan};
+pub use self::{bytes::Key, scan::Reason};
 
 /// Steps of a search at the most: enough for a full stash and each source, with percent signs that
 /// are read twice.
 const MAX_STEPS: u32 = 1 << 15;
-
-/// Why a connection has no key. What says more about it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum Reason {
-    /// It does not speak what the key sources read.
-    Unreadable = 1,
-    /// It does, and there is no key in it.
-    Absent = 2,
-    /// There is one, and it is empty.
-    Empty = 3,
-    /// The key sources would have to read more than can be stashed.
-    TooLong = 4,
-}
 
 /// What the search for a key came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,93 +30,6 @@ pub enum Search {
     Missing(Reason),
     /// Nobody can tell before more bytes are there.
     More,
-}
-
-/// The bytes that name a chat.
-#[repr(C)]
-pub struct Key {
-    /// The key, zero behind `len` up to the next multiple of eight.
-    pub bytes: [u8; STASH_LEN],
-    /// Its length; never more than `bytes` has room for.
-    pub len: u32,
-    /// Always zero.
-    pub reserved: u32,
-}
-
-impl Key {
-    /// Its hash under the cluster's secret.
-    #[inline(always)]
-    pub fn hash(&self, secret: &siphash::Key) -> u64 {
-        siphash::bytes(secret, &self.bytes, self.len as usize)
-    }
-
-    /// Writes what of it stays readable.
-    #[inline(always)]
-    pub fn write_name(&self, name: &mut Name) {
-        name.bytes.copy_from_slice(&self.bytes[..NAME_LEN]);
-        name.len = self.len;
-    }
-
-    /// Makes it an address.
-    #[inline(always)]
-    pub fn set_addr(&mut self, addr: &Addr) {
-        self.clear();
-        self.bytes[..16].copy_from_slice(addr);
-        self.len = 16;
-    }
-
-    /// Makes it a tuple: 36 bytes, as in [`Tuple`].
-    #[inline(always)]
-    pub fn set_tuple(&mut self, tuple: &Tuple) {
-        self.clear();
-        self.bytes[..16].copy_from_slice(&tuple.client);
-        self.bytes[16..32].copy_from_slice(&tuple.server);
-        self.bytes[32..34].copy_from_slice(&tuple.client_port);
-        self.bytes[34..36].copy_from_slice(&tuple.server_port);
-        self.len = 36;
-    }
-
-    /// Makes it text, for the tools: what does not fit is an error of the caller's.
-    pub fn set_bytes(&mut self, bytes: &[u8]) {
-        self.bytes = [0; STASH_LEN];
-        for (to, from) in self.bytes.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        self.len = bytes.len().min(STASH_LEN) as u32;
-    }
-
-    /// Zeroes what a name is made of: the rest is written before it is read.
-    #[inline(always)]
-    fn clear(&mut self) {
-        self.bytes[..NAME_LEN].copy_from_slice(&[0; NAME_LEN]);
-        self.len = 0;
-    }
-
-    /// Adds a byte.
-    #[inline(always)]
-    fn push(&mut self, byte: u8) {
-        let at = index(self.len);
-        if at < STASH_LEN {
-            self.bytes[at] = byte;
-            self.len += 1;
-        }
-    }
-
-    /// Takes the last byte away.
-    #[inline(always)]
-    fn pop(&mut self) {
-        let at = index(self.len.wrapping_sub(1));
-        if at < STASH_LEN {
-            self.bytes[at] = 0;
-            self.len -= 1;
-        }
-    }
-
-    /// Pads it with zeros, as its hash wants it.
-    #[inline(always)]
-    fn finish(&mut self) {
-        pad(&mut self.bytes, self.len);
-    }
 }
 
 /// Finds the key of the connection that begins with what is in `scratch.stash` and puts it into
@@ -206,10 +105,11 @@ impl Step for Walk<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         let (service, scratch) = (self.service, &mut *self.scratch);
-        match scratch.scan.phase {
+        let Scratch { stash, scan, key, .. } = scratch;
+        match scan.phase {
             scan::BEGIN => begin(service, scratch),
-            phase if phase >= tls::FIRST_PHASE => tls::step(service, scratch),
-            _ => http::step(service, scratch),
+            phase if phase >= tls::FIRST_PHASE => tls::step(service, stash, scan, key),
+            _ => http::step(service, stash, scan, key),
         }
     }
 }
@@ -246,21 +146,4 @@ fn read(scratch: &mut Scratch, kind: KeyKind, phase: u32) -> bool {
     scratch.scan.rewind(kind as u32, phase);
     scratch.key.clear();
     true
-}
-
-/// The value of a hexadecimal digit, or more than 15.
-#[inline(always)]
-const fn digit(byte: u8) -> u8 {
-    let number = byte.wrapping_sub(b'0');
-    if number < 10 {
-        return number;
-    }
-    let letter = (byte | 0x20).wrapping_sub(b'a');
-    if letter < 6 { letter + 10 } else { 0xff }
-}
-
-/// An ASCII letter in lower case.
-#[inline(always)]
-const fn lower(byte: u8) -> u8 {
-    if byte.wrapping_sub(b'A') < 26 { byte | 0x20 } else { byte }
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     header::Header,
-    key::{Key, scan::Scan},
+    key::{bytes::Key, scan::Scan},
     maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, Tuple, VipKey},
     options::{Cursor, Offer},
     segment::Segment,
@@ -69,7 +69,7 @@ pub struct Scratch {
     pub verdict: Counter,
     /// 1 if the segment in hand is the first one after the handshake. Not on the stack: see [`crate::verifier::reread`].
     pub is_first: u32,
-    /// Why the head has no key: a [`crate::key::Reason`], or 0.
+    /// Why the head has no key: a [`crate::key::scan::Reason`], or 0.
     pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].
     pub added: u32,

@@ -5,11 +5,14 @@
 //! themselves; `#` ends the target, as in a URL; a line that begins with white space belongs to no
 //! header; lines may end without a carriage return.
 
+use super::{
+    bytes::{Key, digit, lower},
+    scan::{self, Reason, Scan},
+};
 use crate::{
-    key::{Key, Reason, digit, lower, scan, scan::Scan},
     maps::{KeySource, Service},
-    scratch::Scratch,
     source::{KeyKind, PATH_ANY, PATH_KEY, PATH_REST},
+    stash::Room,
     verifier::{index, opaque},
 };
 
@@ -47,8 +50,7 @@ const METHOD_LEN: u32 = 32;
 
 /// Looks at the next byte. Returns whether to go on.
 #[inline(always)]
-pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
-    let Scratch { stash, scan, key, .. } = scratch;
+pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> bool {
     let Some(source) = scan::source(service, scan.source) else {
         return scan.fail(Reason::Absent);
     };

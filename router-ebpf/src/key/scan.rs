@@ -1,8 +1,8 @@
 //! Where a search through a connection's first bytes stands. It lives in map memory: what the
 //! verifier does not know about, it need not follow through every byte.
 
+use super::bytes::Key;
 use crate::{
-    key::{Key, Reason},
     maps::{KeySource, SOURCE_TEXT_LEN, STASH_LEN, Service},
     stash::Room,
     verifier::index,
@@ -14,6 +14,20 @@ pub const BEGIN: u32 = 0;
 pub const DIFFERS: u32 = u32::MAX;
 /// `kind`: not one of the service's key sources, but the header `Upgrade`.
 pub const UPGRADE: u32 = 256;
+
+/// Why a connection has no key. What says more about it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Reason {
+    /// It does not speak what the key sources read.
+    Unreadable = 1,
+    /// It does, and there is no key in it.
+    Absent = 2,
+    /// There is one, and it is empty.
+    Empty = 3,
+    /// The key sources would have to read more than can be stashed.
+    TooLong = 4,
+}
 
 /// Values of [`Scan::outcome`].
 pub struct Outcome;

@@ -3,11 +3,14 @@
 //! It is read through the record layer, so it may be split into records anywhere. With Encrypted
 //! Client Hello it is the outer one's name that counts: the other one cannot be read here.
 
+use super::{
+    bytes::{Key, lower},
+    scan::{self, Reason, Scan},
+};
 use crate::{
-    key::{Key, Reason, lower, scan, scan::Scan},
     maps::{KeySource, Service},
-    scratch::Scratch,
     source::KeyKind,
+    stash::Room,
 };
 
 /// The first phase: the handshake message's type and length.
@@ -34,8 +37,7 @@ const HOST_NAME: u32 = 0;
 
 /// Looks at the next byte, or steps over some. Returns whether to go on.
 #[inline(always)]
-pub fn step(service: &Service, scratch: &mut Scratch) -> bool {
-    let Scratch { stash, scan, key, .. } = scratch;
+pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> bool {
     let Some(source) = scan::source(service, scan.source) else {
         return scan.fail(Reason::Absent);
     };

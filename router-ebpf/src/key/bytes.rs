@@ -1,0 +1,111 @@
+//! The bytes that name a chat, as they are read.
+
+use crate::{
+    maps::{Addr, NAME_LEN, Name, STASH_LEN, Tuple},
+    siphash,
+    verifier::{index, pad},
+};
+
+/// The bytes that name a chat.
+#[repr(C)]
+pub struct Key {
+    /// The key, zero behind `len` up to the next multiple of eight.
+    pub bytes: [u8; STASH_LEN],
+    /// Its length; never more than `bytes` has room for.
+    pub len: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+impl Key {
+    /// Its hash under the cluster's secret.
+    #[inline(always)]
+    pub fn hash(&self, secret: &siphash::Key) -> u64 {
+        siphash::bytes(secret, &self.bytes, self.len as usize)
+    }
+
+    /// Writes what of it stays readable.
+    #[inline(always)]
+    pub fn write_name(&self, name: &mut Name) {
+        name.bytes.copy_from_slice(&self.bytes[..NAME_LEN]);
+        name.len = self.len;
+    }
+
+    /// Makes it an address.
+    #[inline(always)]
+    pub fn set_addr(&mut self, addr: &Addr) {
+        self.clear();
+        self.bytes[..16].copy_from_slice(addr);
+        self.len = 16;
+    }
+
+    /// Makes it a tuple: 36 bytes, as in [`Tuple`].
+    #[inline(always)]
+    pub fn set_tuple(&mut self, tuple: &Tuple) {
+        self.clear();
+        self.bytes[..16].copy_from_slice(&tuple.client);
+        self.bytes[16..32].copy_from_slice(&tuple.server);
+        self.bytes[32..34].copy_from_slice(&tuple.client_port);
+        self.bytes[34..36].copy_from_slice(&tuple.server_port);
+        self.len = 36;
+    }
+
+    /// Makes it text, for the tools: what does not fit is an error of the caller's.
+    pub fn set_bytes(&mut self, bytes: &[u8]) {
+        self.bytes = [0; STASH_LEN];
+        for (to, from) in self.bytes.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        self.len = bytes.len().min(STASH_LEN) as u32;
+    }
+
+    /// Zeroes what a name is made of: the rest is written before it is read.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        self.bytes[..NAME_LEN].copy_from_slice(&[0; NAME_LEN]);
+        self.len = 0;
+    }
+
+    /// Adds a byte.
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8) {
+        let at = index(self.len);
+        if at < STASH_LEN {
+            self.bytes[at] = byte;
+            self.len += 1;
+        }
+    }
+
+    /// Takes the last byte away.
+    #[inline(always)]
+    pub fn pop(&mut self) {
+        let at = index(self.len.wrapping_sub(1));
+        if at < STASH_LEN {
+            self.bytes[at] = 0;
+            self.len -= 1;
+        }
+    }
+
+    /// Pads it with zeros, as its hash wants it.
+    #[inline(always)]
+    pub fn finish(&mut self) {
+        pad(&mut self.bytes, self.len);
+    }
+}
+
+/// The value of a hexadecimal digit, or more than 15.
+#[inline(always)]
+pub const fn digit(byte: u8) -> u8 {
+    let number = byte.wrapping_sub(b'0');
+    if number < 10 {
+        return number;
+    }
+    let letter = (byte | 0x20).wrapping_sub(b'a');
+    if letter < 6 { letter + 10 } else { 0xff }
+}
+
+/// An ASCII letter in lower case.
+#[inline(always)]
+pub const fn lower(byte: u8) -> u8 {
+    if byte.wrapping_sub(b'A') < 26 { byte | 0x20 } else { byte }
+}
