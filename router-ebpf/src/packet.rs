@@ -76,7 +76,7 @@ pub trait Packet {
 
     /// Makes room for an envelope behind the link-layer header, which stays the beginning of the frame. What
     /// is in the room is not to be relied on. The link-layer header still tells the family of the inner
-    /// packet.
+    /// packet. Before this is the moment to change the packet's end: at TC the kernel refuses it after.
     fn grow_head(&mut self, envelope: Envelope) -> Option<()>;
 
     /// Takes an envelope away again.

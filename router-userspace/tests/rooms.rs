@@ -50,6 +50,16 @@ fn arrows_between_rooms_only_go_down_and_none_in_a_circle() {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
+/// The data path has no rooms, but no circles either.
+#[test]
+fn no_files_of_the_data_path_need_each_other_in_a_circle() {
+    let code = Code::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../router-ebpf/src"));
+    let arrows = code.arrows();
+    assert!(arrows.len() > 100, "{}", arrows.len());
+    let problems = circles(&arrows);
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
 #[test]
 fn what_is_wrong_is_seen_however_it_is_written() {
     let look = |low: &str, high: &str| {

@@ -37,23 +37,25 @@ mod room {
 
     #[inline(always)]
     fn grow(packet: &mut impl Packet) -> Option<()> {
+        // In this order: the kernel does not let the tail of a socket buffer grow that has an envelope.
+        let len = packet.len();
+        packet.resize(len + TAIL)?;
         let envelope = envelope(packet)?;
         packet.grow_head(envelope)?;
         packet.reach(LINK + OUTER);
         for at in (LINK..LINK + OUTER).step_by(4) {
             packet.write(at, &[0xa5; 4])?;
         }
-        let len = packet.len();
-        packet.resize(len + TAIL)
+        Some(())
     }
 
     #[inline(always)]
     fn shrink(packet: &mut impl Packet) -> Option<()> {
-        let len = packet.len();
-        packet.resize(len.checked_sub(TAIL)?)?;
         packet.reach(LINK + OUTER);
         let envelope = envelope(packet)?;
-        packet.shrink_head(envelope)
+        packet.shrink_head(envelope)?;
+        let len = packet.len();
+        packet.resize(len.checked_sub(TAIL)?)
     }
 
     #[xdp]
