@@ -31,6 +31,7 @@ pub mod options;
 pub mod packet;
 pub mod reply;
 pub mod rewrite;
+pub mod schema;
 pub mod scratch;
 pub mod segment;
 pub mod shared;

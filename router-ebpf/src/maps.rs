@@ -1,24 +1,11 @@
-//! The public map schema: what every pinned map holds.
+//! What the pinned maps hold: the types of their keys and values.
 //!
 //! Shapes: addresses are 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`, so one code path
 //! serves both families. Ports are two bytes in network order. Everything that never was on a wire
 //! (counts, indexes, cookies, nanoseconds, TCP numbers that are computed with) is in host order.
 //! All types are `repr(C)`, without padding, `bool` or `Option`: any bytes are a valid value.
 //!
-//! | map | type | key | value |
-//! | --- | --- | --- | --- |
-//! | `VIPS` | LPM trie | [`Vip`] | service number, `u32` |
-//! | `SERVICES` | hash | service number, `u32` | [`Service`] |
-//! | `REPLICAS` | array | replica number, `u32` | [`Replica`] |
-//! | `SLOTS` | array | `Service::slots + slot`, `u32` | replica number, `u32` |
-//! | `CHAT_COOKIES` | hash | [`ChatKey`] (key hash) | [`ChatCookie`] |
-//! | `CHATS` | hash | [`ChatKey`] (cookie) | [`Chat`] |
-//! | `PENDING` | LRU hash | [`Tuple`] (client, replica) | [`Pending`] |
-//! | `STASH` | LRU hash | [`Tuple`] (client, VIP) | [`Stash`] |
-//! | `FLOWS` | hash | [`Tuple`] (client, VIP) | [`Flow`] |
-//! | `FLOWS_BACK` | hash | [`Tuple`] (client, replica) | [`FlowBack`] |
-//! | `SECRETS` | array of 1 | 0 | [`Secrets`] |
-//! | `COUNTERS` | per-CPU array | [`crate::verdict::Counter`] | packets, `u64` |
+//! Which map has which of them for keys and values is declared in [`crate::schema`].
 
 use crate::source::{self, KeyKind};
 
@@ -27,8 +14,6 @@ pub type Addr = [u8; 16];
 /// A TCP port in network order.
 pub type Port = [u8; 2];
 
-/// Version of this schema. The daemon takes pinned maps over only if theirs is the same.
-pub const SCHEMA: u32 = 4;
 /// Slots of a service: a prime, so that `cookie mod M` uses all bits, and above 100 x replicas.
 pub const SLOT_COUNT: u32 = 16381;
 /// Room of one slot table in `SLOTS`: the power of two above [`SLOT_COUNT`].
@@ -496,7 +481,7 @@ pub struct FlowBack {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Secrets {
-    /// [`SCHEMA`]; 0 in a map that no daemon has filled.
+    /// [`FILLED`](crate::schema::FILLED); 0 in a map that no daemon has filled.
     pub schema: u32,
     /// Always zero.
     pub reserved: u32,
@@ -508,6 +493,35 @@ pub struct Secrets {
     pub handshake_before: [u64; 2],
     /// Key under which chat keys are hashed. It decides the homes.
     pub chat: [u64; 2],
+}
+
+/// Bytes of a name in `SCHEMA`.
+pub const MARK_LEN: usize = 32;
+
+/// Key of `SCHEMA`: the name of a map (upper case), of a counter or of a program (lower case), zero
+/// behind its end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// The bytes.
+    pub bytes: [u8; MARK_LEN],
+}
+
+impl Mark {
+    /// Keeps what fits of `name`.
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0; MARK_LEN];
+        for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        Self { bytes }
+    }
+
+    /// The name; `None` if the bytes are none.
+    pub fn text(&self) -> Option<&str> {
+        let end = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(MARK_LEN);
+        core::str::from_utf8(&self.bytes[..end]).ok().filter(|name| !name.is_empty())
+    }
 }
 
 macro_rules! sizes {
@@ -538,4 +552,5 @@ sizes! {
     Flow = 72,
     FlowBack = 40,
     Secrets = 64,
+    Mark = 32,
 }

@@ -25,6 +25,7 @@ use crate::{
     kube::{self, Keeper, Source},
     lead::Control,
     maps::{
+        handle::Fault,
         secrets,
         tables::Tables,
         writer::{self, WriteError},
@@ -35,7 +36,7 @@ use crate::{
         index::{Index, Maps as _, Published, Room, SyncError},
         origin::Origin,
     },
-    sweeper::{Report, SweepError, Sweeper, resets::Resets},
+    sweeper::{Report, Sweeper, resets::Resets},
     view::status::{Activity, Status},
 };
 
@@ -117,7 +118,7 @@ fn check_room(config: &Config) -> Result<()> {
 }
 
 /// The sweeper, what it found, and how long it took.
-type Swept = (Sweeper, Result<Report, SweepError>, Duration);
+type Swept = (Sweeper, Result<Report, Fault>, Duration);
 
 struct Daemon {
     data_path: DataPath,
@@ -386,7 +387,7 @@ impl Daemon {
         self.data_path.refresh();
     }
 
-    fn after_sweep(&mut self, report: Result<Report, SweepError>, took: Duration) {
+    fn after_sweep(&mut self, report: Result<Report, Fault>, took: Duration) {
         let report = match report {
             Ok(report) => report,
             Err(e) => {

@@ -1,6 +1,9 @@
 //! The pinned maps: typed access, what is written into them, and reading them.
 
+pub mod handle;
+pub(crate) mod raw;
 pub mod read;
+pub(crate) mod record;
 pub mod secrets;
 pub mod tables;
 pub mod writer;

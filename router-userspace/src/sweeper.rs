@@ -10,7 +10,6 @@ pub mod resets;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     path::Path,
     time::Duration,
 };
@@ -18,20 +17,18 @@ use std::{
 use router_ebpf::maps::{
     Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
 };
-use thiserror::Error;
 
 use crate::{
-    maps::tables::{Tables, TablesError, optional},
+    maps::{
+        handle::Fault,
+        tables::{Tables, TablesError},
+    },
     plan::index::Used,
 };
 
 use judge::{Fate, Place};
 pub use load::{Carried, Entries, Load};
 use resets::Resets;
-
-/// `BPF_NOEXIST` and `BPF_EXIST`.
-const ONLY_NEW: u64 = 1;
-const ONLY_OLD: u64 = 2;
 
 /// What was registered for a service that is gone is kept for so long: it may come back.
 const NO_SERVICE: Duration = Duration::from_secs(60);
@@ -41,18 +38,6 @@ const PENDING_LIFE: Duration = Duration::from_secs(150);
 const ORPHANS: Duration = Duration::from_secs(30);
 /// A chat's count is corrected when it was wrong, and the same, in so many sweeps.
 const WRONG_COUNTS: u32 = 3;
-
-/// Why a sweep ended early. What it has not done is for the next one.
-#[derive(Debug, Error)]
-#[error("map {map}: {error}")]
-pub struct SweepError {
-    map: &'static str,
-    error: String,
-}
-
-fn failed<E: fmt::Display>(map: &'static str) -> impl FnOnce(E) -> SweepError {
-    move |error| SweepError { map, error: error.to_string() }
-}
 
 /// What a sweep found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,9 +112,9 @@ impl Sweeper {
     }
 
     /// Walks the maps once. `now` is of the monotonic clock.
-    pub fn sweep(&mut self, now: Duration) -> Result<Report, SweepError> {
-        let services = self.tables.services.entries().map_err(failed("SERVICES"))?;
-        let replicas = self.tables.all_replicas().map_err(failed("REPLICAS"))?;
+    pub fn sweep(&mut self, now: Duration) -> Result<Report, Fault> {
+        let services = self.tables.services.entries()?;
+        let replicas = self.tables.all_replicas()?;
         let mut round = Round {
             now,
             timeouts: services
@@ -142,7 +127,7 @@ impl Sweeper {
         let live = self.flows(&mut round)?;
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
-        let pending = self.tables.pending.entries().map_err(failed("PENDING"))?;
+        let pending = self.tables.pending.entries()?;
         round.report.load.entries.pending = pending.len();
         for (_, pending) in pending {
             // Nothing removes what no replica ever answered; SYN cookies have expired by then.
@@ -154,10 +139,10 @@ impl Sweeper {
     }
 
     /// Returns how many live flows each chat has at which home.
-    fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, SweepError> {
+    fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, Fault> {
         let mut live = HashMap::new();
         let mut backs = (round.now >= self.next_orphans).then(HashSet::new);
-        let flows = self.tables.flows.entries().map_err(failed("FLOWS"))?;
+        let flows = self.tables.flows.entries()?;
         round.report.load.entries.flows = flows.len();
         for (tuple, flow) in flows {
             let place = Place {
@@ -174,7 +159,7 @@ impl Sweeper {
             if fate == Fate::Remove {
                 // The tuple may have come back since it was read: ports are used again when
                 // TIME_WAIT is over, which is just now.
-                let again = optional(self.tables.flows.get(&tuple, 0)).map_err(failed("FLOWS"))?;
+                let again = self.tables.flows.get(&tuple)?;
                 let Some(again) = again else { continue };
                 if again.since == flow.since
                     && judge::flow(&again, place, round.now, self.linger) == Fate::Remove
@@ -204,28 +189,20 @@ impl Sweeper {
     }
 
     /// Ends a flow. `false`: it is not idle any more.
-    fn expire(
-        &mut self,
-        tuple: &Tuple,
-        place: Place,
-        round: &mut Round,
-    ) -> Result<bool, SweepError> {
-        let flow = optional(self.tables.flows.get(tuple, 0)).map_err(failed("FLOWS"))?;
+    fn expire(&mut self, tuple: &Tuple, place: Place, round: &mut Round) -> Result<bool, Fault> {
+        let flow = self.tables.flows.get(tuple)?;
         let still = |flow: &Flow| judge::flow(flow, place, round.now, self.linger) == Fate::Expire;
         let Some(mut flow) = flow.filter(still) else { return Ok(false) };
         flow.state |= STATE_EXPIRED;
         // Its linger begins now.
         flow.last_seen = round.now.as_nanos() as u64;
-        let written = self.tables.flows.insert(tuple, flow, ONLY_OLD);
-        if optional(written).map_err(failed("FLOWS"))?.is_none() {
+        if !self.tables.flows.replace(tuple, &flow)? {
             return Ok(false);
         }
         let back_of = back_of(tuple, &flow);
-        let back = optional(self.tables.flows_back.get(&back_of, 0));
-        if let Some(mut back) = back.map_err(failed("FLOWS_BACK"))? {
+        if let Some(mut back) = self.tables.flows_back.get(&back_of)? {
             back.state |= STATE_EXPIRED;
-            let written = self.tables.flows_back.insert(back_of, back, ONLY_OLD);
-            optional(written).map_err(failed("FLOWS_BACK"))?;
+            self.tables.flows_back.replace(&back_of, &back)?;
             // Whatever the way to the client says: it is told again when it sends something.
             if let Some(resets) = &self.resets
                 && resets.send(tuple, &back).is_ok()
@@ -235,41 +212,35 @@ impl Sweeper {
         }
         if flow.flags & FLOW_CHAT != 0 {
             let key = chat_of(&flow);
-            let chat = optional(self.tables.chats.get(&key, 0)).map_err(failed("CHATS"))?;
+            let chat = self.tables.chats.get(&key)?;
             let released = chat.and_then(|chat| {
                 Some(Chat { state: judge::released(chat.state, flow.replica)?, ..chat })
             });
             if let Some(chat) = released {
-                let written = self.tables.chats.insert(key, chat, ONLY_OLD);
-                optional(written).map_err(failed("CHATS"))?;
+                self.tables.chats.replace(&key, &chat)?;
             }
         }
         round.report.expired += 1;
         Ok(true)
     }
 
-    fn remove_flow(&mut self, tuple: &Tuple, flow: &Flow) -> Result<(), SweepError> {
+    fn remove_flow(&mut self, tuple: &Tuple, flow: &Flow) -> Result<(), Fault> {
         // The replica's side first: without the client's side nothing would find it.
         let back = back_of(tuple, flow);
-        optional(self.tables.flows_back.remove(&back)).map_err(failed("FLOWS_BACK"))?;
-        optional(self.tables.flows.remove(tuple)).map_err(failed("FLOWS"))?;
+        self.tables.flows_back.remove(&back)?;
+        self.tables.flows.remove(tuple)?;
         Ok(())
     }
 
     /// A flow that is just being established has one side only, so it takes two looks.
-    fn remove_orphans(
-        &mut self,
-        backs: &HashSet<Tuple>,
-        round: &mut Round,
-    ) -> Result<(), SweepError> {
+    fn remove_orphans(&mut self, backs: &HashSet<Tuple>, round: &mut Round) -> Result<(), Fault> {
         let mut orphans = HashSet::new();
-        for (tuple, _) in self.tables.flows_back.entries().map_err(failed("FLOWS_BACK"))? {
+        for (tuple, _) in self.tables.flows_back.entries()? {
             if backs.contains(&tuple) {
                 continue;
             }
             if self.orphans.contains(&tuple) {
-                let removed = self.tables.flows_back.remove(&tuple);
-                optional(removed).map_err(failed("FLOWS_BACK"))?;
+                self.tables.flows_back.remove(&tuple)?;
                 round.report.orphans += 1;
             } else {
                 orphans.insert(tuple);
@@ -283,9 +254,9 @@ impl Sweeper {
         &mut self,
         round: &mut Round,
         live: &HashMap<(ChatKey, u32), u32>,
-    ) -> Result<(), SweepError> {
+    ) -> Result<(), Fault> {
         let mut wrong = HashMap::new();
-        let chats = self.tables.chats.entries().map_err(failed("CHATS"))?;
+        let chats = self.tables.chats.entries()?;
         round.report.load.entries.chats = chats.len();
         for (key, chat) in chats {
             if judge::is_over(&chat, round.now) {
@@ -323,28 +294,27 @@ impl Sweeper {
     }
 
     /// Removes a chat; `false`: a connection came in between.
-    fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, SweepError> {
-        match self.tables.chats.take(key).map_err(failed("CHATS"))? {
+    fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, Fault> {
+        match self.tables.chats.take(key)? {
             Some(chat) if Chat::flows(chat.state) > 0 => {
                 // Back it goes, unless the next connection has already made a new entry.
-                let _ = self.tables.chats.insert(key, chat, ONLY_NEW);
+                let _ = self.tables.chats.add(key, &chat);
                 Ok(false)
             }
             _ => Ok(true),
         }
     }
 
-    fn correct(&mut self, key: &ChatKey, seen: &Chat, state: u64) -> Result<bool, SweepError> {
-        let chat = optional(self.tables.chats.get(key, 0)).map_err(failed("CHATS"))?;
+    fn correct(&mut self, key: &ChatKey, seen: &Chat, state: u64) -> Result<bool, Fault> {
+        let chat = self.tables.chats.get(key)?;
         let Some(chat) = chat.filter(|chat| chat == seen) else { return Ok(false) };
-        let written = self.tables.chats.insert(key, Chat { state, ..chat }, ONLY_OLD);
-        Ok(optional(written).map_err(failed("CHATS"))?.is_some())
+        self.tables.chats.replace(key, &Chat { state, ..chat })
     }
 
     /// What userspace has registered: a pin follows its replica's identity to a new number, and
     /// entries of a service that is no more go.
-    fn registered(&mut self, round: &mut Round) -> Result<(), SweepError> {
-        let all = self.tables.chat_cookies.entries().map_err(failed("CHAT_COOKIES"))?;
+    fn registered(&mut self, round: &mut Round) -> Result<(), Fault> {
+        let all = self.tables.chat_cookies.entries()?;
         round.report.load.entries.chat_cookies = all.len();
         let mut no_service = HashMap::new();
         for (key, mut cookie) in all {
@@ -352,16 +322,14 @@ impl Sweeper {
                 let since = self.no_service.get(&key.service).copied().unwrap_or(round.now);
                 no_service.insert(key.service, since);
                 if round.now.saturating_sub(since) >= NO_SERVICE {
-                    let removed = self.tables.chat_cookies.remove(&key);
-                    optional(removed).map_err(failed("CHAT_COOKIES"))?;
+                    self.tables.chat_cookies.remove(&key)?;
                     round.report.forgotten += 1;
                     continue;
                 }
             }
             if let Some(successor) = successor(&round.replicas, cookie.replica) {
                 cookie.replica = successor;
-                let written = self.tables.chat_cookies.insert(key, cookie, ONLY_OLD);
-                optional(written).map_err(failed("CHAT_COOKIES"))?;
+                self.tables.chat_cookies.replace(&key, &cookie)?;
                 round.report.repinned += 1;
             }
             round.uses(key.service, cookie.replica);

@@ -29,7 +29,7 @@ impl TestMaps {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("roost-unit-{}-{count}", std::process::id());
         let maps = Self { pin_dir: PathBuf::from("/sys/fs/bpf").join(name) };
-        loader::maps(&maps.pin_dir, &LIMITS, false)
+        loader::make_maps(&maps.pin_dir, &LIMITS)
             .expect("this test makes maps in the kernel: run it as root");
         let mut tables = maps.unfilled();
         secrets::set(&mut tables, &SecretFiles::default()).unwrap();

@@ -155,6 +155,7 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("FLOWS_BACK", "hash"),
         ("SECRETS", "array"),
         ("COUNTERS", "percpu_array"),
+        ("SCHEMA", "hash"),
     ];
     assert_eq!(kinds, expected);
     daemon.json(&["maps", "dump"]);

@@ -11,9 +11,10 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SLOT_STRIDE, Secrets, Service,
-        Stash, Tuple, Vip, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, Secrets, Service, Stash,
+        Tuple, Vip, VipKey,
     },
+    schema::{Limits, Map},
     scratch::Scratch,
     shared::Shared,
     tables::{FlowTables, Refused, Step, Tables},
@@ -23,31 +24,40 @@ use router_ebpf::{
 const BPF_NOEXIST: u64 = 1;
 const EEXIST: i32 = -17;
 
-#[map]
-static VIPS: LpmTrie<Vip, u32> = LpmTrie::pinned(1024, BPF_F_NO_PREALLOC);
-#[map]
-static SERVICES: HashMap<u32, Service> = HashMap::pinned(64, BPF_F_NO_PREALLOC);
-#[map]
-static REPLICAS: Array<Replica> = Array::pinned(4096, 0);
-#[map]
-static SLOTS: Array<u32> = Array::pinned(SLOT_STRIDE * 2 * 64, 0);
-#[map]
-static CHAT_COOKIES: HashMap<ChatKey, ChatCookie> = HashMap::pinned(65536, BPF_F_NO_PREALLOC);
-// Live flows and chats are never evicted by newer ones: no LRU here.
-#[map]
-static CHATS: HashMap<ChatKey, Chat> = HashMap::pinned(65536, BPF_F_NO_PREALLOC);
-#[map]
-static FLOWS: HashMap<Tuple, Flow> = HashMap::pinned(262_144, BPF_F_NO_PREALLOC);
-#[map]
-static FLOWS_BACK: HashMap<Tuple, FlowBack> = HashMap::pinned(262_144, BPF_F_NO_PREALLOC);
-#[map]
-static PENDING: LruHashMap<Tuple, Pending> = LruHashMap::pinned(65536, 0);
-#[map]
-static STASH: LruHashMap<Tuple, Stash> = LruHashMap::pinned(4096, 0);
-#[map]
-static SECRETS: Array<Secrets> = Array::pinned(1, 0);
-#[map]
-static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(Counter::COUNT as u32, 0);
+/// A row of the schema as the kernel's definition. Its size is the default; the daemon sets its own.
+macro_rules! statics {
+    ($($(#[doc = $doc:literal])+ $variant:ident $field:ident $pin:ident:
+        $kind:ident<$key:ty, $value:ty>, version $version:literal,
+        size($limits:ident) = $size:expr, $key_is:literal => $value_is:literal;)+) => {
+        $(
+            #[map]
+            static $pin: of!($kind<$key, $value>) =
+                <of!($kind<$key, $value>)>::pinned(Map::$variant.size(&Limits::DEFAULT), flags!($kind));
+        )+
+    };
+}
+
+macro_rules! of {
+    (Array<$key:ty, $value:ty>) => { Array<$value> };
+    (PerCpuArray<$key:ty, $value:ty>) => { PerCpuArray<$value> };
+    ($kind:ident<$key:ty, $value:ty>) => { $kind<$key, $value> };
+}
+
+macro_rules! flags {
+    (LpmTrie) => {
+        BPF_F_NO_PREALLOC
+    };
+    (HashMap) => {
+        BPF_F_NO_PREALLOC
+    };
+    ($kind:ident) => {
+        0
+    };
+}
+
+router_ebpf::schema!(statics);
+
+/// Not pinned, and of no interest to anybody else.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
 

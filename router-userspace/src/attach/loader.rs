@@ -5,6 +5,8 @@ mod attach;
 mod bpffs;
 mod detach;
 mod links;
+mod steps;
+mod takeover;
 
 use std::{
     collections::BTreeMap,
@@ -12,20 +14,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapError, MapInfo},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use aya_log::EbpfLogger;
-use router_ebpf::{
-    maps::{SCHEMA, SLOT_STRIDE},
-    verdict::Counter,
-};
-use tracing::{info, warn};
+use router_ebpf::schema::Map;
+use tracing::warn;
 
-use crate::{maps::tables::Tables, os::capabilities, plan::config::Limits};
+use crate::{os::capabilities, plan::config::Limits};
+
+use steps::{STEPS, Steps};
+use takeover::TakeOver;
 
 pub use attach::{Attached, loses_frames};
 pub use detach::detach;
@@ -54,14 +56,19 @@ impl fmt::Debug for DataPath {
 }
 
 impl DataPath {
-    /// Loads the programs; creates and pins the maps, or takes those over that are pinned.
+    /// Loads the programs; creates and pins the maps, or takes those over that are pinned. If it cannot,
+    /// nothing has changed, and the programs of the daemon before go on.
     pub fn load(pin_dir: &Path, limits: &Limits, events: bool) -> Result<Self> {
-        let mut ebpf = maps(pin_dir, limits, events)?;
-        let xdp: &mut Xdp = program(&mut ebpf, INGRESS)?;
-        xdp.load().map_err(|e| load_error(INGRESS, e.into()))?;
-        let classifier: &mut SchedClassifier = program(&mut ebpf, EGRESS)?;
-        classifier.load().map_err(|e| load_error(EGRESS, e.into()))?;
-        Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new() })
+        let (mut ebpf, mut take_over) = begin(pin_dir, limits, events, &STEPS)?;
+        let filled = load_programs(&mut ebpf).and_then(|programs| take_over.fill(&programs));
+        filled.inspect_err(|_| take_over.undo())?;
+        let mut data_path = Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new() };
+        if take_over.replaces_maps() {
+            data_path.replace_programs()?;
+            take_over.catch_up()?;
+        }
+        take_over.finish()?;
+        Ok(data_path)
     }
 
     /// The data path's events, as a stream of log records to be flushed when readable.
@@ -80,25 +87,43 @@ impl DataPath {
     }
 }
 
-/// Creates and pins the maps, or opens those that are pinned; the programs are not loaded yet.
-pub(crate) fn maps(pin_dir: &Path, limits: &Limits, events: bool) -> Result<Ebpf> {
+/// Creates and pins the maps, or takes those over that are pinned, without any program.
+pub fn make_maps(pin_dir: &Path, limits: &Limits) -> Result<()> {
+    let (_, mut take_over) = begin(pin_dir, limits, false, &STEPS)?;
+    take_over.fill(&[])?;
+    take_over.finish()
+}
+
+/// Creates the maps that are not there, and brings in the programs, which are not loaded yet.
+fn begin(pin_dir: &Path, limits: &Limits, events: bool, steps: &Steps) -> Result<(Ebpf, TakeOver)> {
     bpffs::prepare(pin_dir)?;
+    let take_over = TakeOver::begin(pin_dir, steps)?;
     let links = pin_dir.join(LINKS);
     fs::create_dir_all(&links).with_context(|| format!("creating {}", links.display()))?;
-    takes_over(pin_dir)?;
-    let sizes = sizes(limits);
-    for (map, size) in sizes {
-        kept_size(pin_dir, map, size);
-    }
+    take_over.make_room()?;
     let level = if events { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
-    loader.default_map_pin_directory(pin_dir);
     // Read-only data: with the level at 0 the verifier removes the events altogether.
     loader.override_global(aya_log::LEVEL, &level, false);
-    for (map, size) in sizes {
-        loader.map_max_entries(map, size);
+    for map in Map::ALL {
+        let (pin, size) = (take_over.pin(*map), map.size(limits));
+        kept_size(&pin, *map, size);
+        loader.map_max_entries(map.pin(), size);
+        loader.map_pin_path(map.pin(), pin);
     }
-    loader.load(OBJECT).map_err(|e| load_error("the eBPF object", e))
+    let loaded = loader.load(OBJECT).map_err(|e| load_error("the eBPF object", e));
+    Ok((loaded.inspect_err(|_| take_over.undo())?, take_over))
+}
+
+/// Loads the programs into the kernel; returns their names and numbers.
+fn load_programs(ebpf: &mut Ebpf) -> Result<[(&'static str, u32); 2]> {
+    let xdp: &mut Xdp = program(ebpf, INGRESS)?;
+    xdp.load().map_err(|e| load_error(INGRESS, e.into()))?;
+    let ingress = xdp.info().context("asking about the ingress program")?.id();
+    let classifier: &mut SchedClassifier = program(ebpf, EGRESS)?;
+    classifier.load().map_err(|e| load_error(EGRESS, e.into()))?;
+    let egress = classifier.info().context("asking about the egress program")?.id();
+    Ok([(INGRESS, ingress), (EGRESS, egress)])
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>
@@ -110,51 +135,13 @@ where
     program.try_into().with_context(|| format!("program {name} is of another type"))
 }
 
-/// Refuses maps of another schema before anything is loaded on top of them.
-fn takes_over(pin_dir: &Path) -> Result<()> {
-    let tables = match Tables::open_unfilled(pin_dir) {
-        Ok(tables) => tables,
-        // A first start, or one that was interrupted before all maps were there.
-        Err(e) if e.is_absent() => return Ok(()),
-        Err(e) => return Err(e.into()),
-    };
-    let schema = tables.secrets.get(&0, 0).context("reading the map SECRETS")?.schema;
-    let counters = tables.counters.len() as usize;
-    if (schema != SCHEMA && schema != 0) || counters != Counter::COUNT {
-        bail!(
-            "{} has the maps of another version of roost (schema {schema}, {counters} counters; \
-             this one has schema {SCHEMA}, {} counters): run that version, or `roost detach` and \
-             start anew (ends the connections)",
-            pin_dir.display(),
-            Counter::COUNT
-        );
-    }
-    info!(pin_dir = %pin_dir.display(), "taking over the pinned maps");
-    Ok(())
-}
-
-fn sizes(limits: &Limits) -> [(&'static str, u32); 10] {
-    [
-        ("VIPS", (limits.services * 16).max(1024)),
-        ("SERVICES", limits.services),
-        ("REPLICAS", limits.replicas),
-        ("SLOTS", limits.services * 2 * SLOT_STRIDE),
-        ("CHATS", limits.chats),
-        ("CHAT_COOKIES", limits.chats),
-        ("FLOWS", limits.flows),
-        ("FLOWS_BACK", limits.flows),
-        ("PENDING", limits.pending),
-        ("STASH", limits.stash),
-    ]
-}
-
 /// Says that a pinned map keeps its size, if that is not the wanted one.
-fn kept_size(pin_dir: &Path, map: &str, wanted: u32) {
-    if let Ok(info) = MapInfo::from_pin(pin_dir.join(map))
+fn kept_size(pin: &Path, map: Map, wanted: u32) {
+    if let Ok(info) = MapInfo::from_pin(pin)
         && info.max_entries() != wanted
     {
         warn!(
-            map,
+            map = map.pin(),
             size = info.max_entries(),
             wanted,
             "the pinned map keeps its size; a new one needs `roost detach` and a fresh start, which \
@@ -197,3 +184,5 @@ fn load_error(what: &str, error: EbpfError) -> anyhow::Error {
 
 #[cfg(test)]
 mod kernel_tests;
+#[cfg(test)]
+mod takeover_tests;

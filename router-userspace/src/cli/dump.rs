@@ -1,11 +1,15 @@
 //! `roost maps list` and `roost maps dump`.
 
-use clap::Subcommand;
+use clap::{
+    Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use router_ebpf::schema::Map;
 use serde_json::{Map as Object, Value};
 
 use super::{output::Report, table::Table};
 use crate::view::{
-    dump::{DumpReport, Dumped, Entry, ListReport, MapName},
+    dump::{DumpReport, Dumped, Entry, ListReport},
     text::{self, NONE},
 };
 
@@ -20,9 +24,17 @@ pub enum MapsCommand {
     /// JSON: an array of `{"map", "entries": [{"key": {...}, "value": {...}}]}`.
     Dump {
         /// Print this map only; without it all but SLOTS
-        #[arg(value_name = "MAP", value_enum, ignore_case = true)]
-        map: Option<MapName>,
+        #[arg(value_name = "MAP", value_parser = names(), ignore_case = true)]
+        map: Option<Map>,
     },
+}
+
+/// The names of the maps, as an argument.
+fn names() -> impl TypedValueParser<Value = Map> {
+    PossibleValuesParser::new(Map::ALL.iter().map(|map| map.pin())).map(|name| {
+        let is = |map: &&Map| map.pin().eq_ignore_ascii_case(&name);
+        *Map::ALL.iter().find(is).expect("one of the possible values")
+    })
 }
 
 impl Report for DumpReport {
@@ -75,7 +87,7 @@ impl Report for ListReport {
         for map in &self.0 {
             table.row([
                 map.name.into(),
-                map.kind.as_str().into(),
+                map.kind.into(),
                 map.key_size.into(),
                 map.value_size.into(),
                 map.entries.into(),
@@ -92,6 +104,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn names_of_pins_are_those_of_the_arguments() {
+        let command = clap::Command::new("dump")
+            .arg(clap::Arg::new("map").value_parser(names()).ignore_case(true));
+        for map in Map::ALL {
+            for name in [map.pin().to_owned(), map.pin().to_lowercase()] {
+                let given = command.clone().try_get_matches_from(["dump", &name]).unwrap();
+                assert_eq!(given.get_one::<Map>("map"), Some(map));
+            }
+        }
+        assert!(command.try_get_matches_from(["dump", "FLOW"]).is_err());
+    }
 
     #[test]
     fn a_dump_is_a_table_of_its_fields() {

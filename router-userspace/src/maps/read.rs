@@ -3,44 +3,35 @@
 use std::{
     collections::BTreeMap,
     fs,
-    hash::Hash,
-    ops::Range,
+    hash::Hash as HashKey,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::{
-    Pod,
-    maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray},
-};
-use router_ebpf::maps::Vip;
+use aya::{Pod, maps::MapInfo};
+use router_ebpf::{maps::Vip, schema::Map};
 
-use crate::{
-    maps::tables::{self, Tables},
-    plan::addr::{Family, from_map},
+use super::{
+    handle::{Asked, Hash, PerCpuArray},
+    tables::Tables,
 };
+use crate::plan::addr::{Family, from_map};
 
 /// All entries of a hash map, in the order of their keys.
-pub fn sorted<K, V>(map: &HashMap<MapData, K, V>, name: &str) -> Result<BTreeMap<K, V>>
-where
-    K: Pod + Ord + Hash,
-    V: Pod,
-{
-    let entries = tables::entries(map).with_context(|| format!("cannot read map {name}"))?;
-    Ok(entries.into_iter().collect())
-}
-
-/// How many entries a hash map has. It may change meanwhile: never more than it has room for.
-pub fn count<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, max: u32) -> usize {
-    map.keys().take_while(Result::is_ok).take(max as usize).count()
+pub fn sorted<K: Pod + Ord + HashKey, V: Pod>(map: &Hash<K, V>) -> Asked<BTreeMap<K, V>> {
+    Ok(map.entries()?.into_iter().collect())
 }
 
 /// All services' addresses, sorted: prefix length in bits and VIP, with the service's number.
-pub fn vips(tables: &Tables) -> Result<BTreeMap<(u32, Vip), u32>> {
-    let all = tables.all_vips().context("cannot read map VIPS")?;
-    Ok(all.into_iter().map(|(bits, vip, service)| ((bits, vip), service)).collect())
+pub fn vips(tables: &Tables) -> Asked<BTreeMap<(u32, Vip), u32>> {
+    Ok(tables
+        .vips
+        .entries()?
+        .into_iter()
+        .map(|(bits, vip, service)| ((bits, vip), service))
+        .collect())
 }
 
 /// Refuses a connection of a family that a service has no address of.
@@ -52,24 +43,14 @@ pub fn check_family(tables: &Tables, name: &str, number: u32, family: Family) ->
     Ok(())
 }
 
-/// A part of an array; what lies behind its end is left out.
-pub fn range<V: Pod>(array: &Array<MapData, V>, name: &str, range: Range<u32>) -> Result<Vec<V>> {
-    let end = range.end.min(array.len());
-    let values: Result<Vec<V>, MapError> =
-        (range.start..end).map(|index| array.get(&index, 0)).collect();
-    values.with_context(|| format!("cannot read map {name}"))
-}
-
 /// The counts of a per-CPU array, each summed over all CPUs.
-pub fn counts(array: &PerCpuArray<MapData, u64>) -> Result<Vec<u64>> {
-    let sum = |index| Ok::<u64, MapError>(array.get(&index, 0)?.iter().sum());
-    let counts: Result<Vec<u64>, MapError> = (0..array.len()).map(sum).collect();
-    counts.context("cannot read map COUNTERS")
+pub fn counts(array: &PerCpuArray<u64>) -> Asked<Vec<u64>> {
+    (0..array.room()).map(|index| Ok(array.get(index)?.iter().sum())).collect()
 }
 
 /// What the kernel says about a map.
-pub fn info(pin_dir: &Path, map: &str) -> Result<MapInfo> {
-    let path = pin_dir.join(map);
+pub fn info(pin_dir: &Path, map: Map) -> Result<MapInfo> {
+    let path = pin_dir.join(map.pin());
     MapInfo::from_pin(&path).with_context(|| format!("cannot ask about map {}", path.display()))
 }
 

@@ -7,14 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use router_ebpf::maps::{SCHEMA, Secrets};
+use router_ebpf::{
+    maps::Secrets,
+    schema::{FILLED, Map},
+};
 use rustix::{
     rand::{GetRandomFlags, getrandom},
     time::{ClockId, clock_gettime},
 };
 use tracing::{info, warn};
 
-use crate::{maps::tables::Tables, plan::config::SecretFiles};
+use super::{handle::Array, tables::Tables};
+use crate::plan::config::SecretFiles;
 
 /// A drift of the wall clock that is worth a write.
 const DRIFT: Duration = Duration::from_millis(50);
@@ -44,8 +48,8 @@ impl Keys {
 
     /// The keys of pinned maps, if a daemon has filled them.
     pub fn pinned(pin_dir: &Path) -> Option<Self> {
-        let tables = Tables::open(pin_dir).ok()?;
-        Some(Self::of(&tables.secrets.get(&0, 0).ok()?))
+        let secrets = Array::<Secrets>::open(pin_dir, Map::Secrets).ok()?.get(0).ok()?;
+        (secrets.schema != 0).then(|| Self::of(&secrets))
     }
 
     fn of(secrets: &Secrets) -> Self {
@@ -64,7 +68,7 @@ impl fmt::Debug for Keys {
 /// Fills `SECRETS`: from the files, else from what the map holds, else from the kernel's random
 /// numbers.
 pub fn set(tables: &mut Tables, files: &SecretFiles) -> Result<()> {
-    let old = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
+    let old = tables.secrets.get(0)?;
     let is_new = old.schema == 0;
     let wanted = |file: &Option<PathBuf>, field: &str, old: Key| match file {
         Some(file) => read_key(file).with_context(|| format!("secrets.{field}")),
@@ -87,7 +91,7 @@ pub fn set(tables: &mut Tables, files: &SecretFiles) -> Result<()> {
 
 /// Fills `SECRETS` with these keys.
 pub fn put(tables: &mut Tables, keys: Keys) -> Result<()> {
-    let old = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
+    let old = tables.secrets.get(0)?;
     let Keys { handshake, handshake_before, chat } = keys;
     if old.schema != 0 && chat != old.chat {
         warn!(
@@ -96,23 +100,23 @@ pub fn put(tables: &mut Tables, keys: Keys) -> Result<()> {
         );
     }
     let new = Secrets {
-        schema: SCHEMA,
+        schema: FILLED,
         reserved: 0,
         clock_offset: clock_offset(),
         handshake,
         handshake_before,
         chat,
     };
-    tables.secrets.set(0, new, 0).context("writing the map SECRETS")
+    Ok(tables.secrets.set(0, &new)?)
 }
 
 /// Follows the wall clock, so that all nodes count the same ticks.
 pub fn refresh_clock(tables: &mut Tables) -> Result<()> {
-    let mut secrets = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
+    let mut secrets = tables.secrets.get(0)?;
     let offset = clock_offset();
     if Duration::from_nanos(secrets.clock_offset.abs_diff(offset)) >= DRIFT {
         secrets.clock_offset = offset;
-        tables.secrets.set(0, secrets, 0).context("writing the map SECRETS")?;
+        tables.secrets.set(0, &secrets)?;
     }
     Ok(())
 }
@@ -125,7 +129,7 @@ impl Leaving {
     /// Ends the acceptance of a key when all that was in flight under it has arrived. Not for keys of a
     /// Secret, where the one besides may be the next.
     pub fn expire(&mut self, tables: &mut Tables, now: Duration) -> Result<()> {
-        let secrets = tables.secrets.get(&0, 0).context("reading the map SECRETS")?;
+        let secrets = tables.secrets.get(0)?;
         let mut keys = Keys::of(&secrets);
         if self.is_over(keys, now) {
             info!("the handshake key before is not accepted any more");

@@ -2,57 +2,45 @@
 
 use std::{error::Error, fmt, sync::Arc};
 
-use aya::maps::{MapError, lpm_trie::Key};
 use router_ebpf::maps::{Name, Replica, SLOT_COUNT, SLOT_STRIDE};
 
-use crate::{
-    maps::tables::{Tables, optional},
-    plan::{
-        addr::vip_text,
-        index::{Change, Maps, Published, Room},
-    },
+use super::{handle::Fault, tables::Tables};
+use crate::plan::{
+    addr::vip_text,
+    index::{Change, Maps, Published, Room},
 };
 
-/// A map that refused.
+/// A map that refused, and what was asked of it.
 #[derive(Debug)]
 pub struct WriteError {
-    map: &'static str,
     what: String,
-    error: MapError,
+    fault: Fault,
 }
 
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map {}: {}: ", self.map, self.what)?;
-        match &self.error {
-            MapError::SyscallError(e) => {
-                write!(f, "{}", e.io_error)?;
-                match e.io_error.raw_os_error() {
-                    Some(libc::E2BIG | libc::ENOSPC) => f.write_str(
-                        " (the map is full: raise [limits] services, then `roost detach` and start \
-                         anew)",
-                    ),
-                    _ => Ok(()),
-                }
-            }
-            e => e.fmt(f),
+        write!(f, "map {}: {}: {}", self.fault.map.pin(), self.what, self.fault.cause())?;
+        match self.fault.errno() {
+            Some(libc::E2BIG | libc::ENOSPC) => f.write_str(
+                " (the map is full: raise [limits] services, then `roost detach` and start anew)",
+            ),
+            _ => Ok(()),
         }
     }
 }
 
 impl Error for WriteError {}
 
-fn failed(map: &'static str, what: impl Into<String>) -> impl FnOnce(MapError) -> WriteError {
+fn failed(what: impl Into<String>) -> impl FnOnce(Fault) -> WriteError {
     let what = what.into();
-    move |error| WriteError { map, what, error }
+    move |fault| WriteError { what, fault }
 }
 
 /// What fits into the maps as they are.
 pub fn room(tables: &Tables) -> Result<Room, WriteError> {
-    let services = tables.services.room();
-    let services = services.map_err(|e| failed("SERVICES", "its size")(MapError::IoError(e)))?;
-    let slot_tables = tables.slots.len() / (2 * SLOT_STRIDE);
-    Ok(Room { services: services.min(slot_tables), replicas: tables.replicas.len() })
+    let services = tables.services.room().map_err(failed("its size"))?;
+    let slot_tables = tables.slots.room() / (2 * SLOT_STRIDE);
+    Ok(Room { services: services.min(slot_tables), replicas: tables.replicas.room() })
 }
 
 /// An entry of `REPLICAS` whose number is free.
@@ -72,21 +60,19 @@ impl Maps for Tables {
 
     fn read(&self) -> Result<Published, WriteError> {
         let mut out = Published::default();
-        let vips = self.all_vips().map_err(failed("VIPS", "reading"))?;
+        let vips = self.vips.entries().map_err(failed("reading"))?;
         out.vips = vips.into_iter().map(|(len, vip, service)| ((len, vip), service)).collect();
         let services = self.services.entries();
-        out.services = services.map_err(failed("SERVICES", "reading"))?.into_iter().collect();
-        let replicas = self.all_replicas().map_err(failed("REPLICAS", "reading"))?;
+        out.services = services.map_err(failed("reading"))?.into_iter().collect();
+        let replicas = self.all_replicas().map_err(failed("reading"))?;
         out.replicas = replicas.into_iter().collect();
         for service in out.services.values() {
             // What is in the service's other place need not be known: it is written as a whole.
             let end = service.slots.saturating_add(SLOT_COUNT);
-            if end > self.slots.len() {
+            if end > self.slots.room() {
                 continue;
             }
-            let table: Result<Vec<u32>, _> =
-                (service.slots..end).map(|at| self.slots.get(&at, 0)).collect();
-            let table = table.map_err(failed("SLOTS", "reading"))?;
+            let table = self.slots.range(service.slots..end).map_err(failed("reading"))?;
             out.slots.insert(service.slots, Arc::new(table));
         }
         Ok(out)
@@ -96,34 +82,33 @@ impl Maps for Tables {
         match change {
             Change::Replica { number, value } => self
                 .replicas
-                .set(*number, value, 0)
-                .map_err(failed("REPLICAS", format!("setting number {number}"))),
+                .set(*number, value)
+                .map_err(failed(format!("setting number {number}"))),
             Change::Slots { first, slots } => slots.iter().try_for_each(|(slot, replica)| {
                 let at = first + slot;
-                self.slots
-                    .set(at, replica, 0)
-                    .map_err(failed("SLOTS", format!("setting place {at}")))
+                self.slots.set(at, replica).map_err(failed(format!("setting place {at}")))
             }),
-            Change::Service { number, value } => self
-                .services
-                .insert(number, **value, 0)
-                .map_err(failed("SERVICES", format!("setting number {number}"))),
+            Change::Service { number, value } => {
+                self.services.set(number, value).map_err(failed(format!("setting number {number}")))
+            }
             Change::Vip { prefix_len, vip, service } => self
                 .vips
-                .insert(&Key::new(*prefix_len, *vip), service, 0)
-                .map_err(failed("VIPS", format!("adding {}", vip_text(*prefix_len, vip)))),
-            Change::RemoveVip { prefix_len, vip } => {
-                optional(self.vips.remove(&Key::new(*prefix_len, *vip)))
-                    .map(drop)
-                    .map_err(failed("VIPS", format!("removing {}", vip_text(*prefix_len, vip))))
-            }
-            Change::RemoveService { number } => optional(self.services.remove(number))
+                .set(*prefix_len, *vip, service)
+                .map_err(failed(format!("adding {}", vip_text(*prefix_len, vip)))),
+            Change::RemoveVip { prefix_len, vip } => self
+                .vips
+                .remove(*prefix_len, *vip)
                 .map(drop)
-                .map_err(failed("SERVICES", format!("removing number {number}"))),
+                .map_err(failed(format!("removing {}", vip_text(*prefix_len, vip)))),
+            Change::RemoveService { number } => self
+                .services
+                .remove(number)
+                .map(drop)
+                .map_err(failed(format!("removing number {number}"))),
             Change::RemoveReplica { number } => self
                 .replicas
-                .set(*number, FREE, 0)
-                .map_err(failed("REPLICAS", format!("clearing number {number}"))),
+                .set(*number, &FREE)
+                .map_err(failed(format!("clearing number {number}"))),
         }
     }
 }

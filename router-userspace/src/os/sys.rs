@@ -16,6 +16,9 @@ use std::{
 use aya::Pod;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, netdevice};
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -50,6 +53,13 @@ struct MapElem {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+impl MapElem {
+    fn new<K: ?Sized>(map: BorrowedFd<'_>, key: *const K, value: u64, flags: u64) -> Self {
+        let (map_fd, key) = (map.as_raw_fd() as u32, key.cast::<u8>() as u64);
+        Self { map_fd, padding: 0, key, value, flags }
+    }
 }
 
 /// Calls `bpf(2)`.
@@ -117,19 +127,12 @@ pub(crate) unsafe fn take_entry<K: Pod, V: Pod>(
     key: &K,
 ) -> io::Result<Option<V>> {
     let mut value = MaybeUninit::<V>::uninit();
-    let mut attr = MapElem {
-        map_fd: map.as_raw_fd() as u32,
-        padding: 0,
-        key: std::ptr::from_ref(key) as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: key and value have the map's sizes, by the caller's promise.
-    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) } {
-        // SAFETY: the kernel has filled it, and any bytes are a `Pod`.
-        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(e) => Err(e),
+    let mut attr = MapElem::new(map, std::ptr::from_ref(key), value.as_mut_ptr() as u64, 0);
+    // SAFETY: key and value have the map's sizes, by the caller's promise; found, it was filled, and any
+    // bytes are a `Pod`.
+    unsafe {
+        found(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr)
+            .map(|is_there| is_there.then(|| value.assume_init()))
     }
 }
 
@@ -141,14 +144,38 @@ pub(crate) unsafe fn take_entry<K: Pod, V: Pod>(
 /// `K` and `V` must have the sizes of the map's keys and values.
 pub(crate) unsafe fn all_entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut all = Vec::new();
+    // SAFETY: the sizes are the map's, by the caller's promise.
+    unsafe {
+        each_entry(map, size_of::<K>(), size_of::<V>(), |key, value| {
+            // SAFETY: these are so many bytes, and any bytes are a `Pod`.
+            all.push((
+                key.as_ptr().cast::<K>().read_unaligned(),
+                value.as_ptr().cast::<V>().read_unaligned(),
+            ));
+        })
+    }?;
+    Ok(all)
+}
+
+/// The same, entry by entry and as bytes.
+///
+/// # Safety
+///
+/// The sizes must be those of the map's keys and values.
+pub(crate) unsafe fn each_entry(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
     let mut room = 4096;
-    // The kernel's own mark of where it was: a bucket's number, or a key of an array.
-    let mut mark = [0u64; 2];
+    let mut keys = vec![0u8; room * key_size];
+    let mut values = vec![0u8; room * value_size];
+    // The kernel's own mark of where it was: a bucket's number, or a key.
+    let mut mark = vec![0u8; key_size.max(16)];
+    let mut next = mark.clone();
     let mut is_first = true;
     loop {
-        let mut keys = Vec::<K>::with_capacity(room);
-        let mut values = Vec::<V>::with_capacity(room);
-        let mut next = [0u64; 2];
         let mut attr = MapBatch {
             in_batch: if is_first { 0 } else { mark.as_mut_ptr() as u64 },
             out_batch: next.as_mut_ptr() as u64,
@@ -159,8 +186,8 @@ pub(crate) unsafe fn all_entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Res
             elem_flags: 0,
             flags: 0,
         };
-        // SAFETY: keys and values have room for `count` of the map's sizes, by the caller's promise;
-        // a mark is 4 bytes.
+        // SAFETY: keys and values have room for `count` of the map's sizes, by the caller's promise; a
+        // mark is a bucket's number of 4 bytes, or a key.
         let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
         let is_last = match result {
             Ok(_) => false,
@@ -168,21 +195,76 @@ pub(crate) unsafe fn all_entries<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Res
             // A bucket has more entries than there is room.
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => {
                 room *= 4;
+                keys.resize(room * key_size, 0);
+                values.resize(room * value_size, 0);
                 continue;
             }
             Err(e) => return Err(e),
         };
         let count = (attr.count as usize).min(room);
-        // SAFETY: the kernel has filled `count` of each, and any bytes are a `Pod`.
-        unsafe {
-            keys.set_len(count);
-            values.set_len(count);
-        }
-        all.extend(keys.into_iter().zip(values));
+        let keys = keys.chunks_exact(key_size).take(count);
+        keys.zip(values.chunks_exact(value_size)).for_each(|(key, value)| each(key, value));
         if is_last {
-            return Ok(all);
+            return Ok(());
         }
-        (mark, is_first) = (next, false);
+        std::mem::swap(&mut mark, &mut next);
+        is_first = false;
+    }
+}
+
+/// Reads an entry's value, as bytes; `false`: there is none.
+///
+/// # Safety
+///
+/// `key` and `value` must have the sizes of the map's keys and values.
+pub(crate) unsafe fn read_entry(
+    map: BorrowedFd<'_>,
+    key: &[u8],
+    value: &mut [u8],
+) -> io::Result<bool> {
+    let mut attr = MapElem::new(map, key, value.as_mut_ptr() as u64, 0);
+    // SAFETY: key and value have the map's sizes, by the caller's promise.
+    unsafe { found(BPF_MAP_LOOKUP_ELEM, &mut attr) }
+}
+
+/// Writes an entry, as bytes. `flags`: 0, `BPF_NOEXIST` or `BPF_EXIST`.
+///
+/// # Safety
+///
+/// `key` and `value` must have the sizes of the map's keys and values.
+pub(crate) unsafe fn write_entry(
+    map: BorrowedFd<'_>,
+    key: &[u8],
+    value: &[u8],
+    flags: u64,
+) -> io::Result<()> {
+    let mut attr = MapElem::new(map, key, value.as_ptr() as u64, flags);
+    // SAFETY: key and value have the map's sizes, by the caller's promise; the kernel only reads them.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Removes an entry of a map that is not an array; `false`: there was none.
+///
+/// # Safety
+///
+/// `key` must have the size of the map's keys.
+pub(crate) unsafe fn remove_entry(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attr = MapElem::new(map, key, 0, 0);
+    // SAFETY: the key has the map's size, by the caller's promise.
+    unsafe { found(BPF_MAP_DELETE_ELEM, &mut attr) }
+}
+
+/// Calls `bpf(2)`; `false`: there is no such entry.
+///
+/// # Safety
+///
+/// As for [`bpf`].
+unsafe fn found(command: libc::c_int, attr: &mut MapElem) -> io::Result<bool> {
+    // SAFETY: the caller's promise.
+    match unsafe { bpf(command, attr) } {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

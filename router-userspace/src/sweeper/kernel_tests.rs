@@ -15,7 +15,7 @@ fn world() -> (TestMaps, Tables, Sweeper) {
     let maps = TestMaps::new();
     let mut tables = maps.tables();
     let service = Service { idle_timeout: 100, ..Service::EMPTY };
-    tables.services.insert(0, service, 0).unwrap();
+    tables.services.set(&0, &service).unwrap();
     for number in [1, 2] {
         set_replica(&mut tables, number, REPLICA_READY, b"a");
     }
@@ -34,7 +34,7 @@ fn set_replica(tables: &mut Tables, number: u32, state: u8, name: &[u8]) {
         weight: 1,
         name: Name::new(name),
     };
-    tables.replicas.set(number, replica, 0).unwrap();
+    tables.replicas.set(number, &replica).unwrap();
 }
 
 fn tuple(client: u8) -> Tuple {
@@ -57,20 +57,20 @@ fn add_flow(tables: &mut Tables, client: u8, state: u32) -> (Tuple, Tuple) {
     };
     let tuple = tuple(client);
     let back = back_of(&tuple, &flow);
-    tables.flows.insert(tuple, flow, 0).unwrap();
+    tables.flows.set(&tuple, &flow).unwrap();
     // SAFETY: as above.
-    tables.flows_back.insert(back, unsafe { std::mem::zeroed::<FlowBack>() }, 0).unwrap();
+    tables.flows_back.set(&back, &unsafe { std::mem::zeroed::<FlowBack>() }).unwrap();
     (tuple, back)
 }
 
 fn set_chat(tables: &mut Tables, home: u32, flows: u32) {
     let state = Chat::pack(home, flows);
     let chat = Chat { state, bound_at: 1_000_000_000_000, since: 0, key: Name::EMPTY, source: 0 };
-    tables.chats.insert(CHAT, chat, 0).unwrap();
+    tables.chats.set(&CHAT, &chat).unwrap();
 }
 
 fn state_of(tables: &Tables) -> u64 {
-    tables.chats.get(&CHAT, 0).unwrap().state
+    tables.chats.get(&CHAT).unwrap().unwrap().state
 }
 
 fn at(second: u64) -> Duration {
@@ -86,16 +86,19 @@ fn an_idle_flow_expires_releases_its_chat_lingers_and_goes() {
     assert_eq!((report.flows, report.expired), (1, 0));
     assert_eq!(report.used, Used { services: [0].into(), replicas: [1].into() });
     assert_eq!(sweeper.sweep(at(1100)).unwrap().expired, 1);
-    let flow = tables.flows.get(&idle, 0).unwrap();
+    let flow = tables.flows.get(&idle).unwrap().unwrap();
     assert_eq!(flow.state, STATE_CLIENT_FIN | STATE_EXPIRED);
-    assert_eq!(tables.flows_back.get(&back, 0).unwrap().state, STATE_EXPIRED);
+    assert_eq!(tables.flows_back.get(&back).unwrap().unwrap().state, STATE_EXPIRED);
     assert_eq!(state_of(&tables), Chat::pack(1, 0));
     // Once only, and it is still there for its ends' next segments.
     let report = sweeper.sweep(at(1159)).unwrap();
     assert_eq!((report.expired, report.removed, report.corrected), (0, 0, 0));
     assert_eq!(report.chats_removed, 1);
     assert_eq!(sweeper.sweep(at(1160)).unwrap().removed, 1);
-    assert!(tables.flows.get(&idle, 0).is_err() && tables.flows_back.get(&back, 0).is_err());
+    assert!(
+        tables.flows.get(&idle).unwrap().is_none()
+            && tables.flows_back.get(&back).unwrap().is_none()
+    );
     assert_eq!(sweeper.sweep(at(1200)).unwrap(), Report::default());
 }
 
@@ -117,7 +120,7 @@ fn a_lone_back_entry_goes_when_it_was_seen_twice() {
     tables.flows.remove(&tuple).unwrap();
     assert_eq!(sweeper.sweep(at(1000)).unwrap().orphans, 0);
     assert_eq!(sweeper.sweep(at(1030)).unwrap().orphans, 1);
-    assert!(tables.flows_back.get(&back, 0).is_err());
+    assert!(tables.flows_back.get(&back).unwrap().is_none());
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn a_chat_without_flows_waits_for_what_is_being_bound() {
     set_chat(&mut tables, 1, 0);
     assert_eq!(sweeper.sweep(at(1119)).unwrap().chats, 1);
     assert_eq!(sweeper.sweep(at(1120)).unwrap().chats_removed, 1);
-    assert!(tables.chats.get(&CHAT, 0).is_err());
+    assert!(tables.chats.get(&CHAT).unwrap().is_none());
 }
 
 #[test]
@@ -147,10 +150,10 @@ fn flows_of_a_gone_replica_end_and_pins_follow_its_name() {
     set_replica(&mut tables, 1, REPLICA_GONE, b"b");
     set_replica(&mut tables, 2, REPLICA_READY, b"b");
     let pin = ChatCookie { cookie: 7, replica: 1, width: 0, key: Name::EMPTY, chat: Name::EMPTY };
-    tables.chat_cookies.insert(CHAT, pin, 0).unwrap();
+    tables.chat_cookies.set(&CHAT, &pin).unwrap();
     let report = sweeper.sweep(at(1000)).unwrap();
     assert_eq!((report.expired, report.repinned), (1, 1));
-    assert_eq!(tables.chat_cookies.get(&CHAT, 0).unwrap().replica, 2);
+    assert_eq!(tables.chat_cookies.get(&CHAT).unwrap().unwrap().replica, 2);
 }
 
 #[test]
@@ -164,7 +167,7 @@ fn what_belongs_to_no_service_goes() {
         key: Name::EMPTY,
         chat: Name::EMPTY,
     };
-    tables.chat_cookies.insert(CHAT, pin, 0).unwrap();
+    tables.chat_cookies.set(&CHAT, &pin).unwrap();
     tables.services.remove(&0).unwrap();
     let report = sweeper.sweep(at(1000)).unwrap();
     assert_eq!((report.expired, report.forgotten), (1, 0));

@@ -44,7 +44,7 @@ pub struct ChatsReport(pub Vec<ChatLine>);
 pub fn chats(tables: &Tables, service: Option<&str>, key: Option<&str>) -> Result<ChatsReport> {
     let names = Names::read(tables)?;
     names.check(service)?;
-    let chats = read::sorted(&tables.chats, "CHATS")?;
+    let chats = read::sorted(&tables.chats)?;
     Ok(ChatsReport(lines(&names, &chats, service, key, monotonic())))
 }
 

@@ -2,107 +2,71 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, MapData};
-use clap::ValueEnum;
+use anyhow::Result;
 use router_ebpf::{
     maps::{NO_REPLICA, SLOT_COUNT, Tuple},
+    schema::{Kind, Map},
     verdict::Counter,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{decode, names::Names};
-use crate::maps::{read, tables::Tables};
+use crate::maps::{handle::Hash, read, tables::Tables};
 
-/// The maps of the schema.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "SCREAMING_SNAKE_CASE")]
-#[expect(missing_docs, reason = "the schema in router_ebpf::maps documents the maps")]
-pub enum MapName {
-    Vips,
-    Services,
-    Replicas,
-    Slots,
-    ChatCookies,
-    Chats,
-    Pending,
-    Stash,
-    Flows,
-    FlowsBack,
-    Secrets,
-    Counters,
+/// Entries in use. Of arrays these are the ones that mean something.
+fn used(map: Map, tables: &Tables, names: &Names) -> Result<usize> {
+    Ok(match map {
+        Map::Vips => tables.vips.entries()?.len(),
+        Map::Services => names.services.len(),
+        Map::Replicas => names.replicas.len(),
+        Map::Slots => published(names).count() * SLOT_COUNT as usize,
+        Map::ChatCookies => tables.chat_cookies.count()?,
+        Map::Chats => tables.chats.count()?,
+        Map::Pending => tables.pending.count()?,
+        Map::Stash => tables.stash.count()?,
+        Map::Flows => tables.flows.count()?,
+        Map::FlowsBack => tables.flows_back.count()?,
+        Map::Secrets => 1,
+        Map::Counters => Counter::COUNT,
+        Map::Schema => tables.schema.count()?,
+    })
 }
 
-impl MapName {
-    /// The name of its pin.
-    pub const fn pin(self) -> &'static str {
-        match self {
-            Self::Vips => "VIPS",
-            Self::Services => "SERVICES",
-            Self::Replicas => "REPLICAS",
-            Self::Slots => "SLOTS",
-            Self::ChatCookies => "CHAT_COOKIES",
-            Self::Chats => "CHATS",
-            Self::Pending => "PENDING",
-            Self::Stash => "STASH",
-            Self::Flows => "FLOWS",
-            Self::FlowsBack => "FLOWS_BACK",
-            Self::Secrets => "SECRETS",
-            Self::Counters => "COUNTERS",
+/// All entries that are in use, decoded.
+fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
+    let vip = |((bits, vip), service)| Entry {
+        key: decode::vip(bits, &vip),
+        value: json!({ "service": service }),
+    };
+    Ok(match map {
+        Map::Vips => read::vips(tables)?.into_iter().map(vip).collect(),
+        Map::Services => each(&names.services, |number, service| {
+            (json!({ "service": number }), decode::service(service))
+        }),
+        Map::Replicas => each(&names.replicas, |number, replica| {
+            (json!({ "replica": number }), decode::replica(replica))
+        }),
+        Map::Slots => slots(tables, names)?,
+        Map::ChatCookies => each(&read::sorted(&tables.chat_cookies)?, |key, value| {
+            (decode::key_hash(key), decode::chat_cookie(names, key.service, value))
+        }),
+        Map::Chats => each(&read::sorted(&tables.chats)?, |key, value| {
+            (decode::chat_key(key), decode::chat(names, key.service, value))
+        }),
+        Map::Pending => tuples(&tables.pending, decode::pending)?,
+        Map::Stash => tuples(&tables.stash, decode::stash)?,
+        Map::Flows => tuples(&tables.flows, decode::flow)?,
+        Map::FlowsBack => tuples(&tables.flows_back, decode::flow_back)?,
+        Map::Secrets => {
+            let secrets = tables.secrets.get(0)?;
+            vec![Entry { key: json!({ "index": 0 }), value: decode::secrets(&secrets) }]
         }
-    }
-
-    /// Entries in use. Of arrays these are the ones that mean something.
-    fn used(self, tables: &Tables, names: &Names, max: u32) -> Result<usize> {
-        Ok(match self {
-            Self::Vips => read::vips(tables)?.len(),
-            Self::Services => names.services.len(),
-            Self::Replicas => names.replicas.len(),
-            Self::Slots => published(names).count() * SLOT_COUNT as usize,
-            Self::ChatCookies => read::count(&tables.chat_cookies, max),
-            Self::Chats => read::count(&tables.chats, max),
-            Self::Pending => read::count(&tables.pending, max),
-            Self::Stash => read::count(&tables.stash, max),
-            Self::Flows => read::count(&tables.flows, max),
-            Self::FlowsBack => read::count(&tables.flows_back, max),
-            Self::Secrets => 1,
-            Self::Counters => Counter::COUNT,
-        })
-    }
-
-    fn entries(self, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
-        let pin = self.pin();
-        let vip = |((bits, vip), service)| Entry {
-            key: decode::vip(bits, &vip),
-            value: json!({ "service": service }),
-        };
-        Ok(match self {
-            Self::Vips => read::vips(tables)?.into_iter().map(vip).collect(),
-            Self::Services => each(&names.services, |number, service| {
-                (json!({ "service": number }), decode::service(service))
-            }),
-            Self::Replicas => each(&names.replicas, |number, replica| {
-                (json!({ "replica": number }), decode::replica(replica))
-            }),
-            Self::Slots => slots(tables, names)?,
-            Self::ChatCookies => each(&read::sorted(&tables.chat_cookies, pin)?, |key, value| {
-                (decode::key_hash(key), decode::chat_cookie(names, key.service, value))
-            }),
-            Self::Chats => each(&read::sorted(&tables.chats, pin)?, |key, value| {
-                (decode::chat_key(key), decode::chat(names, key.service, value))
-            }),
-            Self::Pending => tuples(&tables.pending, pin, decode::pending)?,
-            Self::Stash => tuples(&tables.stash, pin, decode::stash)?,
-            Self::Flows => tuples(&tables.flows, pin, decode::flow)?,
-            Self::FlowsBack => tuples(&tables.flows_back, pin, decode::flow_back)?,
-            Self::Secrets => {
-                let secrets = tables.secrets.get(&0, 0).context("cannot read map SECRETS")?;
-                vec![Entry { key: json!({ "index": 0 }), value: decode::secrets(&secrets) }]
-            }
-            Self::Counters => counters(&read::counts(&tables.counters)?),
-        })
-    }
+        Map::Counters => counters(&read::counts(&tables.counters)?),
+        Map::Schema => each(&read::sorted(&tables.schema)?, |mark, number| {
+            (json!({ "name": mark.text() }), json!({ "number": number }))
+        }),
+    })
 }
 
 /// One entry of a map.
@@ -125,12 +89,8 @@ fn each<'a, K: 'a, V: 'a>(
     entries.into_iter().map(entry).collect()
 }
 
-fn tuples<V: aya::Pod>(
-    map: &HashMap<MapData, Tuple, V>,
-    pin: &str,
-    decode: fn(&V) -> Value,
-) -> Result<Vec<Entry>> {
-    let entries = read::sorted(map, pin)?;
+fn tuples<V: aya::Pod>(map: &Hash<Tuple, V>, decode: fn(&V) -> Value) -> Result<Vec<Entry>> {
+    let entries = read::sorted(map)?;
     Ok(each(&entries, |tuple, value| (decode::tuple(tuple), decode(value))))
 }
 
@@ -144,7 +104,7 @@ fn slots(tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (service, first) in published(names) {
         let end = first.saturating_add(SLOT_COUNT);
-        let replicas = read::range(&tables.slots, "SLOTS", first..end)?;
+        let replicas = tables.slots.range(first..end)?;
         entries.extend((0u32..).zip(replicas).map(|(slot, replica)| Entry {
             key: json!({ "service": service, "slot": slot }),
             value: json!({ "replica": replica }),
@@ -177,13 +137,11 @@ pub struct DumpReport(pub Vec<Dumped>);
 
 /// Reads one map or all of them. `SLOTS` has thousands of entries for each service: it has to be
 /// asked for.
-pub fn dump(tables: &Tables, map: Option<MapName>) -> Result<DumpReport> {
+pub fn dump(tables: &Tables, map: Option<Map>) -> Result<DumpReport> {
     let names = Names::read(tables)?;
-    let asked = |name: &&MapName| map.map_or(**name != MapName::Slots, |map| map == **name);
-    let read =
-        |name: &MapName| Ok(Dumped { map: name.pin(), entries: name.entries(tables, &names)? });
-    let dumped: Result<Vec<Dumped>> =
-        MapName::value_variants().iter().filter(asked).map(read).collect();
+    let asked = |one: &&Map| map.map_or(**one != Map::Slots, |map| map == **one);
+    let read = |map: &Map| Ok(Dumped { map: map.pin(), entries: entries(*map, tables, &names)? });
+    let dumped: Result<Vec<Dumped>> = Map::ALL.iter().filter(asked).map(read).collect();
     Ok(DumpReport(dumped?))
 }
 
@@ -193,7 +151,7 @@ pub struct MapLine {
     /// Its name.
     pub name: &'static str,
     /// Its type in the kernel.
-    pub kind: String,
+    pub kind: &'static str,
     /// Bytes of a key.
     pub key_size: u32,
     /// Bytes of a value; of one CPU's for a per-CPU map.
@@ -213,20 +171,20 @@ pub struct ListReport(pub Vec<MapLine>);
 
 /// Asks the kernel about every map.
 pub fn list(tables: &Tables, pin_dir: &Path) -> Result<ListReport> {
-    lines(tables, pin_dir, MapName::value_variants()).map(ListReport)
+    lines(tables, pin_dir, Map::ALL).map(ListReport)
 }
 
 /// Asks the kernel about these maps.
-pub fn lines(tables: &Tables, pin_dir: &Path, maps: &[MapName]) -> Result<Vec<MapLine>> {
+pub fn lines(tables: &Tables, pin_dir: &Path, maps: &[Map]) -> Result<Vec<MapLine>> {
     let names = Names::read(tables)?;
-    let line = |name: &MapName| {
-        let info = read::info(pin_dir, name.pin())?;
+    let line = |map: &Map| {
+        let info = read::info(pin_dir, *map)?;
         Ok(MapLine {
-            name: name.pin(),
-            kind: kind(info.map_type().context("unknown type of map")?),
+            name: map.pin(),
+            kind: word(map.kind()),
             key_size: info.key_size(),
             value_size: info.value_size(),
-            entries: name.used(tables, &names, info.max_entries())?,
+            entries: used(*map, tables, &names)?,
             max_entries: info.max_entries(),
             memory_bytes: read::memory(&info)?,
         })
@@ -234,27 +192,13 @@ pub fn lines(tables: &Tables, pin_dir: &Path, maps: &[MapName]) -> Result<Vec<Ma
     maps.iter().map(line).collect()
 }
 
-fn kind(kind: aya::maps::MapType) -> String {
-    use aya::maps::MapType;
+/// The word for a type of map, as the kernel's own tools have it.
+const fn word(kind: Kind) -> &'static str {
     match kind {
-        MapType::Hash => "hash".to_owned(),
-        MapType::LruHash => "lru_hash".to_owned(),
-        MapType::Array => "array".to_owned(),
-        MapType::PerCpuArray => "percpu_array".to_owned(),
-        MapType::LpmTrie => "lpm_trie".to_owned(),
-        other => format!("{other:?}").to_lowercase(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_pins_are_those_of_the_arguments() {
-        for map in MapName::value_variants() {
-            let value = map.to_possible_value().unwrap();
-            assert_eq!(value.get_name(), map.pin());
-        }
+        Kind::HashMap => "hash",
+        Kind::LruHashMap => "lru_hash",
+        Kind::Array => "array",
+        Kind::PerCpuArray => "percpu_array",
+        Kind::LpmTrie => "lpm_trie",
     }
 }

@@ -55,8 +55,8 @@ pub struct FlowsReport(pub Vec<FlowLine>);
 pub fn flows(tables: &Tables, which: Which<'_>) -> Result<FlowsReport> {
     let names = Names::read(tables)?;
     names.check(which.service)?;
-    let chats: BTreeMap<ChatKey, Chat> = read::sorted(&tables.chats, "CHATS")?;
-    let flows: BTreeMap<Tuple, Flow> = read::sorted(&tables.flows, "FLOWS")?;
+    let chats: BTreeMap<ChatKey, Chat> = read::sorted(&tables.chats)?;
+    let flows: BTreeMap<Tuple, Flow> = read::sorted(&tables.flows)?;
     let now = monotonic();
     let lines = flows.iter().map(|(tuple, flow)| line(&names, &chats, now, tuple, flow));
     let asked = |wanted: Option<&str>, is: Option<&str>| wanted.is_none() || wanted == is;

@@ -19,6 +19,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, text},
     registry::Registry,
 };
+use router_ebpf::schema::Map;
 
 use crate::{
     kube::Watched,
@@ -53,7 +54,7 @@ pub struct Facts<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// The map.
-    pub map: &'static str,
+    pub map: Map,
     /// Entries that it takes.
     pub max_entries: u32,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use router_ebpf::{
     maps::{
         Chat, FLOW_CHAT, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD,
@@ -32,9 +32,9 @@ pub struct Names {
 impl Names {
     /// Reads them from the maps.
     pub fn read(tables: &Tables) -> Result<Self> {
-        let replicas = tables.all_replicas().context("cannot read map REPLICAS")?;
+        let replicas = tables.all_replicas()?;
         Ok(Self {
-            services: read::sorted(&tables.services, "SERVICES")?,
+            services: read::sorted(&tables.services)?,
             replicas: replicas.into_iter().collect(),
         })
     }

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use router_ebpf::schema::Map;
 use serde::Serialize;
 
 use super::{
     counters::{self, CounterLine},
-    dump::{self, MapName},
+    dump,
     interfaces::{InterfaceLine, interfaces},
     services::{self, ServiceLine},
 };
@@ -19,8 +20,7 @@ use crate::{
 };
 
 /// Maps whose filling is watched.
-const BOUNDED: [MapName; 5] =
-    [MapName::Flows, MapName::Chats, MapName::ChatCookies, MapName::Pending, MapName::Stash];
+const BOUNDED: [Map; 5] = [Map::Flows, Map::Chats, Map::ChatCookies, Map::Pending, Map::Stash];
 
 /// What `roost status` prints. JSON: one object with these fields.
 #[derive(Debug, Serialize)]

@@ -147,18 +147,18 @@ pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
     let mut slots: BTreeMap<u32, usize> = BTreeMap::new();
     for service in names.services.values().filter(|service| service.slots != NO_REPLICA) {
         let end = service.slots.saturating_add(SLOT_COUNT);
-        for replica in read::range(&tables.slots, "SLOTS", service.slots..end)? {
+        for replica in tables.slots.range(service.slots..end)? {
             *slots.entry(replica).or_default() += 1;
         }
     }
     let mut chats: BTreeMap<u32, usize> = BTreeMap::new();
-    for chat in read::sorted(&tables.chats, "CHATS")?.values() {
+    for chat in read::sorted(&tables.chats)?.values() {
         if Chat::flows(chat.state) > 0 {
             *chats.entry(Chat::home(chat.state)).or_default() += 1;
         }
     }
     let mut flows: BTreeMap<u32, usize> = BTreeMap::new();
-    for flow in read::sorted(&tables.flows, "FLOWS")?.values() {
+    for flow in read::sorted(&tables.flows)?.values() {
         if flow.state & (STATE_CLOSED | STATE_EXPIRED) == 0 {
             *flows.entry(flow.replica).or_default() += 1;
         }

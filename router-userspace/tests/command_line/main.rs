@@ -81,6 +81,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "FLOWS_BACK",
         "SECRETS",
         "COUNTERS",
+        "SCHEMA",
     ];
     assert_eq!(maps, expected, "SLOTS only when asked for");
     for printed in [all.to_string(), pinned.text(&["maps", "dump"])] {

@@ -6,15 +6,22 @@ use std::{
     process::Output,
 };
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuValues, lpm_trie::Key};
-use roost::plan::{addr::to_map, config::key_sources};
+use aya::maps::PerCpuValues;
+use roost::{
+    attach::loader::make_maps,
+    maps::tables::Tables,
+    plan::{
+        addr::to_map,
+        config::{Limits, key_sources},
+    },
+};
 use roost_programs::{MOUNT, built};
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, FLOW_CHAT, Flow, FlowBack, KeySource, MISSING_REJECT,
-        Name, Pending, REPLICA_DRAINING, REPLICA_READY, Replica, SCHEMA, SLOT_STRIDE, SOURCES,
-        Secrets, Service, Stash, Tuple, Vip,
+        Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, MISSING_REJECT, Name, REPLICA_DRAINING,
+        REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip,
     },
+    schema::FILLED,
     source::KeyKind,
     verdict::Counter,
 };
@@ -23,6 +30,10 @@ use siphasher::sip::SipHasher24;
 
 pub const BPFFS: &str = "/sys/fs/bpf";
 pub const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
+
+/// The sizes of the maps.
+const LIMITS: Limits =
+    Limits { flows: 8, chats: 8, pending: 8, stash: 8, services: 1, replicas: 4 };
 
 /// Maps of the schema in a directory of their own, which is removed in the end.
 pub struct Pinned {
@@ -47,74 +58,38 @@ impl Pinned {
     pub fn filled_by(test: &str, sources: &[&str]) -> Self {
         mount_bpffs();
         let dir = Path::new(BPFFS).join(format!("roost-test-{test}-{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("cannot make a directory in the bpffs; run as root");
         let pinned = Self { dir };
-        pinned.fill(sources).unwrap();
+        pinned.fill(sources).expect("cannot make maps in the bpffs; run as root");
         pinned
     }
 
     fn fill(&self, sources: &[&str]) -> anyhow::Result<()> {
-        let pin = |name: &str| self.dir.join(name);
+        make_maps(&self.dir, &LIMITS)?;
+        let mut tables = Tables::open_unfilled(&self.dir)?;
 
-        let mut vips: LpmTrie<MapData, Vip, u32> = LpmTrie::create(8, 1)?;
         let vip = Vip { port: 80u16.to_be_bytes(), addr: addr("192.0.2.1") };
-        vips.insert(&Key::new(144, vip), 1, 0)?;
-        vips.pin(pin("VIPS"))?;
-
-        let mut services: HashMap<MapData, u32, Service> = HashMap::create(8, 0)?;
-        services.insert(1, service(sources), 0)?;
-        services.pin(pin("SERVICES"))?;
-
-        let mut replicas: Array<MapData, Replica> = Array::create(4, 0)?;
-        replicas.set(0, replica("r0", "10.0.0.10", REPLICA_READY), 0)?;
-        replicas.set(1, replica("r1", "10.0.0.11", REPLICA_DRAINING), 0)?;
-        replicas.pin(pin("REPLICAS"))?;
-
-        let mut slots: Array<MapData, u32> = Array::create(SLOT_STRIDE, 0)?;
-        for slot in 0..100 {
-            slots.set(slot, 1, 0)?;
+        tables.vips.set(144, vip, &1)?;
+        tables.services.set(&1, &service(sources))?;
+        tables.replicas.set(0, &replica("r0", "10.0.0.10", REPLICA_READY))?;
+        tables.replicas.set(1, &replica("r1", "10.0.0.11", REPLICA_DRAINING))?;
+        for slot in 0..SLOT_COUNT {
+            tables.slots.set(slot, &u32::from(slot < 100))?;
         }
-        slots.pin(pin("SLOTS"))?;
-
-        let mut chats: HashMap<MapData, ChatKey, Chat> = HashMap::create(8, 0)?;
-        let key = ChatKey { cookie: hash("42"), service: 1, reserved: 0 };
-        let state = Chat::pack(1, 1);
-        chats.insert(
-            key,
-            Chat { state, bound_at: 1, since: 1, key: name("42"), source: KeyKind::Query as u32 },
-            0,
-        )?;
-        chats.pin(pin("CHATS"))?;
-
-        let mut flows: HashMap<MapData, Tuple, Flow> = HashMap::create(8, 0)?;
-        flows.insert(tuple(), flow(), 0)?;
-        flows.pin(pin("FLOWS"))?;
-
-        let mut secrets: Array<MapData, Secrets> = Array::create(1, 0)?;
-        secrets.set(0, self::secrets(), 0)?;
-        secrets.pin(pin("SECRETS"))?;
-
-        let mut counters: PerCpuArray<MapData, u64> =
-            PerCpuArray::create(Counter::COUNT as u32, 0)?;
+        self.live(hash("42"), "42", 1, 1);
+        tables.flows.set(&tuple(), &flow())?;
+        tables.secrets.set(0, &secrets())?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        counters.set(Counter::Bound as u32, PerCpuValues::try_from(vec![2; cpus])?, 0)?;
-        counters.pin(pin("COUNTERS"))?;
-
-        HashMap::<MapData, ChatKey, ChatCookie>::create(8, 0)?.pin(pin("CHAT_COOKIES"))?;
-        HashMap::<MapData, Tuple, Pending>::create(8, 0)?.pin(pin("PENDING"))?;
-        HashMap::<MapData, Tuple, Stash>::create(8, 0)?.pin(pin("STASH"))?;
-        HashMap::<MapData, Tuple, FlowBack>::create(8, 0)?.pin(pin("FLOWS_BACK"))?;
+        tables.counters.set(Counter::Bound as u32, PerCpuValues::try_from(vec![2; cpus])?)?;
         Ok(())
     }
 
     /// Adds a chat, or a part of one.
     pub fn live(&self, cookie: u64, key: &str, home: u32, flows: u32) {
-        let map = MapData::from_pin(self.dir.join("CHATS")).unwrap();
-        let mut chats = HashMap::<_, ChatKey, Chat>::try_from(Map::HashMap(map)).unwrap();
+        let mut tables = Tables::open_unfilled(&self.dir).unwrap();
         let state = Chat::pack(home, flows);
         let chat =
             Chat { state, bound_at: 1, since: 1, key: name(key), source: KeyKind::Query as u32 };
-        chats.insert(ChatKey { cookie, service: 1, reserved: 0 }, chat, 0).unwrap();
+        tables.chats.set(&ChatKey { cookie, service: 1, reserved: 0 }, &chat).unwrap();
     }
 
     pub fn roost(&self, arguments: &[&str]) -> Output {
@@ -245,7 +220,7 @@ fn flow() -> Flow {
 
 fn secrets() -> Secrets {
     Secrets {
-        schema: SCHEMA,
+        schema: FILLED,
         reserved: 0,
         clock_offset: 9,
         handshake: SECRET,

@@ -16,6 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 use object::{SymbolFlags, SymbolKind, SymbolScope};
+use router_ebpf::schema;
 use router_ebpf::verdict::Counter;
 
 /// Program names in the objects.
@@ -75,7 +76,10 @@ impl Kernel {
 
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<BTreeMap<Counter, u64>> {
-        let map = self.roost.map("COUNTERS").context("the object has no map COUNTERS")?;
+        let map = self
+            .roost
+            .map(schema::Map::Counters.pin())
+            .context("the object has no map COUNTERS")?;
         let map: PerCpuArray<&MapData, u64> = map.try_into().context("map COUNTERS")?;
         let read = |(at, counter): (usize, &Counter)| {
             let values = map.get(&(at as u32), 0)?;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use aya::Pod;
 use router_ebpf::maps::{Chat, ChatKey, NO_REPLICA, Name};
+use router_ebpf::schema::Map;
 
 use super::kernel::Kernel;
 use super::packets::{any_back, any_flow, numbered_tuple};
@@ -16,7 +17,7 @@ const SIZE_CLASSES: [u64; 9] = [32, 64, 96, 128, 192, 256, 512, 1024, 2048];
 /// One more entry of a map.
 pub struct Entry {
     /// The map.
-    pub map: &'static str,
+    pub map: Map,
     /// Bytes of the element, measured: what the kernel says that the map takes more.
     pub accounted: u64,
     /// Bytes that this takes: the allocator's next size.
@@ -41,16 +42,16 @@ impl Memory {
         };
         let key = |n| ChatKey { cookie: u64::from(n), service: u32::MAX, reserved: 0 };
         let entries = vec![
-            entry(kernel, "FLOWS", numbered_tuple, any_flow())?,
-            entry(kernel, "FLOWS_BACK", numbered_tuple, any_back())?,
-            entry(kernel, "CHATS", key, chat)?,
+            entry(kernel, Map::Flows, numbered_tuple, any_flow())?,
+            entry(kernel, Map::FlowsBack, numbered_tuple, any_back())?,
+            entry(kernel, Map::Chats, key, chat)?,
         ];
         Ok(Self { entries })
     }
 
     /// Bytes for one more connection in a chat that has one already.
     pub fn per_flow(&self) -> u64 {
-        self.entries.iter().filter(|entry| entry.map != "CHATS").map(|e| e.allocated).sum()
+        self.entries.iter().filter(|entry| entry.map != Map::Chats).map(|e| e.allocated).sum()
     }
 
     /// Bytes for the first connection of a chat: the most that one can cost.
@@ -61,10 +62,11 @@ impl Memory {
 
 fn entry<K: Pod, V: Pod>(
     kernel: &mut Kernel,
-    map: &'static str,
+    of: Map,
     key: impl Fn(u32) -> K,
     value: V,
 ) -> Result<Entry> {
+    let map = of.pin();
     let before = kernel.memory(map)?;
     let mut entries = kernel.hash(map)?;
     for n in 0..ENTRIES {
@@ -82,7 +84,7 @@ fn entry<K: Pod, V: Pod>(
          elements of maps that are not preallocated (Linux 6.4 does)",
         full - before
     );
-    Ok(Entry { map, accounted, allocated: size_class(accounted) })
+    Ok(Entry { map: of, accounted, allocated: size_class(accounted) })
 }
 
 fn size_class(bytes: u64) -> u64 {

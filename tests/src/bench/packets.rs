@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
-    Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, REPLICA_READY, Replica, SCHEMA,
+    Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, REPLICA_READY, Replica,
     SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
+use router_ebpf::schema::{FILLED, Map};
 use router_ebpf::syn_cookie;
 
 use super::heads::Head;
@@ -28,7 +29,7 @@ const CLIENT_SEQ: u32 = 0x1000_0000;
 const SERVER_SEQ: u32 = 0x2000_0000;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SECRETS: Secrets = Secrets {
-    schema: SCHEMA,
+    schema: FILLED,
     reserved: 0,
     clock_offset: 0,
     handshake: [1, 2],
@@ -83,23 +84,23 @@ fn port(head: Head) -> u16 {
 
 /// Fills the maps as a daemon would, and enters the flows that are measured.
 pub fn fill(kernel: &mut Kernel) -> Result<()> {
-    kernel.array("SECRETS")?.set(0, SECRETS, 0).context("writing the map SECRETS")?;
+    kernel.array(Map::Secrets.pin())?.set(0, SECRETS, 0).context("writing the map SECRETS")?;
     for (number, head) in (0u32..).zip(Head::ALL) {
-        let mut services = kernel.hash("SERVICES")?;
+        let mut services = kernel.hash(Map::Services.pin())?;
         services.insert(number, service(head), 0).context("writing the map SERVICES")?;
     }
     for number in 0..REPLICAS {
-        let mut replicas = kernel.array("REPLICAS")?;
+        let mut replicas = kernel.array(Map::Replicas.pin())?;
         replicas.set(number, replica(number), 0).context("writing the map REPLICAS")?;
     }
-    let mut slots = kernel.array("SLOTS")?;
+    let mut slots = kernel.array(Map::Slots.pin())?;
     for slot in 0..SLOT_COUNT {
         slots.set(slot, slot % REPLICAS, 0).context("writing the map SLOTS")?;
     }
     for family in [Family::V4, Family::V6] {
         for (number, head) in (0u32..).zip(Head::ALL) {
             let vip = Vip { port: port(head).to_be_bytes(), addr: addr(family.vip()) };
-            kernel.insert_whole("VIPS", VipKey::WHOLE, vip, number)?;
+            kernel.insert_whole(Map::Vips.pin(), VipKey::WHOLE, vip, number)?;
         }
         // Onto itself, so that a translated segment is like the one before.
         add_flow(kernel, family.client(), family.vip(), family.vip(), [0, TOGGLE])?;
@@ -158,9 +159,9 @@ fn add_flow(
         ts_delta,
         ..any_back()
     };
-    let mut flows = kernel.hash("FLOWS")?;
+    let mut flows = kernel.hash(Map::Flows.pin())?;
     flows.insert(tuple(client, vip), flow, 0).context("writing the map FLOWS")?;
-    let mut flows = kernel.hash("FLOWS_BACK")?;
+    let mut flows = kernel.hash(Map::FlowsBack.pin())?;
     flows.insert(tuple(client, replica), back, 0).context("writing the map FLOWS_BACK")
 }
 

@@ -134,7 +134,9 @@ impl Report<'_> {
                 text,
                 "  {:26}{:>9} bytes {DIM}for an entry ({} as the kernel counts, and what its allocator \
                  adds){DIM:#}",
-                entry.map, entry.allocated, entry.accounted
+                entry.map.pin(),
+                entry.allocated,
+                entry.accounted
             );
         }
         let first = self.memory.per_connection();

@@ -21,9 +21,10 @@ use nix::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, SLOT_STRIDE, Secrets, Service,
-        Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash,
+        Tuple, Vip,
     },
+    schema::{Limits, Map},
     verdict::{Action, Counter},
 };
 
@@ -43,6 +44,11 @@ const XDP_TX: u32 = 3;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
+/// What all maps of the object are.
+const DECLARED: &str = "a map as the schema declares it";
+/// The sizes of the maps, where a world says nothing else.
+const LIMITS: Limits =
+    Limits { flows: 0, chats: 0, pending: 1024, stash: 1024, services: 64, replicas: 64 };
 /// No frame of a test run is larger.
 const PAGE: usize = 4096;
 
@@ -116,19 +122,9 @@ impl Rig {
         let pins = Pins::new();
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&pins.0);
-        for (map, size) in [
-            ("VIPS", 64),
-            ("SERVICES", 64),
-            ("REPLICAS", 64),
-            ("SLOTS", SLOT_STRIDE * 4),
-            ("CHATS", world.chats),
-            ("CHAT_COOKIES", 1024),
-            ("FLOWS", world.flows),
-            ("FLOWS_BACK", world.flows),
-            ("PENDING", 1024),
-            ("STASH", 1024),
-        ] {
-            loader.map_max_entries(map, size);
+        let limits = Limits { chats: world.chats, flows: world.flows, ..LIMITS };
+        for map in Map::ALL {
+            loader.map_max_entries(map.pin(), map.size(&limits));
         }
         let ebpf = loader.load_file(OBJECT).unwrap_or_else(|e| {
             panic!("loading {OBJECT}: {e:?} (`cargo xtask build` makes it; loading needs root)")
@@ -142,11 +138,11 @@ impl Rig {
     /// The same with what the maps are to hold.
     #[must_use]
     pub fn filled(mut self, world: &World) -> Self {
-        let map = self.ebpf.map_mut("SECRETS").expect("SECRETS");
-        let mut secrets = Array::<_, Secrets>::try_from(map).expect("SECRETS");
+        let map = self.map_mut(Map::Secrets);
+        let mut secrets = Array::<_, Secrets>::try_from(map).expect(DECLARED);
         secrets.set(0, world.secrets, 0).expect("setting SECRETS");
-        let map = self.ebpf.map_mut("VIPS").expect("VIPS");
-        let mut vips = aya::maps::LpmTrie::<_, Vip, u32>::try_from(map).expect("VIPS");
+        let map = self.map_mut(Map::Vips);
+        let mut vips = aya::maps::LpmTrie::<_, Vip, u32>::try_from(map).expect(DECLARED);
         for (prefix_len, vip, service) in &world.vips {
             let key = lpm_trie::Key::new(*prefix_len, *vip);
             vips.insert(&key, service, 0).expect("setting VIPS");
@@ -172,22 +168,28 @@ impl Rig {
     }
 
     fn counters(&self) -> Vec<u64> {
-        let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
-        let counters = PerCpuArray::<_, u64>::try_from(map).expect("COUNTERS");
+        let map = self.map(Map::Counters);
+        let counters = PerCpuArray::<_, u64>::try_from(map).expect(DECLARED);
         let read = |at| counters.get(&at, 0).expect("a counter").iter().sum();
         (0..Counter::COUNT as u32).map(read).collect()
     }
 
-    fn all<K: Pod, V: Pod>(&self, name: &str) -> Vec<(K, V)> {
-        let map = self.ebpf.map(name).expect(name);
-        let map = HashMap::<&MapData, K, V>::try_from(map).expect(name);
-        map.iter().map(|entry| entry.expect(name)).collect()
+    fn map(&self, map: Map) -> &aya::maps::Map {
+        self.ebpf.map(map.pin()).expect(DECLARED)
     }
 
-    fn set<K: Pod, V: Pod>(&mut self, name: &str, key: &K, value: &V) {
-        let map = self.ebpf.map_mut(name).expect(name);
-        let mut map = HashMap::<&mut MapData, K, V>::try_from(map).expect(name);
-        map.insert(key, value, 0).unwrap_or_else(|e| panic!("setting {name}: {e}"));
+    fn map_mut(&mut self, map: Map) -> &mut aya::maps::Map {
+        self.ebpf.map_mut(map.pin()).expect(DECLARED)
+    }
+
+    fn all<K: Pod, V: Pod>(&self, of: Map) -> Vec<(K, V)> {
+        let map = HashMap::<&MapData, K, V>::try_from(self.map(of)).expect(DECLARED);
+        map.iter().map(|entry| entry.expect(DECLARED)).collect()
+    }
+
+    fn set<K: Pod, V: Pod>(&mut self, of: Map, key: &K, value: &V) {
+        let mut map = HashMap::<&mut MapData, K, V>::try_from(self.map_mut(of)).expect(DECLARED);
+        map.insert(key, value, 0).unwrap_or_else(|e| panic!("setting {}: {e}", of.pin()));
     }
 }
 
@@ -235,63 +237,63 @@ impl Machine for Rig {
     }
 
     fn flows(&self) -> Vec<(Tuple, Flow)> {
-        self.all("FLOWS")
+        self.all(Map::Flows)
     }
 
     fn flows_back(&self) -> Vec<(Tuple, FlowBack)> {
-        self.all("FLOWS_BACK")
+        self.all(Map::FlowsBack)
     }
 
     fn chats(&self) -> Vec<(ChatKey, Chat)> {
-        self.all("CHATS")
+        self.all(Map::Chats)
     }
 
     fn pending(&self) -> Vec<(Tuple, Pending)> {
-        self.all("PENDING")
+        self.all(Map::Pending)
     }
 
     fn set_flow(&mut self, tuple: &Tuple, flow: &Flow) {
-        self.set("FLOWS", tuple, flow);
+        self.set(Map::Flows, tuple, flow);
     }
 
     fn set_flow_back(&mut self, tuple: &Tuple, flow: &FlowBack) {
-        self.set("FLOWS_BACK", tuple, flow);
+        self.set(Map::FlowsBack, tuple, flow);
     }
 
     fn set_chat(&mut self, key: &ChatKey, chat: &Chat) {
-        self.set("CHATS", key, chat);
+        self.set(Map::Chats, key, chat);
     }
 
     fn set_chat_cookie(&mut self, key: &ChatKey, entry: &ChatCookie) {
-        self.set("CHAT_COOKIES", key, entry);
+        self.set(Map::ChatCookies, key, entry);
     }
 
     fn set_replica(&mut self, number: u32, replica: &Replica) {
-        let map = self.ebpf.map_mut("REPLICAS").expect("REPLICAS");
-        let mut replicas = Array::<_, Replica>::try_from(map).expect("REPLICAS");
+        let map = self.map_mut(Map::Replicas);
+        let mut replicas = Array::<_, Replica>::try_from(map).expect(DECLARED);
         replicas.set(number, *replica, 0).expect("setting REPLICAS");
     }
 
     fn set_service(&mut self, number: u32, service: &Service) {
-        self.set("SERVICES", &number, service);
+        self.set(Map::Services, &number, service);
     }
 
     fn set_slots(&mut self, base: u32, table: &[u32]) {
-        let map = self.ebpf.map_mut("SLOTS").expect("SLOTS");
-        let mut slots = Array::<_, u32>::try_from(map).expect("SLOTS");
+        let map = self.map_mut(Map::Slots);
+        let mut slots = Array::<_, u32>::try_from(map).expect(DECLARED);
         for (slot, replica) in (base..).zip(table) {
             slots.set(slot, *replica, 0).expect("setting SLOTS");
         }
     }
 
     fn stash(&self) -> Vec<(Tuple, Stash)> {
-        self.all("STASH")
+        self.all(Map::Stash)
     }
 
     fn clear_stash(&mut self) {
         let keys: Vec<Tuple> = self.stash().into_iter().map(|(tuple, _)| tuple).collect();
-        let map = self.ebpf.map_mut("STASH").expect("STASH");
-        let mut stash = HashMap::<_, Tuple, Stash>::try_from(map).expect("STASH");
+        let map = self.map_mut(Map::Stash);
+        let mut stash = HashMap::<_, Tuple, Stash>::try_from(map).expect(DECLARED);
         for key in keys {
             let _ = stash.remove(&key);
         }

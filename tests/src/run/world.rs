@@ -7,9 +7,10 @@ use nix::time::{ClockId, clock_gettime};
 use router_ebpf::{
     maps::{
         Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
-        POLICY_HOME, POLICY_SPREAD, REPLICA_READY, Replica, SCHEMA, SLOT_COUNT, SOURCES, Secrets,
-        Service, TICK_SHIFT, Vip,
+        POLICY_HOME, POLICY_SPREAD, REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service,
+        TICK_SHIFT, Vip,
     },
+    schema::FILLED,
     source::KeyKind,
 };
 
@@ -126,7 +127,7 @@ impl Default for World {
     fn default() -> Self {
         let mut world = Self {
             secrets: Secrets {
-                schema: SCHEMA,
+                schema: FILLED,
                 reserved: 0,
                 clock_offset: clock_offset(),
                 handshake: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210],

@@ -107,16 +107,56 @@ impl DataPath {
         super::detach::pinned_interfaces(&self.pin_dir)
     }
 
-    fn attach_ingress(&mut self, interface: &str, index: u32) -> Result<Attached> {
+    /// Replaces the programs of the daemon before wherever there are some. Ingress everywhere first: what
+    /// a replica accepts meanwhile is entered by the old program, and is there for the new one too.
+    pub(super) fn replace_programs(&mut self) -> Result<()> {
+        let interfaces: Vec<(String, u32)> = self
+            .pinned_interfaces()
+            .into_iter()
+            .filter_map(|name| sys::interface_index(&name).ok().map(|index| (name, index)))
+            .collect();
+        for (interface, index) in &interfaces {
+            self.replace_ingress(interface, *index)?;
+        }
+        for (interface, index) in &interfaces {
+            if !self.replace_egress(interface, *index)?
+                && link_path(&self.pin_dir, interface, CLSACT).exists()
+            {
+                self.attach_clsact(interface)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `false`: there is no link of this interface.
+    fn replace_ingress(&mut self, interface: &str, index: u32) -> Result<bool> {
         let path = link_path(&self.pin_dir, interface, XDP);
         let xdp: &mut Xdp = program(&mut self.ebpf, INGRESS)?;
-        if let Some(link) = pinned(&path, index)? {
-            let link = XdpLink::try_from(link)?;
-            let id = xdp.attach_to_link(link).with_context(|| replacing(INGRESS, interface))?;
-            // The pin holds it.
-            drop(xdp.take_link(id)?);
+        let Some(link) = pinned(&path, index)? else { return Ok(false) };
+        let link = XdpLink::try_from(link)?;
+        let id = xdp.attach_to_link(link).with_context(|| replacing(INGRESS, interface))?;
+        // The pin holds it.
+        drop(xdp.take_link(id)?);
+        Ok(true)
+    }
+
+    /// `false`: there is no TCX link of this interface.
+    fn replace_egress(&mut self, interface: &str, index: u32) -> Result<bool> {
+        let path = link_path(&self.pin_dir, interface, TCX);
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
+        let Some(link) = pinned(&path, index)? else { return Ok(false) };
+        let link = SchedClassifierLink::try_from(link)?;
+        let id = classifier.attach_to_link(link);
+        drop(classifier.take_link(id.with_context(|| replacing(EGRESS, interface))?)?);
+        Ok(true)
+    }
+
+    fn attach_ingress(&mut self, interface: &str, index: u32) -> Result<Attached> {
+        if self.replace_ingress(interface, index)? {
             return Ok(Attached::TakenOver);
         }
+        let path = link_path(&self.pin_dir, interface, XDP);
+        let xdp: &mut Xdp = program(&mut self.ebpf, INGRESS)?;
         let (id, mode) = attach_xdp(xdp, interface, index)?;
         // A link that fell back to netlink would end unseen with the next change of the interface.
         let link: FdLink = xdp.take_link(id)?.try_into().map_err(|_| {
@@ -130,17 +170,14 @@ impl DataPath {
     }
 
     fn attach_egress(&mut self, interface: &str, index: u32) -> Result<Attached> {
-        let path = link_path(&self.pin_dir, interface, TCX);
-        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
-        if let Some(link) = pinned(&path, index)? {
-            let link = SchedClassifierLink::try_from(link)?;
-            let id = classifier.attach_to_link(link);
-            drop(classifier.take_link(id.with_context(|| replacing(EGRESS, interface))?)?);
+        if self.replace_egress(interface, index)? {
             return Ok(Attached::TakenOver);
         }
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
             return self.attach_clsact(interface);
         }
+        let path = link_path(&self.pin_dir, interface, TCX);
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = classifier
             .attach_with_options(interface, TcAttachType::Egress, order)

@@ -1,6 +1,9 @@
 //! Removing programs and maps.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{TcAttachType, tc::SchedClassifierLink};
@@ -10,7 +13,7 @@ use crate::os::{lock::Lock, sys};
 
 use super::{
     bpffs,
-    links::{CLSACT, HANDLE, LINKS, PRIORITY, TCX, XDP, interface_of, link_path},
+    links::{CLSACT, HANDLE, LINKS, NEXT, PRIORITY, TCX, XDP, interface_of, link_path},
 };
 
 /// Removes everything that is pinned under `pin_dir`, and says what that was. Connections through
@@ -31,7 +34,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
             removed.extend(remove(pin_dir, link));
         }
     }
-    for directory in [pin_dir.join(LINKS), pin_dir.to_owned()] {
+    for directory in [pin_dir.join(LINKS), pin_dir.join(NEXT), pin_dir.to_owned()] {
         removed.extend(remove_files(&directory)?);
         match fs::remove_dir(&directory) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -59,6 +62,11 @@ pub(super) fn links(pin_dir: &Path) -> Vec<Link> {
         Some(Link { interface, hook: hook.to_owned() })
     };
     names.filter_map(link).collect()
+}
+
+/// Where the links are pinned.
+pub(super) fn link_paths(pin_dir: &Path) -> Vec<PathBuf> {
+    links(pin_dir).iter().map(|link| link_path(pin_dir, &link.interface, &link.hook)).collect()
 }
 
 /// Interfaces with pinned links of ours, attached by whichever daemon.

@@ -13,7 +13,7 @@ use crate::testing::{LIMITS, TestMaps};
 const LO: &str = "lo";
 
 /// Runs `test` in a network namespace of its own, which ends with it.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| {
         // SAFETY: takes plain flags, and changes this thread only.
         let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };

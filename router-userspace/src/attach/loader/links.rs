@@ -8,6 +8,9 @@ use aya::programs::tc::TcHandle;
 /// Where links are pinned, under the pin directory.
 pub(super) const LINKS: &str = "links";
 
+/// Where new maps are pinned until the new programs are at work, under the pin directory.
+pub(super) const NEXT: &str = "next";
+
 /// With the classic TC hook (before Linux 6.6) our filter is known by these numbers.
 pub(super) const PRIORITY: u16 = 0x7273;
 pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x7273);

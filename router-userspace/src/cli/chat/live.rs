@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use router_ebpf::{
     maps::{Chat, ChatKey},
     siphash,
@@ -10,10 +10,7 @@ use router_ebpf::{
 };
 
 use super::plan::Change;
-use crate::{
-    maps::tables::{Tables, optional},
-    view::names::Names,
-};
+use crate::{maps::tables::Tables, view::names::Names};
 
 /// The largest width of a chat.
 pub(super) const MOST_PARTS: u32 = 1024;
@@ -33,7 +30,7 @@ pub(super) fn elsewhere(
     };
     let live = |cookie| -> Result<Option<(u32, u32)>> {
         let at: ChatKey = chat_key(service, cookie);
-        let found = optional(tables.chats.get(&at, 0)).context("cannot read map CHATS")?;
+        let found = tables.chats.get(&at)?;
         let live = found.map(|chat| (Chat::home(chat.state), Chat::flows(chat.state)));
         Ok(live.filter(|&(home, flows)| flows > 0 && wanted != Some(home)))
     };

@@ -3,7 +3,7 @@
 mod live;
 mod plan;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use router_ebpf::maps::{ChatCookie, ChatKey, NO_REPLICA, POLICY_HOME, REPLICA_GONE, Service};
 use serde::Serialize;
@@ -14,10 +14,7 @@ use self::{
 };
 use super::{output::Report, table::Table};
 use crate::{
-    maps::{
-        read,
-        tables::{Tables, optional},
-    },
+    maps::{read, tables::Tables},
     view::{
         key::{self, Form, Written},
         names::{self, Names},
@@ -152,7 +149,7 @@ pub struct BoundReport(Vec<BoundLine>);
 pub fn list(tables: &Tables, service: Option<&str>) -> Result<BoundReport> {
     let names = Names::read(tables)?;
     names.check(service)?;
-    let entries = read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?;
+    let entries = read::sorted(&tables.chat_cookies)?;
     let lines = entries.iter().map(|(at, entry)| BoundLine::new(&names, at, entry));
     let asked = |line: &BoundLine| service.is_none_or(|service| line.service == service);
     let mut lines: Vec<BoundLine> = lines.filter(asked).collect();
@@ -207,8 +204,8 @@ impl Report for ChangeReport {
 /// Makes a change.
 pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport> {
     let names = Names::read(tables)?;
-    let entries = read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?;
-    let secret = tables.secrets.get(&0, 0).context("cannot read map SECRETS")?.chat;
+    let entries = read::sorted(&tables.chat_cookies)?;
+    let secret = tables.secrets.get(0)?.chat;
     let (number, service) = service_of(tables, &names, command)?;
     let named = |written: Written| Named { hash: written.hash(&secret), name: written.name() };
     let change = requested(&names, number, &service, command, named)?;
@@ -218,11 +215,11 @@ pub fn change(tables: &mut Tables, command: &ChatCommand) -> Result<ChangeReport
     let map = &mut tables.chat_cookies;
     let (at, entry) = match edit {
         Edit::Put(at, entry) => {
-            map.insert(at, entry, 0).context("cannot write to map CHAT_COOKIES")?;
+            map.set(&at, &entry)?;
             (at, Some(BoundLine::new(&names, &at, &entry)))
         }
         Edit::Remove(at) => {
-            optional(map.remove(&at)).context("cannot remove from map CHAT_COOKIES")?;
+            map.remove(&at)?;
             (at, None)
         }
     };

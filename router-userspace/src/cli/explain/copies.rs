@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, ptr::NonNull, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::maps::lpm_trie;
 use router_ebpf::{
     maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, VipKey},
@@ -10,11 +10,7 @@ use router_ebpf::{
 };
 
 use crate::{
-    maps::{
-        read,
-        secrets::monotonic,
-        tables::{Tables, optional},
-    },
+    maps::{read, secrets::monotonic, tables::Tables},
     view::names::Names,
 };
 
@@ -40,17 +36,17 @@ impl<'a> Copies<'a> {
         service: &Service,
     ) -> Result<Self> {
         let end = service.slots.saturating_add(SLOT_COUNT);
-        let mut chats = read::sorted(&tables.chats, "CHATS")?;
+        let mut chats = read::sorted(&tables.chats)?;
         chats.retain(|key, _| key.service == number);
         Ok(Self {
             tables,
             now: monotonic(),
-            secrets: tables.secrets.get(&0, 0).context("cannot read map SECRETS")?,
+            secrets: tables.secrets.get(0)?,
             services: &names.services,
             replicas: &names.replicas,
-            slots: read::range(&tables.slots, "SLOTS", service.slots..end)?,
+            slots: tables.slots.range(service.slots..end)?,
             first_slot: service.slots,
-            chat_cookies: read::sorted(&tables.chat_cookies, "CHAT_COOKIES")?,
+            chat_cookies: read::sorted(&tables.chat_cookies)?,
             chats: chats.into_iter().map(|(key, chat)| (key, Cell::new(chat))).collect(),
         })
     }
@@ -70,7 +66,7 @@ impl router_ebpf::tables::Tables for Copies<'_> {
     }
     fn vip(&self, key: &VipKey) -> Option<u32> {
         let key = lpm_trie::Key::new(key.prefix_len, key.vip);
-        optional(self.tables.vips.get(&key, 0)).ok().flatten()
+        self.tables.vips.find(&key).ok().flatten()
     }
     fn service(&self, number: u32) -> Option<&Service> {
         self.services.get(&number)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use router_ebpf::schema::Map;
+
 use super::*;
 use crate::{
     plan::{config::Config, index::Index, origin::Origin},
@@ -43,16 +45,23 @@ fn what_is_written_is_read_back_and_not_written_again() {
 }
 
 #[test]
-fn other_schemas_are_refused() {
+fn maps_of_other_versions_are_refused() {
     let maps = TestMaps::new();
     let mut tables = maps.unfilled();
-    let secrets = tables.secrets.get(&0, 0).unwrap();
-    for (schema, says) in [(0, "never filled"), (99, "has schema 99, this program has")] {
-        let other = router_ebpf::maps::Secrets { schema, ..secrets };
-        tables.secrets.set(0, other, 0).unwrap();
-        let Err(e) = Tables::open(&maps.pin_dir) else { panic!("schema {schema} was taken") };
-        assert!(e.to_string().contains(says), "{e}");
-    }
     let Err(e) = Tables::open(&maps.pin_dir.join("nowhere")) else { panic!("nothing is there") };
     assert!(e.is_absent() && e.to_string().contains("--pin-dir"), "{e}");
+    let refused = |says: &str| {
+        let Err(e) = Tables::open(&maps.pin_dir) else { panic!("taken: {says}") };
+        assert!(e.to_string().contains(says), "{e}");
+    };
+    let mark = router_ebpf::maps::Mark::new;
+    tables.schema.set(&mark("map:FLOWS"), &99).unwrap();
+    refused("version 99 of the map; this program has");
+    tables.schema.set(&mark("map:FLOWS"), &Map::Flows.version()).unwrap();
+    maps.tables();
+    tables.schema.remove(&mark("counter:bound")).unwrap();
+    refused("map COUNTERS at");
+    let secrets = tables.secrets.get(0).unwrap();
+    tables.secrets.set(0, &router_ebpf::maps::Secrets { schema: 0, ..secrets }).unwrap();
+    refused("never filled");
 }

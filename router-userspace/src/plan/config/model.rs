@@ -19,35 +19,7 @@ pub struct Config {
     pub services: Vec<Service>,
 }
 
-/// Map sizes, used when the maps are created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Live connections.
-    pub flows: u32,
-    /// Chats with a live connection.
-    pub chats: u32,
-    /// Connections that wait for their replica.
-    pub pending: u32,
-    /// First segments that wait for a replica.
-    pub stash: u32,
-    /// Services.
-    pub services: u32,
-    /// Replicas of all services, with those that are gone but still have connections.
-    pub replicas: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            flows: 262_144,
-            chats: 65_536,
-            pending: 65_536,
-            stash: 4096,
-            services: 64,
-            replicas: 4096,
-        }
-    }
-}
+pub use router_ebpf::schema::Limits;
 
 /// Files of 32 hex digits; without one the key is random and kept in the pinned map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

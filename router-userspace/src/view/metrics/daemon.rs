@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use router_ebpf::maps::SCHEMA;
+use router_ebpf::schema::FILLED;
 
 use crate::{sweeper::Report, view::status::State};
 
@@ -27,7 +27,7 @@ fn daemon(facts: &Facts<'_>) -> Vec<Family> {
             "1, with the version of the daemon and of the maps' schema.",
             &["version", "map_schema"],
         )
-        .with([env!("CARGO_PKG_VERSION"), &SCHEMA.to_string()], 1),
+        .with([env!("CARGO_PKG_VERSION"), &FILLED.to_string()], 1),
         Family::gauge(
             "start_time_seconds",
             "When the daemon was started, as Unix time. The data path may be older.",

@@ -1,12 +1,22 @@
 //! The counters of the data path, and the maps that can fill up.
 
-use router_ebpf::verdict::{Action, Counter};
+use router_ebpf::{
+    schema::Map,
+    verdict::{Action, Counter},
+};
 
 use super::{Facts, Family};
 
 /// The maps that can fill up. STASH is not among them: to count its entries is to read 4 KiB of each.
-pub(super) const BOUNDED: [&str; 7] =
-    ["VIPS", "SERVICES", "REPLICAS", "FLOWS", "CHATS", "CHAT_COOKIES", "PENDING"];
+pub(super) const BOUNDED: [Map; 7] = [
+    Map::Vips,
+    Map::Services,
+    Map::Replicas,
+    Map::Flows,
+    Map::Chats,
+    Map::ChatCookies,
+    Map::Pending,
+];
 
 pub(super) fn families(facts: &Facts<'_>) -> Vec<Family> {
     let mut all = vec![packets(facts)];
@@ -54,21 +64,21 @@ fn maps(facts: &Facts<'_>) -> [Family; 2] {
     );
     let maps = &facts.state.maps;
     if maps.is_filled {
-        entries.add(["VIPS"], maps.vips as u64);
-        entries.add(["SERVICES"], maps.names.services.len() as u64);
-        entries.add(["REPLICAS"], maps.names.replicas.len() as u64);
+        entries.add([Map::Vips.pin()], maps.vips as u64);
+        entries.add([Map::Services.pin()], maps.names.services.len() as u64);
+        entries.add([Map::Replicas.pin()], maps.names.replicas.len() as u64);
     }
     let sweeps = &facts.state.sweeps;
     if sweeps.done_at.is_some() {
         let found = sweeps.load.entries;
-        entries.add(["FLOWS"], found.flows as u64);
-        entries.add(["CHATS"], found.chats as u64);
-        entries.add(["CHAT_COOKIES"], found.chat_cookies as u64);
-        entries.add(["PENDING"], found.pending as u64);
+        entries.add([Map::Flows.pin()], found.flows as u64);
+        entries.add([Map::Chats.pin()], found.chats as u64);
+        entries.add([Map::ChatCookies.pin()], found.chat_cookies as u64);
+        entries.add([Map::Pending.pin()], found.pending as u64);
     }
     let mut room = Family::gauge("map_max_entries", "Entries that a map has room for.", &["map"]);
     for one in facts.rooms {
-        room.add([one.map], one.max_entries.into());
+        room.add([one.map.pin()], one.max_entries.into());
     }
     [entries, room]
 }

@@ -73,7 +73,7 @@ fn rendered(format: Format) -> String {
     let facts = Facts {
         state: &state,
         counters: &counters,
-        rooms: &[Room { map: "FLOWS", max_entries: 1024 }],
+        rooms: &[Room { map: Map::Flows, max_entries: 1024 }],
         interfaces: &[],
         watched: watched.as_ref(),
         control: None,

@@ -1,0 +1,252 @@
+//! The pinned maps, each declared once: [`schema!`](crate::schema!) is the only list of them.
+//!
+//! From it come the kernel's definitions (`hooks/maps.rs`), [`Map`] with everything that is asked of a
+//! map by its name, the typed handles in userspace, and the table in ARCHITECTURE.md, which a test
+//! compares. What is in keys and values is told in [`crate::maps`].
+//!
+//! To add one: a row here, what the pipeline does with it in [`crate::tables`] and `hooks/maps.rs`, how
+//! `roost maps` shows it (router-userspace, `view/dump.rs`: it does not compile before), and a row of
+//! ARCHITECTURE.md. To change one: its types in [`crate::maps`], its `version` here one higher, and a
+//! step from the version before in router-userspace (`attach/loader/steps.rs`).
+
+use crate::{
+    maps::{
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, SLOT_STRIDE, Secrets,
+        Service, Stash, Tuple, Vip,
+    },
+    verdict::Counter,
+};
+
+/// Calls a macro with the declaration of every pinned map.
+///
+/// A row is: name of variant, field, pin, then type with key and value, the version of what is in it,
+/// its size in entries, and what key and value are, in words.
+#[macro_export]
+macro_rules! schema {
+    ($with:ident) => {
+        $with! {
+            /// Where Roost answers. The key is the longest prefix that fits.
+            Vips vips VIPS: LpmTrie<Vip, u32>, version 1,
+                size(limits) = most(limits.services * 16, 1024),
+                "port and address" => "service number";
+            /// What the data path knows of a service.
+            Services services SERVICES: HashMap<u32, Service>, version 1,
+                size(limits) = limits.services,
+                "service number" => "policy, key sources, slot table, MSS, name";
+            /// The replicas of all services.
+            Replicas replicas REPLICAS: Array<u32, Replica>, version 1,
+                size(limits) = limits.replicas,
+                "replica number" => "addresses, port, state, weight, name";
+            /// The slot tables, two places for each service.
+            Slots slots SLOTS: Array<u32, u32>, version 1,
+                size(limits) = limits.services * 2 * SLOT_STRIDE,
+                "begin of a table + slot" => "replica number";
+            /// What userspace has said about keys.
+            ChatCookies chat_cookies CHAT_COOKIES: HashMap<ChatKey, ChatCookie>, version 1,
+                size(limits) = limits.chats,
+                "service, key hash" => "cookie, pin, width, readable keys";
+            /// Chats with a home. Live ones are never evicted by newer ones: no LRU map.
+            Chats chats CHATS: HashMap<ChatKey, Chat>, version 1,
+                size(limits) = limits.chats,
+                "service, cookie" => "home and number of flows, times, readable key";
+            /// Connections that wait for their replica.
+            Pending pending PENDING: LruHashMap<Tuple, Pending>, version 1,
+                size(limits) = limits.pending,
+                "client, replica" => "what the handshake needs until the replica answers";
+            /// The first bytes of such connections.
+            Stash stash STASH: LruHashMap<Tuple, Stash>, version 1,
+                size(limits) = limits.stash,
+                "client, VIP" => "first data segments";
+            /// Live connections, as the client sees them. Never evicted by newer ones: no LRU map.
+            Flows flows FLOWS: HashMap<Tuple, Flow>, version 1,
+                size(limits) = limits.flows,
+                "client, VIP" => "replica, cookie, state, deltas";
+            /// The same, as the replica sees them.
+            FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 1,
+                size(limits) = limits.flows,
+                "client, replica" => "VIP, window scales, deltas";
+            /// Keys and clock of the cluster.
+            Secrets secrets SECRETS: Array<u32, Secrets>, version 1,
+                size(limits) = 1,
+                "" => "keys, clock offset, schema version";
+            /// What became of packets. Its entries are known by the names of [`Counter`]s, not by their
+            /// order: see `SCHEMA`.
+            Counters counters COUNTERS: PerCpuArray<u32, u64>, version 1,
+                size(limits) = Counter::COUNT as u32,
+                "counter" => "packets";
+            /// The versions of the other maps, and which counter is where in `COUNTERS`: what a daemon
+            /// must know to take over. Never changed in place, but replaced by the next release's.
+            Schema schema SCHEMA: HashMap<Mark, u32>, version 1,
+                size(limits) = 256,
+                "name of a map, a counter or a program" => "version, index, id";
+        }
+    };
+}
+
+/// How many entries the maps have room for: what `[limits]` in the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Live connections.
+    pub flows: u32,
+    /// Chats with a live connection.
+    pub chats: u32,
+    /// Connections that wait for their replica.
+    pub pending: u32,
+    /// First segments that wait for a replica.
+    pub stash: u32,
+    /// Services.
+    pub services: u32,
+    /// Replicas of all services, with those that are gone but still have connections.
+    pub replicas: u32,
+}
+
+impl Limits {
+    /// What holds unless the configuration says otherwise.
+    pub const DEFAULT: Self = Self {
+        flows: 262_144,
+        chats: 65_536,
+        pending: 65_536,
+        stash: 4096,
+        services: 64,
+        replicas: 4096,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A type of map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Longest prefix match.
+    LpmTrie,
+    /// Hash map, not preallocated.
+    HashMap,
+    /// Hash map that evicts its least recently used entries when it is full.
+    LruHashMap,
+    /// Array.
+    Array,
+    /// Array with values for each CPU.
+    PerCpuArray,
+}
+
+macro_rules! names {
+    ($($(#[doc = $doc:literal])+ $variant:ident $field:ident $pin:ident:
+        $kind:ident<$key:ty, $value:ty>, version $version:literal,
+        size($limits:ident) = $size:expr, $key_is:literal => $value_is:literal;)+) => {
+        /// A pinned map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Map {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Map {
+            /// All of them, in the order in which they are shown.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name of its pin, which is its name in the kernel.
+            pub const fn pin(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($pin),)+ }
+            }
+
+            /// Its type.
+            pub const fn kind(self) -> Kind {
+                match self { $(Self::$variant => Kind::$kind,)+ }
+            }
+
+            /// The version of what is in it. It changes with the bytes of keys or values, whatever is
+            /// meant by them, and with the type of map.
+            pub const fn version(self) -> u32 {
+                match self { $(Self::$variant => $version,)+ }
+            }
+
+            /// Bytes of a key.
+            pub const fn key_size(self) -> usize {
+                match self { $(Self::$variant => key_size(Kind::$kind, size_of::<$key>()),)+ }
+            }
+
+            /// Bytes of a value; of one CPU's in a per-CPU map.
+            pub const fn value_size(self) -> usize {
+                match self { $(Self::$variant => size_of::<$value>(),)+ }
+            }
+
+            /// How many entries it is to have room for.
+            pub const fn size(self, limits: &Limits) -> u32 {
+                match self { $(Self::$variant => { let $limits = limits; let _ = $limits; $size })+ }
+            }
+
+            /// What a key and a value are, in words.
+            pub const fn about(self) -> (&'static str, &'static str) {
+                match self { $(Self::$variant => ($key_is, $value_is),)+ }
+            }
+        }
+    };
+}
+
+schema!(names);
+
+impl Map {
+    /// The map whose pin has this name.
+    pub fn named(pin: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|map| map.pin() == pin)
+    }
+}
+
+/// The key of an LPM trie has its prefix length in front.
+const fn key_size(kind: Kind, bits: usize) -> usize {
+    match kind {
+        Kind::LpmTrie => size_of::<u32>() + bits,
+        _ => bits,
+    }
+}
+
+const fn most(a: u32, b: u32) -> u32 {
+    if a > b { a } else { b }
+}
+
+/// What `Secrets::schema` says once a daemon has filled the maps. Releases that know of no `SCHEMA` map
+/// take over what says 4; so it says that for as long as every map is as those know it.
+pub const FILLED: u32 = {
+    let mut number = 4;
+    let mut i = 0;
+    while i < Map::ALL.len() {
+        if Map::ALL[i].version() != 1 {
+            number = 5;
+        }
+        i += 1;
+    }
+    number
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_names_of_the_kernel_and_differ() {
+        let names: BTreeSet<_> = Map::ALL.iter().map(|map| map.pin()).collect();
+        assert_eq!(names.len(), Map::ALL.len());
+        for map in Map::ALL {
+            assert!(map.pin().len() < 16, "{} is longer than BPF_OBJ_NAME_LEN", map.pin());
+            assert_eq!(Map::named(map.pin()), Some(*map));
+        }
+        assert_eq!(Map::named("flows"), None);
+    }
+
+    #[test]
+    fn the_schema_has_room_for_all_names() {
+        let size = Map::Schema.size(&Limits::DEFAULT) as usize;
+        assert!(Map::ALL.len() + Counter::COUNT + 3 < size / 2, "{size} entries");
+        let counters =
+            Counter::ALL.iter().map(|counter| std::format!("counter:{}", counter.name()));
+        let maps = Map::ALL.iter().map(|map| std::format!("map:{}", map.pin()));
+        for name in counters.chain(maps) {
+            assert_eq!(Mark::new(&name).text(), Some(&*name), "a name that does not fit");
+        }
+    }
+}
