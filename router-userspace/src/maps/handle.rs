@@ -1,13 +1,14 @@
 //! Handles of pinned maps, typed by the schema. They know their map's name, so that no error is without
 //! it, and say "there is none" by `None` or `false` and not by an error.
 
-use std::{fmt, hash::Hash as HashKey, io, ops::Range, os::fd::AsFd as _, path::Path};
+use std::{hash::Hash as HashKey, io, ops::Range, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Pod,
     maps::{self, Map as Opened, MapData, MapError, MapType, lpm_trie::Key},
 };
 use router_ebpf::schema::{Kind, Map};
+use thiserror::Error;
 
 use crate::os::sys;
 
@@ -16,7 +17,8 @@ const ONLY_NEW: u64 = 1;
 const ONLY_OLD: u64 = 2;
 
 /// A map that refused.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("map {}: {}", .map.pin(), cause(.error))]
 pub struct Fault {
     /// Which.
     pub map: Map,
@@ -37,21 +39,17 @@ impl Fault {
     }
 
     /// The cause alone.
-    pub fn cause(&self) -> impl fmt::Display {
-        match &self.error {
-            MapError::SyscallError(e) => e.io_error.to_string(),
-            e => e.to_string(),
-        }
+    pub fn cause(&self) -> String {
+        cause(&self.error)
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map {}: {}", self.map.pin(), self.cause())
+fn cause(error: &MapError) -> String {
+    match error {
+        MapError::SyscallError(e) => e.io_error.to_string(),
+        e => e.to_string(),
     }
 }
-
-impl std::error::Error for Fault {}
 
 /// A result of asking a map.
 pub type Asked<T> = Result<T, Fault>;

@@ -1,10 +1,7 @@
 //! The pinned maps together, for the daemon, the sweeper and the command line. No daemon is needed: the
 //! kernel keeps them.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
@@ -13,6 +10,7 @@ use router_ebpf::{
     },
     schema::Map,
 };
+use thiserror::Error;
 
 use super::{
     handle::{Array, Asked, Fault, Hash, LpmTrie, PerCpuArray},
@@ -51,7 +49,8 @@ macro_rules! handles {
 router_ebpf::schema!(handles);
 
 /// Why the pinned maps cannot be used.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("map {} at {} {}", .map.pin(), .path.display(), .cause.text(*.map))]
 pub struct TablesError {
     /// The map.
     pub map: Map,
@@ -94,41 +93,32 @@ impl TablesError {
     }
 }
 
-impl fmt::Display for TablesError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { map, path, cause } = self;
-        let (pin, path) = (map.pin(), path.display());
-        match cause {
-            Cause::Unfilled => write!(
-                f,
-                "map {pin} at {path} was never filled: has `roost run` got as far as \"ready\"?"
-            ),
-            Cause::Other { found } => write!(
-                f,
-                "map {pin} at {path} is that of another version of roost (version {found} of the map; \
-                 this program has {}): use that roost, or let this one take over by `roost run`",
+impl Cause {
+    /// What is to be said of that map.
+    fn text(&self, map: Map) -> String {
+        match self {
+            Self::Unfilled => {
+                "was never filled: has `roost run` got as far as \"ready\"?".to_owned()
+            }
+            Self::Other { found } => format!(
+                "is that of another version of roost (version {found} of the map; this program has {}): \
+                 use that roost, or let this one take over by `roost run`",
                 map.version()
             ),
-            Cause::Open(fault) => {
-                write!(f, "map {pin} at {path} cannot be opened: {}", fault.cause())?;
-                match self.errno() {
-                    Some(libc::ENOENT) => f.write_str(
-                        "; is roost running, or was it detached? Another directory: --pin-dir",
-                    ),
-                    Some(libc::EPERM | libc::EACCES) => {
-                        f.write_str("; this needs root, or CAP_BPF and access to the directory")
+            Self::Open(fault) => {
+                let hint = match fault.errno() {
+                    Some(libc::ENOENT) => {
+                        "is roost running, or was it detached? Another directory: --pin-dir"
                     }
-                    Some(_) => f.write_str("; is --pin-dir on a bpffs?"),
-                    None => f.write_str("; it is not a map of this version of roost"),
-                }
+                    Some(libc::EPERM | libc::EACCES) => {
+                        "this needs root, or CAP_BPF and access to the directory"
+                    }
+                    Some(_) => "is --pin-dir on a bpffs?",
+                    None => "it is not a map of this version of roost",
+                };
+                format!("cannot be opened: {}; {hint}", fault.cause())
             }
         }
-    }
-}
-
-impl std::error::Error for TablesError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        None // Display says it all.
     }
 }
 

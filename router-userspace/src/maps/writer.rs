@@ -1,8 +1,9 @@
 //! The index's maps in the kernel.
 
-use std::{error::Error, fmt, sync::Arc};
+use std::sync::Arc;
 
 use router_ebpf::maps::{Name, Replica, SLOT_COUNT, SLOT_STRIDE};
+use thiserror::Error;
 
 use super::{handle::Fault, tables::Tables};
 use crate::plan::{
@@ -11,25 +12,21 @@ use crate::plan::{
 };
 
 /// A map that refused, and what was asked of it.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("map {}: {what}: {}{}", .fault.map.pin(), .fault.cause(), hint(.fault))]
 pub struct WriteError {
     what: String,
     fault: Fault,
 }
 
-impl fmt::Display for WriteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map {}: {}: {}", self.fault.map.pin(), self.what, self.fault.cause())?;
-        match self.fault.errno() {
-            Some(libc::E2BIG | libc::ENOSPC) => f.write_str(
-                " (the map is full: raise [limits] services, then `roost detach` and start anew)",
-            ),
-            _ => Ok(()),
+fn hint(fault: &Fault) -> &'static str {
+    match fault.errno() {
+        Some(libc::E2BIG | libc::ENOSPC) => {
+            " (the map is full: raise [limits] services, then `roost detach` and start anew)"
         }
+        _ => "",
     }
 }
-
-impl Error for WriteError {}
 
 fn failed(what: impl Into<String>) -> impl FnOnce(Fault) -> WriteError {
     let what = what.into();

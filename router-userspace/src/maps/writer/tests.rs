@@ -50,6 +50,13 @@ fn maps_of_other_versions_are_refused() {
     let mut tables = maps.unfilled();
     let Err(e) = Tables::open(&maps.pin_dir.join("nowhere")) else { panic!("nothing is there") };
     assert!(e.is_absent() && e.to_string().contains("--pin-dir"), "{e}");
+    let text = format!(
+        "map {} at {} cannot be opened: No such file or directory (os error 2); is roost running, or was \
+         it detached? Another directory: --pin-dir",
+        e.map.pin(),
+        e.path.display()
+    );
+    assert_eq!(e.to_string(), text);
     let refused = |says: &str| {
         let Err(e) = Tables::open(&maps.pin_dir) else { panic!("taken: {says}") };
         assert!(e.to_string().contains(says), "{e}");
