@@ -7,6 +7,8 @@
 //!
 //! Which map has which of them for keys and values is declared in [`crate::schema`].
 
+pub use roost_place::cookie::SLOT_COUNT;
+
 use crate::source::{self, KeyKind};
 
 /// An IPv6 address, or an IPv4 address mapped into one, in network order.
@@ -14,8 +16,6 @@ pub type Addr = [u8; 16];
 /// A TCP port in network order.
 pub type Port = [u8; 2];
 
-/// Slots of a service: a prime, so that `cookie mod M` uses all bits, and above 100 x replicas.
-pub const SLOT_COUNT: u32 = 16381;
 /// Room of one slot table in `SLOTS`: the power of two above [`SLOT_COUNT`].
 pub const SLOT_STRIDE: u32 = 16384;
 /// "No replica", where a replica number is expected.

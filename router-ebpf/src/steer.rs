@@ -4,10 +4,12 @@
 //! key -> key hash -> CHAT_COOKIES override? -> cookie -> CHATS: live home? -> slot table -> replica
 //! ```
 
+use roost_place::cookie;
+
 use crate::{
     maps::{
         Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME, REPLICA_DRAINING,
-        REPLICA_READY, Replica, SLOT_COUNT, Service, Tuple,
+        REPLICA_READY, Replica, Service, Tuple,
     },
     siphash,
     syn_cookie::tuple_words,
@@ -84,13 +86,6 @@ pub enum NoRoute {
     NoReplica,
 }
 
-/// The cookie of one part of a chat that is split, from the chat's own. It does not depend on how many
-/// parts there are.
-#[inline(always)]
-pub fn part_cookie(secret: &siphash::Key, cookie: u64, part: u64) -> u64 {
-    siphash::words(secret, &[cookie, part])
-}
-
 /// What takes the place of the key's hash if there is none.
 #[inline(always)]
 pub fn tuple_hash(secret: &siphash::Key, tuple: &Tuple) -> u64 {
@@ -136,7 +131,7 @@ pub fn steer(
         key_hash: chat_hash.unwrap_or(tuple_hash),
         cookie: chat.cookie,
         replica: NO_REPLICA,
-        slot: (chat.cookie % SLOT_COUNT as u64) as u32,
+        slot: cookie::slot(chat.cookie),
         slot_replica: NO_REPLICA,
         pinned: chat.pinned,
         chat: chat_hash.is_some() as u32,
@@ -223,7 +218,7 @@ fn look_up(
         }
     }
     if chat.width > 1 {
-        chat.cookie = part_cookie(secret, chat.cookie, tuple_hash % chat.width as u64);
+        chat.cookie = cookie::of_part(secret, chat.cookie, tuple_hash % chat.width as u64);
     }
     chat
 }

@@ -6,4 +6,3 @@ pub mod config;
 pub(crate) mod duration;
 pub mod index;
 pub mod origin;
-pub mod slots;

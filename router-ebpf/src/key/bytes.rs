@@ -1,5 +1,7 @@
 //! The bytes that name a chat, as they are read.
 
+use roost_place::cookie;
+
 use crate::{
     maps::{Addr, NAME_LEN, Name, STASH_LEN, Tuple},
     siphash,
@@ -21,7 +23,7 @@ impl Key {
     /// Its hash under the cluster's secret.
     #[inline(always)]
     pub fn hash(&self, secret: &siphash::Key) -> u64 {
-        siphash::bytes(secret, &self.bytes, self.len as usize)
+        cookie::of_key(secret, &self.bytes, self.len as usize)
     }
 
     /// Writes what of it stays readable.

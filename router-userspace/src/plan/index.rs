@@ -14,10 +14,11 @@ use std::{
     time::Duration,
 };
 
+use roost_place::slots::SlotTable;
 use router_ebpf::maps::REPLICA_GONE;
 use thiserror::Error;
 
-use crate::plan::{config, origin::Origin, slots::SlotTable};
+use crate::plan::{config, origin::Origin};
 
 pub use published::{Change, Maps, Published};
 

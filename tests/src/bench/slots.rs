@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use roost::plan::slots::{Candidate, build};
+use roost_place::slots::{Candidate, build};
 
 use super::measure::median;
 

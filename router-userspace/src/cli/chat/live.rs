@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use roost_place::cookie;
 use router_ebpf::{
     maps::{Chat, ChatKey},
     siphash,
-    steer::{chat_key, part_cookie},
+    steer::chat_key,
 };
 
 use super::plan::Change;
@@ -38,7 +39,7 @@ pub(super) fn elsewhere(
     let is_whole = !homes.is_empty();
     let mut is_split = false;
     for part in 0..u64::from(MOST_PARTS) {
-        if let Some((home, flows)) = live(part_cookie(secret, chat.hash, part))? {
+        if let Some((home, flows)) = live(cookie::of_part(secret, chat.hash, part))? {
             *homes.entry(home).or_default() += flows;
             is_split = true;
         }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use roost_place::slots::{self, Candidate, SlotTable};
 use router_ebpf::maps::{
     Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
     POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
@@ -15,7 +16,6 @@ use router_ebpf::maps::{
 use crate::plan::{
     addr,
     config::{self, OnMissing, Policy, State},
-    slots::{self, Candidate, SlotTable},
 };
 
 use super::{Change, Index, PlanError, Published};

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, format, println, string::String, time::Instant};
 
 use proptest::prelude::*;
 

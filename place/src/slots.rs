@@ -7,10 +7,11 @@
 //! The table must be the same, bit for bit, on every node: all of it is integer arithmetic. A
 //! floating-point `ln` is not rounded the same by every libm, and one differing slot is a split chat.
 
-use std::{num::NonZero, ops::Range, sync::LazyLock};
+use std::{num::NonZero, ops::Range, sync::LazyLock, vec, vec::Vec};
 
-use router_ebpf::maps::SLOT_COUNT;
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
+
+use crate::cookie::SLOT_COUNT;
 
 /// A replica that can own slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
