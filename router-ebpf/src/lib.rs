@@ -15,10 +15,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod accept;
 mod atomic;
 pub mod bind;
 pub mod chats;
 pub mod checksum;
+pub mod connect;
 pub mod egress;
 pub mod flow;
 pub mod header;

@@ -1,7 +1,8 @@
 //! Segments that we send ourselves, in place of the one in hand.
 
 use crate::{
-    maps::{OFFER_SCALE, Service},
+    checksum::{Sum, pseudo_header},
+    maps::{OFFER_SCALE, Piece, Service},
     packet::Packet,
     rewrite::swap_macs,
     scratch::{BUCKETS, Scratch},
@@ -9,7 +10,7 @@ use crate::{
     tables::FlowTables,
     verdict::Counter,
     verifier::opaque,
-    wire::flags,
+    wire::{TCP_CHECK, flags, protocol},
 };
 
 /// The window that a client may fill before its replica has accepted: four segments of the usual size.
@@ -136,4 +137,64 @@ pub fn may_reset(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool
     }
     bucket.tokens -= 1;
     Some(true)
+}
+
+/// Resets a replica with the answer that a client would give to its segment.
+#[inline(never)]
+pub fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<Counter> {
+    if scratch.segment.has(flags::RST) {
+        return Some(Counter::EgressPassed);
+    }
+    write_reset(scratch);
+    replace(packet, scratch, Piece::NONE)?;
+    swap_macs(packet)?;
+    Some(Counter::ResetReplica)
+}
+
+/// Makes the replica's answer the RST that the client believes (RFC 5961 section 3.2: the sequence
+/// number must be the next one expected).
+#[inline(always)]
+pub fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<()> {
+    let pending = &scratch.pending;
+    let header = &mut scratch.header;
+    header.answer(&scratch.segment);
+    header.src = pending.vip;
+    header.src_port = pending.vip_port;
+    header.dst = scratch.segment.dst;
+    header.dst_port = scratch.segment.dst_port;
+    header.seq = pending.server_isn.wrapping_add(1);
+    header.ack = pending.client_isn.wrapping_add(1);
+    header.flags = flags::RST | flags::ACK;
+    replace(packet, scratch, Piece::NONE)
+}
+
+/// Replaces the segment by `scratch.header`, with a stashed segment's payload.
+///
+/// The checksum field may hold a full checksum or a partial one, and only the kernel knows which:
+/// so it is not written, but told what changed, like any other segment's.
+#[inline(never)]
+pub fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, piece: Piece) -> Option<()> {
+    let segment = &scratch.segment;
+    let header = &scratch.header;
+    let l4 = segment.l4();
+    let old_len = segment.end().wrapping_sub(l4) as u16;
+    let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
+    let payload_len = piece.len as usize;
+    let payload_at = l4 + header.len();
+    packet.resize(payload_at + payload_len)?;
+    packet.reach(payload_at);
+    let mut new_body = header.sum();
+    if payload_len > 0 {
+        packet.store(payload_at, scratch.stash.bytes(piece.at as u32), payload_len)?;
+        new_body = new_body.plus(Sum::from_raw(piece.sum));
+    }
+    // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
+    let (header, new_body) = (opaque(header), opaque(new_body));
+    header.write(packet, segment, payload_len, segment.check)?;
+    let new_pseudo = header.pseudo_sum(payload_len);
+    let pseudo = new_pseudo.minus(old_pseudo);
+    // A full checksum is to become that of the new segment, whatever the old one's body was.
+    let old = Sum::ZERO.sub2(segment.check);
+    let body = new_pseudo.plus(new_body).minus(old).minus(pseudo);
+    packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)
 }

@@ -1,0 +1,170 @@
+//! The last step of binding: the segment in hand becomes the SYN to the replica, and what the replica's
+//! answer will need is remembered.
+
+use crate::{
+    key::{self, Kind},
+    maps::{FLOW_CHAT, FLOW_REQUESTS, FlowBack, POLICY_HOME, STATE_CLOSED, STATE_EXPIRED, Service},
+    packet::Packet,
+    reply,
+    scratch::Scratch,
+    tables::FlowTables,
+    wire::{TCP_CHECK, flags},
+};
+
+/// Whether a connection to the replica is on its way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Connected {
+    /// The segment is its SYN.
+    Bound,
+    /// It was before, and is about to be a flow: the segment has to come again.
+    Early,
+    /// The client has the same port open to the replica through another VIP.
+    Conflict,
+    /// The replica has no address of this family.
+    NoAddress,
+}
+
+/// Turns the segment into the SYN to the replica.
+#[inline(never)]
+pub fn connect<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Connected> {
+    let replica = tables.replica(scratch.route.replica)?;
+    let addr = if scratch.segment.is_v6() { &replica.v6 } else { &replica.v4 };
+    if *addr == [0; 16] {
+        return Some(Connected::NoAddress);
+    }
+    scratch.write_replica_side(addr, replica.port);
+    match other(tables, scratch) {
+        Other::Gone => {}
+        Other::Ours => return Some(Connected::Early),
+        Other::Live => return Some(Connected::Conflict),
+    }
+    let service = tables.service(scratch.service)?;
+    let may_upgrade = service.policy == POLICY_HOME
+        && key::reads_http(service)
+        && key::kind(tables, service, scratch) == Kind::Request;
+    remember(tables, scratch, may_upgrade)?;
+    write_syn(scratch, service);
+    reply::send(packet, scratch)?;
+    if scratch.unfinished != 0 {
+        // Whoever finishes the frame finishes this one.
+        let check = scratch.header.pseudo_sum(0).fold();
+        packet.write(scratch.segment.l4() + TCP_CHECK, &check.to_ne_bytes())?;
+    }
+    Some(Connected::Bound)
+}
+
+/// What already has the replica's side of a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Other {
+    /// Nothing that lives.
+    Gone,
+    /// This very connection.
+    Ours,
+    /// A live flow of another VIP.
+    Live,
+}
+
+/// Looks what has the replica's side of this connection. What is left of an ended flow goes.
+#[inline(always)]
+fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
+    let Some(shared) = tables.flow_back(&scratch.replica_side) else {
+        return Other::Gone;
+    };
+    let back = shared.get();
+    if back.state & STATE_EXPIRED == 0 {
+        if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
+            // Our own flow, which another CPU has just entered or is about to: its client's
+            // data has come again meanwhile, and will once more if it must.
+            if tables.flow(&scratch.vip_side).is_some()
+                || shared.acked() == scratch.stash.get().client_isn.wrapping_add(1)
+            {
+                return Other::Ours;
+            }
+        } else if is_live(tables, scratch, back) {
+            return Other::Live;
+        }
+    }
+    tables.remove_flow_back(&scratch.replica_side);
+    Other::Gone
+}
+
+/// Whether the other half of `back` is a live flow: the client uses the same port towards another
+/// VIP with the same replica.
+#[inline(always)]
+fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> bool {
+    // The VIP side's tuple of that flow, for a moment in place of ours.
+    let ours = (scratch.vip_side.server, scratch.vip_side.server_port);
+    scratch.vip_side.server = back.vip;
+    scratch.vip_side.server_port = back.vip_port;
+    let mut live = false;
+    if let Some(flow) = tables.flow(&scratch.vip_side)
+        && flow.get().replica_addr == scratch.replica_side.server
+        && flow.get().replica_port == scratch.replica_side.server_port
+    {
+        live = flow.state() & (STATE_CLOSED | STATE_EXPIRED) == 0;
+        if !live {
+            tables.remove_flow(&scratch.vip_side);
+        }
+    }
+    (scratch.vip_side.server, scratch.vip_side.server_port) = ours;
+    live
+}
+
+/// Writes `PENDING` and `STASH`. Doing it again for a segment that came again changes nothing.
+#[inline(always)]
+fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) -> Option<()> {
+    let stash = scratch.stash.get_mut();
+    stash.bound = 1;
+    let pending = &mut scratch.pending;
+    pending.cookie = scratch.route.cookie;
+    pending.at = tables.now();
+    pending.vip = scratch.vip_side.server;
+    pending.vip_port = scratch.vip_side.server_port;
+    pending.flags = if scratch.route.chat != 0 { FLOW_CHAT } else { 0 }
+        | if may_upgrade { FLOW_REQUESTS } else { 0 };
+    pending.offers = scratch.offer.offers;
+    pending.service = scratch.service;
+    pending.replica = scratch.route.replica;
+    pending.client_isn = stash.client_isn;
+    pending.server_isn = stash.server_isn;
+    pending.ts_echo = scratch.answer.ts_echo;
+    pending.ts_val = scratch.offer.ts_val;
+    pending.client_scale = scratch.offer.scale as u32;
+    tables.set_pending(&scratch.replica_side, pending).ok()?;
+    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()
+}
+
+/// Makes `scratch.header` the SYN to the replica, with the client's own address, ISN and offer: only
+/// the replica's numbers will have to be translated.
+#[inline(always)]
+fn write_syn(scratch: &mut Scratch, service: &Service) {
+    let segment = &scratch.segment;
+    let most = if segment.is_v6() { service.mss6 } else { service.mss4 };
+    let offer = &mut scratch.offer;
+    offer.ts_echo = 0;
+    if offer.mss > most {
+        offer.mss = most;
+    }
+    let header = &mut scratch.header;
+    header.src = segment.src;
+    header.src_port = segment.src_port;
+    header.dst = scratch.replica_side.server;
+    header.dst_port = scratch.replica_side.server_port;
+    header.seq = scratch.stash.get().client_isn;
+    header.ack = 0;
+    header.flags = flags::SYN;
+    header.ttl = segment.ttl;
+    header.window = unscaled(segment.window, offer.scale);
+    offer.write(&mut header.options);
+}
+
+/// The window of a SYN is never scaled (RFC 7323 section 2.2).
+#[inline(always)]
+const fn unscaled(window: u16, scale: u8) -> u16 {
+    let bytes = (window as u32) << (scale & 15);
+    if bytes > 0xffff { 0xffff } else { bytes as u16 }
+}
