@@ -1,9 +1,13 @@
 //! The pinned maps: typed access, what is written into them, and reading them.
 
+pub mod chat;
 pub mod handle;
+pub mod key;
+pub mod names;
 pub(crate) mod raw;
 pub mod read;
 pub(crate) mod record;
 pub mod secrets;
 pub mod tables;
+pub mod text;
 pub mod writer;

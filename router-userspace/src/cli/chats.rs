@@ -1,9 +1,9 @@
 //! `roost chats`.
 
 use super::{output::Report, table::Table};
-use crate::view::{
-    chats::ChatsReport,
-    text::{self, NONE},
+use crate::{
+    maps::text::NONE,
+    view::{chats::ChatsReport, units},
 };
 
 /// Which chats to show.
@@ -31,8 +31,8 @@ impl Report for ChatsReport {
                 line.key_source.as_deref().unwrap_or(NONE).into(),
                 line.home.as_str().into(),
                 line.flows.into(),
-                text::age_ms(line.age_ms).into(),
-                text::age_ms(line.bound_ms).into(),
+                units::age_ms(line.age_ms).into(),
+                units::age_ms(line.bound_ms).into(),
                 line.cookie.as_str().into(),
             ]);
         }

@@ -8,9 +8,12 @@ use router_ebpf::schema::Map;
 use serde_json::{Map as Object, Value};
 
 use super::{output::Report, table::Table};
-use crate::view::{
-    dump::{DumpReport, Dumped, Entry, ListReport},
-    text::{self, NONE},
+use crate::{
+    maps::text::NONE,
+    view::{
+        dump::{DumpReport, Dumped, Entry, ListReport},
+        units,
+    },
 };
 
 /// What to do with the maps.
@@ -92,7 +95,7 @@ impl Report for ListReport {
                 map.value_size.into(),
                 map.entries.into(),
                 map.max_entries.into(),
-                map.memory_bytes.map_or(NONE.to_owned(), text::size).into(),
+                map.memory_bytes.map_or(NONE.to_owned(), units::size).into(),
             ]);
         }
         table.to_string()

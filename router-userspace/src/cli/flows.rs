@@ -4,9 +4,12 @@ use super::{
     output::Report,
     table::{Cell, Table},
 };
-use crate::view::{
-    flows::{FlowsReport, Which},
-    text::{self, NONE},
+use crate::{
+    maps::text::NONE,
+    view::{
+        flows::{FlowsReport, Which},
+        units,
+    },
 };
 
 /// Which flows to show.
@@ -54,8 +57,8 @@ impl Report for FlowsReport {
                 line.replica.as_str().into(),
                 line.chat.as_deref().unwrap_or(NONE).into(),
                 Cell::styled(line.state, dim),
-                text::age_ms(line.age_ms).into(),
-                text::age_ms(line.idle_ms).into(),
+                units::age_ms(line.age_ms).into(),
+                units::age_ms(line.idle_ms).into(),
             ]);
         }
         table.to_string()

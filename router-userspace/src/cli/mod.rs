@@ -8,6 +8,7 @@ pub mod counters;
 pub mod dump;
 pub mod explain;
 pub mod flows;
+pub mod form;
 pub mod output;
 pub mod services;
 pub mod status;
@@ -20,7 +21,6 @@ use clap::CommandFactory as _;
 use serde::Serialize;
 
 pub use args::{Cli, Command};
-use chat::ChatCommand;
 use dump::MapsCommand;
 use output::{Report, print};
 
@@ -39,7 +39,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) => run_daemon(args, &pin_dir),
         Command::Detach => print(format, &DetachReport { removed: loader::detach(&pin_dir)? }),
         Command::Check(args) => {
-            let report = check::check(&args, &pin_dir);
+            let report = view::check::check(&args.look_at(), &pin_dir);
             print(format, &report)?;
             return Ok(if report.fails > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
@@ -53,10 +53,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Flows(args) => print(format, &view::flows::flows(&open()?, args.which())?),
         Command::Counters { all } => print(format, &view::counters::counters(&open()?, all)?),
         Command::Explain(args) => print(format, &explain::explain(&open()?, &args)?),
-        Command::Chat(ChatCommand::List { service }) => {
-            print(format, &chat::list(&open()?, service.as_deref())?)
-        }
-        Command::Chat(command) => print(format, &chat::change(&mut open()?, &command)?),
+        Command::Chat(command) => chat::run(format, &mut open()?, &command),
         Command::Maps(MapsCommand::List) => print(format, &view::dump::list(&open()?, &pin_dir)?),
         Command::Maps(MapsCommand::Dump { map }) => {
             print(format, &view::dump::dump(&open()?, map)?)

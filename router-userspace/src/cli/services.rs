@@ -6,9 +6,9 @@ use super::{
     output::Report,
     table::{Cell, Table},
 };
-use crate::view::{
-    names,
-    services::{ReplicasReport, ServiceLine, ServicesReport},
+use crate::{
+    maps::names,
+    view::services::{ReplicasReport, ServiceLine, ServicesReport},
 };
 
 impl Report for ServicesReport {

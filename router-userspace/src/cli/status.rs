@@ -8,7 +8,7 @@ use super::{
     services,
     table::{Cell, Table},
 };
-use crate::view::{overview::StatusReport, text::NONE};
+use crate::{maps::text::NONE, view::overview::StatusReport};
 
 impl Report for StatusReport {
     fn text(&self) -> String {

@@ -6,11 +6,13 @@ use anyhow::Result;
 use router_ebpf::maps::{Chat, ChatKey};
 use serde::Serialize;
 
-use super::{
+use crate::maps::{
     names::{self, Names},
+    read,
+    secrets::monotonic,
+    tables::Tables,
     text,
 };
-use crate::maps::{read, secrets::monotonic, tables::Tables};
 
 /// A chat with a home. JSON: an array of these.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -12,11 +12,13 @@ use router_ebpf::{
 };
 use serde_json::{Value, json};
 
-use super::{
-    names::{self, Names},
-    text,
+use crate::{
+    maps::{
+        names::{self, Names},
+        text,
+    },
+    plan::addr::{from_map, of_replica},
 };
-use crate::plan::addr::{from_map, of_replica};
 
 /// A replica's number, or null.
 fn replica_number(number: u32) -> Option<u32> {

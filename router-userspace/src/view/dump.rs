@@ -11,8 +11,8 @@ use router_ebpf::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{decode, names::Names};
-use crate::maps::{handle::Hash, read, tables::Tables};
+use super::decode;
+use crate::maps::{handle::Hash, names::Names, read, tables::Tables};
 
 /// Entries in use. Of arrays these are the ones that mean something.
 fn used(map: Map, tables: &Tables, names: &Names) -> Result<usize> {

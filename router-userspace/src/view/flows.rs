@@ -9,8 +9,7 @@ use router_ebpf::maps::{
 };
 use serde::Serialize;
 
-use super::{names::Names, text};
-use crate::maps::{read, secrets::monotonic, tables::Tables};
+use crate::maps::{names::Names, read, secrets::monotonic, tables::Tables, text};
 
 /// Which flows to show: those of which all holds that is said.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,13 +8,14 @@ use router_ebpf::maps::{
 };
 use serde::Serialize;
 
-use super::{
-    decode,
-    names::{self, Names},
-    text,
-};
+use super::decode;
 use crate::{
-    maps::{read, tables::Tables},
+    maps::{
+        names::{self, Names},
+        read,
+        tables::Tables,
+        text,
+    },
     plan::addr::of_replica,
 };
 

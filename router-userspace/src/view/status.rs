@@ -13,9 +13,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::{
     kube::{SecretState, WatchState},
     lead::ControlState,
+    maps::names::Names,
     plan::index::Published,
     sweeper::{Load, Report},
-    view::names::Names,
 };
 
 pub use checks::{Check, health, readiness};

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use router_ebpf::maps::{REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Service};
 
 use crate::{
-    plan::addr,
-    sweeper::{Carried, Load},
-    view::{
+    maps::{
         names::{self, Names},
         text,
     },
+    plan::addr,
+    sweeper::{Carried, Load},
 };
 
 use super::{Facts, Family};

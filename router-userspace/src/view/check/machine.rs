@@ -143,7 +143,7 @@ fn memlock(version: Option<Version>) -> Finding {
     match rustix::process::getrlimit(rustix::process::Resource::Memlock).maximum {
         None => Finding::ok("memlock", "unlimited"),
         Some(limit) => {
-            let found = crate::view::text::size(limit);
+            let found = crate::view::units::size(limit);
             Finding::fail("memlock", found, "ulimit -l unlimited, or LimitMEMLOCK=infinity")
         }
     }

@@ -9,10 +9,7 @@ use router_ebpf::{
     shared::Shared,
 };
 
-use crate::{
-    maps::{read, secrets::monotonic, tables::Tables},
-    view::names::Names,
-};
+use crate::maps::{names::Names, read, secrets::monotonic, tables::Tables};
 
 /// Copies of the maps as the pipeline reads them.
 pub(super) struct Copies<'a> {

@@ -11,10 +11,10 @@ use router_ebpf::{
 };
 
 use super::plan::Change;
-use crate::{maps::tables::Tables, view::names::Names};
+use crate::maps::{names::Names, tables::Tables};
 
 /// The largest width of a chat.
-pub(super) const MOST_PARTS: u32 = 1024;
+pub const MOST_PARTS: u32 = 1024;
 
 /// Says which live flows a change leaves where they are, also those of a width that the chat had before.
 pub(super) fn elsewhere(

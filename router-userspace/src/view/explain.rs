@@ -1,13 +1,10 @@
-//! `roost explain`: where a connection would go and why, by the same code as the kernel program.
+//! Where a connection would go and why, by the same code as the kernel program.
 
 mod copies;
-mod head;
-mod render;
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
-use clap::ArgGroup;
 use router_ebpf::{
     key::Reason,
     maps::{Chat, NO_REPLICA, POLICY_HOME, Service, Tuple},
@@ -17,46 +14,20 @@ use router_ebpf::{
 use serde::Serialize;
 
 use self::copies::Copies;
-pub use self::head::HeadArgs;
 use crate::{
-    maps::{read, tables::Tables},
+    maps::{
+        key::{self, Form, Written},
+        names::{self, Names},
+        read,
+        tables::Tables,
+        text,
+    },
     plan::{
         addr::{Family, from_map, of_replica},
         config::KeySource,
     },
-    view::{
-        key::{self, Form, Written},
-        names::{self, Names},
-        search::{Outcome, reason_word, search},
-        text,
-    },
+    view::search::{Outcome, reason_word, search},
 };
-
-/// Which connection to explain.
-#[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("connection").required(true).multiple(true))]
-pub struct ExplainArgs {
-    /// Explain a connection to the service named SERVICE
-    #[arg(long, value_name = "SERVICE")]
-    pub service: String,
-    /// Take KEY as its key: an IP address for `client` and `destination`, `client:port,vip:port` for
-    /// `tuple`, text for all other key sources
-    #[arg(long, value_name = "KEY", group = "connection")]
-    pub key: Option<String>,
-    /// Take the IP address ADDRESS as its key: of the client or of the VIP, by the key source
-    #[arg(long, value_name = "ADDRESS", group = "connection", conflicts_with = "key")]
-    pub address: Option<IpAddr>,
-    /// Explain the connection from CLIENT:PORT to VIP:PORT; without a key too if the key source is
-    /// the request
-    #[arg(long, value_name = "CLIENT:PORT,VIP:PORT", group = "connection")]
-    pub tuple: Option<String>,
-    /// How keys are written.
-    #[command(flatten)]
-    pub form: Form,
-    /// What its client sends.
-    #[command(flatten)]
-    pub head: HeadArgs,
-}
 
 /// The way of a connection, step by step. What `roost explain` prints. JSON: this object.
 #[derive(Debug, Serialize)]
@@ -123,25 +94,39 @@ pub struct Live {
     pub bound_ms: u64,
 }
 
-/// Explains a connection.
-pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
+/// What is given of a connection, beside its ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Given<'a> {
+    /// Its first bytes.
+    Head(&'a [u8]),
+    /// Its key, as people write it.
+    Key(&'a str, Form),
+    /// An address that is its key.
+    Address(IpAddr),
+    /// Nothing: its ends have to do.
+    Ends,
+}
+
+/// Explains a connection to the service of this name, with the ends `client:port,vip:port` if they
+/// are known.
+pub fn explain(
+    tables: &Tables,
+    service_name: &str,
+    ends: Option<&str>,
+    given: Given<'_>,
+) -> Result<Explained> {
     let names = Names::read(tables)?;
-    let tuple = args.tuple.as_deref().map(key::parse_tuple).transpose()?;
-    let (number, service) = names.find(&args.service)?;
-    let known = match args.head.read()? {
-        Some(bytes) => searched(&service, tuple.as_ref(), &bytes)?,
-        None => given(&service, args, tuple.as_ref())?,
-    };
+    let tuple = ends.map(key::parse_tuple).transpose()?;
+    let (number, service) = names.find(service_name)?;
+    let known = known(&service, given, tuple.as_ref())?;
     let family = tuple.map(|(_, family)| family).or(known.key().and_then(|key| key.family));
     if let Some(family) = family {
-        read::check_family(tables, &args.service, number, family)?;
+        read::check_family(tables, service_name, number, family)?;
     }
     let copies = Copies::read(tables, &names, number, &service)?;
     let tuple = tuple.map(|(tuple, _)| tuple);
     let connection = Connection { number, service: &service, known: &known, tuple, family };
-    let mut explained = connection.explain(&copies, &names);
-    explained.notes.extend(args.head.note());
-    Ok(explained)
+    Ok(connection.explain(&copies, &names))
 }
 
 /// What is known of a connection's key.
@@ -179,28 +164,37 @@ fn searched(service: &Service, tuple: Option<&(Tuple, Family)>, bytes: &[u8]) ->
     })
 }
 
-/// The key that was given, or that follows from the connection's ends.
-fn given(service: &Service, args: &ExplainArgs, tuple: Option<&(Tuple, Family)>) -> Result<Known> {
-    let known = |key: Written| {
-        let is_address = key.family.is_some();
-        let mut sources = KeySource::of_service(service);
-        let mut fits = sources.by_ref().filter(|source| source.always_yields() == is_address);
-        let source = fits.next();
-        Known::Key { key, source: source.filter(|_| fits.next().is_none()) }
-    };
-    if let Some(text) = &args.key {
-        return key::parse(service, text, args.form).map(known);
-    }
-    let source = names::addresses(service);
-    if let Some(address) = args.address {
-        if !source.is_some_and(|source| source.shape() == Shape::Address) {
-            let sources = names::key_sources(service).join(", ");
-            bail!("the key source is `{sources}`: an address is no key, use --key or --tuple");
+/// What is known of the key by what is given.
+fn known(service: &Service, given: Given<'_>, tuple: Option<&(Tuple, Family)>) -> Result<Known> {
+    match given {
+        Given::Head(bytes) => searched(service, tuple, bytes),
+        Given::Key(text, form) => key::parse(service, text, form).map(|key| of_key(service, key)),
+        Given::Address(address) => {
+            let source = names::addresses(service);
+            if !source.is_some_and(|source| source.shape() == Shape::Address) {
+                let sources = names::key_sources(service).join(", ");
+                bail!("the key source is `{sources}`: an address is no key, use --key or --tuple");
+            }
+            let key = key::parse(service, &address.to_string(), Form::default());
+            key.map(|key| of_key(service, key))
         }
-        return key::parse(service, &address.to_string(), Form::default()).map(known);
+        Given::Ends => of_ends(service, tuple),
     }
+}
+
+/// A key, and the source that it is of, if there is one only that it can be of.
+fn of_key(service: &Service, key: Written) -> Known {
+    let is_address = key.family.is_some();
+    let mut sources = KeySource::of_service(service);
+    let mut fits = sources.by_ref().filter(|source| source.always_yields() == is_address);
+    let source = fits.next();
+    Known::Key { key, source: source.filter(|_| fits.next().is_none()) }
+}
+
+/// The key that follows from the connection's ends.
+fn of_ends(service: &Service, tuple: Option<&(Tuple, Family)>) -> Result<Known> {
     let (tuple, _) = tuple.context("there is no connection to explain")?;
-    let Some(kind) = source.and_then(KeySource::kind) else {
+    let Some(kind) = names::addresses(service).and_then(KeySource::kind) else {
         return Ok(Known::Nothing(None));
     };
     let key = match kind.origin() {
@@ -209,7 +203,7 @@ fn given(service: &Service, args: &ExplainArgs, tuple: Option<&(Tuple, Family)>)
         Origin::Tuple => format!("{},{}", text::client(tuple), text::server(tuple)),
         Origin::Http | Origin::Tls => return Ok(Known::Nothing(None)),
     };
-    key::parse(service, &key, Form::default()).map(known)
+    key::parse(service, &key, Form::default()).map(|key| of_key(service, key))
 }
 
 struct Connection<'a> {

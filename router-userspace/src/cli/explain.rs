@@ -1,9 +1,62 @@
-//! The way of a connection, for people.
+//! `roost explain`: the way of a connection, for people.
 
-use std::fmt::Write as _;
+mod head;
 
-use super::{Explained, Overridden};
-use crate::{cli::output::Report, view::text};
+use std::{fmt::Write as _, net::IpAddr};
+
+use anyhow::Result;
+use clap::ArgGroup;
+
+pub use self::head::HeadArgs;
+use super::{form::FormArgs, output::Report};
+use crate::{
+    maps::tables::Tables,
+    view::{
+        explain::{Explained, Given, Overridden},
+        units,
+    },
+};
+
+/// Which connection to explain.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("connection").required(true).multiple(true))]
+pub struct ExplainArgs {
+    /// Explain a connection to the service named SERVICE
+    #[arg(long, value_name = "SERVICE")]
+    pub service: String,
+    /// Take KEY as its key: an IP address for `client` and `destination`, `client:port,vip:port` for
+    /// `tuple`, text for all other key sources
+    #[arg(long, value_name = "KEY", group = "connection")]
+    pub key: Option<String>,
+    /// Take the IP address ADDRESS as its key: of the client or of the VIP, by the key source
+    #[arg(long, value_name = "ADDRESS", group = "connection", conflicts_with = "key")]
+    pub address: Option<IpAddr>,
+    /// Explain the connection from CLIENT:PORT to VIP:PORT; without a key too if the key source is
+    /// the request
+    #[arg(long, value_name = "CLIENT:PORT,VIP:PORT", group = "connection")]
+    pub tuple: Option<String>,
+    /// How keys are written.
+    #[command(flatten)]
+    pub form: FormArgs,
+    /// What its client sends.
+    #[command(flatten)]
+    pub head: HeadArgs,
+}
+
+/// Explains a connection.
+pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
+    let head = args.head.read()?;
+    let given = match (&head, &args.key, args.address) {
+        (Some(bytes), ..) => Given::Head(bytes),
+        (None, Some(key), _) => Given::Key(key, args.form.form()),
+        (None, None, Some(address)) => Given::Address(address),
+        (None, None, None) => Given::Ends,
+    };
+    let ends = args.tuple.as_deref();
+    let mut explained = crate::view::explain::explain(tables, &args.service, ends, given)?;
+    explained.notes.extend(args.head.note());
+    Ok(explained)
+}
 
 impl Report for Explained {
     fn text(&self) -> String {
@@ -41,7 +94,7 @@ impl Report for Explained {
                     "{} with {} flows, last bound {} ago",
                     chat.home,
                     chat.flows,
-                    text::age_ms(chat.bound_ms)
+                    units::age_ms(chat.bound_ms)
                 ),
             },
         ));

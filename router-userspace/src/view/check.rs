@@ -1,4 +1,4 @@
-//! `roost check`: what this machine and its interfaces can do, and what to do about the rest.
+//! What this machine and its interfaces can do, and what to do about the rest.
 
 mod interface;
 mod machine;
@@ -9,27 +9,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::{
-    output::Report,
-    table::{Cell, Table},
-};
-use crate::{attach::uplinks, plan::config::Config, view::text::NONE};
+use crate::{attach::uplinks, plan::config::Config};
 
-/// What to look at.
-#[derive(Debug, clap::Args)]
-pub struct CheckArgs {
-    /// Check the interface IF, which clients reach; can be given more than once
-    #[arg(long, short, value_name = "IF")]
-    pub interface: Vec<String>,
-    /// Check the configuration in FILE, its interfaces, and the way to its replicas
-    #[arg(long, short, value_name = "FILE")]
+/// What to look at, beside the machine.
+#[derive(Clone, Debug, Default)]
+pub struct LookAt {
+    /// Interfaces that clients reach.
+    pub interfaces: Vec<String>,
+    /// A configuration file, its interfaces, and the way to its replicas.
     pub config: Option<PathBuf>,
-    /// Check what `roost run --kubernetes` would find: without interfaces in FILE or by --interface,
-    /// those of the default routes
-    #[arg(long)]
+    /// As a daemon beside a cluster would find it: without interfaces those of the default routes.
     pub kubernetes: bool,
 }
 
@@ -91,18 +82,19 @@ pub struct CheckReport {
 }
 
 /// Looks at the machine and at the interfaces that were asked for.
-pub fn check(args: &CheckArgs, pin_dir: &Path) -> CheckReport {
+pub fn check(look_at: &LookAt, pin_dir: &Path) -> CheckReport {
+    let LookAt { interfaces: named, config, kubernetes } = look_at;
     let mut findings = machine::findings(pin_dir);
-    let mut interfaces = args.interface.clone();
-    let config = args.config.as_deref().map(|file| match args.kubernetes {
-        true => uplinks::load(file, &args.interface, pin_dir),
+    let mut interfaces = named.clone();
+    let config = config.as_deref().map(|file| match kubernetes {
+        true => uplinks::load(file, named, pin_dir),
         false => Config::load(file),
     });
     match &config {
         None => {
-            findings.extend(network::forwarding(None, args.kubernetes));
-            if args.kubernetes {
-                match uplinks::of(&args.interface, pin_dir) {
+            findings.extend(network::forwarding(None, *kubernetes));
+            if *kubernetes {
+                match uplinks::of(named, pin_dir) {
                     Ok(found) => interfaces.extend(found),
                     Err(e) => findings.push(Finding::fail("interfaces", "none", e.to_string())),
                 }
@@ -111,7 +103,7 @@ pub fn check(args: &CheckArgs, pin_dir: &Path) -> CheckReport {
         Some(Ok(config)) => {
             let services = config.services.len();
             findings.push(Finding::ok("config", format!("valid; services: {services}")));
-            findings.extend(network::forwarding(Some(config), args.kubernetes));
+            findings.extend(network::forwarding(Some(config), *kubernetes));
             interfaces.extend(config.interfaces.iter().cloned());
         }
         Some(Err(error)) => findings.extend(error.problems.iter().map(|problem| {
@@ -137,27 +129,6 @@ fn sysctl(path: &str) -> Option<String> {
     Some(fs::read_to_string(Path::new("/proc/sys").join(path)).ok()?.trim().to_owned())
 }
 
-impl Report for CheckReport {
-    fn text(&self) -> String {
-        let mut table = Table::new(["level", "on", "check", "found", "what to do"]);
-        for finding in &self.findings {
-            let (level, colour) = match finding.level {
-                Level::Ok => ("ok", AnsiColor::Green),
-                Level::Warn => ("warn", AnsiColor::Yellow),
-                Level::Fail => ("fail", AnsiColor::Red),
-            };
-            table.row([
-                Cell::styled(level, Style::new().fg_color(Some(colour.into()))),
-                finding.interface.as_deref().unwrap_or(NONE).into(),
-                finding.check.into(),
-                finding.found.as_str().into(),
-                finding.advice.as_str().into(),
-            ]);
-        }
-        format!("{table}\n{} failed, {} with a warning\n", self.fails, self.warns)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,8 +139,8 @@ mod tests {
         let file = directory.path().join("roost.toml");
         let checked = |text: &str, interface: &[&str], kubernetes| {
             fs::write(&file, text).unwrap();
-            let interface = interface.iter().map(|&name| name.to_owned()).collect();
-            let args = CheckArgs { interface, config: Some(file.clone()), kubernetes };
+            let interfaces = interface.iter().map(|&name| name.to_owned()).collect();
+            let args = LookAt { interfaces, config: Some(file.clone()), kubernetes };
             check(&args, directory.path())
         };
         let of_config = |report: &CheckReport| {
@@ -201,8 +172,7 @@ mod tests {
         assert_eq!(of_config(&checked("interfaces = []\n", &[], true)).0, Level::Fail);
 
         fs::remove_file(&file).unwrap();
-        let args =
-            CheckArgs { interface: Vec::new(), config: Some(file.clone()), kubernetes: true };
+        let args = LookAt { interfaces: Vec::new(), config: Some(file.clone()), kubernetes: true };
         let gone = check(&args, directory.path());
         let found = gone.findings.iter().find(|finding| finding.check == "config").unwrap();
         assert_eq!(found.found, file.display().to_string());

@@ -60,11 +60,10 @@ impl Written {
 }
 
 /// How keys and chats are written.
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Form {
-    /// Take keys for text, even where the service has a key source that takes an address and they
-    /// read as one
-    #[arg(long)]
+    /// They are text, even where the service has a key source that takes an address and they read
+    /// as one.
     pub text: bool,
 }
 
