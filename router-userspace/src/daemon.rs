@@ -3,6 +3,7 @@
 
 mod args;
 mod cluster;
+mod file;
 pub mod http;
 mod keys;
 mod watch;
@@ -18,7 +19,7 @@ use tokio::{
     task::JoinHandle,
     time::{Interval, MissedTickBehavior, interval},
 };
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     attach::{loader::DataPath, paths, uplinks},
@@ -32,7 +33,7 @@ use crate::{
     },
     os::lock::Lock,
     plan::{
-        config::{Config, ConfigError, Kubernetes, Limits, SecretFiles},
+        config::{Config, Kubernetes, Limits, SecretFiles},
         index::{Index, Maps as _, Published, Room, SyncError},
         origin::Origin,
     },
@@ -224,65 +225,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Applies a changed file, or leaves everything as it is.
-    fn reload(&mut self, config: Config) -> Result<()> {
-        if config == self.config {
-            self.status.file_applied(&config.interfaces);
-            debug!("the file says the same as before");
-            return Ok(());
-        }
-        if config.limits != self.config.limits {
-            warn!(
-                "[limits] have changed: they hold for new maps only, after `roost detach` and a \
-                 fresh start (ends the connections)"
-            );
-        }
-        self.check_keys(&config)?;
-        let mut attached = Vec::new();
-        let result = self.attach(&config, &mut attached).and_then(|()| self.publish(&config));
-        if let Err(e) = result {
-            self.give_back(attached);
-            return Err(e);
-        }
-        if self.keeper.is_none() {
-            secrets::set(&mut self.tables, &config.secrets)?;
-        }
-        self.config = config;
-        self.detach_others();
-        paths::warn_unrouted(&self.config.services);
-        self.status.file_applied(&self.config.interfaces);
-        cluster::warn_unused_pools(&self.config, self.control.as_ref());
-        info!(services = self.config.services.len(), "applied the changed file");
-        Ok(())
-    }
-
-    /// Attaches to all interfaces of a file where that is not done yet, and notes those that no
-    /// daemon was attached to before.
-    fn attach(&mut self, config: &Config, new: &mut Vec<String>) -> Result<()> {
-        for interface in &config.interfaces {
-            if !self.data_path.is_attached(interface) && self.data_path.attach(interface)? {
-                new.push(interface.clone());
-            }
-        }
-        Ok(())
-    }
-
-    fn give_back(&mut self, interfaces: Vec<String>) {
-        for interface in interfaces {
-            self.data_path.detach(&interface);
-        }
-    }
-
-    /// Detaches from interfaces that are not in the file, whichever daemon attached to them. Where the
-    /// default routes say which, all that are attached are among them (see [`uplinks`]).
-    fn detach_others(&mut self) {
-        for interface in self.data_path.pinned_interfaces() {
-            if !self.config.interfaces.contains(&interface) {
-                self.data_path.detach(&interface);
-            }
-        }
-    }
-
     async fn serve(
         &mut self,
         args: &RunArgs,
@@ -360,18 +302,6 @@ impl Daemon {
                     self.after_sweep(report, took);
                 }
             }
-        }
-    }
-
-    fn take(&mut self, found: Result<Config, ConfigError>) {
-        let result = found.map_err(anyhow::Error::from).and_then(|config| self.reload(config));
-        if let Err(e) = result {
-            let problem = format!("{e:#}");
-            self.status.file_refused(&problem);
-            for line in problem.lines() {
-                error!("{line}");
-            }
-            error!("the changed file was not applied; everything stays as it was");
         }
     }
 
