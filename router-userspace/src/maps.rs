@@ -4,7 +4,7 @@ pub mod chat;
 pub mod handle;
 pub mod key;
 pub mod names;
-pub(crate) mod raw;
+pub mod raw;
 pub mod read;
 pub(crate) mod record;
 pub mod secrets;

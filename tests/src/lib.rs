@@ -7,4 +7,5 @@ pub mod kube;
 pub mod lab;
 #[path = "../peers/command.rs"]
 pub mod peers;
+pub mod release;
 pub mod run;

@@ -12,6 +12,7 @@ mod ebpf;
 mod fresh;
 mod fuzz;
 mod image;
+mod keep;
 mod kernels;
 mod launch;
 mod linker;

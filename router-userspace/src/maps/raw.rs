@@ -15,7 +15,7 @@ const ONLY_NEW: u64 = 1;
 
 /// A map, and what its keys and values are like.
 #[derive(Debug)]
-pub(crate) struct Raw {
+pub struct Raw {
     fd: OwnedFd,
     key_size: usize,
     value_size: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Raw {
 
 impl Raw {
     /// Opens what is pinned at `path`; `None` if nothing is. Not for per-CPU maps, whose values are several.
-    pub(crate) fn open(path: &Path) -> io::Result<Option<Self>> {
+    pub fn open(path: &Path) -> io::Result<Option<Self>> {
         let fd = match sys::open_pin(path) {
             Ok(fd) => fd,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -37,18 +37,18 @@ impl Raw {
     }
 
     /// Its type, and bytes of a key and a value.
-    pub(crate) fn shape(&self) -> (MapType, usize, usize) {
+    pub fn shape(&self) -> (MapType, usize, usize) {
         (self.kind, self.key_size, self.value_size)
     }
 
     /// Calls `each` with every key and value, while others change them.
-    pub(crate) fn each(&self, each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+    pub fn each(&self, each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
         // SAFETY: the sizes are the map's own.
         unsafe { sys::each_entry(self.fd.as_fd(), self.key_size, self.value_size, each) }
     }
 
     /// An entry's value.
-    pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         self.check(key, self.key_size)?;
         let mut value = vec![0; self.value_size];
         // SAFETY: the sizes are the map's own.
@@ -57,12 +57,12 @@ impl Raw {
     }
 
     /// Makes or replaces an entry.
-    pub(crate) fn set(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    pub fn set(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         self.write(key, value, 0)
     }
 
     /// Makes an entry, unless there is one; arrays have all from the beginning.
-    pub(crate) fn add(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
+    pub fn add(&self, key: &[u8], value: &[u8]) -> io::Result<()> {
         match self.write(key, value, ONLY_NEW) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             result => result,
@@ -70,7 +70,7 @@ impl Raw {
     }
 
     /// Removes an entry; it may be gone already. Those of arrays stay.
-    pub(crate) fn remove(&self, key: &[u8]) -> io::Result<()> {
+    pub fn remove(&self, key: &[u8]) -> io::Result<()> {
         self.check(key, self.key_size)?;
         if self.kind == MapType::Array {
             return Ok(());

@@ -1,0 +1,208 @@
+//! Releases before this one, as far as they are pinned: the eBPF object, and what its daemon had written
+//! into the maps. `tests/releases/` has them, a directory each.
+//!
+//! Everything is kept as bytes, since types change from release to release.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use aya::{
+    EbpfLoader,
+    maps::{MapInfo, MapType},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, links::FdLink, tc::TcAttachOptions,
+    },
+};
+use data_encoding::HEXLOWER;
+use object::build::elf::{Builder, SectionData};
+use object::elf;
+use roost::maps::raw::Raw;
+use serde::{Deserialize, Serialize};
+
+use crate::lab::{Lab, UPLINK};
+
+const OBJECT: &str = "roost.o";
+const STATE: &str = "state.json";
+/// Names of programs and pins, as every release has had them.
+const PROGRAMS: [&str; 2] = ["roost_ingress", "roost_egress"];
+const LINKS: &str = "links";
+/// The chat that is pinned, a key that is bound to it, and where it is pinned to.
+pub const PINNED: [&str; 3] = ["pinned", "alias", "replica-2"];
+
+/// A map of a release.
+#[derive(Debug, Serialize, Deserialize)]
+struct Held {
+    /// How many entries it has room for.
+    max_entries: u32,
+    /// Bytes of a value, where the map is an array.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_size: Option<usize>,
+    /// Keys and values in hexadecimal; of an array the values alone, up to the last that is not zero.
+    entries: Vec<(String, String)>,
+}
+
+/// A release, as far as it is pinned.
+#[derive(Debug)]
+pub struct Release {
+    /// The name of its directory.
+    pub name: String,
+    object: PathBuf,
+    maps: BTreeMap<String, Held>,
+}
+
+impl Release {
+    /// All that were kept, the oldest first.
+    pub fn all() -> Result<Vec<Self>> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("releases");
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&directory).context("looking for releases")? {
+            let path = entry?.path();
+            if path.is_dir() {
+                all.push(Self::read(&path).with_context(|| format!("reading {}", path.display()))?);
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    fn read(directory: &Path) -> Result<Self> {
+        let name = directory.file_name().context("a name")?.to_string_lossy().into_owned();
+        let maps = serde_json::from_slice(&fs::read(directory.join(STATE))?)?;
+        Ok(Self { name, object: directory.join(OBJECT), maps })
+    }
+
+    /// The same release as if it had not had a counter yet, which is one that has no map changed.
+    pub fn without_counter(mut self, counter: &str) -> Result<Self> {
+        let mark = HEXLOWER.encode(format!("counter:{counter}").as_bytes());
+        let schema = self.maps.get_mut("SCHEMA").context("a release without a record")?;
+        let before = schema.entries.len();
+        schema.entries.retain(|(name, _)| name.trim_end_matches("00") != mark);
+        ensure!(schema.entries.len() + 1 == before, "{} has no counter {counter}", self.name);
+        self.name.push_str(&format!(" without {counter}"));
+        Ok(self)
+    }
+
+    /// Does on the lab's node what the release's daemon did there, which is dead by now: its programs are
+    /// at work on the uplink, with its maps.
+    pub fn leave_behind(&self, lab: &Lab) -> Result<()> {
+        let pin_dir = lab.pin_dir();
+        let links = pin_dir.join(LINKS);
+        fs::create_dir_all(&links).with_context(|| format!("creating {}", links.display()))?;
+        let mut loader = EbpfLoader::new();
+        loader.default_map_pin_directory(&pin_dir);
+        loader.override_global(aya_log::LEVEL, &0u8, false);
+        for (map, held) in &self.maps {
+            loader.map_max_entries(map, held.max_entries);
+        }
+        let object = fs::read(&self.object)?;
+        let mut ebpf = loader.load(&object).with_context(|| format!("loading {}", self.name))?;
+        for (map, held) in &self.maps {
+            held.write(&pin_dir.join(map)).with_context(|| format!("filling {map}"))?;
+        }
+        lab.node.run(|| {
+            let classifier: &mut SchedClassifier =
+                ebpf.program_mut(PROGRAMS[1]).context(PROGRAMS[1])?.try_into()?;
+            classifier.load()?;
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            let id = classifier.attach_with_options(UPLINK, TcAttachType::Egress, order)?;
+            let link: FdLink = classifier.take_link(id)?.try_into()?;
+            link.pin(links.join(format!("{UPLINK}-tcx")))?;
+            let xdp: &mut Xdp = ebpf.program_mut(PROGRAMS[0]).context(PROGRAMS[0])?.try_into()?;
+            xdp.load()?;
+            let id = xdp.attach(UPLINK, XdpMode::Driver)?;
+            let link: FdLink = xdp.take_link(id)?.try_into()?;
+            link.pin(links.join(format!("{UPLINK}-xdp")))?;
+            Ok(())
+        })
+    }
+}
+
+/// Keeps what is pinned now, and the object that it was made with, as a release of this name.
+pub fn keep(pin_dir: &Path, object: &Path, directory: &Path) -> Result<()> {
+    let mut maps = BTreeMap::new();
+    for entry in fs::read_dir(pin_dir).with_context(|| format!("reading {}", pin_dir.display()))? {
+        let path = entry?.path();
+        if path.is_file() {
+            let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+            maps.insert(name, Held::read(&path).with_context(|| format!("{}", path.display()))?);
+        }
+    }
+    ensure!(maps.len() > 10, "{} has no maps of a daemon", pin_dir.display());
+    fs::create_dir_all(directory)?;
+    fs::write(directory.join(OBJECT), without_debug_information(&fs::read(object)?)?)?;
+    let mut state = serde_json::to_string_pretty(&maps)?;
+    state.push('\n');
+    fs::write(directory.join(STATE), state).context("writing the state")
+}
+
+/// What the kernel and aya read of an object is a fifth of it.
+fn without_debug_information(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object).context("reading the object")?;
+    for section in &mut builder.sections {
+        let name = section.name.to_string();
+        section.delete =
+            [".debug", ".rel.debug", ".rela.debug"].iter().any(|d| name.starts_with(d));
+    }
+    builder.delete_orphans();
+    // LLVM has the sections' names among the symbols'; the builder wants them apart.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut small = Vec::new();
+    builder.write(&mut small).context("writing the object")?;
+    Ok(small)
+}
+
+impl Held {
+    fn read(pin: &Path) -> Result<Self> {
+        let max_entries = MapInfo::from_pin(pin)?.max_entries();
+        let raw = Raw::open(pin)?.context("it is gone")?;
+        let mut entries = Vec::new();
+        let mut held = Self { max_entries, value_size: None, entries: Vec::new() };
+        match raw.shape() {
+            // Counts are nobody's to keep.
+            (MapType::PerCpuArray, ..) => {}
+            (MapType::Array, _, value_size) => {
+                held.value_size = Some(value_size);
+                let mut values = Vec::new();
+                raw.each(|_, value| values.extend_from_slice(value))?;
+                let used = values.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                values.truncate(used.next_multiple_of(value_size));
+                entries.push((String::new(), HEXLOWER.encode(&values)));
+            }
+            _ => {
+                raw.each(|key, value| {
+                    entries.push((HEXLOWER.encode(key), HEXLOWER.encode(value)))
+                })?;
+                entries.sort();
+            }
+        }
+        held.entries = entries;
+        Ok(held)
+    }
+
+    fn write(&self, pin: &Path) -> Result<()> {
+        if self.entries.is_empty() {
+            return Ok(());
+        }
+        let raw = Raw::open(pin)?.context("the object has no such map")?;
+        for (key, value) in &self.entries {
+            let value = HEXLOWER.decode(value.as_bytes())?;
+            match self.value_size {
+                None => raw.set(&HEXLOWER.decode(key.as_bytes())?, &value)?,
+                Some(size) => {
+                    for (index, value) in (0u32..).zip(value.chunks(size)) {
+                        raw.set(&index.to_ne_bytes(), value)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
