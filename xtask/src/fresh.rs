@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use roost_programs::{GIT, Need};
+use rustix::fs::statvfs;
 
 use self::inside::Orders;
 use self::packages::Packages;
@@ -29,10 +30,11 @@ use crate::workspace::Workspace;
 
 /// Run `cargo xtask demo` and `cargo xtask test` in a Debian that has nothing but rustup.
 ///
-/// Makes a minimal Debian root in target/fresh, of this machine's release and from its mirrors, clones
-/// HEAD into it (without what is not committed), and runs both commands in it, in namespaces of their own
-/// and with nothing built or installed before. Says how long each took and which packages it installed.
-/// Needs root, 10 GB, and about half an hour. The root stays until the next run.
+/// Makes a minimal Debian root in target/fresh, of this machine's release and from its mirrors, hands
+/// rustup's toolchains in as they are here (rust-src too, if it is there) but read-only, clones HEAD
+/// (without what is not committed), and runs both commands, in namespaces of their own and with nothing
+/// built or installed before. Says how long each took and which packages it installed.
+/// Needs root, 15 GB, and about half an hour. The root stays until the next run.
 #[derive(Args)]
 pub struct Options {
     /// Run only this command [default: both, one after the other].
@@ -45,6 +47,10 @@ pub struct Options {
     #[arg(long, hide = true, value_name = "ORDERS")]
     inside: Option<PathBuf>,
 }
+
+const GB: u64 = 1_000_000_000;
+/// What both commands leave, in GB: two profiles with every test program, and a thousand packages.
+const ROOM: u64 = 15;
 
 /// One of the README's commands.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -73,6 +79,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let _lock = lock(&directory)?;
     let machine = machine::Machine::new(root, &directory);
     machine.remove()?;
+    has_room(&directory)?;
     let commit = clone(workspace, machine.checkout())?;
     let start = Instant::now();
     machine.make()?;
@@ -121,6 +128,15 @@ fn lock(directory: &Path) -> Result<File> {
         Err(TryLockError::WouldBlock) => bail!("another `cargo xtask fresh` is at work here"),
         Err(TryLockError::Error(error)) => Err(error).context("locking target/fresh/lock"),
     }
+}
+
+/// Fails now and not after half an hour, when the last test program is linked.
+fn has_room(directory: &Path) -> Result<()> {
+    let file_system = statvfs(directory).context("asking for free space")?;
+    let free = file_system.f_bavail * file_system.f_frsize / GB;
+    let at = directory.display();
+    ensure!(free >= ROOM, "there are {free} GB free for {at}, and this takes up to {ROOM} GB");
+    Ok(())
 }
 
 /// Clones HEAD; returns its hash.
