@@ -25,10 +25,11 @@ use kube::Resource;
 
 pub use cluster::{Claims, Cluster, Derived};
 pub use connect::client;
+pub use fitting::is_named_like;
 pub use rights::{RIGHTS, Right};
 pub use secret::{Keeper, SecretOptions, SecretState, SecretStatus};
 pub use slices::Slice;
-pub use source::{Options, Publication, Source, is_named_like};
+pub use source::{Options, Publication, Source};
 pub use state::{Kind, WatchState, Watched, WatchedKind};
 
 /// What the load-balancer class of a Service says if Roost is to serve it.

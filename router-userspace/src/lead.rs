@@ -14,5 +14,5 @@ mod state;
 pub use control::{Control, Learner};
 pub use known::Known;
 pub use lease::{LEASE, Times};
-pub use pool::{Claimant, Gift, IpFamily, Plan, Usage, plan};
+pub use pool::{Claimant, Gift, Plan, Usage, plan};
 pub use state::{ControlState, Controls};

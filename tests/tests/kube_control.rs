@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use roost::{
     kube::{Claims, Options, Reason, Source},
-    lead::{Control, ControlState, IpFamily, Known, LEASE, Times, Usage},
-    plan::config::AddressPool,
+    lead::{Control, ControlState, Known, LEASE, Times, Usage},
+    plan::{addr::Family, config::AddressPool},
 };
 use roost_tests::kube::{
     ApiServer, Endpoint, Fault, NODE, Request, annotate, node, service, slice,
@@ -179,7 +179,7 @@ async fn one_of_two_daemons_leads_and_gives_an_address_of_each_family() -> Resul
     assert!(matches!(leads[..], [leader] if leader.identity == holder), "{states:?}");
     assert!(holder.starts_with("node-"), "{holder}");
     assert_eq!(leads[0].addresses_given, 2);
-    assert_eq!(leads[0].pools[&IpFamily::V4], Usage { given: 1, free: 13 });
+    assert_eq!(leads[0].pools[&Family::V4], Usage { given: 1, free: 13 });
 
     let event = until_event(&server, "chat", "AddressGiven").await?;
     assert_eq!(
@@ -259,7 +259,7 @@ async fn another_daemon_takes_over_when_the_leader_dies_and_when_it_ends() -> Re
     until("the third to lead", || third.state().get().is_leader.then_some(())).await?;
     assert_eq!(lease(&server)["leaseTransitions"], 2);
     // What was given stays.
-    until("the third to have looked", || third.state().get().pools.get(&IpFamily::V4).copied())
+    until("the third to have looked", || third.state().get().pools.get(&Family::V4).copied())
         .await?;
     assert_eq!(third.state().get().addresses_given, 0);
     assert_eq!(ingress(&server, "chat"), ["203.0.113.17", "2001:db8:1::10"]);
@@ -351,7 +351,7 @@ async fn a_pool_that_is_used_up_is_waited_for() -> Result<()> {
     assert_eq!(event["type"], "Warning");
     assert!(event["note"].as_str().is_some_and(|note| note.contains("203.0.113.17")), "{event}");
     let state = daemon.state().get();
-    assert_eq!(state.pools[&IpFamily::V4], Usage { given: 1, free: 0 }, "{state:?}");
+    assert_eq!(state.pools[&Family::V4], Usage { given: 1, free: 0 }, "{state:?}");
     assert_eq!(state.problems[0].reason, Reason::NoAddress);
     // One that goes gives its address back.
     server.delete("services", "default", "first");
@@ -503,7 +503,7 @@ async fn a_service_whose_status_is_refused_says_so_and_holds_no_other_up() -> Re
     })
     .await?;
     assert_eq!(event["type"], "Warning");
-    until("the pool's state", || daemon.state().get().pools.get(&IpFamily::V4).copied()).await?;
+    until("the pool's state", || daemon.state().get().pools.get(&Family::V4).copied()).await?;
     let patches = || {
         let all = server.requests();
         all.iter().filter(|r| r.resource == "services/status" && r.status == 403).count()

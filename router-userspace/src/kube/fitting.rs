@@ -1,4 +1,4 @@
-//! Names that fit into the maps.
+//! What the cluster's services and replicas are called in the maps.
 
 use std::hash::Hasher as _;
 
@@ -16,4 +16,10 @@ pub(super) fn fitting(name: &str) -> String {
     // Names in Kubernetes are ASCII.
     let kept: String = name.chars().take(NAME_LEN - 17).collect();
     format!("{kept}~{:016x}", hasher.finish())
+}
+
+/// Whether a service of the maps is called like one of this source.
+pub fn is_named_like(service: &str) -> bool {
+    let plain = service.split_once('/').is_some_and(|(_, rest)| rest.contains(':'));
+    plain || (service.len() == NAME_LEN && service.contains('~'))
 }

@@ -393,9 +393,3 @@ impl Source {
         });
     }
 }
-
-/// Whether a service of the maps is called like one of this source.
-pub fn is_named_like(service: &str) -> bool {
-    let plain = service.split_once('/').is_some_and(|(_, rest)| rest.contains(':'));
-    plain || (service.len() == router_ebpf::maps::NAME_LEN && service.contains('~'))
-}

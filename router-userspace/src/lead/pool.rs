@@ -16,34 +16,11 @@ use k8s_openapi::{
 
 use crate::{
     kube::{CLASS, ObjectKey, PREFIX, Problem, Reason},
-    plan::config::{AddressPool, Prefix},
+    plan::{
+        addr::Family,
+        config::{AddressPool, Prefix},
+    },
 };
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum IpFamily {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl IpFamily {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// As the API writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-
-    fn of(addr: IpAddr) -> Self {
-        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
 
 /// What matters here of a Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +30,7 @@ pub struct Claimant {
     created: Option<Timestamp>,
     /// The families that it is to have an address of: those of `spec.ipFamilies`, if it is of
     /// Roost's class.
-    families: Vec<IpFamily>,
+    families: Vec<Family>,
     /// Its `spec.ipFamilyPolicy` is `PreferDualStack`: one of them will do if there is but one.
     one_will_do: bool,
     /// Somebody else may give it an address, or it has another way.
@@ -74,11 +51,11 @@ impl Claimant {
         let is_ours = spec.load_balancer_class.as_deref() == Some(CLASS)
             && spec.type_.as_deref() == Some("LoadBalancer")
             && meta.deletion_timestamp.is_none();
-        let wants = |family: &IpFamily| {
+        let wants = |family: &Family| {
             let mut families = spec.ip_families.iter().flatten();
             is_ours && families.any(|name| name == family.name())
         };
-        let families = IpFamily::ALL.into_iter().filter(wants).collect();
+        let families = Family::ALL.into_iter().filter(wants).collect();
         let is_set = |name: &str| {
             let value =
                 meta.annotations.as_ref().and_then(|all| all.get(&format!("{PREFIX}{name}")));
@@ -121,8 +98,8 @@ impl Claimant {
     }
 
     /// The families that it still has to get an address of.
-    pub(super) fn lacks(&self) -> impl Iterator<Item = IpFamily> {
-        let has = |family: &IpFamily| self.given().any(|addr| IpFamily::of(addr) == *family);
+    pub(super) fn lacks(&self) -> impl Iterator<Item = Family> {
+        let has = |family: &Family| self.given().any(|addr| Family::of(addr) == *family);
         self.families.iter().copied().filter(move |family| !has(family))
     }
 
@@ -137,8 +114,8 @@ pub(super) fn is_needed(pools: &[AddressPool], services: &[Claimant]) -> bool {
     lacking.any(|family| has_family(pools, family))
 }
 
-fn has_family(pools: &[AddressPool], family: IpFamily) -> bool {
-    pools.iter().any(|pool| IpFamily::of(pool.first) == family)
+fn has_family(pools: &[AddressPool], family: Family) -> bool {
+    pools.iter().any(|pool| Family::of(pool.first) == family)
 }
 
 /// The addresses of a Node: none of them is given.
@@ -155,7 +132,7 @@ pub struct Plan {
     /// Services that wait, and those with an address that is in no pool.
     pub problems: Vec<Problem>,
     /// For each family that a pool has: what this plan leaves.
-    pub usage: BTreeMap<IpFamily, Usage>,
+    pub usage: BTreeMap<Family, Usage>,
 }
 
 /// New addresses of a Service.
@@ -173,7 +150,7 @@ impl Plan {
     /// A gift could not be given: what was planned is still free.
     pub(super) fn not_given(&mut self, gift: &Gift) {
         for addr in &gift.addresses {
-            if let Some(usage) = self.usage.get_mut(&IpFamily::of(*addr)) {
+            if let Some(usage) = self.usage.get_mut(&Family::of(*addr)) {
                 usage.given = usage.given.saturating_sub(1);
                 usage.free = usage.free.saturating_add(1);
             }
@@ -214,7 +191,7 @@ pub fn plan(
 ) -> Plan {
     let of_services = services.iter().flat_map(Claimant::taken);
     let taken: Vec<Prefix> = taken.into_iter().chain(of_services).collect();
-    let mut free = IpFamily::ALL.map(|family| Free::new(family, pools, &taken));
+    let mut free = Family::ALL.map(|family| Free::new(family, pools, &taken));
     let mut by_age: Vec<&Claimant> = services.iter().filter(|s| !s.families.is_empty()).collect();
     by_age.sort_by_key(|service| (service.created, &service.key));
     let mut plan = Plan::default();
@@ -247,8 +224,8 @@ pub fn plan(
             ));
         }
     }
-    for family in IpFamily::ALL {
-        let is_of = |addr: &IpAddr| IpFamily::of(*addr) == family;
+    for family in Family::ALL {
+        let is_of = |addr: &IpAddr| Family::of(*addr) == family;
         if has_family(pools, family) {
             let before = services.iter().flat_map(Claimant::given);
             let new = plan.gifts.iter().flat_map(|gift| gift.addresses.iter().copied());
@@ -263,7 +240,7 @@ pub fn plan(
 }
 
 /// Why a Service gets nothing of a family; nothing is said while it is not up to Roost.
-fn waits(service: &Claimant, family: IpFamily, pools: &[AddressPool]) -> Option<Problem> {
+fn waits(service: &Claimant, family: Family, pools: &[AddressPool]) -> Option<Problem> {
     let name = family.name();
     let message = if pools.is_empty() {
         if service.has_other_way || !service.ingress.is_empty() {
@@ -299,17 +276,17 @@ fn list(pools: &[AddressPool]) -> String {
 
 /// What is free of the pools of a family: spans of addresses as numbers, in the order of the pools.
 struct Free {
-    family: IpFamily,
+    family: Family,
     spans: VecDeque<(u128, u128)>,
 }
 
 impl Free {
-    fn new(family: IpFamily, pools: &[AddressPool], taken: &[Prefix]) -> Self {
+    fn new(family: Family, pools: &[AddressPool], taken: &[Prefix]) -> Self {
         let mut taken: Vec<(u128, u128)> =
-            taken.iter().filter(|p| IpFamily::of(p.addr()) == family).map(span).collect();
+            taken.iter().filter(|p| Family::of(p.addr()) == family).map(span).collect();
         taken.sort_unstable();
         let mut spans = VecDeque::new();
-        for pool in pools.iter().filter(|pool| IpFamily::of(pool.first) == family) {
+        for pool in pools.iter().filter(|pool| Family::of(pool.first) == family) {
             // Nothing below `next` is free, or it is in `spans`.
             let (mut next, last) = (number(pool.first), number(pool.last));
             let mut is_full = false;
@@ -339,8 +316,8 @@ impl Free {
             self.spans.push_front((first + 1, last));
         }
         Some(match self.family {
-            IpFamily::V4 => IpAddr::V4((first as u32).into()),
-            IpFamily::V6 => IpAddr::V6(first.into()),
+            Family::V4 => IpAddr::V4((first as u32).into()),
+            Family::V6 => IpAddr::V6(first.into()),
         })
     }
 

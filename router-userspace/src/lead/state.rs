@@ -5,9 +5,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::kube::Problem;
+use crate::{kube::Problem, plan::addr::Family};
 
-use super::{IpFamily, Usage};
+use super::Usage;
 
 /// What is known of the part that writes to the cluster.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Controls {
     /// Who leads, as far as is known.
     pub leader: Option<String>,
     /// What is used of the pools, for each family that they have; empty while another one leads.
-    pub pools: BTreeMap<IpFamily, Usage>,
+    pub pools: BTreeMap<Family, Usage>,
     /// Addresses given since the start.
     pub addresses_given: u64,
     /// Events written since the start, also those written again.

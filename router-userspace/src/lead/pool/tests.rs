@@ -65,8 +65,8 @@ fn each_service_gets_one_address_of_each_family_that_it_lacks_the_oldest_first()
     ];
     assert_eq!(gifts(&plan), all);
     assert_eq!(plan.problems, []);
-    assert_eq!(plan.usage[&IpFamily::V4], Usage { given: 3, free: 11 });
-    assert_eq!(plan.usage[&IpFamily::V6], Usage { given: 3, free: 29 });
+    assert_eq!(plan.usage[&Family::V4], Usage { given: 3, free: 11 });
+    assert_eq!(plan.usage[&Family::V6], Usage { given: 3, free: 29 });
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn what_anybody_else_has_is_not_given() {
     ];
     let plan = plan(&pools, &services, taken);
     assert_eq!(gifts(&plan), [("chat", vec!["203.0.113.8".to_owned()])]);
-    assert_eq!(plan.usage[&IpFamily::V4].free, 1);
+    assert_eq!(plan.usage[&Family::V4].free, 1);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn what_cannot_be_given_is_waited_for_and_harms_no_other() {
     assert_eq!(reasons(&found), [("first", Reason::NoAddress), ("second", Reason::NoAddress)]);
     assert!(found.problems[0].message.contains("has none of this family (203.0.113.1)"));
     assert!(found.problems[1].message.contains("all of [kubernetes] address_pools are taken"));
-    assert_eq!(found.usage.keys().copied().collect::<Vec<_>>(), [IpFamily::V4]);
+    assert_eq!(found.usage.keys().copied().collect::<Vec<_>>(), [Family::V4]);
 }
 
 #[test]
@@ -182,11 +182,11 @@ fn large_pools_are_counted_and_used_from_their_begin() {
     let pools = [pool("2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff")];
     let found = plan(&pools, &[service("chat", 1, &["IPv6"], &[])], []);
     assert_eq!(gifts(&found), [("chat", vec!["2001:db8::".to_owned()])]);
-    assert_eq!(found.usage[&IpFamily::V6], Usage { given: 1, free: u64::MAX });
+    assert_eq!(found.usage[&Family::V6], Usage { given: 1, free: u64::MAX });
     // Up to the last address there is.
     let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
     let found =
-        Free::new(IpFamily::V6, &[pool(last, last)], &[last.parse::<IpAddr>().unwrap().into()]);
+        Free::new(Family::V6, &[pool(last, last)], &[last.parse::<IpAddr>().unwrap().into()]);
     assert_eq!(found.count(), 0);
 }
 
@@ -255,7 +255,7 @@ proptest! {
             let gift = found.gifts.iter().find(|gift| gift.service == claimant.key);
             for family in claimant.lacks() {
                 let got = gift.map_or(0, |gift| {
-                    gift.addresses.iter().filter(|a| IpFamily::of(**a) == family).count()
+                    gift.addresses.iter().filter(|a| Family::of(**a) == family).count()
                 });
                 let waits = found.problems.iter().any(|p| {
                     p.service == claimant.key && p.reason == Reason::NoAddress
