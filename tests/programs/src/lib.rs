@@ -1,7 +1,7 @@
 //! Every program of others that xtask, the tests, the demo and the benchmarks run, and the Debian package
 //! that has it. Roost itself runs none.
 //!
-//! A program that is not in the [table](table) cannot be run:
+//! A program that is not in the table ([`ALL`]) cannot be run:
 //! - Clippy refuses `Command::new` everywhere else (clippy.toml), so whoever wants a command asks a
 //!   [`Program`] for it, or [`built`] for what this workspace has made.
 //! - Programs that run others by name (a shell, `unshare`, `ip netns exec`) get a PATH that has the
@@ -22,12 +22,12 @@ pub use table::*;
 /// Where Debian keeps tools of the administrator; not in an ordinary user's PATH.
 const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// A program that Debian packages.
+/// A program of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
     /// What it is called by.
     pub name: &'static str,
-    /// The package that has it.
+    /// The Debian package that has it.
     pub package: &'static str,
     /// Who needs it.
     pub need: Need,
@@ -38,6 +38,8 @@ pub struct Program {
 pub enum Need {
     /// Every Debian has it, or a machine that compiles Rust.
     Base,
+    /// Whoever builds anything: rustup has it, and Debian 12 has it too old or not at all.
+    Rust,
     /// Whoever makes networks: the demo, the benchmarks and the tests.
     Network,
     /// The tests.
@@ -85,7 +87,10 @@ impl Program {
     pub fn path(self) -> Result<PathBuf, Missing> {
         self.find().ok_or_else(|| Missing {
             what: format!("program `{}` in PATH", self.name),
-            remedy: format!("install Debian's package {}", self.package),
+            remedy: match self.need {
+                Need::Rust => "install Rust's stable toolchain by rustup".to_owned(),
+                _ => format!("install Debian's package {}", self.package),
+            },
         })
     }
 

@@ -5,7 +5,7 @@ use crate::{Need, Program};
 macro_rules! table {
     ($($need:ident { $($constant:ident: $name:literal of $package:literal,)* })*) => {
         $($(
-            #[doc = concat!("`", $name, "`, of Debian's ", $package, ".")]
+            #[doc = concat!("`", $name, "`, of ", $package, ".")]
             pub const $constant: Program =
                 Program { name: $name, package: $package, need: Need::$need };
         )*)*
@@ -20,7 +20,6 @@ table! {
         APT_CACHE: "apt-cache" of "apt",
         APT_CONFIG: "apt-config" of "apt",
         APT_GET: "apt-get" of "apt",
-        CARGO: "cargo" of "rustup",
         CAT: "cat" of "coreutils",
         CHROOT: "chroot" of "coreutils",
         CP: "cp" of "coreutils",
@@ -36,8 +35,6 @@ table! {
         MOUNT: "mount" of "mount",
         NSENTER: "nsenter" of "util-linux",
         RM: "rm" of "coreutils",
-        RUSTC: "rustc" of "rustup",
-        RUSTUP: "rustup" of "rustup",
         SETPRIV: "setpriv" of "util-linux",
         SH: "sh" of "dash",
         SHA256SUM: "sha256sum" of "coreutils",
@@ -48,6 +45,11 @@ table! {
         TIMEOUT: "timeout" of "coreutils",
         TOUCH: "touch" of "coreutils",
         UNSHARE: "unshare" of "util-linux",
+    }
+    Rust {
+        CARGO: "cargo" of "rustup",
+        RUSTC: "rustc" of "rustup",
+        RUSTUP: "rustup" of "rustup",
     }
     Network {
         ETHTOOL: "ethtool" of "ethtool",
