@@ -230,7 +230,7 @@ fn established<P: Packet>(
         closing(tables, scratch, shared);
     }
     let unfinished = integrity::is_unfinished(packet, &scratch.segment)?
-        && integrity::is_really_unfinished(packet, scratch)?;
+        && integrity::is_really_unfinished(packet, tables, scratch)?;
     scratch.unfinished = unfinished as u32;
     let Scratch { segment, cursor, .. } = scratch;
     let changed = Translation::to_replica(flow).apply(packet, segment, cursor)?;

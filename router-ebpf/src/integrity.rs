@@ -6,6 +6,7 @@ use crate::{
     packet::Packet,
     scratch::Scratch,
     segment::Segment,
+    tables::{FlowTables, Step},
     verifier::pad,
     wire::{TCP_CHECK, protocol},
 };
@@ -49,17 +50,65 @@ pub fn is_unfinished(packet: &impl Packet, segment: &Segment) -> Option<bool> {
     Some(pseudo.fold().to_ne_bytes() == field)
 }
 
+/// Parts of a payload, of [`STASH_LEN`] bytes each, that are added up at the most: a jumbo frame of 9000
+/// bytes has three.
+const PARTS: u32 = 3;
+
+/// A payload that is added up part by part.
+struct Adding<'a, P> {
+    packet: &'a P,
+    scratch: &'a mut Scratch,
+    /// Offset of the next part.
+    at: u32,
+    /// Bytes that are left.
+    left: u32,
+    sum: Sum,
+}
+
+impl<P: Packet> Adding<'_, P> {
+    #[inline(always)]
+    fn part(&mut self) -> Option<()> {
+        let len = if self.left > STASH_LEN as u32 { STASH_LEN as u32 } else { self.left };
+        let bytes = &mut self.scratch.key.bytes;
+        self.packet.load(self.at as usize, bytes, len as usize)?;
+        pad(bytes, len);
+        // All parts but the last have an even length: their sums are that of the whole.
+        self.sum = self.sum.plus(sum_words(bytes, len as usize));
+        self.at += len;
+        self.left -= len;
+        Some(())
+    }
+}
+
+impl<P: Packet> Step for Adding<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        self.part().is_some() && self.left > 0
+    }
+}
+
 /// Whether an established segment that looks unfinished is. A finished one looks like that once in 65536,
 /// and would be lost each time that it is sent, so it is added up. (One that is unfinished and happens to be
 /// right as it is, is taken for finished; only a device that finishes it later would notice.)
 #[inline(never)]
-pub fn is_really_unfinished<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<bool> {
+pub fn is_really_unfinished<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<bool> {
     let len = scratch.segment.payload_len();
-    if len > STASH_LEN {
-        // Merged from several: native XDP has no frame of this size. (A jumbo frame in generic mode may be
-        // finished, and wrongly taken for this once in 65536.)
+    if len > PARTS as usize * STASH_LEN {
+        // Larger than any frame: merged from several in generic mode, which leaves it unfinished.
         return Some(true);
     }
-    let sum = if len == 0 { Sum::ZERO } else { payload_sum(packet, scratch, len)? };
+    let at = (scratch.segment.l4() + scratch.segment.header_len()) as u32;
+    let mut adding = Adding { packet, scratch, at, left: len as u32, sum: Sum::ZERO };
+    if len > 0 {
+        tables.repeat(PARTS, &mut adding);
+    }
+    let Adding { left, sum, .. } = adding;
+    if left > 0 {
+        return None;
+    }
     Some(!checksum_is_right(packet, &scratch.segment, sum)?)
 }
