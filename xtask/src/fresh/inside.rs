@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{OpenOptionsExt as _, chroot, symlink};
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::{env, process, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use roost_programs::{RUSTUP, built};
-use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
-use rustix::process::{Pid, WaitOptions, wait};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
+use rustix::process::{Pid, WaitOptions, pivot_root, wait};
 use serde::{Deserialize, Serialize};
 
 use super::handed::{self, TextFile};
@@ -98,7 +98,7 @@ pub fn run(orders: &Path) -> Result<()> {
     let orders: Orders = serde_json::from_reader(file).context("reading the orders")?;
     furnish(&orders)?;
     set_up(&orders)?;
-    chroot(&orders.root).with_context(|| format!("changing root to {}", orders.root.display()))?;
+    enter(&orders.root).with_context(|| format!("changing root to {}", orders.root.display()))?;
     env::set_current_dir(CHECKOUT).context(CHECKOUT)?;
     process::exit(obey(&orders)?)
 }
@@ -117,6 +117,7 @@ fn furnish(orders: &Orders) -> Result<()> {
     let bin = within(&orders.root, Path::new("/root/.cargo/bin"));
     fs::create_dir_all(&bin)?;
     let rustup = bin.join("rustup");
+    remove(&rustup)?;
     fs::copy(&orders.rustup, &rustup)
         .with_context(|| format!("copying {}", orders.rustup.display()))?;
     for proxy in PROXIES {
@@ -145,6 +146,9 @@ fn set_up(orders: &Orders) -> Result<()> {
             .with_context(|| format!("mounting {} at {}", from.display(), to.display()))?;
         Ok(to)
     };
+    // As on any machine, its root is a mount: else nobody there could make it private.
+    mount_bind(&orders.root, &orders.root)
+        .with_context(|| format!("mounting {}", orders.root.display()))?;
     // Its devices are this machine's.
     bind(Path::new("/dev"), "/dev")?;
     for (kind, at, options) in [
@@ -163,6 +167,17 @@ fn set_up(orders: &Orders) -> Result<()> {
     let rustup = bind(&orders.rustup_home, RUSTUP_HOME)?;
     mount_remount(&rustup, MountFlags::BIND | MountFlags::RDONLY, c"")
         .with_context(|| format!("making {} read-only", rustup.display()))?;
+    Ok(())
+}
+
+/// Makes it the root, and lets go of the one before. After a mere `chroot` the kernel would refuse user
+/// namespaces, which browsers want.
+fn enter(root: &Path) -> Result<()> {
+    env::set_current_dir(root)?;
+    // The old one is on top of the new one then, and so it is the one that goes.
+    pivot_root(".", ".").context("pivot_root")?;
+    unmount(".", UnmountFlags::DETACH).context("letting go of the root before")?;
+    env::set_current_dir("/")?;
     Ok(())
 }
 
