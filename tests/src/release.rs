@@ -65,12 +65,14 @@ impl Release {
                 all.push(Self::read(&path).with_context(|| format!("reading {}", path.display()))?);
             }
         }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
+        let number = |release: &Self| release.name.parse::<u32>().unwrap_or(u32::MAX);
+        all.sort_by_key(number);
         Ok(all)
     }
 
     fn read(directory: &Path) -> Result<Self> {
         let name = directory.file_name().context("a name")?.to_string_lossy().into_owned();
+        ensure!(name.parse::<u32>().is_ok(), "releases are named by their number");
         let maps = serde_json::from_slice(&fs::read(directory.join(STATE))?)?;
         Ok(Self { name, object: directory.join(OBJECT), maps })
     }
@@ -132,7 +134,8 @@ pub fn keep(pin_dir: &Path, object: &Path, directory: &Path) -> Result<()> {
         }
     }
     ensure!(maps.len() > 10, "{} has no maps of a daemon", pin_dir.display());
-    fs::create_dir_all(directory)?;
+    // One that was kept cannot be made again.
+    fs::create_dir(directory).with_context(|| format!("making {}", directory.display()))?;
     fs::write(directory.join(OBJECT), without_debug_information(&fs::read(object)?)?)?;
     let mut state = serde_json::to_string_pretty(&maps)?;
     state.push('\n');

@@ -56,8 +56,9 @@ impl fmt::Debug for DataPath {
 }
 
 impl DataPath {
-    /// Loads the programs; creates and pins the maps, or takes those over that are pinned. If it cannot,
-    /// nothing has changed, and the programs of the daemon before go on.
+    /// Loads the programs; creates and pins the maps, or takes those over that are pinned. If it cannot, the
+    /// programs of the daemon before go on with their maps; what is left half done if the kernel refuses to
+    /// replace them or to rename a pin is taken up by the next start.
     pub fn load(pin_dir: &Path, limits: &Limits, events: bool) -> Result<Self> {
         let (mut ebpf, mut take_over) = begin(pin_dir, limits, events, &STEPS)?;
         let filled = load_programs(&mut ebpf).and_then(|programs| take_over.fill(&programs));
@@ -115,15 +116,15 @@ fn begin(pin_dir: &Path, limits: &Limits, events: bool, steps: &Steps) -> Result
     Ok((loaded.inspect_err(|_| take_over.undo())?, take_over))
 }
 
-/// Loads the programs into the kernel; returns their names and numbers.
-fn load_programs(ebpf: &mut Ebpf) -> Result<[(&'static str, u32); 2]> {
+/// Loads the programs into the kernel; returns their numbers.
+fn load_programs(ebpf: &mut Ebpf) -> Result<[u32; 2]> {
     let xdp: &mut Xdp = program(ebpf, INGRESS)?;
     xdp.load().map_err(|e| load_error(INGRESS, e.into()))?;
     let ingress = xdp.info().context("asking about the ingress program")?.id();
     let classifier: &mut SchedClassifier = program(ebpf, EGRESS)?;
     classifier.load().map_err(|e| load_error(EGRESS, e.into()))?;
     let egress = classifier.info().context("asking about the egress program")?.id();
-    Ok([(INGRESS, ingress), (EGRESS, egress)])
+    Ok([ingress, egress])
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>

@@ -23,7 +23,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Opens what is pinned at `path`; `None` if nothing is. Not for per-CPU maps, whose values are several.
+    /// Opens what is pinned at `path`; `None` if nothing is. Of per-CPU maps only the shape can be asked for.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
         let fd = match sys::open_pin(path) {
             Ok(fd) => fd,
@@ -43,15 +43,17 @@ impl Raw {
 
     /// Calls `each` with every key and value, while others change them.
     pub fn each(&self, each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
-        // SAFETY: the sizes are the map's own.
+        self.has_one_value()?;
+        // SAFETY: the sizes are the map's own, and a key has one value.
         unsafe { sys::each_entry(self.fd.as_fd(), self.key_size, self.value_size, each) }
     }
 
     /// An entry's value.
     pub fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.has_one_value()?;
         self.check(key, self.key_size)?;
         let mut value = vec![0; self.value_size];
-        // SAFETY: the sizes are the map's own.
+        // SAFETY: the sizes are the map's own, and a key has one value.
         let is_there = unsafe { sys::read_entry(self.fd.as_fd(), key, &mut value) }?;
         Ok(is_there.then_some(value))
     }
@@ -80,10 +82,22 @@ impl Raw {
     }
 
     fn write(&self, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+        self.has_one_value()?;
         self.check(key, self.key_size)?;
         self.check(value, self.value_size)?;
-        // SAFETY: the sizes are the map's own.
+        // SAFETY: the sizes are the map's own, and a key has one value.
         unsafe { sys::write_entry(self.fd.as_fd(), key, value, flags) }
+    }
+
+    /// Refuses maps with values for each CPU: the kernel would read and write more than a value.
+    fn has_one_value(&self) -> io::Result<()> {
+        match self.kind {
+            MapType::Hash | MapType::LruHash | MapType::Array | MapType::LpmTrie => Ok(()),
+            kind => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("a map of type {kind:?} is not read as bytes"),
+            )),
+        }
     }
 
     fn check(&self, bytes: &[u8], size: usize) -> io::Result<()> {

@@ -67,11 +67,13 @@ pub enum Cause {
     Open(Fault),
     /// No daemon has filled the maps yet.
     Unfilled,
-    /// It holds something else than this program expects: another version, or other counters.
+    /// It is of another version than this program expects.
     Other {
         /// Its version.
         found: u32,
     },
+    /// It has other counters.
+    Counters,
 }
 
 impl TablesError {
@@ -83,7 +85,7 @@ impl TablesError {
     pub fn errno(&self) -> Option<i32> {
         match &self.cause {
             Cause::Open(fault) => fault.errno(),
-            Cause::Unfilled | Cause::Other { .. } => None,
+            Cause::Unfilled | Cause::Other { .. } | Cause::Counters => None,
         }
     }
 
@@ -92,6 +94,9 @@ impl TablesError {
         self.errno() == Some(libc::ENOENT)
     }
 }
+
+/// What to do about maps of another version.
+const ANOTHER: &str = "use that roost, or let this one take over by `roost run`";
 
 impl Cause {
     /// What is to be said of that map.
@@ -102,9 +107,12 @@ impl Cause {
             }
             Self::Other { found } => format!(
                 "is that of another version of roost (version {found} of the map; this program has {}): \
-                 use that roost, or let this one take over by `roost run`",
+                 {ANOTHER}",
                 map.version()
             ),
+            Self::Counters => {
+                format!("is that of another version of roost, which has other counters: {ANOTHER}")
+            }
             Self::Open(fault) => {
                 let hint = match fault.errno() {
                     Some(libc::ENOENT) => {
@@ -131,9 +139,12 @@ impl Tables {
         if secrets.get(0).map_err(opening)?.schema == 0 {
             return Err(TablesError::new(pin_dir, Map::Secrets, Cause::Unfilled));
         }
-        let found = Record::read(pin_dir).map_err(opening)?;
-        if let Some((map, found)) = found.and_then(|found| found.other()) {
+        let found = Record::read(pin_dir).map_err(opening)?.unwrap_or_default();
+        if let Some((map, found)) = found.other() {
             return Err(TablesError::new(pin_dir, map, Cause::Other { found }));
+        }
+        if !found.is_own() {
+            return Err(TablesError::new(pin_dir, Map::Counters, Cause::Counters));
         }
         Self::open_unfilled(pin_dir)
     }

@@ -107,55 +107,66 @@ impl DataPath {
         super::detach::pinned_interfaces(&self.pin_dir)
     }
 
-    /// Replaces the programs of the daemon before wherever there are some. Ingress everywhere first: what
-    /// a replica accepts meanwhile is entered by the old program, and is there for the new one too.
+    /// Replaces the programs of the daemon before wherever there are some, also where this one is not to
+    /// attach, and whatever the interface is called by now. Ingress everywhere first: what a replica accepts
+    /// meanwhile is entered by the old program, and is there for the new one too.
+    ///
+    /// What cannot be opened is an error, and nothing has changed. A link that then cannot be replaced is
+    /// told, and keeps its old program with the old maps.
     pub(super) fn replace_programs(&mut self) -> Result<()> {
-        let interfaces: Vec<(String, u32)> = self
-            .pinned_interfaces()
-            .into_iter()
-            .filter_map(|name| sys::interface_index(&name).ok().map(|index| (name, index)))
-            .collect();
-        for (interface, index) in &interfaces {
-            self.replace_ingress(interface, *index)?;
+        let open = |hook: &str| -> Result<Vec<(String, FdLink)>> {
+            let of_hook =
+                super::detach::links(&self.pin_dir).into_iter().filter(|l| l.hook == hook);
+            let open = |link: super::detach::Link| {
+                let path = link_path(&self.pin_dir, &link.interface, hook);
+                let pin = PinnedLink::from_pin(&path);
+                let pin =
+                    pin.with_context(|| format!("opening the pinned link {}", path.display()))?;
+                Ok((link.interface, pin.into()))
+            };
+            of_hook.map(open).collect()
+        };
+        let (ingress, egress) = (open(XDP)?, open(TCX)?);
+        for (interface, link) in ingress {
+            let replaced = self.replace_ingress(&interface, link);
+            replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
         }
-        for (interface, index) in &interfaces {
-            if !self.replace_egress(interface, *index)?
-                && link_path(&self.pin_dir, interface, CLSACT).exists()
-            {
-                self.attach_clsact(interface)?;
+        for (interface, link) in egress {
+            let replaced = self.replace_egress(&interface, link);
+            replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
+        }
+        for link in super::detach::links(&self.pin_dir).iter().filter(|l| l.hook == CLSACT) {
+            // Known by the interface's name alone.
+            if sys::interface_index(&link.interface).is_ok() {
+                let replaced = self.attach_clsact(&link.interface).map(drop);
+                replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
             }
         }
         Ok(())
     }
 
-    /// `false`: there is no link of this interface.
-    fn replace_ingress(&mut self, interface: &str, index: u32) -> Result<bool> {
-        let path = link_path(&self.pin_dir, interface, XDP);
+    fn replace_ingress(&mut self, interface: &str, link: FdLink) -> Result<()> {
         let xdp: &mut Xdp = program(&mut self.ebpf, INGRESS)?;
-        let Some(link) = pinned(&path, index)? else { return Ok(false) };
         let link = XdpLink::try_from(link)?;
         let id = xdp.attach_to_link(link).with_context(|| replacing(INGRESS, interface))?;
         // The pin holds it.
         drop(xdp.take_link(id)?);
-        Ok(true)
+        Ok(())
     }
 
-    /// `false`: there is no TCX link of this interface.
-    fn replace_egress(&mut self, interface: &str, index: u32) -> Result<bool> {
-        let path = link_path(&self.pin_dir, interface, TCX);
+    fn replace_egress(&mut self, interface: &str, link: FdLink) -> Result<()> {
         let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
-        let Some(link) = pinned(&path, index)? else { return Ok(false) };
         let link = SchedClassifierLink::try_from(link)?;
-        let id = classifier.attach_to_link(link);
-        drop(classifier.take_link(id.with_context(|| replacing(EGRESS, interface))?)?);
-        Ok(true)
+        let id = classifier.attach_to_link(link).with_context(|| replacing(EGRESS, interface))?;
+        drop(classifier.take_link(id)?);
+        Ok(())
     }
 
     fn attach_ingress(&mut self, interface: &str, index: u32) -> Result<Attached> {
-        if self.replace_ingress(interface, index)? {
-            return Ok(Attached::TakenOver);
-        }
         let path = link_path(&self.pin_dir, interface, XDP);
+        if let Some(link) = pinned(&path, index)? {
+            return self.replace_ingress(interface, link).map(|()| Attached::TakenOver);
+        }
         let xdp: &mut Xdp = program(&mut self.ebpf, INGRESS)?;
         let (id, mode) = attach_xdp(xdp, interface, index)?;
         // A link that fell back to netlink would end unseen with the next change of the interface.
@@ -170,13 +181,13 @@ impl DataPath {
     }
 
     fn attach_egress(&mut self, interface: &str, index: u32) -> Result<Attached> {
-        if self.replace_egress(interface, index)? {
-            return Ok(Attached::TakenOver);
+        let path = link_path(&self.pin_dir, interface, TCX);
+        if let Some(link) = pinned(&path, index)? {
+            return self.replace_egress(interface, link).map(|()| Attached::TakenOver);
         }
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
             return self.attach_clsact(interface);
         }
-        let path = link_path(&self.pin_dir, interface, TCX);
         let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = classifier

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{TcAttachType, tc::SchedClassifierLink};
+use router_ebpf::schema::Map;
 use tracing::warn;
 
 use crate::os::{lock::Lock, sys};
@@ -34,6 +35,12 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
             removed.extend(remove(pin_dir, link));
         }
     }
+    // What says that the others are there goes first: if this is interrupted, the next start is a first one.
+    for map in [Map::Schema, Map::Secrets] {
+        if fs::remove_file(pin_dir.join(map.pin())).is_ok() {
+            removed.push(format!("map {}", map.pin()));
+        }
+    }
     for directory in [pin_dir.join(LINKS), pin_dir.join(NEXT), pin_dir.to_owned()] {
         removed.extend(remove_files(&directory)?);
         match fs::remove_dir(&directory) {
@@ -50,7 +57,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
 /// A pinned link.
 pub(super) struct Link {
     pub(super) interface: String,
-    hook: String,
+    pub(super) hook: String,
 }
 
 /// The pinned links.

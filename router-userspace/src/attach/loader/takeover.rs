@@ -55,7 +55,7 @@ impl TakeOver {
     /// what a killed daemon has begun is undone or done.
     pub(super) fn begin(pin_dir: &Path, steps: &Steps) -> Result<Self> {
         let next = pin_dir.join(NEXT);
-        let is_resumed = resume(pin_dir, &next)?;
+        let is_resumed = resume(pin_dir, &next, steps)?;
         let found = Record::read(pin_dir).context("reading what is pinned")?;
         let plan = match &found {
             None => Plan::first(),
@@ -91,13 +91,14 @@ impl TakeOver {
         self.is_resumed || self.plan.replaced().next().is_some()
     }
 
-    /// Fills the new maps, which are there by now, while the old programs work. `programs`: names and
-    /// numbers of the new ones.
-    pub(super) fn fill(&mut self, programs: &[(&str, u32)]) -> Result<()> {
+    /// Fills the new maps, which are there by now, while the old programs work. `programs`: the numbers
+    /// of the new ones.
+    pub(super) fn fill(&mut self, programs: &[u32]) -> Result<()> {
         let mut schema = self.schema()?;
         Record::own().write(&mut schema)?;
-        for (name, id) in programs {
-            Record::note_program(&mut schema, name, *id)?;
+        // Those of a daemon that was killed stay: they may be at work.
+        for id in programs {
+            Record::note_program(&mut schema, *id)?;
         }
         for (map, fate) in self.plan.replaced() {
             let Fate::Changed(steps) = fate else { continue };
@@ -105,7 +106,8 @@ impl TakeOver {
             info!(map = map.pin(), "is of an older version: its entries are converted");
         }
         if self.is_resumed {
-            return Ok(());
+            // The daemon that was killed has copied what there was.
+            return self.recount(false);
         }
         for _ in 0..PASSES {
             let changed: Result<usize> = self.copies.iter_mut().map(|copy| copy.pass(false)).sum();
@@ -113,7 +115,7 @@ impl TakeOver {
                 break;
             }
         }
-        self.recount()
+        self.recount(true)
     }
 
     /// Follows what has changed while the programs were replaced.
@@ -121,17 +123,13 @@ impl TakeOver {
         for copy in &mut self.copies {
             copy.pass(true)?;
         }
-        self.recount()
+        self.recount(true)
     }
 
     /// Gives the new maps their names. The record of them comes last.
     pub(super) fn finish(&self) -> Result<()> {
         Record::note_done(&mut self.schema()?)?;
-        rename_all(&self.pin_dir, &self.next)?;
-        for map in &self.plan.removed {
-            remove_pin(&self.pin_dir.join(map))?;
-        }
-        Ok(())
+        rename_all(&self.pin_dir, &self.next, &Record::own())
     }
 
     /// Undoes what was begun. The old programs have not noticed.
@@ -148,9 +146,9 @@ impl TakeOver {
         Hash::open(&self.next, Map::Schema).context("opening the new maps' record")
     }
 
-    /// Adds to the new counters what the old ones have counted since the last time. A count that a
-    /// program adds in the very moment of writing is lost.
-    fn recount(&mut self) -> Result<()> {
+    /// Adds to the new counters what the old ones have counted since the last time, or only remembers it.
+    /// A count that a program adds in the very moment of writing is lost.
+    fn recount(&mut self, adds: bool) -> Result<()> {
         let is_recounted = |fate: &Fate| matches!(fate, Fate::Recounted);
         let (Some(found), Some(true)) =
             (&self.found, self.plan.fates.get(&Map::Counters).map(is_recounted))
@@ -163,7 +161,7 @@ impl TakeOver {
             let Some(before) = found.counters.get(counter.name()) else { continue };
             let counts: Vec<u64> = old.get(*before)?.to_vec();
             let known = self.counted.insert(at, counts.clone()).unwrap_or(vec![0; counts.len()]);
-            if counts == known {
+            if counts == known || !adds {
                 continue;
             }
             let added = counts.iter().zip(&known).map(|(now, then)| now.saturating_sub(*then));
@@ -176,7 +174,7 @@ impl TakeOver {
 }
 
 /// What to do with the leftovers of a killed take-over. Returns whether it has to go on.
-fn resume(pin_dir: &Path, next: &Path) -> Result<bool> {
+fn resume(pin_dir: &Path, next: &Path, steps: &Steps) -> Result<bool> {
     if !next.exists() {
         return Ok(false);
     }
@@ -186,12 +184,14 @@ fn resume(pin_dir: &Path, next: &Path) -> Result<bool> {
         remove_next(next)?;
         return Ok(false);
     };
-    if !record.is_done && record.maps == Record::own().maps {
+    if !record.is_done && record.is_own() {
         info!("going on with a take-over that was interrupted");
         return Ok(true);
     }
+    // It may have been another release's, which this one does not follow: then it is not touched.
+    Plan::new(&record, steps).map_err(|e| refusal(pin_dir, &e.to_string()))?;
     info!("ending a take-over that was interrupted");
-    rename_all(pin_dir, next)?;
+    rename_all(pin_dir, next, &record)?;
     Ok(false)
 }
 
@@ -203,35 +203,43 @@ fn is_at_work(pin_dir: &Path, record: &Record) -> bool {
     !programs.is_disjoint(&record.programs)
 }
 
-/// Gives new maps their names, the record of them last: as long as that is not there, this is repeated.
-fn rename_all(pin_dir: &Path, next: &Path) -> Result<()> {
-    let is_last = |map: &Map| *map == Map::Schema;
-    let (last, first): (Vec<Map>, Vec<Map>) = Map::ALL.iter().partition(|map| is_last(map));
-    for map in first.into_iter().chain(last) {
-        let (from, to) = (next.join(map.pin()), pin_dir.join(map.pin()));
-        match fs::rename(&from, &to) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("renaming {}", from.display()));
-            }
-            _ => {}
-        }
+/// Gives the new maps their names and removes those that are not in the record any more. The record
+/// itself comes last: as long as it is not there, all of this is repeated.
+fn rename_all(pin_dir: &Path, next: &Path, record: &Record) -> Result<()> {
+    let rename = |name: &str| {
+        let from = next.join(name);
+        fs::rename(&from, pin_dir.join(name))
+            .with_context(|| format!("renaming {}", from.display()))
+    };
+    let new = pins(next)?;
+    new.iter().filter(|name| *name != Map::Schema.pin()).try_for_each(|name| rename(name))?;
+    for name in pins(pin_dir)?.iter().filter(|name| !record.maps.contains_key(*name)) {
+        let path = pin_dir.join(name);
+        fs::remove_file(&path).with_context(|| format!("unpinning {}", path.display()))?;
+    }
+    if new.iter().any(|name| name == Map::Schema.pin()) {
+        rename(Map::Schema.pin())?;
     }
     remove_next(next)
+}
+
+/// The names of the maps that are pinned in a directory.
+fn pins(directory: &Path) -> Result<Vec<String>> {
+    let reading = || format!("reading {}", directory.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        if !entry.file_type().with_context(reading)?.is_dir() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
 }
 
 fn remove_next(next: &Path) -> Result<()> {
     match fs::remove_dir_all(next) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(e).with_context(|| format!("removing {}", next.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn remove_pin(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("unpinning {}", path.display()))
         }
         _ => Ok(()),
     }
@@ -337,7 +345,9 @@ impl Copy {
     }
 
     fn copy(&mut self, key: Vec<u8>, value: &[u8], is_last: bool) -> io::Result<()> {
-        let Some((new_key, new)) = convert(&self.steps, &key, value) else { return Ok(()) };
+        let Some((new_key, new)) = convert(&self.steps, &key, value) else {
+            return self.forget(&key, is_last);
+        };
         match self.copied.get(&key) {
             Some(copied) if is_last && !self.is_as_written(copied)? => return Ok(()),
             None if is_last => self.new.add(&new_key, &new)?,

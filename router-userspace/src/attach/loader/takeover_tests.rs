@@ -206,7 +206,7 @@ fn a_killed_take_over_is_undone_or_ended() {
 
         // Killed before any program was replaced.
         let (_, mut take_over) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
-        take_over.fill(&[("roost_ingress", u32::MAX)]).unwrap();
+        take_over.fill(&[u32::MAX]).unwrap();
         drop(take_over);
         assert_eq!(pinned(&maps.pin_dir), before);
         let (_, again) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
@@ -215,7 +215,7 @@ fn a_killed_take_over_is_undone_or_ended() {
 
         // Killed when one program was replaced already: another connection has come to the old ones.
         let (_, mut take_over) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
-        take_over.fill(&[("roost_ingress", at_work)]).unwrap();
+        take_over.fill(&[at_work]).unwrap();
         let next = MapInfo::from_pin(maps.pin_dir.join(NEXT).join("FLOWS")).unwrap().id();
         drop(take_over);
         let old = MapData::from_pin(maps.pin_dir.join("FLOWS")).unwrap();
@@ -223,7 +223,12 @@ fn a_killed_take_over_is_undone_or_ended() {
         old.insert(tuple(6), [6; OLDER], 0).unwrap();
         let (_, mut again) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
         assert!(again.is_resumed);
-        again.fill(&[("roost_ingress", at_work)]).unwrap();
+        again.fill(&[u32::MAX - 1]).unwrap();
+        drop(again);
+        // Killed again before the next program was replaced: those of the first are still at work.
+        let (_, mut again) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
+        assert!(again.is_resumed);
+        again.fill(&[u32::MAX - 2]).unwrap();
         again.catch_up().unwrap();
         // Killed while names were given: the record of the new maps says how far it was.
         let mut schema = Hash::open(&maps.pin_dir.join(NEXT), Map::Schema).unwrap();
@@ -237,5 +242,111 @@ fn a_killed_take_over_is_undone_or_ended() {
         assert_eq!(pinned(&maps.pin_dir)["FLOWS"], next);
         let expected = [(1, now(1)), (2, now(2)), (6, now(6))];
         assert_eq!(flows(&maps.tables()), BTreeMap::from(expected));
+        let delivered = maps.tables().counters.get(Counter::Delivered as u32).unwrap();
+        assert!(delivered.iter().all(|count| *count == 3), "counted once: {delivered:?}");
+        assert!(!pinned(&maps.pin_dir).contains_key("OLD"));
     });
+}
+
+/// What a release that this one does not know has begun and not ended.
+#[test]
+fn a_take_over_of_a_newer_release_is_not_touched() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
+        path.attach(LO).unwrap();
+        let links = detach::link_paths(&maps.pin_dir);
+        let at_work = crate::os::sys::pinned_link_program(&links[0]).unwrap();
+        drop(path);
+        let next = maps.pin_dir.join(NEXT);
+        let begin_newer = |is_done: bool| {
+            make_maps(&next, &LIMITS).unwrap();
+            fs::remove_dir(next.join(links::LINKS)).unwrap();
+            let mut schema = Hash::open(&next, Map::Schema).unwrap();
+            schema.set(&Mark::new("map:FLOWS"), &(Map::Flows.version() + 1)).unwrap();
+            schema.set(&Mark::new("map:NODES"), &1).unwrap();
+            Record::note_program(&mut schema, at_work).unwrap();
+            if is_done {
+                Record::note_done(&mut schema).unwrap();
+            }
+            of_aya::HashMap::<MapData, u32, u32>::create(1, 0)
+                .unwrap()
+                .pin(next.join("NODES"))
+                .unwrap();
+        };
+        for is_done in [false, true] {
+            begin_newer(is_done);
+            let before = (pinned(&maps.pin_dir), pinned(&next));
+            let error = begin(&maps.pin_dir, &LIMITS, false, &STEP).map(drop).unwrap_err();
+            assert!(format!("{error:#}").contains("Nothing was changed"), "{error:#}");
+            assert_eq!((pinned(&maps.pin_dir), pinned(&next)), before);
+            fs::remove_dir_all(&next).unwrap();
+        }
+    });
+}
+
+/// Another release that has other counters only: this one ends what that one has begun, and takes over from it.
+#[test]
+fn a_take_over_of_another_release_that_is_known_is_ended_first() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
+        path.attach(LO).unwrap();
+        let links = detach::link_paths(&maps.pin_dir);
+        let at_work = crate::os::sys::pinned_link_program(&links[0]).unwrap();
+        drop(path);
+        let next = maps.pin_dir.join(NEXT);
+        make_maps(&next, &LIMITS).unwrap();
+        fs::remove_dir(next.join(links::LINKS)).unwrap();
+        let mut schema = Hash::open(&next, Map::Schema).unwrap();
+        schema.set(&Mark::new("counter:newer"), &(Counter::COUNT as u32 - 1)).unwrap();
+        Record::note_program(&mut schema, at_work).unwrap();
+        let (_, mut take_over) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
+        assert!(!take_over.is_resumed && take_over.replaces_maps());
+        take_over.fill(&[]).unwrap();
+        take_over.finish().unwrap();
+        assert!(Record::read(&maps.pin_dir).unwrap().unwrap().is_own());
+        maps.unfilled();
+    });
+}
+
+/// Programs are replaced wherever they are, by whatever hook.
+#[test]
+fn the_programs_of_changed_maps_are_replaced_at_every_hook() {
+    for is_classic in [false, true] {
+        in_namespace(move || {
+            let maps = TestMaps::new();
+            let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
+            path.attach(LO).unwrap();
+            if is_classic {
+                path.attach_clsact(LO).unwrap();
+                fs::remove_file(links::link_path(&maps.pin_dir, LO, links::TCX)).unwrap();
+            }
+            drop(path);
+            let programs = || -> Vec<u32> {
+                let paths = detach::link_paths(&maps.pin_dir);
+                assert_eq!(paths.len(), 2, "{paths:?}");
+                let program = |path: &PathBuf| crate::os::sys::pinned_link_program(path).unwrap();
+                paths.iter().map(program).collect()
+            };
+            let before = programs();
+            let mut schema = Hash::<Mark, u32>::open(&maps.pin_dir, Map::Schema).unwrap();
+            schema.remove(&Mark::new("counter:bound")).unwrap();
+            let second = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
+            assert!(programs().iter().all(|program| !before.contains(program)), "{before:?}");
+            drop(second);
+            maps.tables();
+        });
+    }
+}
+
+/// An interrupted `detach` leaves some maps; what says that the others are there goes first.
+#[test]
+fn what_an_interrupted_detach_leaves_is_a_first_start() {
+    let maps = TestMaps::new();
+    for map in ["SCHEMA", "SECRETS", "FLOWS"] {
+        fs::remove_file(maps.pin_dir.join(map)).unwrap();
+    }
+    make_maps(&maps.pin_dir, &LIMITS).unwrap();
+    assert_eq!(pinned(&maps.pin_dir).len(), Map::ALL.len());
 }

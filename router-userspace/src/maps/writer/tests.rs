@@ -67,7 +67,7 @@ fn maps_of_other_versions_are_refused() {
     tables.schema.set(&mark("map:FLOWS"), &Map::Flows.version()).unwrap();
     maps.tables();
     tables.schema.remove(&mark("counter:bound")).unwrap();
-    refused("map COUNTERS at");
+    refused("which has other counters");
     let secrets = tables.secrets.get(0).unwrap();
     tables.secrets.set(0, &router_ebpf::maps::Secrets { schema: 0, ..secrets }).unwrap();
     refused("never filled");
