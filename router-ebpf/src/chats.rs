@@ -32,7 +32,7 @@ fn try_claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
     let replica = scratch.route.replica;
     if let Some(chat) = tables.chat(&scratch.chat_key) {
         let mut state = chat.state();
-        if !is_live(tables, chat.get(), state) && Chat::home(state) != replica {
+        if Chat::home(state) != replica && !lives(tables, &scratch.chat_key, chat, state) {
             let new = Chat::pack(replica, 0);
             if !chat.swap_state(state, new) {
                 return None;
@@ -99,7 +99,7 @@ fn try_acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Acquir
     let state = chat.state();
     let new = if Chat::home(state) == replica {
         state + 1
-    } else if is_live(tables, chat.get(), state) {
+    } else if lives(tables, &scratch.chat_key, chat, state) {
         return Some(Acquired::Elsewhere);
     } else {
         Chat::pack(replica, 1)
@@ -111,16 +111,27 @@ fn try_acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Acquir
 #[inline(always)]
 pub fn release(tables: &impl FlowTables, key: &ChatKey, replica: u32) {
     if let Some(chat) = tables.chat(key) {
-        try_some!(try_release(chat, replica));
+        try_some!(try_release(tables, chat, replica));
     }
 }
 
 #[inline(never)]
-fn try_release(chat: Shared<Chat>, replica: u32) -> Option<()> {
+fn try_release(tables: &impl FlowTables, chat: Shared<Chat>, replica: u32) -> Option<()> {
     let state = chat.state();
     // A chat whose home was gone has started anew elsewhere and never counted this flow.
     if Chat::home(state) != replica || Chat::flows(state) == 0 {
         return Some(());
     }
+    // Before the count goes: between the two nobody may find a chat without flows that was bound long ago.
+    if Chat::flows(state) == 1 {
+        chat.set_bound_at(tables.now());
+    }
     chat.swap_state(state, state - 1).then_some(())
+}
+
+/// Whether a chat holds on to its home. One of a service that is gone does not.
+#[inline(always)]
+fn lives(tables: &impl FlowTables, key: &ChatKey, chat: Shared<Chat>, state: u64) -> bool {
+    let service = tables.service(key.service);
+    service.is_some_and(|service| is_live(tables, service, chat.get(), state))
 }

@@ -31,6 +31,9 @@ pub const STASH_LEN: usize = 4096;
 /// Segments of a connection's head that are stashed at the most.
 pub const PIECES: usize = 4;
 
+/// `Service::linger` unless the configuration says otherwise, in seconds.
+pub const LINGER: u32 = 30;
+
 /// Connections of a chat go to any replica.
 pub const POLICY_SPREAD: u8 = 0;
 /// Connections of a chat go to one replica.
@@ -151,6 +154,11 @@ pub struct Service {
     pub sources: [KeySource; SOURCES],
     /// The service's name.
     pub name: Name,
+    /// Seconds for which a chat holds its home after its last flow has ended, or after a connection
+    /// was bound that no replica has accepted yet.
+    pub linger: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 impl Service {
@@ -169,6 +177,8 @@ impl Service {
         width: 1,
         sources: [KeySource::NONE; SOURCES],
         name: Name::EMPTY,
+        linger: LINGER,
+        reserved: 0,
     };
 }
 
@@ -276,7 +286,8 @@ pub struct Chat {
     /// The home's replica number in the upper half, the number of live flows in the lower half:
     /// one word, so that they change together.
     pub state: u64,
-    /// When the last connection was bound, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When the last connection was bound or the last flow ended, whichever came later, in nanoseconds
+    /// of `CLOCK_MONOTONIC`: `Service::linger` counts from then on.
     pub bound_at: u64,
     /// When the chat came to this home, in nanoseconds of `CLOCK_MONOTONIC`.
     pub since: u64,
@@ -541,7 +552,7 @@ sizes! {
     Vip = 18,
     Tuple = 36,
     KeySource = 68,
-    Service = 376,
+    Service = 384,
     Replica = 112,
     ChatKey = 16,
     ChatCookie = 152,

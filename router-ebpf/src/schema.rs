@@ -30,9 +30,9 @@ macro_rules! schema {
                 size(limits) = most(limits.services * 16, 1024),
                 "port and address" => "service number";
             /// What the data path knows of a service.
-            Services services SERVICES: HashMap<u32, Service>, version 1,
+            Services services SERVICES: HashMap<u32, Service>, version 2,
                 size(limits) = limits.services,
-                "service number" => "policy, key sources, slot table, MSS, name";
+                "service number" => "policy, key sources, slot table, MSS, linger, name";
             /// The replicas of all services.
             Replicas replicas REPLICAS: Array<u32, Replica>, version 1,
                 size(limits) = limits.replicas,
@@ -207,19 +207,9 @@ const fn most(a: u32, b: u32) -> u32 {
     if a > b { a } else { b }
 }
 
-/// What `Secrets::schema` says once a daemon has filled the maps. Releases that know of no `SCHEMA` map
-/// take over what says 4; so it says that for as long as every map is as those know it.
-pub const FILLED: u32 = {
-    let mut number = 4;
-    let mut i = 0;
-    while i < Map::ALL.len() {
-        if Map::ALL[i].version() != 1 {
-            number = 5;
-        }
-        i += 1;
-    }
-    number
-};
+/// What `Secrets::schema` says once a daemon has filled the maps. Releases without a `SCHEMA` map have 4,
+/// and refuse others: what they cannot know they must not touch.
+pub const FILLED: u32 = 5;
 
 #[cfg(test)]
 mod tests {

@@ -17,9 +17,7 @@ use crate::{
     verifier::reread,
 };
 
-/// A chat keeps its home for so long after a connection was bound to it, even if that connection is
-/// not a live flow yet: in nanoseconds.
-const BINDING_LIFE: u64 = 10_000_000_000;
+const SECOND: u64 = 1_000_000_000;
 
 /// Why a connection goes to its replica.
 #[repr(u32)]
@@ -141,7 +139,7 @@ pub fn steer(
     };
     by_slot(tables, service, route);
     by_pin(tables, route);
-    by_home(tables, number, chat.cookie, route);
+    by_home(tables, service, chat_key(number, chat.cookie), route);
     if route.replica == NO_REPLICA || !is_usable(tables, route.replica) {
         return Err(NoRoute::NoReplica);
     }
@@ -247,28 +245,28 @@ fn by_pin(tables: &impl Tables, route: &mut Route) {
 
 /// The one where the chat lives instead, if it lives.
 #[inline(always)]
-fn by_home(tables: &impl Tables, number: u32, cookie: u64, route: &mut Route) {
+fn by_home(tables: &impl Tables, service: &Service, key: ChatKey, route: &mut Route) {
     if reread(&route.chat) != 0
-        && let Some(home) = live_home(tables, &chat_key(number, cookie))
+        && let Some(home) = live_home(tables, service, &key)
     {
         route.replica = home;
         route.why = Why::LiveHome;
     }
 }
 
-/// The home of a chat that has a live flow or was bound just now.
+/// The home of a chat that lives: that has a live flow, or had one or was bound not long ago.
 #[inline(always)]
-fn live_home(tables: &impl Tables, key: &ChatKey) -> Option<u32> {
+fn live_home(tables: &impl Tables, service: &Service, key: &ChatKey) -> Option<u32> {
     let chat = tables.chat(key)?;
     let state = chat.state();
-    is_live(tables, chat.get(), state).then_some(Chat::home(state))
+    is_live(tables, service, chat.get(), state).then_some(Chat::home(state))
 }
 
 /// Whether a chat with this state holds on to its home.
 #[inline(always)]
-pub fn is_live(tables: &impl Tables, chat: &Chat, state: u64) -> bool {
-    let bound_for = tables.now().saturating_sub(chat.bound_at);
-    (Chat::flows(state) > 0 || bound_for < BINDING_LIFE) && is_usable(tables, Chat::home(state))
+pub fn is_live(tables: &impl Tables, service: &Service, chat: &Chat, state: u64) -> bool {
+    let lingers = tables.now().saturating_sub(chat.bound_at) < service.linger as u64 * SECOND;
+    (Chat::flows(state) > 0 || lingers) && is_usable(tables, Chat::home(state))
 }
 
 /// Whether connections can go to this replica.

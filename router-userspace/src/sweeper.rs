@@ -88,6 +88,8 @@ pub struct Sweeper {
 struct Round {
     now: Duration,
     timeouts: HashMap<u32, Duration>,
+    /// How long the chats of a service linger.
+    lingers: HashMap<u32, Duration>,
     replicas: HashMap<u32, Replica>,
     report: Report,
 }
@@ -118,8 +120,12 @@ impl Sweeper {
         let mut round = Round {
             now,
             timeouts: services
-                .into_iter()
-                .map(|(n, s)| (n, Duration::from_secs(s.idle_timeout.into())))
+                .iter()
+                .map(|(n, s)| (*n, Duration::from_secs(s.idle_timeout.into())))
+                .collect(),
+            lingers: services
+                .iter()
+                .map(|(n, s)| (*n, Duration::from_secs(s.linger.into())))
                 .collect(),
             replicas: replicas.into_iter().collect(),
             report: Report::default(),
@@ -213,9 +219,7 @@ impl Sweeper {
         if flow.flags & FLOW_CHAT != 0 {
             let key = chat_of(&flow);
             let chat = self.tables.chats.get(&key)?;
-            let released = chat.and_then(|chat| {
-                Some(Chat { state: judge::released(chat.state, flow.replica)?, ..chat })
-            });
+            let released = chat.and_then(|chat| judge::released(&chat, flow.replica, round.now));
             if let Some(chat) = released {
                 self.tables.chats.replace(&key, &chat)?;
             }
@@ -259,7 +263,8 @@ impl Sweeper {
         let chats = self.tables.chats.entries()?;
         round.report.load.entries.chats = chats.len();
         for (key, chat) in chats {
-            if judge::is_over(&chat, round.now) {
+            let linger = round.lingers.get(&key.service).copied().unwrap_or_default();
+            if judge::is_over(&chat, linger, round.now) {
                 if self.remove_chat(&key)? {
                     round.report.chats_removed += 1;
                     continue;

@@ -98,6 +98,40 @@ fn adding_and_removing_replicas_splits_no_chat() -> Result<()> {
     Ok(())
 }
 
+/// The only tab of a chat is reloaded after a scale-up, long after it was opened.
+#[test]
+fn a_reload_after_a_scale_up_comes_back_to_its_replica() -> Result<()> {
+    let _heavy = heavy()?;
+    let config = |lab: &Lab| Config::new(lab).only(lab, &[1, 2, 3]).with("linger = \"10s\"");
+    let site = Site::start(Lab::builder("reload").replicas(6), config)?;
+    let clients = site.clients()?;
+    let vip = site.vip(Family::V4);
+    let mut first = open(&clients, vip, "tab-", 100, 100)?;
+    let before = homes(first.tabs().iter())?;
+    // As long as a connection that waits for its replica would hold its chat, and the linger besides.
+    let opened = std::time::Instant::now();
+    let more = Config::new(&site.lab).with("linger = \"10s\"");
+    site.roost.write_config(&more.to_string())?;
+    site.wait_replicas(&[
+        "replica-1",
+        "replica-2",
+        "replica-3",
+        "replica-4",
+        "replica-5",
+        "replica-6",
+    ])?;
+    try_until(SECONDS(60), "the bindings to be over", || {
+        Ok((opened.elapsed() > SECONDS(11)).then_some(()))
+    })?;
+    drop(first);
+    try_until(SECONDS(60), "all tabs to have left", || {
+        Ok(site.live_flows()?.is_empty().then_some(()))
+    })?;
+    let mut second = open(&clients, vip, "tab-", 100, 100)?;
+    assert_eq!(homes(second.tabs().iter())?, before, "reloads have come to other replicas");
+    Ok(())
+}
+
 #[test]
 fn a_tab_that_only_listens_learns_that_its_replica_is_gone() -> Result<()> {
     let site = Site::home("listener")?;

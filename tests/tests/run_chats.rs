@@ -101,6 +101,33 @@ fn a_pin_counts_while_the_chat_has_no_live_home() {
     });
 }
 
+/// How long ago the only connection was bound says nothing: a chat lives while it has one, and lingers after it.
+#[test]
+fn a_chat_lingers_after_its_last_flow_has_ended() {
+    on_all(&World::default(), |machine, family| {
+        let (tea, key) = visit(machine, family, 1000, "tea");
+        let (_, chat) = machine.chats()[0];
+        machine.set_chat(&key, &Chat { bound_at: 0, ..chat });
+        leave(machine, &tea);
+        let (_, left) = machine.chats()[0];
+        assert_eq!(left.state, Chat::pack(tea.replica, 0));
+        assert!(left.bound_at > 0, "it lingers from the end of its last flow on");
+        // The table gives every slot to another replica now.
+        let other = (tea.replica + 1) % 3;
+        machine.set_slots(0, &vec![other; SLOT_COUNT as usize]);
+        let back = |machine: &mut dyn Machine, port, also: &[Counter]| {
+            let mut conn = Conn::new(family, Kind::Home, 1, port);
+            conn.open(machine);
+            conn.bind(machine, &get("tea"), also);
+            conn.replica
+        };
+        assert_eq!(back(machine, 2000, &[Counter::HomeKept]), tea.replica, "a reload comes back");
+        let (_, chat) = machine.chats()[0];
+        machine.set_chat(&key, &Chat { bound_at: 0, ..chat });
+        assert_eq!(back(machine, 3000, &[]), other, "it has lingered long enough");
+    });
+}
+
 #[test]
 fn a_wide_chat_is_spread() {
     on_all(&World::default(), |machine, family| {

@@ -45,6 +45,8 @@ pub struct ExplainArgs {
 
 /// Explains a connection.
 pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
+    // First, because it may wait for standard input.
+    crate::maps::names::Names::read(tables)?.find(&args.service)?;
     let head = args.head.read()?;
     let given = match (&head, &args.key, args.address) {
         (Some(bytes), ..) => Given::Head(bytes),

@@ -8,12 +8,13 @@ use crate::plan::config::{Config, OnMissing, Service};
 use super::PREFIX;
 
 /// Annotations that are fields of the file, and the field.
-const FIELDS: [(&str, &str); 6] = [
+const FIELDS: [(&str, &str); 7] = [
     ("policy", "policy"),
     ("key", "key"),
     ("on-missing-key", "on_missing_key"),
     ("width", "width"),
     ("idle-timeout", "idle_timeout"),
+    ("linger", "linger"),
     ("mss", "mss"),
 ];
 /// Annotations of the cluster alone.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use router_ebpf::maps::{Chat, Flow, STATE_CLOSED, STATE_EXPIRED};
 
-/// A chat without a flow is kept for this long after a connection was bound to it: the replica may
-/// still be about to accept.
+/// A chat without a flow is kept for this long at least after a connection was bound to it: the replica
+/// may still be about to accept.
 const BINDING: Duration = Duration::from_secs(120);
 
 /// What is to be done with a flow.
@@ -46,14 +46,19 @@ pub fn has_ended(flow: &Flow) -> bool {
     flow.state & (STATE_CLOSED | STATE_EXPIRED) != 0
 }
 
-/// The state of a chat that counts a flow to `replica` no longer; `None` if it never did.
-pub fn released(state: u64, replica: u32) -> Option<u64> {
-    (Chat::home(state) == replica && Chat::flows(state) > 0).then(|| state - 1)
+/// A chat that counts a flow to `replica` no longer, from now on; `None` if it never did.
+pub fn released(chat: &Chat, replica: u32, now: Duration) -> Option<Chat> {
+    let is_counted = Chat::home(chat.state) == replica && Chat::flows(chat.state) > 0;
+    let mut released = Chat { state: chat.state.wrapping_sub(1), ..*chat };
+    if Chat::flows(chat.state) == 1 {
+        released.bound_at = now.as_nanos() as u64;
+    }
+    is_counted.then_some(released)
 }
 
-/// Whether a chat has no connection, and none on its way.
-pub fn is_over(chat: &Chat, now: Duration) -> bool {
-    Chat::flows(chat.state) == 0 && since(chat.bound_at, now) >= BINDING
+/// Whether a chat has no connection, none on its way, and has lingered.
+pub fn is_over(chat: &Chat, linger: Duration, now: Duration) -> bool {
+    Chat::flows(chat.state) == 0 && since(chat.bound_at, now) >= BINDING.max(linger)
 }
 
 /// How long ago; the kernel's clock may be a little ahead of what we read before.

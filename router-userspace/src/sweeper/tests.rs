@@ -61,9 +61,22 @@ fn a_flow_without_a_service_or_a_replica_ends() {
 
 #[test]
 fn a_chat_counts_a_flow_less_only_at_its_home() {
-    assert_eq!(judge::released(Chat::pack(5, 2), 5), Some(Chat::pack(5, 1)));
-    assert_eq!(judge::released(Chat::pack(5, 0), 5), None);
-    assert_eq!(judge::released(Chat::pack(4, 2), 5), None);
+    let chat = |home, flows| Chat {
+        state: Chat::pack(home, flows),
+        bound_at: 7,
+        since: 0,
+        key: Name::EMPTY,
+        source: 0,
+    };
+    let now = Duration::from_secs(2);
+    let released = |home, flows| {
+        let released = judge::released(&chat(home, flows), 5, now);
+        released.map(|chat| (chat.state, chat.bound_at))
+    };
+    assert_eq!(released(5, 2), Some((Chat::pack(5, 1), 7)));
+    assert_eq!(released(5, 1), Some((Chat::pack(5, 0), 2_000_000_000)), "it lingers from now on");
+    assert_eq!(released(5, 0), None);
+    assert_eq!(released(4, 2), None);
 }
 
 #[test]
@@ -75,9 +88,12 @@ fn a_chat_is_over_without_flows_and_bindings() {
         key: Name::EMPTY,
         source: 0,
     };
-    assert!(!judge::is_over(&chat(0), after(119)));
-    assert!(judge::is_over(&chat(0), after(120)));
-    assert!(!judge::is_over(&chat(1), after(10_000)));
+    let (short, long) = (Duration::from_secs(30), Duration::from_secs(300));
+    assert!(!judge::is_over(&chat(0), short, after(119)));
+    assert!(judge::is_over(&chat(0), short, after(120)));
+    assert!(!judge::is_over(&chat(0), long, after(299)));
+    assert!(judge::is_over(&chat(0), long, after(300)));
+    assert!(!judge::is_over(&chat(1), short, after(10_000)));
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub fn service(service: &Service) -> Value {
         "generation": service.generation,
         "digest": text::hex(service.digest),
         "idle_timeout": service.idle_timeout,
+        "linger": service.linger,
         "mss4": service.mss4,
         "mss6": service.mss6,
     })

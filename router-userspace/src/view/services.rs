@@ -48,6 +48,8 @@ pub struct ServiceLine {
     pub digest: String,
     /// Seconds after which an idle flow is ended.
     pub idle_timeout_s: u32,
+    /// Seconds for which a chat holds its home after its last flow has ended.
+    pub linger_s: u32,
     /// MSS announced to IPv4 clients.
     pub mss4: u16,
     /// MSS announced to IPv6 clients.
@@ -89,6 +91,7 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             generation: service.generation,
             digest: text::hex(service.digest),
             idle_timeout_s: service.idle_timeout,
+            linger_s: service.linger,
             mss4: service.mss4,
             mss6: service.mss6,
         }

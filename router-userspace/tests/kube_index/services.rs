@@ -60,6 +60,7 @@ fn annotations_are_the_files_fields() {
                 ("key", " query:room "),
                 ("on-missing-key", "chat-0"),
                 ("idle-timeout", "1h30m"),
+                ("linger", "1m"),
                 ("mss", "1380"),
                 ("width", "3"),
                 ("identity", "uid"),
@@ -72,7 +73,7 @@ fn annotations_are_the_files_fields() {
     is_set_as(
         &service,
         "policy = \"home\"\nkey = \"query:room\"\non_missing_key = \"reject\"\n\
-         idle_timeout = \"5400s\"\nmss = 1380\nwidth = 3",
+         idle_timeout = \"5400s\"\nlinger = \"60s\"\nmss = 1380\nwidth = 3",
     );
     assert_eq!(service.replicas[0].name, "uid-chat-0");
 }
@@ -85,6 +86,7 @@ fn wrong_annotations_are_problems_of_their_service_alone() {
         ("key", "[\"query:chat\"", "roost.rs/key: \"[\\\"query:chat\\\"\" is no list"),
         ("key", "[1]", "roost.rs/key"),
         ("idle-timeout", "3", "roost.rs/idle-timeout: \"3\" is not a duration; write"),
+        ("linger", "1s", "roost.rs/linger: \"1s\": at least 10s"),
         ("on-missing-key", "", "roost.rs/on-missing-key: "),
         ("mss", "12", "roost.rs/mss: is 12; write a number, 536 to 65495"),
         ("mss", "big", "roost.rs/mss: is a string; write a number"),

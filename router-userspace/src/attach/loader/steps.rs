@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use router_ebpf::schema::Map;
+use router_ebpf::{maps::LINGER, schema::Map};
 
 use crate::maps::record::Record;
 
@@ -33,7 +33,15 @@ pub(super) struct Steps {
 
 /// Those of this release. To add one: raise the map's `version` in `router_ebpf::schema`, and write here
 /// what becomes of an entry. The releases in `tests/releases` are taken over in a test.
-pub(super) static STEPS: Steps = Steps { changed: &[], removed: &[] };
+pub(super) static STEPS: Steps = Steps {
+    changed: &[Step { map: Map::Services.pin(), from: 1, convert: services_2 }],
+    removed: &[],
+};
+
+/// Version 2 of `SERVICES`: how long chats linger comes behind what was there.
+fn services_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    Some((key.to_vec(), [value, &LINGER.to_ne_bytes(), &[0; 4]].concat()))
+}
 
 /// What becomes of a map.
 #[derive(Clone, Debug)]

@@ -52,6 +52,8 @@ pub struct Service {
     pub width: u16,
     /// Silence after which a connection is ended.
     pub idle_timeout: Duration,
+    /// How long a chat holds its home after its last connection has ended.
+    pub linger: Duration,
     /// MSS instead of the one that the paths' MTUs give.
     pub mss: Option<u16>,
     /// Where connections go.

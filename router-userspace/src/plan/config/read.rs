@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use router_ebpf::maps::NAME_LEN;
+use router_ebpf::maps::{LINGER, NAME_LEN};
 
 use super::{
     check::{self, ReplicaFields, ServiceFields},
@@ -96,6 +96,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         "on_missing_key",
         "width",
         "idle_timeout",
+        "linger",
         "mss",
         "replica",
     ]);
@@ -122,6 +123,8 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         width: width(table, policy),
         idle_timeout: parsed(table.get("idle_timeout"), "a duration, \"3h\",", value::duration)
             .unwrap_or(Duration::from_secs(3 * 3600)),
+        linger: parsed(table.get("linger"), "a duration, \"30s\",", value::linger)
+            .unwrap_or(Duration::from_secs(LINGER.into())),
         mss: table.get("mss").and_then(|f| f.integer(536..=65495)).map(|mss| mss as u16),
         replicas,
     };

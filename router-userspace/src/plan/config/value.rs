@@ -7,6 +7,9 @@ use ipnet::IpNet;
 use super::prefix::Prefix;
 use crate::plan::duration;
 
+/// The least that a chat may linger: a connection that waits for its replica holds its chat by that.
+const LEAST_LINGER: Duration = Duration::from_secs(10);
+
 /// `10.0.0.1` or `2001:db8::/64`.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
     let example = "write an address (\"10.0.0.1\", \"fd00::1\") or a prefix (\"2001:db8:1::/64\")";
@@ -75,4 +78,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Ok(0) | Err(_) => Err(format!("{text:?}: a duration is 1s to {}s", u32::MAX)),
         Ok(_) => Ok(duration),
     }
+}
+
+/// A duration that tabs which are opened at the same moment need to meet.
+pub(super) fn linger(text: &str) -> Result<Duration, String> {
+    let linger = duration(text)?;
+    if linger < LEAST_LINGER {
+        return Err(format!(
+            "{text:?}: at least 10s, or tabs that are opened at the same moment would not meet"
+        ));
+    }
+    Ok(linger)
 }

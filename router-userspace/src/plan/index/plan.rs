@@ -120,6 +120,8 @@ impl<'a> Desired<'a> {
             width: service.width,
             sources,
             name: Name::new(service.name.as_bytes()),
+            linger: u32::try_from(service.linger.as_secs()).unwrap_or(u32::MAX),
+            reserved: 0,
         };
         self.out.services.insert(number, value);
         Ok(())

@@ -24,7 +24,7 @@ fn daemon(facts: &Facts<'_>) -> Vec<Family> {
     vec![
         Family::gauge(
             "build_info",
-            "1, with the version of the daemon and of the maps' schema.",
+            "1, with the version of the daemon and of how its maps are described.",
             &["version", "map_schema"],
         )
         .with([env!("CARGO_PKG_VERSION"), &FILLED.to_string()], 1),
