@@ -147,16 +147,15 @@ impl Package {
 
 #[cfg(test)]
 mod tests {
+    use roost_programs::SH;
+
     use super::*;
 
     #[test]
     fn probes_see_what_is_there_and_what_is_not() {
-        let program = |name| Package {
-            name: "any",
-            probe: Probe::Program(Program { name, package: "any", need: Need::Tests }),
-        };
-        assert!(program("sh").is_there());
-        assert!(!program("no-such-program-here").is_there());
+        let any = |probe| Package { name: "any", probe };
+        assert!(any(Probe::Program(SH)).is_there());
+        assert!(any(Probe::Path("/")).is_there() && !any(Probe::Path("/no/such/file")).is_there());
         let module = Package { name: "any", probe: Probe::PythonModule("no_such_module_here") };
         assert!(!module.is_there());
     }

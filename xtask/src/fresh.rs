@@ -78,6 +78,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let directory = workspace.target.join("fresh");
     let _lock = lock(&directory)?;
     let machine = machine::Machine::new(root, &directory);
+    machine.is_alone()?;
     machine.remove()?;
     has_room(&directory)?;
     let commit = clone(workspace, machine.checkout())?;

@@ -1,9 +1,10 @@
 //! Every program of others that xtask, the tests, the demo and the benchmarks run, and the Debian package
 //! that has it. Roost itself runs none.
 //!
-//! A program that is not in the table ([`ALL`]) cannot be run:
-//! - Clippy refuses `Command::new` everywhere else (clippy.toml), so whoever wants a command asks a
-//!   [`Program`] for it, or [`built`] for what this workspace has made.
+//! A program that is not in the table ([`ALL`]) cannot be run by its name:
+//! - Clippy refuses `Command::new` everywhere else (clippy.toml), and so does a test of this crate, so whoever
+//!   wants a command asks a [`Program`] for it, or [`built`] for a file: what this workspace has made, or a
+//!   compiler or a client that its user has chosen.
 //! - Programs that run others by name (a shell, `unshare`, `ip netns exec`) get a PATH that has the
 //!   programs of the table and no others: what a script needs, too, is found missing on every machine
 //!   and not only on one where nobody has installed it.
@@ -22,7 +23,8 @@ pub use table::*;
 /// Where Debian keeps tools of the administrator; not in an ordinary user's PATH.
 const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// A program of others.
+/// A program of others. Only the table makes them.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
     /// What it is called by.

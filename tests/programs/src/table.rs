@@ -90,4 +90,4 @@ table! {
 }
 
 /// Those that run others by name: they see this table and nothing else.
-pub(crate) const RUNNERS: &[Program] = &[CHROOT, FLOCK, IP, NSENTER, SETPRIV, SH, UNSHARE];
+pub(crate) const RUNNERS: &[Program] = &[CHROOT, FLOCK, IP, NSENTER, SETPRIV, SH, TIMEOUT, UNSHARE];

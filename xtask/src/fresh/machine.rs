@@ -58,6 +58,18 @@ impl Machine {
         run_quietly(rm.args(["--recursive", "--force", "--one-file-system"]).args(left))
     }
 
+    /// Refuses to run beside a lab: the machine shares the network namespace, and would take the lab's link
+    /// for what a killed run has left.
+    pub fn is_alone(&self) -> Result<()> {
+        let link = Path::new("/sys/class/net/roost-host");
+        ensure!(
+            !link.exists(),
+            "a lab or a demo runs on this machine ({} is there): end it first",
+            link.display()
+        );
+        Ok(())
+    }
+
     /// Makes the root file system: of this machine's release, and from its mirrors.
     pub fn make(&self) -> Result<()> {
         say(format_args!("making a minimal Debian in {} (a minute)", self.root.display()));
@@ -65,7 +77,10 @@ impl Machine {
         let dump = read(APT_CONFIG.command()?.arg("dump"))?;
         let options = self.directory.join("apt.conf");
         fs::write(&options, handed::apt_options(&dump)).context("writing apt.conf")?;
-        let mut command = self.user.command(&MMDEBSTRAP.path()?, &NOTHING)?;
+        // What it mounts below the root, and what it has started, ends with it, whatever ends it.
+        let mut command = self.user.command(&UNSHARE.path()?, &NOTHING)?;
+        command.args(["--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]);
+        command.arg("--mount-proc").arg(MMDEBSTRAP.path()?);
         command.args(["--quiet", "--mode=root", "--variant=minbase"]);
         command.arg(format!("--include={PACKAGES}"));
         command.arg(format!("--aptopt={}", options.display()));
