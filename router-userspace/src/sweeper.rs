@@ -15,7 +15,8 @@ use std::{
 };
 
 use router_ebpf::maps::{
-    Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED, Tuple,
+    Chat, ChatKey, FLOW_CHAT, Flow, NO_REPLICA, Name, REPLICA_GONE, Replica, STATE_EXPIRED,
+    Service, Tuple,
 };
 
 use crate::{
@@ -115,22 +116,25 @@ impl Sweeper {
 
     /// Walks the maps once. `now` is of the monotonic clock.
     pub fn sweep(&mut self, now: Duration) -> Result<Report, Fault> {
+        let flows = self.tables.flows.entries()?;
+        self.judge(flows, now)
+    }
+
+    /// Judges flows by services and replicas, which are read after them: else a flow of a replica that was
+    /// published in between would be ended as one of a replica that is gone.
+    fn judge(&mut self, flows: Vec<(Tuple, Flow)>, now: Duration) -> Result<Report, Fault> {
         let services = self.tables.services.entries()?;
-        let replicas = self.tables.all_replicas()?;
+        let seconds = |of: fn(&Service) -> u32| {
+            services.iter().map(|(n, s)| (*n, Duration::from_secs(of(s).into()))).collect()
+        };
         let mut round = Round {
             now,
-            timeouts: services
-                .iter()
-                .map(|(n, s)| (*n, Duration::from_secs(s.idle_timeout.into())))
-                .collect(),
-            lingers: services
-                .iter()
-                .map(|(n, s)| (*n, Duration::from_secs(s.linger.into())))
-                .collect(),
-            replicas: replicas.into_iter().collect(),
+            timeouts: seconds(|service| service.idle_timeout),
+            lingers: seconds(|service| service.linger),
+            replicas: self.tables.all_replicas()?.into_iter().collect(),
             report: Report::default(),
         };
-        let live = self.flows(&mut round)?;
+        let live = self.flows(flows, &mut round)?;
         self.chats(&mut round, &live)?;
         self.registered(&mut round)?;
         let pending = self.tables.pending.entries()?;
@@ -145,10 +149,13 @@ impl Sweeper {
     }
 
     /// Returns how many live flows each chat has at which home.
-    fn flows(&mut self, round: &mut Round) -> Result<HashMap<(ChatKey, u32), u32>, Fault> {
+    fn flows(
+        &mut self,
+        flows: Vec<(Tuple, Flow)>,
+        round: &mut Round,
+    ) -> Result<HashMap<(ChatKey, u32), u32>, Fault> {
         let mut live = HashMap::new();
         let mut backs = (round.now >= self.next_orphans).then(HashSet::new);
-        let flows = self.tables.flows.entries()?;
         round.report.load.entries.flows = flows.len();
         for (tuple, flow) in flows {
             let place = Place {

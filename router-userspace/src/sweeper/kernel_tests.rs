@@ -103,6 +103,22 @@ fn an_idle_flow_expires_releases_its_chat_lingers_and_goes() {
     assert_eq!(sweeper.sweep(at(1221)).unwrap(), Report::default());
 }
 
+/// A flow that was read before its service and its replica were published is none of a replica that is gone.
+#[test]
+fn what_is_published_while_flows_are_read_is_not_taken_for_gone() {
+    let (_maps, mut tables, mut sweeper) = world();
+    let service = tables.services.get(&0).unwrap().unwrap();
+    tables.services.remove(&0).unwrap();
+    set_replica(&mut tables, 1, 0, b"");
+    add_flow(&mut tables, 1, 0);
+    let flows = tables.flows.entries().unwrap();
+    assert_eq!(flows.len(), 1);
+    set_replica(&mut tables, 1, REPLICA_READY, b"a");
+    tables.services.set(&0, &service).unwrap();
+    let report = sweeper.judge(flows, at(1001)).unwrap();
+    assert_eq!((report.flows, report.expired), (1, 0));
+}
+
 #[test]
 fn a_closed_flow_is_not_released_again() {
     let (_maps, mut tables, mut sweeper) = world();

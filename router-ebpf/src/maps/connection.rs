@@ -1,0 +1,183 @@
+//! Connections: until their replica has answered, and then until their end.
+
+use super::{Addr, Port};
+
+/// Bytes of a connection's head that are stashed and searched at the most.
+pub const STASH_LEN: usize = 4096;
+/// Segments of a connection's head that are stashed at the most.
+pub const PIECES: usize = 4;
+/// The client offered timestamps.
+pub const OFFER_TIMESTAMPS: u8 = 1;
+/// The client offered SACK.
+pub const OFFER_SACK: u8 = 2;
+/// The client offered window scaling.
+pub const OFFER_SCALE: u8 = 4;
+
+/// A connection that was bound and whose replica has not answered yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The chat's cookie; meaningless without [`FLOW_CHAT`] in `flags`.
+    pub cookie: u64,
+    /// When it was bound, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+    /// The VIP that the client talks to.
+    pub vip: Addr,
+    /// The VIP's port.
+    pub vip_port: Port,
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `PENDING_REFUSED`.
+    pub flags: u8,
+    /// `OFFER_*` of the client.
+    pub offers: u8,
+    /// The service's number.
+    pub service: u32,
+    /// The replica's number.
+    pub replica: u32,
+    /// The client's initial sequence number.
+    pub client_isn: u32,
+    /// Ours: the SYN cookie.
+    pub server_isn: u32,
+    /// Our timestamp that the client has echoed.
+    pub ts_echo: u32,
+    /// The client's timestamp.
+    pub ts_val: u32,
+    /// The client's window scale, 0 if it offered none.
+    pub client_scale: u32,
+}
+
+/// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.
+pub const FLOW_CHAT: u8 = 1;
+/// In `Pending::flags` and `Flow::flags`: it was bound by an HTTP request that was no upgrade, so a
+/// later one may be, and for a chat that lives elsewhere.
+pub const FLOW_REQUESTS: u8 = 4;
+/// In `Pending::flags`: the client was reset, the replica is reset when it answers again.
+pub const PENDING_REFUSED: u8 = 2;
+
+/// The first bytes that a client sends, until they tell the key and the replica has accepted: its
+/// segments, in the order of their sequence numbers.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Stash {
+    /// `Pending::server_isn` of the connection: an entry may be used for another one while it is
+    /// read.
+    pub server_isn: u32,
+    /// The client's initial sequence number; meaningless before `first`.
+    pub client_isn: u32,
+    /// Bytes of `data` that are used.
+    pub used: u32,
+    /// Segments.
+    pub count: u8,
+    /// 1 if the first segment of the connection is among them.
+    pub first: u8,
+    /// 1 if the connection was bound: its SYN is on the way to the replica.
+    pub bound: u8,
+    /// Always zero.
+    pub reserved: u8,
+    /// The segments.
+    pub pieces: [Piece; PIECES],
+    /// Their payload, in the order of arrival; meaningless behind `used`.
+    pub data: [u8; STASH_LEN],
+}
+
+/// A segment in [`Stash`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its sequence number.
+    pub seq: u32,
+    /// Sum of the payload (RFC 1071), folded, not complemented.
+    pub sum: u32,
+    /// Where its payload begins in `Stash::data`.
+    pub at: u16,
+    /// Bytes of payload.
+    pub len: u16,
+    /// Its window field.
+    pub window: u16,
+    /// Its TCP flags byte: FIN, PSH, ACK.
+    pub tcp_flags: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+
+impl Piece {
+    /// No segment.
+    pub const NONE: Self =
+        Self { seq: 0, sum: 0, at: 0, len: 0, window: 0, tcp_flags: 0, reserved: 0 };
+}
+
+/// The client has sent a FIN.
+pub const STATE_CLIENT_FIN: u32 = 1;
+/// The replica has sent a FIN.
+pub const STATE_REPLICA_FIN: u32 = 2;
+/// The flow has ended, by two FINs or by an RST, and counts no longer; late segments still pass.
+pub const STATE_CLOSED: u32 = 4;
+/// A SYN came on this tuple: data may belong to a new connection.
+pub const STATE_SYN_SEEN: u32 = 8;
+/// When that SYN came: its tick, modulo 256, in these bits.
+pub const STATE_SYN_TICK: u32 = 0xff << STATE_SYN_TICK_SHIFT;
+/// Where they are.
+pub const STATE_SYN_TICK_SHIFT: u32 = 24;
+/// Length of a tick as a shift of nanoseconds: 68.7 s. SYN cookies live for one to two.
+pub const TICK_SHIFT: u32 = 36;
+/// Ended by the sweeper: each end gets an RST with its next segment.
+pub const STATE_EXPIRED: u32 = 16;
+/// The client has asked for an upgrade: no more requests are looked for.
+pub const STATE_UPGRADED: u32 = 32;
+
+/// An established connection, client side: a value of `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// When the client last sent, in nanoseconds of `CLOCK_MONOTONIC` (coarse).
+    pub last_seen: u64,
+    /// When the replica accepted, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// The chat's cookie; meaningless without [`FLOW_CHAT`] in `flags`.
+    pub cookie: u64,
+    /// The replica's address.
+    pub replica_addr: Addr,
+    /// The replica's port.
+    pub replica_port: Port,
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`.
+    pub flags: u8,
+    /// Left shift of the client's window field for the replica; 0 if both scale.
+    pub window_shift: u8,
+    /// The service's number.
+    pub service: u32,
+    /// The replica's number.
+    pub replica: u32,
+    /// `STATE_*` bits.
+    pub state: u32,
+    /// The replica's initial sequence number less ours, modulo 2^32.
+    pub seq_delta: u32,
+    /// Added to the replica's timestamps, taken from the client's echoes, modulo 2^32.
+    pub ts_delta: u32,
+    /// The client's initial sequence number.
+    pub client_isn: u32,
+    /// Ours: the SYN cookie.
+    pub server_isn: u32,
+}
+
+/// An established connection, replica side: a value of `FLOWS_BACK`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowBack {
+    /// The VIP that the client talks to.
+    pub vip: Addr,
+    /// The VIP's port.
+    pub vip_port: Port,
+    /// The replica's window scale.
+    pub replica_scale: u8,
+    /// The window scale that we announced, 0 if the client offered none.
+    pub announced_scale: u8,
+    /// As in [`Flow`].
+    pub seq_delta: u32,
+    /// As in [`Flow`].
+    pub ts_delta: u32,
+    /// The replica's last acknowledgement number.
+    pub acked: u32,
+    /// What follows the replica's last segment, in the replica's numbers.
+    pub sent: u32,
+    /// `STATE_EXPIRED`, or 0.
+    pub state: u32,
+}
