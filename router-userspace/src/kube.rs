@@ -11,6 +11,7 @@ mod cluster;
 mod connect;
 mod fitting;
 mod guard;
+mod ports;
 mod replicas;
 mod rights;
 mod secret;

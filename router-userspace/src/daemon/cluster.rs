@@ -56,6 +56,7 @@ impl Daemon {
         let of_file = self.config.services.iter();
         let claims: Claims =
             of_file.flat_map(|s| s.vips().map(|vip| (vip, s.name.clone()))).collect();
+        source.allow(&self.config.kubernetes.allowed_addresses);
         let publication = source.take(claims);
         self.index.keep(publication.held.clone());
         let refused = self.index.reset_what_fits(Origin::KUBERNETES, publication.services.clone());

@@ -4,7 +4,7 @@ mod declared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
@@ -15,13 +15,14 @@ use crate::plan::config::{self, Prefix, State};
 
 use super::{
     ObjectKey, Problem, Reason,
-    addresses::{self, Addresses},
+    addresses::{self, Addresses, Nodes},
     annotations::Settings,
     fitting::fitting,
+    ports::tcp_ports,
     replicas::replicas,
     slices::Slice,
 };
-use declared::{Declared, declared, tcp_ports};
+use declared::{Declared, declared};
 
 /// What is known of the cluster.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub struct Cluster {
     slices: BTreeMap<ObjectKey, Slice>,
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// Addresses of nodes that Services may take with these ports.
+    allowed: BTreeSet<SocketAddr>,
 }
 
 /// What follows from the cluster's state.
@@ -51,6 +54,11 @@ impl Cluster {
     /// A cluster of which nothing is known, seen from a node.
     pub fn new(node_name: impl Into<String>) -> Self {
         Self { node_name: node_name.into(), ..Self::default() }
+    }
+
+    /// Says which addresses of nodes Services may take, with which ports.
+    pub fn allow(&mut self, addresses: &[SocketAddr]) {
+        self.allowed = addresses.iter().copied().collect();
     }
 
     /// Takes a Service in. Returns whether that changes anything that matters.
@@ -166,7 +174,9 @@ impl Cluster {
         });
         let mut claims = taken.clone();
         let mut out = Derived::default();
-        let node = self.nodes.get(&self.node_name).map(Vec::as_slice);
+        let all = self.nodes.values().flatten().copied().collect();
+        let own = self.nodes.get(&self.node_name).map(Vec::as_slice);
+        let nodes = Nodes { own, all: &all, allowed: &self.allowed };
         for (key, declared) in by_age {
             let uid = declared.uid();
             let mut problem = |reason, message: String| {
@@ -177,7 +187,7 @@ impl Cluster {
                 problem(*reason, message.clone());
             }
             let Some(settings) = &declared.settings else { continue };
-            let addresses = addresses::of(&declared.service, settings, node);
+            let addresses = addresses::of(&declared.service, settings, nodes);
             for message in &addresses.problems {
                 problem(Reason::AddressNotServed, message.clone());
             }

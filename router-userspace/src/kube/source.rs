@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -326,6 +327,11 @@ impl Source {
         let events = std::mem::take(&mut self.by_event);
         self.judged = now;
         self.guard.judge(services, &events, is_current, now - self.begin)
+    }
+
+    /// Says which addresses of nodes Services may take, with which ports.
+    pub fn allow(&mut self, addresses: &[SocketAddr]) {
+        self.cluster.allow(addresses);
     }
 
     /// Takes what is to be published. `taken` are the VIPs of other sources.

@@ -192,6 +192,43 @@ fn addresses_are_ingress_external_and_what_was_asked_for() {
     );
 }
 
+/// Whoever may write a Service must not get what others listen to on a node.
+#[test]
+fn a_nodes_own_ports_are_not_given_away() {
+    let mut service = annotated("chat", &[]);
+    service.spec.as_mut().unwrap().external_ips =
+        Some(vec!["172.16.0.1".into(), "203.0.113.9".into(), "198.51.100.7".into()]);
+    let mut cluster = cluster(&[service], &[]);
+    cluster.list_nodes(&[
+        node("other", &[("ExternalIP", "203.0.113.9")]),
+        node(NODE, &[("InternalIP", "172.16.0.1")]),
+    ]);
+    let derived = cluster.derive(&Claims::new());
+    assert_eq!(vips(&derived.services[0].1), ["192.0.2.10 80", "198.51.100.7 80"]);
+    let said: Vec<_> = problems(&derived);
+    assert_eq!(said.len(), 2, "{said:?}");
+    for ((reason, message), addr) in said.iter().zip(["172.16.0.1", "203.0.113.9"]) {
+        assert_eq!(*reason, Reason::AddressNotServed);
+        let right = format!("have \"{addr}:80\" in [kubernetes] allowed_addresses");
+        assert!(message.contains(&right) && message.contains("roost.rs/node-port"), "{message}");
+    }
+    // The operator may; with this port, and no other.
+    cluster.allow(&["172.16.0.1:80".parse().unwrap(), "203.0.113.9:81".parse().unwrap()]);
+    let derived = cluster.derive(&Claims::new());
+    assert_eq!(vips(&derived.services[0].1), ["192.0.2.10 80", "172.16.0.1 80", "198.51.100.7 80"]);
+    assert_eq!(problems(&derived).len(), 1, "{:?}", derived.problems);
+}
+
+#[test]
+fn source_ranges_are_not_ignored_in_silence() {
+    let mut service = annotated("chat", &[]);
+    service.spec.as_mut().unwrap().load_balancer_source_ranges = Some(vec!["192.0.2.0/24".into()]);
+    let derived = derive(&[service], &[]);
+    let said = problems(&derived);
+    assert!(said[0].1.contains("loadBalancerSourceRanges is not enforced"), "{said:?}");
+    assert_eq!(derived.services.len(), 1);
+}
+
 #[test]
 fn addresses_that_cannot_be_served_are_problems_and_the_others_are_served() {
     let ingress = json!([

@@ -1,10 +1,11 @@
 //! What a Service of the cluster says about itself.
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::Service;
 
 use crate::kube::{
     CLASS, Reason,
     annotations::{self, Settings},
+    ports::tcp_ports,
 };
 
 /// A Service of Roost's.
@@ -64,9 +65,4 @@ pub(super) fn declared(service: &Service, old: Option<&Declared>) -> Option<Decl
     // Without these, a change that says nothing new is not one.
     service.metadata.resource_version = None;
     Some(Declared { service, settings, problems })
-}
-
-pub(super) fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports.filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
 }

@@ -1,6 +1,9 @@
 //! `[kubernetes]`: what is only for a daemon that follows a cluster.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
     prefix::Prefix,
@@ -13,6 +16,8 @@ use super::{
 pub struct Kubernetes {
     /// What Services are given addresses from, in the order in which it is used.
     pub address_pools: Vec<AddressPool>,
+    /// Addresses of nodes with the ports that Services may take there by `spec.externalIPs`.
+    pub allowed_addresses: Vec<SocketAddr>,
 }
 
 /// Addresses that may be given, from the first to the last, both of one family.
@@ -47,7 +52,7 @@ impl fmt::Display for AddressPool {
 
 /// Reads the table.
 pub(super) fn kubernetes(table: &Table<'_>) -> Kubernetes {
-    table.only(&["address_pools"]);
+    table.only(&["address_pools", "allowed_addresses"]);
     let mut pools: Vec<AddressPool> = Vec::new();
     for item in table.get("address_pools").iter().flat_map(Field::list) {
         let Some(text) = item.text("addresses, \"203.0.113.16/28\",") else { continue };
@@ -61,7 +66,27 @@ pub(super) fn kubernetes(table: &Table<'_>) -> Kubernetes {
             },
         }
     }
-    Kubernetes { address_pools: pools }
+    let mut allowed = Vec::new();
+    for item in table.get("allowed_addresses").iter().flat_map(Field::list) {
+        let Some(text) = item.text("an address with a port, \"192.0.2.10:443\",") else { continue };
+        match allowed_address(text) {
+            Err(message) => item.refuse(message),
+            Ok(address) => allowed.push(address),
+        }
+    }
+    Kubernetes { address_pools: pools, allowed_addresses: allowed }
+}
+
+/// `192.0.2.10:443`, or `[2001:db8::10]:443`.
+fn allowed_address(text: &str) -> Result<SocketAddr, String> {
+    let right = "write \"192.0.2.10:443\" or \"[2001:db8::10]:443\"";
+    let address: SocketAddr =
+        text.parse().map_err(|_| format!("{text:?} is no address with a port; {right}"))?;
+    value::address(&address.ip().to_string())?;
+    if address.port() == 0 {
+        return Err(format!("{text:?} has no port; {right}"));
+    }
+    Ok(address)
 }
 
 /// `203.0.113.16/28`, or `2001:db8:1::10-2001:db8:1::2f`.
@@ -167,5 +192,29 @@ mod tests {
         let odd = "interfaces = [\"eth0\"]\n[kubernetes]\naddress_pool = []\n";
         let found = Config::parse(odd, "r.toml").unwrap_err().to_string();
         assert!(found.contains("did you mean `address_pools`?"), "{found}");
+    }
+
+    #[test]
+    fn allowed_addresses_have_ports() {
+        let config = |text: &str| {
+            let text =
+                format!("interfaces = [\"eth0\"]\n[kubernetes]\nallowed_addresses = {text}\n");
+            crate::plan::config::Config::parse(&text, "r.toml")
+        };
+        let good = config("[\"192.0.2.10:443\", \"[2001:db8::10]:80\"]").unwrap();
+        let expected = ["192.0.2.10:443", "[2001:db8::10]:80"].map(|a| a.parse().unwrap());
+        assert_eq!(good.kubernetes.allowed_addresses, expected);
+        for (text, says) in [
+            ("[\"192.0.2.10\"]", "\"192.0.2.10\" is no address with a port; write"),
+            ("[\"192.0.2.10:0\"]", "has no port"),
+            ("[\"127.0.0.1:80\"]", "loopback"),
+            ("[443]", "an address with a port"),
+        ] {
+            let error = config(text).unwrap_err().to_string();
+            assert!(
+                error.contains("kubernetes.allowed_addresses") && error.contains(says),
+                "{error}"
+            );
+        }
     }
 }
