@@ -7,13 +7,14 @@ use roost_programs::SETPRIV;
 use roost_tests::lab::{
     ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until,
 };
+use roost_tests::release::Release;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// As the overlay has them; a test of `deploy.rs` compares.
 const CAPABILITIES: [&str; 4] = ["bpf", "net_admin", "perfmon", "net_raw"];
 
-/// With what setpriv does what a runtime does to a container's first process: root, with these capabilities and no others, and
-/// no way to more.
+/// What makes setpriv do what a runtime does to a container's first process: root, with these capabilities and
+/// no others, and no way to more.
 fn setpriv(without: Option<&str>) -> Vec<String> {
     let kept = CAPABILITIES.iter().filter(|name| Some(**name) != without);
     let bounding: String = kept.map(|name| format!(",+{name}")).collect();
@@ -66,6 +67,27 @@ fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> R
     roost.process().terminate(LIMIT)?;
     let removed = roost.json(&["detach"])?;
     ensure!(removed["removed"].as_array().is_some_and(|list| !list.is_empty()), "{removed}");
+    Ok(())
+}
+
+/// The oldest release has maps that this one has changed: they are converted, and programs are replaced.
+#[test]
+fn four_capabilities_are_enough_to_take_changed_maps_over() -> Result<()> {
+    let lab = Lab::builder("caps-release").build()?;
+    let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
+    Release::all()?.first().context("no release is there")?.leave_behind(&lab)?;
+    let clients = Clients::new(&lab.client)?;
+    let vip = (lab.vip(Family::V4), VIP_PORT).into();
+    let mut before = clients.tab(vip, "caps")?;
+    let mut roost = start(&lab, &Config::new(&lab), None)?;
+    ensure!(
+        roost.process().log().contains("its entries are converted"),
+        "{}",
+        roost.process().log()
+    );
+    clients.run(before.ping(LIMIT)).context("a tab of before")?;
+    let after = clients.tab(vip, "caps")?;
+    ensure!(before.replica() == after.replica(), "{} and {}", before.replica(), after.replica());
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use router_ebpf::{
 use super::{kernel_tests::in_namespace, links::NEXT, steps::Step, *};
 use crate::{
     maps::{handle::Hash, record::Record, tables::Tables},
+    os::sys,
     testing::{LIMITS, TestMaps},
 };
 
@@ -196,11 +197,7 @@ fn flows_that_do_not_fit_are_not_lost() {
 fn a_killed_take_over_is_undone_or_ended() {
     in_namespace(|| {
         let maps = TestMaps::new();
-        let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
-        path.attach(LO).unwrap();
-        let programs = detach::link_paths(&maps.pin_dir);
-        let at_work = crate::os::sys::pinned_link_program(&programs[0]).unwrap();
-        drop(path);
+        let at_work = at_work(&maps.pin_dir);
         age(&maps.pin_dir);
         let before = pinned(&maps.pin_dir);
 
@@ -248,24 +245,33 @@ fn a_killed_take_over_is_undone_or_ended() {
     });
 }
 
+/// Programs at work on the loopback interface; returns the number of one.
+fn at_work(pin_dir: &Path) -> u32 {
+    let mut path = DataPath::load(pin_dir, &LIMITS, false).unwrap();
+    path.attach(LO).unwrap();
+    sys::pinned_link_program(&detach::link_paths(pin_dir)[0]).unwrap()
+}
+
+/// The new maps of a take-over that was killed when this program was at work; returns their record.
+fn begun(next: &Path, program: u32) -> Hash<Mark, u32> {
+    make_maps(next, &LIMITS).unwrap();
+    fs::remove_dir(next.join(links::LINKS)).unwrap();
+    let mut schema = Hash::open(next, Map::Schema).unwrap();
+    Record::note_program(&mut schema, program).unwrap();
+    schema
+}
+
 /// What a release that this one does not know has begun and not ended.
 #[test]
 fn a_take_over_of_a_newer_release_is_not_touched() {
     in_namespace(|| {
         let maps = TestMaps::new();
-        let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
-        path.attach(LO).unwrap();
-        let links = detach::link_paths(&maps.pin_dir);
-        let at_work = crate::os::sys::pinned_link_program(&links[0]).unwrap();
-        drop(path);
+        let at_work = at_work(&maps.pin_dir);
         let next = maps.pin_dir.join(NEXT);
         let begin_newer = |is_done: bool| {
-            make_maps(&next, &LIMITS).unwrap();
-            fs::remove_dir(next.join(links::LINKS)).unwrap();
-            let mut schema = Hash::open(&next, Map::Schema).unwrap();
+            let mut schema = begun(&next, at_work);
             schema.set(&Mark::new("map:FLOWS"), &(Map::Flows.version() + 1)).unwrap();
             schema.set(&Mark::new("map:NODES"), &1).unwrap();
-            Record::note_program(&mut schema, at_work).unwrap();
             if is_done {
                 Record::note_done(&mut schema).unwrap();
             }
@@ -290,17 +296,10 @@ fn a_take_over_of_a_newer_release_is_not_touched() {
 fn a_take_over_of_another_release_that_is_known_is_ended_first() {
     in_namespace(|| {
         let maps = TestMaps::new();
-        let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
-        path.attach(LO).unwrap();
-        let links = detach::link_paths(&maps.pin_dir);
-        let at_work = crate::os::sys::pinned_link_program(&links[0]).unwrap();
-        drop(path);
+        let at_work = at_work(&maps.pin_dir);
         let next = maps.pin_dir.join(NEXT);
-        make_maps(&next, &LIMITS).unwrap();
-        fs::remove_dir(next.join(links::LINKS)).unwrap();
-        let mut schema = Hash::open(&next, Map::Schema).unwrap();
+        let mut schema = begun(&next, at_work);
         schema.set(&Mark::new("counter:newer"), &(Counter::COUNT as u32 - 1)).unwrap();
-        Record::note_program(&mut schema, at_work).unwrap();
         let (_, mut take_over) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
         assert!(!take_over.is_resumed && take_over.replaces_maps());
         take_over.fill(&[]).unwrap();
@@ -326,7 +325,7 @@ fn the_programs_of_changed_maps_are_replaced_at_every_hook() {
             let programs = || -> Vec<u32> {
                 let paths = detach::link_paths(&maps.pin_dir);
                 assert_eq!(paths.len(), 2, "{paths:?}");
-                let program = |path: &PathBuf| crate::os::sys::pinned_link_program(path).unwrap();
+                let program = |path: &PathBuf| sys::pinned_link_program(path).unwrap();
                 paths.iter().map(program).collect()
             };
             let before = programs();
