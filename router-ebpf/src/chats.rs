@@ -5,7 +5,7 @@
 
 use crate::{
     atomic::try_some,
-    maps::{Chat, ChatKey, NO_REPLICA, Name},
+    maps::{CHAT_LINGERS, Chat, ChatKey, NO_REPLICA, Name},
     scratch::Scratch,
     shared::Shared,
     steer::is_live,
@@ -60,7 +60,7 @@ fn try_claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
 fn prepare(scratch: &mut Scratch, state: u64, now: u64) {
     let chat = &mut scratch.chat;
     chat.state = state;
-    chat.bound_at = now;
+    chat.bound_at = now & !CHAT_LINGERS;
     chat.since = now;
     chat.key = Name::EMPTY;
     chat.source = 0;
@@ -124,7 +124,7 @@ fn try_release(tables: &impl FlowTables, chat: Shared<Chat>, replica: u32) -> Op
     }
     // Before the count goes: between the two nobody may find a chat without flows that was bound long ago.
     if Chat::flows(state) == 1 {
-        chat.set_bound_at(tables.now());
+        chat.set_lingers(tables.now());
     }
     chat.swap_state(state, state - 1).then_some(())
 }

@@ -183,6 +183,17 @@ mod tests {
         assert_eq!(change.update([0xdd, 0x2f]), [0x00, 0x00]);
     }
 
+    #[test]
+    fn sums_of_every_length_are_those_of_the_definition() {
+        let data: std::vec::Vec<u8> = (0..4096u32).map(|at| (at * 7 + at / 256) as u8).collect();
+        for len in (0..=130).chain(4030..=4096) {
+            let mut buffer = [0; 4096];
+            buffer[..len].copy_from_slice(&data[..len]);
+            let sum = u16::from_be_bytes(sum_words(&buffer, len).fold().to_ne_bytes());
+            assert_eq!(sum, reference(&data[..len]), "{len} bytes");
+        }
+    }
+
     proptest! {
         #[test]
         fn sums_like_the_definition(data in proptest::collection::vec(any::<u8>(), 0..=64)) {

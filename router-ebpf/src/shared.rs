@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use crate::{
     atomic::{swap_u32, swap_u64, try_some},
     maps::{
-        Chat, Flow, FlowBack, Pending, STATE_EXPIRED, STATE_SYN_SEEN, STATE_SYN_TICK,
+        CHAT_LINGERS, Chat, Flow, FlowBack, Pending, STATE_EXPIRED, STATE_SYN_SEEN, STATE_SYN_TICK,
         STATE_SYN_TICK_SHIFT, Stash, TICK_SHIFT,
     },
 };
@@ -157,7 +157,13 @@ impl Shared<Chat> {
     /// Notes that a connection was bound.
     #[inline(always)]
     pub fn set_bound_at(&self, now: u64) {
-        word!(self, bound_at = now);
+        word!(self, bound_at = now & !CHAT_LINGERS);
+    }
+
+    /// Notes that the last flow has ended.
+    #[inline(always)]
+    pub fn set_lingers(&self, now: u64) {
+        word!(self, bound_at = now | CHAT_LINGERS);
     }
 
     /// Notes that the chat came to another home.

@@ -8,8 +8,8 @@ use roost_place::cookie;
 
 use crate::{
     maps::{
-        Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME, REPLICA_DRAINING,
-        REPLICA_READY, Replica, Service, Tuple,
+        CHAT_LINGERS, Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME,
+        REPLICA_DRAINING, REPLICA_READY, Replica, Service, Tuple,
     },
     siphash,
     syn_cookie::tuple_words,
@@ -17,7 +17,11 @@ use crate::{
     verifier::reread,
 };
 
+/// In nanoseconds.
 const SECOND: u64 = 1_000_000_000;
+/// A chat holds its home for so long after a connection was bound to it, which may not be a live flow yet. Not
+/// for its linger: each try renews it, and a replica that takes no connection any more must not keep it.
+const BINDING: u64 = 10 * SECOND;
 
 /// Why a connection goes to its replica.
 #[repr(u32)]
@@ -265,8 +269,12 @@ fn live_home(tables: &impl Tables, service: &Service, key: &ChatKey) -> Option<u
 /// Whether a chat with this state holds on to its home.
 #[inline(always)]
 pub fn is_live(tables: &impl Tables, service: &Service, chat: &Chat, state: u64) -> bool {
-    let lingers = tables.now().saturating_sub(chat.bound_at) < service.linger as u64 * SECOND;
-    (Chat::flows(state) > 0 || lingers) && is_usable(tables, Chat::home(state))
+    let hold = match chat.bound_at & CHAT_LINGERS {
+        0 => BINDING,
+        _ => service.linger as u64 * SECOND,
+    };
+    let holds = tables.now().saturating_sub(chat.bound_at) < hold;
+    (Chat::flows(state) > 0 || holds) && is_usable(tables, Chat::home(state))
 }
 
 /// Whether connections can go to this replica.

@@ -272,7 +272,7 @@ impl Sweeper {
         for (key, chat) in chats {
             let linger = round.lingers.get(&key.service).copied().unwrap_or_default();
             if judge::is_over(&chat, linger, round.now) {
-                if self.remove_chat(&key)? {
+                if self.remove_chat(&key, linger, round.now)? {
                     round.report.chats_removed += 1;
                     continue;
                 }
@@ -306,9 +306,14 @@ impl Sweeper {
     }
 
     /// Removes a chat; `false`: a connection came in between.
-    fn remove_chat(&mut self, key: &ChatKey) -> Result<bool, Fault> {
+    fn remove_chat(
+        &mut self,
+        key: &ChatKey,
+        linger: Duration,
+        now: Duration,
+    ) -> Result<bool, Fault> {
         match self.tables.chats.take(key)? {
-            Some(chat) if Chat::flows(chat.state) > 0 => {
+            Some(chat) if !judge::is_over(&chat, linger, now) => {
                 // Back it goes, unless the next connection has already made a new entry.
                 let _ = self.tables.chats.add(key, &chat);
                 Ok(false)

@@ -40,7 +40,7 @@ pub struct Chat {
     /// one word, so that they change together.
     pub state: u64,
     /// When the last connection was bound or the last flow ended, whichever came later, in nanoseconds
-    /// of `CLOCK_MONOTONIC`: `Service::linger` counts from then on.
+    /// of `CLOCK_MONOTONIC`; [`CHAT_LINGERS`] says which.
     pub bound_at: u64,
     /// When the chat came to this home, in nanoseconds of `CLOCK_MONOTONIC`.
     pub since: u64,
@@ -49,6 +49,10 @@ pub struct Chat {
     /// What kind of key that is: a [`KeyKind`]; 0 if it is not known.
     pub source: u32,
 }
+
+/// The lowest bit of `Chat::bound_at`: it is when the last flow ended, and the chat lingers from then on. Else
+/// a connection was bound, which no replica may have accepted yet.
+pub const CHAT_LINGERS: u64 = 1;
 
 impl Chat {
     /// Packs a home and its number of flows.

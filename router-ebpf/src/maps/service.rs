@@ -61,8 +61,7 @@ pub struct Service {
     pub sources: [KeySource; SOURCES],
     /// The service's name.
     pub name: Name,
-    /// Seconds for which a chat holds its home after its last flow has ended, or after a connection
-    /// was bound that no replica has accepted yet.
+    /// Seconds for which a chat holds its home after its last flow has ended.
     pub linger: u32,
     /// Always zero.
     pub reserved: u32,

@@ -66,7 +66,10 @@ impl DataPath {
         let mut data_path = Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new() };
         if take_over.replaces_maps() {
             data_path.replace_programs()?;
-            take_over.catch_up()?;
+            // The new programs are at work: a daemon that would not start now would help nobody.
+            take_over.catch_up().unwrap_or_else(|e| {
+                warn!("what came while the programs were replaced is not all carried over: {e:#}");
+            });
         }
         take_over.finish()?;
         Ok(data_path)

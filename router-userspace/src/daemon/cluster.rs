@@ -86,6 +86,11 @@ pub(super) fn warn_unused_pools(config: &Config, control: Option<&Control>) {
     if control.is_none() && !config.kubernetes.address_pools.is_empty() {
         warn!("[kubernetes] address_pools: nothing is given from them without --kubernetes");
     }
+    if control.is_none() && !config.kubernetes.allowed_addresses.is_empty() {
+        warn!(
+            "[kubernetes] allowed_addresses: they are for Services, which there are not without --kubernetes"
+        );
+    }
 }
 
 /// Kubernetes calls a Node by its host's name in lower case, unless told otherwise.

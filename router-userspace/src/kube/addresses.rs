@@ -25,18 +25,16 @@ pub(super) struct Addresses {
     pub(super) is_without: bool,
 }
 
-/// Addresses of nodes: which there are, and which a Service may take for itself.
+/// What is known of this node's addresses.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Nodes<'a> {
-    /// Those of this node, if it is known.
-    pub(super) own: Option<&'a [IpAddr]>,
-    /// Those of all nodes that are known.
-    pub(super) all: &'a BTreeSet<IpAddr>,
-    /// What the file allows.
+pub(super) struct OfNode<'a> {
+    /// Which there are, if that is known.
+    pub(super) addresses: Option<&'a [IpAddr]>,
+    /// Which a Service may take, and with which ports: what the file says.
     pub(super) allowed: &'a BTreeSet<SocketAddr>,
 }
 
-pub(super) fn of(service: &Service, settings: &Settings, nodes: Nodes<'_>) -> Addresses {
+pub(super) fn of(service: &Service, settings: &Settings, node: OfNode<'_>) -> Addresses {
     let spec = service.spec.clone().unwrap_or_default();
     let mut out = Addresses::default();
     let is_family = |addr: &IpAddr| {
@@ -57,25 +55,22 @@ pub(super) fn of(service: &Service, settings: &Settings, nodes: Nodes<'_>) -> Ad
                 "{field}: {addr} is of a family that is not in spec.ipFamilies: families are not \
                  translated, and its pods have no such address"
             )),
-            // Whoever may write a Service could take a node's own ports: 22, 6443, the kubelet's.
-            Ok(addr) if field == EXTERNAL && nodes.all.contains(&addr) => {
-                match tcp_ports(service).find(|port| !is_allowed(nodes, addr, port)) {
-                    None if !out.own.contains(&addr) => out.own.push(addr),
-                    None => {}
-                    Some(port) => out.problems.push(format!(
-                        "{field}: {addr} is an address of a node, and nobody is given a node's own ports: \
-                         use the annotation {PREFIX}node-port, or have \"{}\" in [kubernetes] \
-                         allowed_addresses of the configuration file",
-                        shown(addr, port)
-                    )),
-                }
-            }
             Ok(addr) if out.own.contains(&addr) => {}
+            // Whoever may write a Service could take the node's own ports: 22, 6443, the kubelet's.
+            Ok(addr) if field == EXTERNAL && !node.gives(addr, service) => {
+                let right: Vec<_> = tcp_ports(service).map(|port| shown(addr, port)).collect();
+                out.problems.push(format!(
+                    "{field}: {addr} is an address of the node (or nobody knows the node's), and nobody is \
+                     given a node's own ports: use the annotation {PREFIX}node-port, or have {} in \
+                     [kubernetes] allowed_addresses of the configuration file",
+                    right.join(", ")
+                ));
+            }
             Ok(addr) => out.own.push(addr),
         }
     }
     if settings.node_port {
-        match nodes.own {
+        match node.addresses {
             None => out.problems.push(format!(
                 "{PREFIX}node-port: the addresses of this node are not known: is --node-name the \
                  name of a Node?"
@@ -95,14 +90,21 @@ pub(super) fn of(service: &Service, settings: &Settings, nodes: Nodes<'_>) -> Ad
     out
 }
 
-fn is_allowed(nodes: Nodes<'_>, addr: IpAddr, port: &ServicePort) -> bool {
-    u16::try_from(port.port).is_ok_and(|port| nodes.allowed.contains(&SocketAddr::new(addr, port)))
+impl OfNode<'_> {
+    /// Whether a Service may have this address: it is not the node's, or all of its ports are allowed there.
+    fn gives(self, addr: IpAddr, service: &Service) -> bool {
+        let is_allowed = |port: &ServicePort| {
+            let port = u16::try_from(port.port);
+            port.is_ok_and(|port| self.allowed.contains(&SocketAddr::new(addr, port)))
+        };
+        self.addresses.is_some_and(|own| !own.contains(&addr)) || tcp_ports(service).all(is_allowed)
+    }
 }
 
 fn shown(addr: IpAddr, port: &ServicePort) -> String {
     match addr {
-        IpAddr::V4(addr) => format!("{addr}:{}", port.port),
-        IpAddr::V6(addr) => format!("[{addr}]:{}", port.port),
+        IpAddr::V4(addr) => format!("\"{addr}:{}\"", port.port),
+        IpAddr::V6(addr) => format!("\"[{addr}]:{}\"", port.port),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::plan::config::{self, Prefix, State};
 
 use super::{
     ObjectKey, Problem, Reason,
-    addresses::{self, Addresses, Nodes},
+    addresses::{self, Addresses, OfNode},
     annotations::Settings,
     fitting::fitting,
     ports::tcp_ports,
@@ -34,7 +34,7 @@ pub struct Cluster {
     slices: BTreeMap<ObjectKey, Slice>,
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
     nodes: BTreeMap<String, Vec<IpAddr>>,
-    /// Addresses of nodes that Services may take with these ports.
+    /// Addresses of the node that Services may take, with these ports.
     allowed: BTreeSet<SocketAddr>,
 }
 
@@ -56,7 +56,7 @@ impl Cluster {
         Self { node_name: node_name.into(), ..Self::default() }
     }
 
-    /// Says which addresses of nodes Services may take, with which ports.
+    /// Says which addresses of the node Services may take, with which ports.
     pub fn allow(&mut self, addresses: &[SocketAddr]) {
         self.allowed = addresses.iter().copied().collect();
     }
@@ -174,9 +174,8 @@ impl Cluster {
         });
         let mut claims = taken.clone();
         let mut out = Derived::default();
-        let all = self.nodes.values().flatten().copied().collect();
-        let own = self.nodes.get(&self.node_name).map(Vec::as_slice);
-        let nodes = Nodes { own, all: &all, allowed: &self.allowed };
+        let addresses = self.nodes.get(&self.node_name).map(Vec::as_slice);
+        let node = OfNode { addresses, allowed: &self.allowed };
         for (key, declared) in by_age {
             let uid = declared.uid();
             let mut problem = |reason, message: String| {
@@ -187,7 +186,7 @@ impl Cluster {
                 problem(*reason, message.clone());
             }
             let Some(settings) = &declared.settings else { continue };
-            let addresses = addresses::of(&declared.service, settings, nodes);
+            let addresses = addresses::of(&declared.service, settings, node);
             for message in &addresses.problems {
                 problem(Reason::AddressNotServed, message.clone());
             }

@@ -329,7 +329,7 @@ impl Source {
         self.guard.judge(services, &events, is_current, now - self.begin)
     }
 
-    /// Says which addresses of nodes Services may take, with which ports.
+    /// Says which addresses of the node Services may take, with which ports.
     pub fn allow(&mut self, addresses: &[SocketAddr]) {
         self.cluster.allow(addresses);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use router_ebpf::maps::{Chat, Flow, STATE_CLOSED, STATE_EXPIRED};
+use router_ebpf::maps::{CHAT_LINGERS, Chat, Flow, STATE_CLOSED, STATE_EXPIRED};
 
 /// A chat without a flow is kept for this long at least after a connection was bound to it: the replica
 /// may still be about to accept.
@@ -51,7 +51,7 @@ pub fn released(chat: &Chat, replica: u32, now: Duration) -> Option<Chat> {
     let is_counted = Chat::home(chat.state) == replica && Chat::flows(chat.state) > 0;
     let mut released = Chat { state: chat.state.wrapping_sub(1), ..*chat };
     if Chat::flows(chat.state) == 1 {
-        released.bound_at = now.as_nanos() as u64;
+        released.bound_at = now.as_nanos() as u64 | CHAT_LINGERS;
     }
     is_counted.then_some(released)
 }

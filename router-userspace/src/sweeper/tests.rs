@@ -74,7 +74,7 @@ fn a_chat_counts_a_flow_less_only_at_its_home() {
         released.map(|chat| (chat.state, chat.bound_at))
     };
     assert_eq!(released(5, 2), Some((Chat::pack(5, 1), 7)));
-    assert_eq!(released(5, 1), Some((Chat::pack(5, 0), 2_000_000_000)), "it lingers from now on");
+    assert_eq!(released(5, 1), Some((Chat::pack(5, 0), 2_000_000_001)), "it lingers from now on");
     assert_eq!(released(5, 0), None);
     assert_eq!(released(4, 2), None);
 }

@@ -64,7 +64,8 @@ impl Machine {
         let link = Path::new("/sys/class/net/roost-host");
         ensure!(
             !link.exists(),
-            "a lab or a demo runs on this machine ({} is there): end it first",
+            "a lab or a demo runs on this machine ({} is there): end it first, or remove what a killed one \
+             has left, `ip link del roost-host`",
             link.display()
         );
         Ok(())

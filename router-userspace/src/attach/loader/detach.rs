@@ -36,6 +36,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
         }
     }
     // What says that the others are there goes first: if this is interrupted, the next start is a first one.
+    let _ = fs::remove_file(pin_dir.join(NEXT).join(Map::Schema.pin()));
     for map in [Map::Schema, Map::Secrets] {
         if fs::remove_file(pin_dir.join(map.pin())).is_ok() {
             removed.push(format!("map {}", map.pin()));

@@ -213,9 +213,16 @@ fn rename_all(pin_dir: &Path, next: &Path, record: &Record) -> Result<()> {
     };
     let new = pins(next)?;
     new.iter().filter(|name| *name != Map::Schema.pin()).try_for_each(|name| rename(name))?;
-    for name in pins(pin_dir)?.iter().filter(|name| !record.maps.contains_key(*name)) {
+    // What the record before had and this one has not. Other pins may be anybody's.
+    let before = Record::read(pin_dir).context("reading what is pinned")?.unwrap_or_default();
+    for name in before.maps.keys().filter(|name| !record.maps.contains_key(*name)) {
         let path = pin_dir.join(name);
-        fs::remove_file(&path).with_context(|| format!("unpinning {}", path.display()))?;
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("unpinning {}", path.display()));
+            }
+            _ => {}
+        }
     }
     if new.iter().any(|name| name == Map::Schema.pin()) {
         rename(Map::Schema.pin())?;

@@ -95,6 +95,8 @@ fn now(number: u8) -> Vec<u8> {
 #[test]
 fn older_maps_are_converted_and_everything_else_stays() {
     let maps = TestMaps::new();
+    let foreign = of_aya::HashMap::<MapData, u32, u32>::create(1, 0).unwrap();
+    foreign.pin(maps.pin_dir.join("somebodys")).unwrap();
     let before = pinned(&maps.pin_dir);
     age(&maps.pin_dir);
     let (_, mut take_over) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();

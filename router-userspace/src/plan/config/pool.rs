@@ -16,7 +16,7 @@ use super::{
 pub struct Kubernetes {
     /// What Services are given addresses from, in the order in which it is used.
     pub address_pools: Vec<AddressPool>,
-    /// Addresses of nodes with the ports that Services may take there by `spec.externalIPs`.
+    /// Addresses of the nodes with the ports that Services may take there by `spec.externalIPs`.
     pub allowed_addresses: Vec<SocketAddr>,
 }
 
@@ -82,7 +82,8 @@ fn allowed_address(text: &str) -> Result<SocketAddr, String> {
     let right = "write \"192.0.2.10:443\" or \"[2001:db8::10]:443\"";
     let address: SocketAddr =
         text.parse().map_err(|_| format!("{text:?} is no address with a port; {right}"))?;
-    value::address(&address.ip().to_string())?;
+    // A scope (`%eth0`) would never match: a Service's addresses have none.
+    value::address(text.rsplit_once(':').map_or(text, |(addr, _)| addr).trim_matches(['[', ']']))?;
     if address.port() == 0 {
         return Err(format!("{text:?} has no port; {right}"));
     }

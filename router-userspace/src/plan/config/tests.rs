@@ -121,14 +121,14 @@ fn a_width_is_of_chats() {
 }
 
 #[test]
-fn a_chat_lingers_long_enough_for_tabs_to_meet() {
+fn a_chat_lingers_for_an_hour_at_the_most() {
     let with = |linger: &str| BASE.replace("= 80", &format!("= 80\nlinger = {linger}"));
     let linger = |fields: &str| {
         let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{fields}\n");
         Config::parse(&text, "r.toml").unwrap().services[0].linger.as_secs()
     };
-    assert_eq!((linger(BASE), linger(&with("\"2m\"")), linger(&with("\"10s\""))), (30, 120, 10));
-    refused(&with("\"9s\""), "6:10: service[0].linger", "\"9s\": at least 10s, or tabs");
+    assert_eq!((linger(BASE), linger(&with("\"2m\"")), linger(&with("\"1h\""))), (30, 120, 3600));
+    refused(&with("\"2h\""), "6:10: service[0].linger", "\"2h\": at most 1h, for which a chat");
     refused(&with("\"soon\""), "6:10: service[0].linger", "is not a duration; write");
     refused(&with("30"), "6:10: service[0].linger", "a duration, \"30s\"");
 }

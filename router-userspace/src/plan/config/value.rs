@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use super::prefix::Prefix;
 use crate::plan::duration;
 
-/// The least that a chat may linger: a connection that waits for its replica holds its chat by that.
-const LEAST_LINGER: Duration = Duration::from_secs(10);
+/// The most that a chat may linger: until then it takes its room in `CHATS`.
+const MOST_LINGER: Duration = Duration::from_secs(3600);
 
 /// `10.0.0.1` or `2001:db8::/64`.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
@@ -80,12 +80,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A duration that tabs which are opened at the same moment need to meet.
+/// How long a chat without connections takes its room.
 pub(super) fn linger(text: &str) -> Result<Duration, String> {
     let linger = duration(text)?;
-    if linger < LEAST_LINGER {
+    if linger > MOST_LINGER {
         return Err(format!(
-            "{text:?}: at least 10s, or tabs that are opened at the same moment would not meet"
+            "{text:?}: at most 1h, for which a chat without connections takes its room"
         ));
     }
     Ok(linger)
