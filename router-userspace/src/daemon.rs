@@ -156,7 +156,7 @@ impl Daemon {
         }
         let mut index = Index::new(writer::room(&tables)?, tables.read()?);
         // Numbers that connections still refer to must not be given to others.
-        let mut sweeper = Sweeper::new(pin_dir, args.linger)?;
+        let mut sweeper = Sweeper::new(pin_dir, args.keep_ended)?;
         let now = secrets::monotonic();
         index.free_unused(&sweeper.sweep(now)?.used, now);
         if args.cluster.kubernetes {
@@ -236,7 +236,7 @@ impl Daemon {
         let mut poll = ticks(POLL);
         let mut sweeps = ticks(args.sweep_interval);
         let mut sweeping: Option<JoinHandle<Swept>> = None;
-        let sweeper = Sweeper::new(self.data_path.pin_dir(), args.linger)?;
+        let sweeper = Sweeper::new(self.data_path.pin_dir(), args.keep_ended)?;
         let mut sweeper = Some(match Resets::new() {
             Ok(resets) => sweeper.with_resets(resets),
             Err(e) => {

@@ -72,7 +72,7 @@ pub struct Report {
 /// Walks the maps now and then.
 pub struct Sweeper {
     tables: Tables,
-    linger: Duration,
+    keep_ended: Duration,
     /// Tells the clients of ended flows; without, they learn it with their next segment.
     resets: Option<Resets>,
     /// Services that something refers to but that are not there, since when.
@@ -97,10 +97,10 @@ struct Round {
 
 impl Sweeper {
     /// A sweeper of the maps pinned under `pin_dir`.
-    pub fn new(pin_dir: &Path, linger: Duration) -> Result<Self, TablesError> {
+    pub fn new(pin_dir: &Path, keep_ended: Duration) -> Result<Self, TablesError> {
         Ok(Self {
             tables: Tables::open(pin_dir)?,
-            linger,
+            keep_ended,
             resets: None,
             no_service: HashMap::new(),
             orphans: HashSet::new(),
@@ -165,7 +165,7 @@ impl Sweeper {
                     .get(&flow.replica)
                     .is_none_or(|replica| replica.state == REPLICA_GONE),
             };
-            let mut fate = judge::flow(&flow, place, round.now, self.linger);
+            let mut fate = judge::flow(&flow, place, round.now, self.keep_ended);
             if fate == Fate::Expire && !self.expire(&tuple, place, round)? {
                 fate = Fate::Keep;
             }
@@ -175,7 +175,7 @@ impl Sweeper {
                 let again = self.tables.flows.get(&tuple)?;
                 let Some(again) = again else { continue };
                 if again.since == flow.since
-                    && judge::flow(&again, place, round.now, self.linger) == Fate::Remove
+                    && judge::flow(&again, place, round.now, self.keep_ended) == Fate::Remove
                 {
                     self.remove_flow(&tuple, &flow)?;
                     round.report.removed += 1;
@@ -204,10 +204,11 @@ impl Sweeper {
     /// Ends a flow. `false`: it is not idle any more.
     fn expire(&mut self, tuple: &Tuple, place: Place, round: &mut Round) -> Result<bool, Fault> {
         let flow = self.tables.flows.get(tuple)?;
-        let still = |flow: &Flow| judge::flow(flow, place, round.now, self.linger) == Fate::Expire;
+        let still =
+            |flow: &Flow| judge::flow(flow, place, round.now, self.keep_ended) == Fate::Expire;
         let Some(mut flow) = flow.filter(still) else { return Ok(false) };
         flow.state |= STATE_EXPIRED;
-        // Its linger begins now.
+        // It is kept for late segments from now on.
         flow.last_seen = round.now.as_nanos() as u64;
         if !self.tables.flows.replace(tuple, &flow)? {
             return Ok(false);

@@ -33,7 +33,7 @@ pub struct RunArgs {
 
     /// Keep a flow that has ended for DURATION, for its late segments
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub linger: Duration,
+    pub keep_ended: Duration,
 
     /// Write the log, on standard error, as FORMAT
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]

@@ -28,12 +28,12 @@ pub struct Place {
     pub is_gone: bool,
 }
 
-/// Decides about a flow. A flow that has ended, or that was made to, is silent for `linger` before
+/// Decides about a flow. A flow that has ended, or that was made to, is silent for `keep_ended` before
 /// its entries go, so that late segments still find it.
-pub fn flow(flow: &Flow, place: Place, now: Duration, linger: Duration) -> Fate {
+pub fn flow(flow: &Flow, place: Place, now: Duration, keep_ended: Duration) -> Fate {
     let silent = since(flow.last_seen, now);
     if has_ended(flow) {
-        return if silent >= linger { Fate::Remove } else { Fate::Keep };
+        return if silent >= keep_ended { Fate::Remove } else { Fate::Keep };
     }
     match place.idle_timeout {
         Some(timeout) if silent < timeout && !place.is_gone => Fate::Keep,
