@@ -99,8 +99,8 @@ fn an_idle_flow_expires_releases_its_chat_lingers_and_goes() {
         tables.flows.get(&idle).unwrap().is_none()
             && tables.flows_back.get(&back).unwrap().is_none()
     );
-    assert_eq!(sweeper.sweep(at(1220)).unwrap().chats_removed, 1);
-    assert_eq!(sweeper.sweep(at(1221)).unwrap(), Report::default());
+    assert_eq!(sweeper.sweep(at(1221)).unwrap().chats_removed, 1);
+    assert_eq!(sweeper.sweep(at(1222)).unwrap(), Report::default());
 }
 
 /// A flow that was read before its service and its replica were published is none of a replica that is gone.
