@@ -29,7 +29,7 @@ pub struct ChatLine {
     pub flows: u32,
     /// Milliseconds since it came to this home.
     pub age_ms: u64,
-    /// Milliseconds since a connection was bound to it.
+    /// Milliseconds since the last connection was bound; since the last one ended, where there is none.
     pub bound_ms: u64,
     /// Its cookie.
     pub cookie: String,

@@ -90,7 +90,7 @@ pub struct Live {
     pub home: String,
     /// Its live flows.
     pub flows: u32,
-    /// Milliseconds since a connection was bound to it.
+    /// Milliseconds since the last connection was bound; since the last one ended, where there is none.
     pub bound_ms: u64,
 }
 
