@@ -10,7 +10,7 @@ use clap::ArgGroup;
 pub use self::head::HeadArgs;
 use super::{form::FormArgs, output::Report};
 use crate::{
-    maps::tables::Tables,
+    maps::{names::Names, tables::Tables},
     view::{
         explain::{Explained, Given, Overridden},
         units,
@@ -46,7 +46,8 @@ pub struct ExplainArgs {
 /// Explains a connection.
 pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
     // First, because it may wait for standard input.
-    crate::maps::names::Names::read(tables)?.find(&args.service)?;
+    let names = Names::read(tables)?;
+    names.find(&args.service)?;
     let head = args.head.read()?;
     let given = match (&head, &args.key, args.address) {
         (Some(bytes), ..) => Given::Head(bytes),
@@ -55,7 +56,7 @@ pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
         (None, None, None) => Given::Ends,
     };
     let ends = args.tuple.as_deref();
-    let mut explained = crate::view::explain::explain(tables, &args.service, ends, given)?;
+    let mut explained = crate::view::explain::explain(tables, &names, &args.service, ends, given)?;
     explained.notes.extend(args.head.note());
     Ok(explained)
 }

@@ -154,11 +154,6 @@ impl Tables {
         Self::of(pin_dir).map_err(|e| TablesError::new(pin_dir, e.map, Cause::Open(e)))
     }
 
-    /// Every VIP: prefix length in bits of [`Vip`], the VIP, and its service's number.
-    pub fn all_vips(&self) -> Asked<Vec<(u32, Vip, u32)>> {
-        self.vips.entries()
-    }
-
     /// Every replica that is or was, with its number.
     pub fn all_replicas(&self) -> Asked<Vec<(u32, Replica)>> {
         let mut all = Vec::new();

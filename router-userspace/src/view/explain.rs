@@ -111,11 +111,11 @@ pub enum Given<'a> {
 /// are known.
 pub fn explain(
     tables: &Tables,
+    names: &Names,
     service_name: &str,
     ends: Option<&str>,
     given: Given<'_>,
 ) -> Result<Explained> {
-    let names = Names::read(tables)?;
     let tuple = ends.map(key::parse_tuple).transpose()?;
     let (number, service) = names.find(service_name)?;
     let known = known(&service, given, tuple.as_ref())?;
@@ -123,10 +123,10 @@ pub fn explain(
     if let Some(family) = family {
         read::check_family(tables, service_name, number, family)?;
     }
-    let copies = Copies::read(tables, &names, number, &service)?;
+    let copies = Copies::read(tables, names, number, &service)?;
     let tuple = tuple.map(|(tuple, _)| tuple);
     let connection = Connection { number, service: &service, known: &known, tuple, family };
-    Ok(connection.explain(&copies, &names))
+    Ok(connection.explain(&copies, names))
 }
 
 /// What is known of a connection's key.
