@@ -7,5 +7,6 @@ pub mod kube;
 pub mod lab;
 #[path = "../peers/command.rs"]
 pub mod peers;
+pub mod prove;
 pub mod release;
 pub mod run;

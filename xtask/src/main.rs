@@ -19,6 +19,7 @@ mod linker;
 mod lint;
 mod peers;
 mod process;
+mod prove;
 mod root;
 mod test;
 mod toolchain;
@@ -42,6 +43,7 @@ enum Command {
     Lint(lint::Options),
     Demo(demo::Options),
     Bench(bench::Options),
+    Prove(prove::Options),
     Fresh(fresh::Options),
     Fuzz(fuzz::Options),
     Image(image::Options),
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Lint(options) => lint::run(&workspace, &options),
         Command::Demo(options) => demo::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options),
+        Command::Prove(options) => prove::run(&workspace, &options),
         Command::Fresh(options) => fresh::run(&workspace, &options),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Image(options) => image::run(&workspace, &options),
@@ -89,10 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_flags_of_the_demo_are_passed_on() {
+    fn unknown_flags_of_the_demo_and_of_scenarios_are_passed_on() {
         for line in [&["--json", "--chats", "5"][..], &["--chats", "5", "--json"]] {
             let words = ["cargo xtask", "demo"].iter().chain(line);
             Command::try_parse_from(words).expect("flags of the demo program");
+        }
+        for line in [&["orphan", "--json"][..], &["--json", "orphan"], &["orphan", "--help"]] {
+            let words = ["cargo xtask", "prove"].iter().chain(line);
+            Command::try_parse_from(words).expect("flags of the scenario");
         }
         let build = Command::try_parse_from(["cargo xtask", "build", "--chats"]);
         let refused = build.err().map(|error| error.kind());
