@@ -6,8 +6,8 @@ use crate::{
     flow::{end, note_fin},
     icmp, integrity,
     maps::{
-        FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
-        STATE_SYN_SEEN, VipKey,
+        Addr, FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED,
+        STATE_EXPIRED, STATE_SYN_SEEN, Service, SourceKey, VipKey,
     },
     packet::Packet,
     reply,
@@ -16,7 +16,7 @@ use crate::{
     segment::Segment,
     shared::Shared,
     syn_cookie::{self, Check},
-    tables::FlowTables,
+    tables::{FlowTables, Tables},
     translate::Translation,
     verdict::Counter,
     verifier::reread,
@@ -98,11 +98,15 @@ fn open<P: Packet>(
     scratch: &mut Scratch,
     flow: Option<Shared<Flow>>,
 ) -> Option<Opened> {
+    let service = tables.service(scratch.service)?;
+    if !may_connect(tables, scratch, service) {
+        return Some(Opened::Decided(Counter::DropSource));
+    }
     if scratch.segment.has(flags::SYN) {
         if let Some(flow) = flow {
             flow.note_syn(tables.now());
         }
-        return syn(packet, tables, scratch).map(Opened::Decided);
+        return syn(packet, tables, scratch, service).map(Opened::Decided);
     }
     if scratch.segment.has(flags::RST) {
         return Some(Opened::Decided(Counter::DropStrayReset));
@@ -132,6 +136,25 @@ fn open<P: Packet>(
     decided.map(Opened::Decided)
 }
 
+/// Whether the client is one that the service's `allowed_sources` let in. Flows that there are go on
+/// without this.
+#[inline(always)]
+fn may_connect(tables: &impl Tables, scratch: &mut Scratch, service: &Service) -> bool {
+    service.restricted == 0 || {
+        let Scratch { segment, source, service, .. } = scratch;
+        is_allowed(tables, *service, &segment.src, source)
+    }
+}
+
+/// Whether `SOURCE_RANGES` lets this address connect to this service. `key` is room for its key.
+#[inline(always)]
+pub fn is_allowed(tables: &impl Tables, service: u32, addr: &Addr, key: &mut SourceKey) -> bool {
+    key.prefix_len = SourceKey::WHOLE;
+    key.range.service = service.to_be_bytes();
+    key.range.addr = *addr;
+    tables.source_range(key) == Some(1)
+}
+
 #[inline(never)]
 fn check(tables: &impl FlowTables, scratch: &Scratch) -> Option<Check> {
     let secrets = tables.secrets()?;
@@ -145,6 +168,7 @@ fn syn<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
+    service: &Service,
 ) -> Option<Counter> {
     let segment = &scratch.segment;
     if segment.has_any(flags::ACK | flags::RST | flags::FIN) {
@@ -156,7 +180,6 @@ fn syn<P: Packet>(
     {
         return Some(Counter::DropChecksum);
     }
-    let service = tables.service(scratch.service)?;
     if service.usable == 0 {
         return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
     }

@@ -81,6 +81,32 @@ impl VipKey {
     pub const WHOLE: u32 = 8 * size_of::<Vip>() as u32;
 }
 
+/// Key of `SOURCE_RANGES` behind the prefix length, which counts these bits: 32 for the service and those
+/// of the address (96 + n for an IPv4 prefix of n bits).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceRange {
+    /// The service's number, the highest byte first.
+    pub service: [u8; 4],
+    /// The client's address or prefix.
+    pub addr: Addr,
+}
+
+/// A whole key of `SOURCE_RANGES`, as the kernel reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceKey {
+    /// How many bits count.
+    pub prefix_len: u32,
+    /// The bits.
+    pub range: SourceRange,
+}
+
+impl SourceKey {
+    /// The bits of a service and a whole address.
+    pub const WHOLE: u32 = 8 * size_of::<SourceRange>() as u32;
+}
+
 /// The two ends of a connection: `FLOWS` and `STASH` have the VIP as its server, `FLOWS_BACK` and
 /// `PENDING` have the replica.
 #[repr(C)]
@@ -158,6 +184,7 @@ macro_rules! sizes {
 sizes! {
     Name = 68,
     Vip = 18,
+    SourceRange = 20,
     Tuple = 36,
     KeySource = 68,
     Service = 384,

@@ -11,8 +11,8 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, SLOT_STRIDE, Secrets,
-        Service, Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, SLOT_STRIDE,
+        SOURCES_OF_SERVICE, Secrets, Service, SourceRange, Stash, Tuple, Vip,
     },
     verdict::Counter,
 };
@@ -33,6 +33,11 @@ macro_rules! schema {
             Services services SERVICES: HashMap<u32, Service>, version 2,
                 size(limits) = limits.services,
                 "service number" => "policy, key sources, slot table, MSS, linger, name";
+            /// From where clients may connect to services that not anybody may connect to. The longest
+            /// prefix that fits counts.
+            SourceRanges source_ranges SOURCE_RANGES: LpmTrie<SourceRange, u32>, version 1,
+                size(limits) = limits.services * 2 * SOURCES_OF_SERVICE,
+                "service and address" => "whether its clients may connect";
             /// The replicas of all services.
             Replicas replicas REPLICAS: Array<u32, Replica>, version 1,
                 size(limits) = limits.replicas,

@@ -4,7 +4,7 @@
 use crate::{
     header::Header,
     key::{bytes::Key, scan::Scan},
-    maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, Tuple, VipKey},
+    maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, SourceKey, Tuple, VipKey},
     options::{Cursor, Offer},
     segment::Segment,
     stash::Room,
@@ -33,6 +33,8 @@ pub struct Scratch {
     pub segment: Segment,
     /// Its destination, to be looked up in `VIPS`.
     pub vip: VipKey,
+    /// Where it comes from, to be looked up in `SOURCE_RANGES`.
+    pub source: SourceKey,
     /// Client and VIP.
     pub vip_side: Tuple,
     /// Client and replica.

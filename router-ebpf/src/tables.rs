@@ -2,8 +2,8 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash,
-        Tuple, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, SourceKey,
+        Stash, Tuple, VipKey,
     },
     shared::Shared,
     verdict::Counter,
@@ -34,6 +34,8 @@ pub trait Tables {
     fn vip(&self, vip: &VipKey) -> Option<u32>;
     /// `SERVICES`.
     fn service(&self, number: u32) -> Option<&Service>;
+    /// `SOURCE_RANGES`: 1 if clients with this address may connect to this service.
+    fn source_range(&self, source: &SourceKey) -> Option<u32>;
     /// `REPLICAS`.
     fn replica(&self, number: u32) -> Option<&Replica>;
     /// `SLOTS`: a replica's number.
@@ -100,6 +102,9 @@ impl Tables for NoTables {
         None
     }
     fn service(&self, _: u32) -> Option<&Service> {
+        None
+    }
+    fn source_range(&self, _: &SourceKey) -> Option<u32> {
         None
     }
     fn replica(&self, _: u32) -> Option<&Replica> {

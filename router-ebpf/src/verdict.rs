@@ -88,6 +88,8 @@ counters! {
     DropMalformed = "drop_malformed", DROP;
     /// Segments to a VIP with flags that make no sense.
     DropFlags = "drop_flags", DROP;
+    /// Segments of no flow from clients whose address the service does not allow.
+    DropSource = "drop_source", DROP;
     /// SYNs and first data segments with a wrong checksum.
     DropChecksum = "drop_checksum", DROP;
     /// Segments of a connection without a flow that came again, or at the wrong moment.

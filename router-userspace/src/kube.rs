@@ -17,6 +17,7 @@ mod rights;
 mod secret;
 mod slices;
 mod source;
+mod sources;
 mod state;
 pub(crate) mod watch;
 
@@ -90,6 +91,8 @@ pub enum Reason {
     NotServed,
     /// An address that cannot be used. The others are.
     AddressNotServed,
+    /// A range of `spec.loadBalancerSourceRanges` that cannot be used. It lets nobody in.
+    SourceNotAllowed,
     /// An endpoint that cannot be used. The others are.
     EndpointNotServed,
     /// There is no room for it in the maps.
@@ -104,11 +107,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InvalidAnnotation,
         Self::UnknownAnnotation,
         Self::NotServed,
         Self::AddressNotServed,
+        Self::SourceNotAllowed,
         Self::EndpointNotServed,
         Self::NoRoom,
         Self::NoAddress,
@@ -123,6 +127,7 @@ impl Reason {
             Self::UnknownAnnotation => "UnknownAnnotation",
             Self::NotServed => "NotServed",
             Self::AddressNotServed => "AddressNotServed",
+            Self::SourceNotAllowed => "SourceNotAllowed",
             Self::EndpointNotServed => "EndpointNotServed",
             Self::NoRoom => "NoRoom",
             Self::NoAddress => "NoAddress",

@@ -145,6 +145,7 @@ fn the_command_line_sees_what_the_daemon_did() {
     let expected = [
         ("VIPS", "lpm_trie"),
         ("SERVICES", "hash"),
+        ("SOURCE_RANGES", "lpm_trie"),
         ("REPLICAS", "array"),
         ("SLOTS", "array"),
         ("CHAT_COOKIES", "hash"),

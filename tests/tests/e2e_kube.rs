@@ -358,6 +358,60 @@ fn a_node_port_is_another_way_to_the_same_homes() -> Result<()> {
 }
 
 #[test]
+fn only_the_source_ranges_of_a_service_connect_to_it() -> Result<()> {
+    let cluster = Cluster::start("kube-sources", 2, 2, None)?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let set = |ranges: &[IpAddr]| -> Result<()> {
+        let mut chat = cluster.api.get("services", "default", "chat").context("it")?;
+        let whole = |addr: &IpAddr| format!("{addr}/{}", if addr.is_ipv4() { 32 } else { 128 });
+        let ranges: Vec<_> = ranges.iter().map(whole).collect();
+        chat["spec"]["loadBalancerSourceRanges"] = json!(ranges);
+        cluster.api.apply(chat);
+        let wanted = if ranges.is_empty() { json!(null) } else { json!(ranges) };
+        try_until(LIMIT, &format!("{wanted}"), || {
+            let services = cluster.roost.json(&["services"])?;
+            let found = services[0]["allowed_sources"].as_array().map(|found| {
+                let mut found: Vec<_> = found.iter().filter_map(|text| text.as_str()).collect();
+                found.sort_by_key(|text| text.contains(':'));
+                found
+                    .into_iter()
+                    .map(|a| whole(&a.parse().expect("an address")))
+                    .collect::<Vec<_>>()
+            });
+            Ok((json!(found) == wanted).then_some(()))
+        })
+    };
+    let tab = |family, from: IpAddr| {
+        let mut plan = load::Plan::new(cluster.vip(family), 1, 1);
+        plan.bind = vec![(from, 0).into()];
+        plan.limit = Duration::from_secs(3);
+        clients.run(load::open(&plan))
+    };
+    let addr = |family, n| cluster.lab.client_addr_n(family, n);
+    let mut before = tab(Family::V4, addr(Family::V4, 1));
+    assert_eq!(before.opened().failed, 0);
+    let in_both = Family::BOTH.map(|family| addr(family, 2));
+    set(&in_both)?;
+    for family in Family::BOTH {
+        let [refused, let_in] = [1, 2].map(|n| tab(family, addr(family, n)));
+        assert_eq!((refused.opened().failed, let_in.opened().failed), (1, 0), "{family:?}");
+    }
+    // Who was connected stays so, and what was dropped is counted.
+    assert_eq!(before.tabs().len(), 1);
+    for tab in before.tabs() {
+        clients.run(tab.ping(LIMIT))?;
+    }
+    let counters = cluster.roost.json(&["counters"])?;
+    let mut counters = counters.as_array().into_iter().flatten();
+    let dropped =
+        counters.find(|line| line["counter"] == "drop_source").context("no SYN was counted")?;
+    ensure!(dropped["packets"].as_u64() >= Some(2), "{dropped}");
+    set(&[])?;
+    assert_eq!(tab(Family::V4, addr(Family::V4, 1)).opened().failed, 0);
+    Ok(())
+}
+
+#[test]
 fn a_file_and_a_cluster_are_active_together() -> Result<()> {
     let config = |lab: &Lab| {
         let mut config = Config::new(lab);

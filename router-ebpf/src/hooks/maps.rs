@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, Secrets, Service, Stash,
-        Tuple, Vip, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, Secrets, Service,
+        SourceKey, SourceRange, Stash, Tuple, Vip, VipKey,
     },
     schema::{Limits, Map},
     scratch::Scratch,
@@ -125,6 +125,14 @@ impl Tables for KernelTables {
     fn service(&self, number: u32) -> Option<&Service> {
         // SAFETY: values of this map are replaced, never changed in place.
         unsafe { SERVICES.get(number) }
+    }
+
+    #[inline(always)]
+    fn source_range(&self, source: &SourceKey) -> Option<u32> {
+        const { assert!(size_of::<lpm_trie::Key<SourceRange>>() <= size_of::<SourceKey>()) };
+        // SAFETY: both are a prefix length and the bits behind it, and the other type is packed.
+        let key = unsafe { &*core::ptr::from_ref(source).cast::<lpm_trie::Key<SourceRange>>() };
+        SOURCE_RANGES.get(key).copied()
     }
 
     #[inline(always)]

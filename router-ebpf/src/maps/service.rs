@@ -23,6 +23,9 @@ pub const MISSING_SPREAD: u8 = 0;
 pub const MISSING_REJECT: u8 = 1;
 /// A connection without a key goes to `Service::missing_replica`.
 pub const MISSING_REPLICA: u8 = 2;
+/// Prefixes of a service in `SOURCE_RANGES` at the most. There is room for as many again, which come
+/// before those of before go.
+pub const SOURCES_OF_SERVICE: u32 = 256;
 /// Takes new chats.
 pub const REPLICA_READY: u8 = 1;
 /// Keeps its live chats, takes no new ones while another replica is ready.
@@ -63,8 +66,10 @@ pub struct Service {
     pub name: Name,
     /// Seconds for which a chat holds its home after its last flow has ended.
     pub linger: u32,
+    /// 1: only clients may connect whose address `SOURCE_RANGES` has for this service. 0: anybody.
+    pub restricted: u8,
     /// Always zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 
 impl Service {
@@ -84,7 +89,8 @@ impl Service {
         sources: [KeySource::NONE; SOURCES],
         name: Name::EMPTY,
         linger: LINGER,
-        reserved: 0,
+        restricted: 0,
+        reserved: [0; 3],
     };
 }
 

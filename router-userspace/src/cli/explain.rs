@@ -71,6 +71,10 @@ impl Report for Explained {
         if self.why == "incomplete" {
             return lines_text(&lines, "nowhere yet: Roost waits for more bytes", &self.notes);
         }
+        if self.why == "source" {
+            let why = "nowhere: dropped, its client is none of the service's allowed_sources";
+            return lines_text(&lines, why, &self.notes);
+        }
         if let Some(hash) = &self.key_hash {
             let of = if self.key.is_some() { "" } else { " of the 4-tuple" };
             lines.push(("key hash", format!("{hash}{of}")));

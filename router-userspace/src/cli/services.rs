@@ -26,6 +26,7 @@ pub fn table(services: &[ServiceLine]) -> String {
         "service",
         "address",
         ">port",
+        "from",
         "policy",
         "key",
         "without key",
@@ -41,6 +42,7 @@ pub fn table(services: &[ServiceLine]) -> String {
             line.service.as_str().into(),
             line.addresses.join(",").into(),
             line.port.into(),
+            from(line).into(),
             line.policy.as_str().into(),
             line.key_sources.join(", ").into(),
             line.on_missing_key.as_str().into(),
@@ -52,6 +54,16 @@ pub fn table(services: &[ServiceLine]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// From where clients may connect, in short.
+fn from(line: &ServiceLine) -> String {
+    match line.allowed_sources.as_deref() {
+        None => "anywhere".to_owned(),
+        Some([]) => "nowhere".to_owned(),
+        Some([one]) => one.clone(),
+        Some([first, rest @ ..]) => format!("{first} +{}", rest.len()),
+    }
 }
 
 impl Report for ReplicasReport {

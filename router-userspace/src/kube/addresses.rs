@@ -78,13 +78,6 @@ pub(super) fn of(service: &Service, settings: &Settings, node: OfNode<'_>) -> Ad
             Some(node) => out.node = node.iter().copied().filter(is_family).collect(),
         }
     }
-    if spec.load_balancer_source_ranges.is_some_and(|ranges| !ranges.is_empty()) {
-        out.problems.push(
-            "spec.loadBalancerSourceRanges is not enforced by this version: whoever reaches the address is \
-             served"
-                .to_owned(),
-        );
-    }
     let waits = spec.type_.as_deref() == Some("LoadBalancer");
     out.is_without = out.own.is_empty() && !settings.node_port && !waits;
     out

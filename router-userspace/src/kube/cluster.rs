@@ -21,6 +21,7 @@ use super::{
     ports::tcp_ports,
     replicas::replicas,
     slices::Slice,
+    sources,
 };
 use declared::{Declared, declared};
 
@@ -209,8 +210,14 @@ impl Cluster {
                         .into(),
                 );
             }
+            let (allowed_sources, wrong) = sources::of(&declared.service);
+            for message in wrong {
+                problem(Reason::SourceNotAllowed, message);
+            }
             for port in tcp_ports(&declared.service) {
-                let (service, found) = self.service(key, port, settings, &addresses, &mut claims);
+                let (mut service, found) =
+                    self.service(key, port, settings, &addresses, &mut claims);
+                service.allowed_sources.clone_from(&allowed_sources);
                 for (reason, message) in found {
                     problem(reason, message);
                 }

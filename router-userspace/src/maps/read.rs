@@ -17,7 +17,7 @@ use super::{
     handle::{Asked, Hash, PerCpuArray},
     tables::Tables,
 };
-use crate::plan::addr::{Family, from_map};
+use crate::plan::addr::{Family, from_map, source_text};
 
 /// All entries of a hash map, in the order of their keys.
 pub fn sorted<K: Pod + Ord + HashKey, V: Pod>(map: &Hash<K, V>) -> Asked<BTreeMap<K, V>> {
@@ -32,6 +32,18 @@ pub fn vips(tables: &Tables) -> Asked<BTreeMap<(u32, Vip), u32>> {
         .into_iter()
         .map(|(bits, vip, service)| ((bits, vip), service))
         .collect())
+}
+
+/// From where clients may connect to each service that not anybody may connect to, sorted.
+pub fn ranges(tables: &Tables) -> Asked<BTreeMap<u32, Vec<String>>> {
+    let mut entries = tables.source_ranges.entries()?;
+    entries.sort_by_key(|(bits, range, _)| (range.addr, *bits));
+    let mut ranges: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for (bits, range, _) in entries.iter().filter(|(_, _, may)| *may == 1) {
+        let of_service = ranges.entry(u32::from_be_bytes(range.service)).or_default();
+        of_service.push(source_text(*bits, range));
+    }
+    Ok(ranges)
 }
 
 /// Refuses a connection of a family that a service has no address of.

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{handle::Fault, tables::Tables};
 use crate::plan::{
-    addr::vip_text,
+    addr::{source_text, vip_text},
     index::{Change, Maps, Published, Room},
 };
 
@@ -59,6 +59,8 @@ impl Maps for Tables {
         let mut out = Published::default();
         let vips = self.vips.entries().map_err(failed("reading"))?;
         out.vips = vips.into_iter().map(|(len, vip, service)| ((len, vip), service)).collect();
+        let ranges = self.source_ranges.entries().map_err(failed("reading"))?;
+        out.ranges = ranges.into_iter().map(|(len, range, value)| ((len, range), value)).collect();
         let services = self.services.entries();
         out.services = services.map_err(failed("reading"))?.into_iter().collect();
         let replicas = self.all_replicas().map_err(failed("reading"))?;
@@ -97,6 +99,15 @@ impl Maps for Tables {
                 .remove(*prefix_len, *vip)
                 .map(drop)
                 .map_err(failed(format!("removing {}", vip_text(*prefix_len, vip)))),
+            Change::Range { prefix_len, range, value } => self
+                .source_ranges
+                .set(*prefix_len, *range, value)
+                .map_err(failed(format!("adding {}", source_text(*prefix_len, range)))),
+            Change::RemoveRange { prefix_len, range } => self
+                .source_ranges
+                .remove(*prefix_len, *range)
+                .map(drop)
+                .map_err(failed(format!("removing {}", source_text(*prefix_len, range)))),
             Change::RemoveService { number } => self
                 .services
                 .remove(number)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use router_ebpf::maps::{Addr, Replica, Vip};
+use router_ebpf::maps::{Addr, Replica, SourceRange, Vip};
 
 use crate::plan::config::Prefix;
 
@@ -67,21 +67,42 @@ impl fmt::Display for Family {
 
 /// Bits of the port in a key of `VIPS`.
 pub const PORT_BITS: u32 = 16;
+/// Bits of the service in a key of `SOURCE_RANGES`.
+pub const SERVICE_BITS: u32 = 32;
 /// Bits before an IPv4 address that is mapped into an IPv6 one.
 pub const MAPPED_BITS: u32 = 96;
 
 /// The length of a VIP's prefix as `VIPS` counts it.
 pub fn vip_bits(prefix: &Prefix) -> u32 {
+    PORT_BITS + address_bits(prefix)
+}
+
+/// The length of a prefix of clients as `SOURCE_RANGES` counts it.
+pub fn source_bits(prefix: &Prefix) -> u32 {
+    SERVICE_BITS + address_bits(prefix)
+}
+
+fn address_bits(prefix: &Prefix) -> u32 {
     let before = if prefix.addr().is_ipv4() { MAPPED_BITS } else { 0 };
-    PORT_BITS + before + u32::from(prefix.prefix_len())
+    before + u32::from(prefix.prefix_len())
+}
+
+/// A key of `SOURCE_RANGES` as people write it, without the service: `192.0.2.0/24`.
+pub fn source_text(bits: u32, range: &SourceRange) -> String {
+    prefix_of(bits.saturating_sub(SERVICE_BITS), range.addr).to_string()
+}
+
+/// A prefix of so many bits of an address as the maps keep it.
+pub fn prefix_of(bits: u32, addr: Addr) -> Prefix {
+    // `::/0` is no prefix of IPv4.
+    let addr = if bits < MAPPED_BITS { Ipv6Addr::from(addr).into() } else { from_map(addr) };
+    let before = if addr.is_ipv4() { MAPPED_BITS } else { 0 };
+    IpNet::new(addr, bits.saturating_sub(before) as u8).map_or(addr.into(), Prefix::from)
 }
 
 /// A key of `VIPS` as people write it: `10.0.0.1 port 80`.
 pub fn vip_text(bits: u32, vip: &Vip) -> String {
-    let addr = from_map(vip.addr);
-    let before = if addr.is_ipv4() { MAPPED_BITS } else { 0 };
-    let len = bits.saturating_sub(PORT_BITS + before) as u8;
-    let prefix = IpNet::new(addr, len).map_or(addr.into(), Prefix::from);
+    let prefix = prefix_of(bits.saturating_sub(PORT_BITS), vip.addr);
     format!("{prefix} port {}", u16::from_be_bytes(vip.port))
 }
 

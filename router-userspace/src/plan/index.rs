@@ -79,6 +79,16 @@ pub enum PlanError {
         /// This one found none.
         replica: String,
     },
+    /// A service with more prefixes of clients than one may have.
+    #[error("{service:?} has {wanted} prefixes in SOURCE_RANGES; a service has at most {room}")]
+    Sources {
+        /// A service may have these.
+        room: u32,
+        /// This one has these.
+        wanted: usize,
+        /// Its name.
+        service: String,
+    },
 }
 
 fn no_room(what: &str, room: u32, name: &str) -> String {

@@ -6,7 +6,7 @@
 use router_ebpf::{
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, NO_REPLICA, Pending, Piece, Replica, Secrets,
-        Service, Stash, Tuple, Vip,
+        Service, SourceRange, Stash, Tuple, Vip,
     },
     siphash,
 };
@@ -17,7 +17,7 @@ use crate::{
         names::{self, Names},
         text,
     },
-    plan::addr::{from_map, of_replica},
+    plan::addr::{PORT_BITS, of_replica, prefix_of, source_text},
 };
 
 /// A replica's number, or null.
@@ -32,14 +32,15 @@ pub fn vip(prefix_len: u32, vip: &Vip) -> Value {
 
 /// An address, or a prefix if it is more than one address.
 pub fn prefix(prefix_len: u32, vip: &Vip) -> String {
-    const PORT_BITS: u32 = 16;
-    const MAPPED_BITS: u32 = 96;
-    let bits = prefix_len.saturating_sub(PORT_BITS);
-    match from_map(vip.addr) {
-        ip if bits >= 128 => ip.to_string(),
-        ip if ip.is_ipv4() && bits >= MAPPED_BITS => format!("{ip}/{}", bits - MAPPED_BITS),
-        _ => format!("{}/{bits}", std::net::Ipv6Addr::from(vip.addr)),
-    }
+    prefix_of(prefix_len.saturating_sub(PORT_BITS), vip.addr).to_string()
+}
+
+/// A key of `SOURCE_RANGES`.
+pub fn source_range(prefix_len: u32, range: &SourceRange) -> Value {
+    json!({
+        "service": u32::from_be_bytes(range.service),
+        "prefix": source_text(prefix_len, range),
+    })
 }
 
 /// A key of `FLOWS` and `STASH` (`server` is the VIP), `FLOWS_BACK` and `PENDING` (the replica).
@@ -75,6 +76,7 @@ pub fn service(service: &Service) -> Value {
         "digest": text::hex(service.digest),
         "idle_timeout": service.idle_timeout,
         "linger": service.linger,
+        "restricted": service.restricted != 0,
         "mss4": service.mss4,
         "mss6": service.mss6,
     })

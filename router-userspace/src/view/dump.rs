@@ -18,6 +18,7 @@ use crate::maps::{handle::Hash, names::Names, read, tables::Tables};
 fn used(map: Map, tables: &Tables, names: &Names) -> Result<usize> {
     Ok(match map {
         Map::Vips => tables.vips.entries()?.len(),
+        Map::SourceRanges => tables.source_ranges.entries()?.len(),
         Map::Services => names.services.len(),
         Map::Replicas => names.replicas.len(),
         Map::Slots => published(names).count() * SLOT_COUNT as usize,
@@ -41,6 +42,7 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
     };
     Ok(match map {
         Map::Vips => read::vips(tables)?.into_iter().map(vip).collect(),
+        Map::SourceRanges => source_ranges(tables)?,
         Map::Services => each(&names.services, |number, service| {
             (json!({ "service": number }), decode::service(service))
         }),
@@ -67,6 +69,16 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
             (json!({ "name": mark.text() }), json!({ "number": number }))
         }),
     })
+}
+
+fn source_ranges(tables: &Tables) -> Result<Vec<Entry>> {
+    let mut entries = tables.source_ranges.entries()?;
+    entries.sort_by_key(|(bits, range, _)| (*range, *bits));
+    let entry = |(bits, range, value)| Entry {
+        key: decode::source_range(bits, &range),
+        value: json!({ "may_connect": value == 1 }),
+    };
+    Ok(entries.into_iter().map(entry).collect())
 }
 
 /// One entry of a map.

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::{
+    ingress::is_allowed,
     key::Reason,
-    maps::{Chat, NO_REPLICA, POLICY_HOME, Service, Tuple},
+    maps::{Chat, NO_REPLICA, POLICY_HOME, Service, SourceKey, SourceRange, Tuple},
     source::{Origin, Shape},
     steer::{NoRoute, Route, Why, chat_key, steer, tuple_hash},
 };
@@ -66,7 +67,7 @@ pub struct Explained {
     /// Where that replica listens: at an address for each family, unless the connection's is known.
     pub replica_addresses: Vec<String>,
     /// `slot`, `pinned`, `live_home`, `missing_key`; or of a reset `rejected`, `no_replica`; or
-    /// `incomplete` if more bytes have to come.
+    /// `incomplete` if more bytes have to come; or `source` if its client may not connect.
     pub why: &'static str,
     /// What else should be known.
     pub notes: Vec<String>,
@@ -252,6 +253,10 @@ impl Connection<'_> {
             replica_addresses: Vec::new(),
             why: "no_replica",
         };
+        if self.is_refused(copies) {
+            explained.why = "source";
+            return explained;
+        }
         if matches!(self.known, Known::Incomplete) {
             explained.why = "incomplete";
             return explained;
@@ -263,6 +268,16 @@ impl Connection<'_> {
             Err(NoRoute::NoReplica) => {}
         }
         explained
+    }
+
+    /// Whether the service's `allowed_sources` are known to keep its client out.
+    fn is_refused(&self, copies: &Copies<'_>) -> bool {
+        let range = SourceRange { service: [0; 4], addr: [0; 16] };
+        let mut key = SourceKey { prefix_len: 0, range };
+        self.service.restricted != 0
+            && self
+                .tuple
+                .is_some_and(|tuple| !is_allowed(copies, self.number, &tuple.client, &mut key))
     }
 
     fn follow(&self, to: &mut Explained, copies: &Copies<'_>, names: &Names, route: &Route) {
@@ -324,6 +339,10 @@ impl Connection<'_> {
         let mut notes = Vec::new();
         if self.service.policy != POLICY_HOME {
             notes.push("by the policy the 4-tuple decides, and not the key".to_owned());
+        }
+        if self.service.restricted != 0 && self.tuple.is_none() {
+            notes
+                .push("not anybody may connect: give --tuple too to see whether it may".to_owned());
         }
         let by_tuple = self.service.policy != POLICY_HOME || self.width(overridden) > 1;
         let by_tuple = by_tuple || matches!(self.known, Known::Nothing(_));

@@ -30,6 +30,8 @@ pub struct ServiceLine {
     pub addresses: Vec<String>,
     /// Its port, 0 if it has no address.
     pub port: u16,
+    /// From where clients may connect; null: from anywhere.
+    pub allowed_sources: Option<Vec<String>>,
     /// `spread` or `home`.
     pub policy: String,
     /// Where the key comes from: the first that yields one.
@@ -71,6 +73,7 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
     }
     let mut addresses: BTreeMap<u32, (Vec<String>, u16)> =
         vips.into_iter().map(|(number, vips)| (number, with_port(vips))).collect();
+    let mut ranges = read::ranges(tables)?;
     let line = |(number, service): (&u32, &Service)| {
         let (addresses, port) = addresses.remove(number).unwrap_or_default();
         let of_service = |replica: &&_| is_of(replica, *number);
@@ -79,6 +82,8 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             number: *number,
             addresses,
             port,
+            allowed_sources: (service.restricted != 0)
+                .then(|| ranges.remove(number).unwrap_or_default()),
             policy: names::policy(service.policy),
             key_sources: names::key_sources(service),
             on_missing_key: match service.on_missing_key {

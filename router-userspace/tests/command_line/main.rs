@@ -72,6 +72,7 @@ fn dumps_are_typed_and_keep_secrets() {
     let expected = [
         "VIPS",
         "SERVICES",
+        "SOURCE_RANGES",
         "REPLICAS",
         "CHAT_COOKIES",
         "CHATS",
@@ -213,6 +214,39 @@ fn explain_follows_the_pipeline() {
     assert!(stderr(&output).contains("an address is no key"), "{}", stderr(&output));
     let output = pinned.roost(&["explain", "--service", "rooms", "--tuple", "[::1]:1,[::2]:2"]);
     assert!(stderr(&output).contains("no IPv6 address"), "{}", stderr(&output));
+}
+
+#[test]
+fn who_may_connect_is_shown() {
+    let pinned = Pinned::filled("sources");
+    assert_eq!(pinned.json(&["services"])[0]["allowed_sources"], Value::Null);
+    assert!(pinned.text(&["services"]).contains("anywhere"));
+    pinned.restrict(&[("198.51.100.0", 24, 1), ("203.0.113.0", 24, 1), ("203.0.113.0", 28, 0)]);
+    let sources = json!(["198.51.100.0/24", "203.0.113.0/24"]);
+    assert_eq!(pinned.json(&["services"])[0]["allowed_sources"], sources);
+    assert!(pinned.text(&["services"]).contains("198.51.100.0/24 +1"));
+    let dumped = pinned.json(&["maps", "dump", "SOURCE_RANGES"]);
+    let entry = |prefix: &str, may: bool| json!({"key": {"service": 1, "prefix": prefix}, "value": {"may_connect": may}});
+    let entries = json!([
+        entry("198.51.100.0/24", true),
+        entry("203.0.113.0/24", true),
+        entry("203.0.113.0/28", false),
+    ]);
+    assert_eq!(dumped[0]["entries"], entries);
+
+    let explain = |client: &str| {
+        let tuple = format!("{client}:40000,192.0.2.1:80");
+        pinned.json(&["explain", "--service", "rooms", "--key", "42", "--tuple", &tuple])
+    };
+    assert_eq!(explain("198.51.100.7")["why"], "live_home");
+    for refused in ["192.0.2.7", "203.0.113.1"] {
+        let explained = explain(refused);
+        assert_eq!((&explained["why"], &explained["replica"]), (&json!("source"), &Value::Null));
+    }
+    let arguments = ["explain", "--service", "rooms", "--key", "42"];
+    let text = pinned.text(&[&arguments[..], &["--tuple", "192.0.2.7:1,192.0.2.1:80"]].concat());
+    assert!(text.contains("goes to    nowhere: dropped, its client is none"), "{text}");
+    assert!(pinned.text(&arguments).contains("note       not anybody may connect"));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use roost_programs::{MOUNT, built};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, MISSING_REJECT, Name, REPLICA_DRAINING,
-        REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip,
+        REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, SourceRange, Tuple, Vip,
     },
     schema::FILLED,
     source::KeyKind,
@@ -90,6 +90,17 @@ impl Pinned {
         let chat =
             Chat { state, bound_at: 1, since: 1, key: name(key), source: KeyKind::Query as u32 };
         tables.chats.set(&ChatKey { cookie, service: 1, reserved: 0 }, &chat).unwrap();
+    }
+
+    /// Lets only these clients connect: prefix of IPv4, its length, and whether it may.
+    pub fn restrict(&self, ranges: &[(&str, u32, u32)]) {
+        let mut tables = Tables::open_unfilled(&self.dir).unwrap();
+        for (address, len, may) in ranges {
+            let range = SourceRange { service: 1u32.to_be_bytes(), addr: addr(address) };
+            tables.source_ranges.set(32 + 96 + len, range, may).unwrap();
+        }
+        let service = tables.services.get(&1).unwrap().unwrap();
+        tables.services.set(&1, &Service { restricted: 1, ..service }).unwrap();
     }
 
     pub fn roost(&self, arguments: &[&str]) -> Output {

@@ -227,13 +227,34 @@ fn the_nodes_own_ports_are_not_given_away() {
 }
 
 #[test]
-fn source_ranges_are_not_ignored_in_silence() {
-    let mut service = annotated("chat", &[]);
-    service.spec.as_mut().unwrap().load_balancer_source_ranges = Some(vec!["192.0.2.0/24".into()]);
-    let derived = derive(&[service], &[]);
-    let said = problems(&derived);
-    assert!(said[0].1.contains("loadBalancerSourceRanges is not enforced"), "{said:?}");
-    assert_eq!(derived.services.len(), 1);
+fn source_ranges_are_those_of_all_ports_and_what_is_not_understood_lets_nobody_in() {
+    let with = |ranges: &[&str]| {
+        let mut service = annotated("chat", &[]);
+        let ranges = ranges.iter().map(|text| (*text).to_owned()).collect();
+        service.spec.as_mut().unwrap().load_balancer_source_ranges = Some(ranges);
+        derive(&[service], &[])
+    };
+    let sources = |derived: &Derived| {
+        let sources = derived.services[0].1.allowed_sources.clone();
+        sources.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let plain = derive(&[annotated("chat", &[])], &[]);
+    assert_eq!((sources(&plain), sources(&with(&[]))), (None, None));
+    // The API server takes spaces, and bits behind the prefix.
+    let good = with(&["192.0.2.0/24", " 10.1.2.3/8 ", "::/0", "10.0.0.0/8"]);
+    assert_eq!(problems(&good), []);
+    assert_eq!(sources(&good).unwrap(), ["192.0.2.0/24", "10.0.0.0/8", "::/0"]);
+    let bad = with(&["192.0.2.0", "10.0.0.0/8", "::ffff:10.0.0.0/104"]);
+    assert_eq!(sources(&bad).unwrap(), ["10.0.0.0/8"]);
+    let said = problems(&bad);
+    assert_eq!(said.len(), 2, "{said:?}");
+    for ((reason, message), text) in
+        said.iter().zip(["\"192.0.2.0\" is no prefix", "IPv4 addresses in"])
+    {
+        assert_eq!(*reason, Reason::SourceNotAllowed);
+        assert!(message.contains(text) && message.ends_with("nobody is let in by it"), "{message}");
+    }
+    assert_eq!(sources(&with(&["nonsense"])), Some(Vec::new()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use router_ebpf::{
     ingress::ingress,
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STASH_LEN, Secrets, Service,
-        Stash, Tuple, Vip, VipKey,
+        SourceKey, SourceRange, Stash, Tuple, VipKey,
     },
     packet::{Envelope, Packet},
     scratch::Scratch,
@@ -157,10 +157,27 @@ impl<K, V> Drop for Cells<K, V> {
     }
 }
 
+/// What an LPM trie has: prefix length in bits, bits, value.
+type Prefixes = Vec<(u32, Vec<bool>, u32)>;
+
+/// The bits of a key, of which it has two parts.
+fn bits(first: &[u8], second: &[u8]) -> Vec<bool> {
+    let bytes = first.iter().chain(second);
+    bytes.flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1 == 1)).collect()
+}
+
+/// The value of the longest prefix of these bits.
+fn longest(prefixes: &Prefixes, wanted: Vec<bool>) -> Option<u32> {
+    let fits =
+        |(len, bits, _): &&(u32, Vec<bool>, u32)| bits[..*len as usize] == wanted[..*len as usize];
+    prefixes.iter().filter(fits).max_by_key(|(len, ..)| *len).map(|(.., value)| *value)
+}
+
 /// The maps of a [`Host`].
 pub struct HostTables {
     secrets: Secrets,
-    vips: Vec<(u32, Vip, u32)>,
+    vips: Prefixes,
+    source_ranges: Prefixes,
     services: HashMap<u32, Service>,
     replicas: Vec<Replica>,
     slots: Vec<u32>,
@@ -185,7 +202,12 @@ impl Host {
         let mut host = Self {
             tables: HostTables {
                 secrets: world.secrets,
-                vips: world.vips.clone(),
+                vips: world
+                    .vips
+                    .iter()
+                    .map(|(len, vip, number)| (*len, bits(&vip.port, &vip.addr), *number))
+                    .collect(),
+                source_ranges: Vec::new(),
                 services: world.services.iter().copied().collect(),
                 replicas: world.replicas.clone(),
                 slots: Vec::new(),
@@ -281,6 +303,11 @@ impl Machine for Host {
         self.tables.services.insert(number, *service);
     }
 
+    fn set_source_range(&mut self, prefix_len: u32, range: &SourceRange, value: u32) {
+        let bits = bits(&range.service, &range.addr);
+        self.tables.source_ranges.push((prefix_len, bits, value));
+    }
+
     fn set_slots(&mut self, base: u32, table: &[u32]) {
         let slots = &mut self.tables.slots;
         let (from, to) = (base as usize, base as usize + table.len());
@@ -310,21 +337,15 @@ impl Tables for HostTables {
     }
 
     fn vip(&self, key: &VipKey) -> Option<u32> {
-        let bits = |vip: &Vip| {
-            let bytes: Vec<u8> = vip.port.iter().chain(&vip.addr).copied().collect();
-            move |at: u32| bytes[at as usize / 8] >> (7 - at % 8) & 1
-        };
-        let wanted = bits(&key.vip);
-        let fits = |(len, vip, _): &&(u32, Vip, u32)| {
-            let has = bits(vip);
-            (0..*len).all(|at| has(at) == wanted(at))
-        };
-        let longest = self.vips.iter().filter(fits).max_by_key(|(len, ..)| *len);
-        longest.map(|(.., service)| *service)
+        longest(&self.vips, bits(&key.vip.port, &key.vip.addr))
     }
 
     fn service(&self, number: u32) -> Option<&Service> {
         self.services.get(&number)
+    }
+
+    fn source_range(&self, key: &SourceKey) -> Option<u32> {
+        longest(&self.source_ranges, bits(&key.range.service, &key.range.addr))
     }
 
     fn replica(&self, number: u32) -> Option<&Replica> {

@@ -21,8 +21,8 @@ use nix::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, Stash,
-        Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, SourceRange,
+        Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
     verdict::{Action, Counter},
@@ -276,6 +276,13 @@ impl Machine for Rig {
 
     fn set_service(&mut self, number: u32, service: &Service) {
         self.set(Map::Services, &number, service);
+    }
+
+    fn set_source_range(&mut self, prefix_len: u32, range: &SourceRange, value: u32) {
+        let map = self.map_mut(Map::SourceRanges);
+        let mut ranges = aya::maps::LpmTrie::<_, SourceRange, u32>::try_from(map).expect(DECLARED);
+        let key = lpm_trie::Key::new(prefix_len, *range);
+        ranges.insert(&key, value, 0).expect("setting SOURCE_RANGES");
     }
 
     fn set_slots(&mut self, base: u32, table: &[u32]) {

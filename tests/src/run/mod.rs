@@ -11,7 +11,10 @@ pub mod world;
 use std::fmt::Write as _;
 
 use router_ebpf::{
-    maps::{Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Service, Stash, Tuple},
+    maps::{
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Service, SourceRange, Stash,
+        Tuple,
+    },
     verdict::{Action, Counter},
 };
 
@@ -66,6 +69,8 @@ pub trait Machine {
     fn set_replica(&mut self, number: u32, replica: &Replica);
     /// Sets in `SERVICES`.
     fn set_service(&mut self, number: u32, service: &Service);
+    /// Sets in `SOURCE_RANGES`.
+    fn set_source_range(&mut self, prefix_len: u32, range: &SourceRange, value: u32);
     /// Sets a whole table in `SLOTS`.
     fn set_slots(&mut self, base: u32, replicas: &[u32]);
     /// All of `STASH`.

@@ -17,7 +17,8 @@ fn services(text: &str) -> Vec<crate::plan::config::Service> {
 }
 
 const ONE: &str = "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\", \"2001:db8::/64\"]\n\
-    port = 80\npolicy = \"home\"\nkey = \"query:chat\"\n\
+    port = 80\n\
+    allowed_sources = [\"192.0.2.0/24\", \"::/0\"]\npolicy = \"home\"\nkey = \"query:chat\"\n\
     [[service.replica]]\nname = \"a\"\naddress = [\"10.1.0.2\", \"fd00::2\"]\n\
     [[service.replica]]\nname = \"b\"\naddress = [\"10.1.0.3\", \"fd00::3\"]\n";
 
@@ -31,6 +32,8 @@ fn what_is_written_is_read_back_and_not_written_again() {
     assert!(!index.sync(&mut tables, NOW).unwrap().is_empty());
     let read = tables.read().unwrap();
     assert_eq!(read.vips, index.published().vips);
+    assert_eq!(read.ranges, index.published().ranges);
+    assert_eq!(read.ranges.values().copied().collect::<Vec<_>>(), [1, 0, 1]);
     assert_eq!(read.services, index.published().services);
     assert_eq!(read.replicas, index.published().replicas);
     assert_eq!(read.slots, index.published().slots);
@@ -40,7 +43,7 @@ fn what_is_written_is_read_back_and_not_written_again() {
     again.reset(Origin::FILE, []);
     assert!(!again.sync(&mut tables, NOW).unwrap().is_empty());
     let read = tables.read().unwrap();
-    assert!(read.vips.is_empty() && read.services.is_empty());
+    assert!(read.vips.is_empty() && read.services.is_empty() && read.ranges.is_empty());
     assert_eq!(read.replicas.len(), 2);
 }
 

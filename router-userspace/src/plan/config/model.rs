@@ -42,6 +42,8 @@ pub struct Service {
     /// Further addresses, each with a port of its own: the node port of a Kubernetes Service. The
     /// file has none.
     pub other_vips: Vec<(Prefix, u16)>,
+    /// From where clients may connect; `None`: from anywhere.
+    pub allowed_sources: Option<Vec<Prefix>>,
     /// How connections are placed.
     pub policy: Policy,
     /// Where the chat's name comes from: the first that yields one counts.

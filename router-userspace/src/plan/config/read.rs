@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use router_ebpf::maps::{LINGER, NAME_LEN};
+use router_ebpf::maps::{LINGER, NAME_LEN, SOURCES_OF_SERVICE};
 
 use super::{
     check::{self, ReplicaFields, ServiceFields},
@@ -91,6 +91,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         "name",
         "addresses",
         "port",
+        "allowed_sources",
         "policy",
         "key",
         "on_missing_key",
@@ -113,6 +114,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         addresses,
         port,
         other_vips: Vec::new(),
+        allowed_sources: allowed_sources(table),
         policy,
         keys: keys(table, policy),
         on_missing_key: match on_missing_key.as_ref().and_then(|f| f.text("\"spread\"")) {
@@ -144,6 +146,22 @@ fn addresses<'a>(table: &Table<'a>) -> (Vec<Prefix>, Vec<Field<'a>>) {
         .into_iter()
         .filter_map(|item| Some((parsed(Some(item.clone()), "an address", value::prefix)?, item)))
         .unzip()
+}
+
+/// From where clients may connect.
+fn allowed_sources(table: &Table<'_>) -> Option<Vec<Prefix>> {
+    let field = table.get("allowed_sources")?;
+    let items = field.list();
+    let right = "prefixes of clients, allowed_sources = [\"192.0.2.0/24\"], or leave it out: then anybody may";
+    if field.is_list() && items.is_empty() {
+        field.refuse(format!("is empty, so nobody may connect; write {right}"));
+    }
+    let most = SOURCES_OF_SERVICE as usize;
+    if items.len() > most {
+        field.refuse(format!("has {} prefixes; a service has at most {most}", items.len()));
+    }
+    let parse = |item| parsed(Some(item), "a prefix of clients, \"192.0.2.0/24\",", value::source);
+    Some(items.into_iter().filter_map(parse).collect())
 }
 
 fn policy(table: &Table<'_>) -> Policy {

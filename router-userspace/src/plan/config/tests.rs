@@ -107,6 +107,34 @@ fn a_problem_has_its_place_and_what_would_be_right() {
 }
 
 #[test]
+fn sources_are_prefixes_of_clients() {
+    let with = |list: &str| BASE.replace("= 80", &format!("= 80\nallowed_sources = {list}"));
+    let sources = |fields: &str| {
+        let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{fields}\n");
+        let sources = Config::parse(&text, "r.toml").unwrap().services[0].allowed_sources.clone();
+        sources.map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(sources(BASE), None);
+    let all = "[\"192.0.2.7\", \"10.0.0.0/8\", \"0.0.0.0/0\", \"::/0\", \"fe80::/10\"]";
+    let read = ["192.0.2.7", "10.0.0.0/8", "0.0.0.0/0", "::/0", "fe80::/10"];
+    assert_eq!(sources(&with(all)).unwrap(), read);
+    let at = "6:19: service[0].allowed_sources";
+    refused(&with("[]"), at, "so nobody may connect; write prefixes of clients");
+    refused(&with("\"10.0.0.0/8\""), at, "write a list");
+    refused(&with("[7]"), "6:20: service[0].allowed_sources[0]", "write a prefix of clients");
+    refused(&with("[\"10.0.0.1/8\"]"), "6:20", "write \"10.0.0.0/8\"");
+    refused(&with("[\"10.0.0.0/33\"]"), "6:20", "a prefix length is 0 to 32 here");
+    refused(&with("[\"example.com\"]"), "6:20", "is not an IP address");
+    refused(&with("[\"::ffff:10.0.0.0/104\"]"), "6:20", "write them as IPv4");
+    let many: Vec<_> = (0..257).map(|i| format!("\"10.0.{}.{}\"", i / 256, i % 256)).collect();
+    refused(
+        &with(&format!("[{}]", many.join(","))),
+        at,
+        "has 257 prefixes; a service has at most 256",
+    );
+}
+
+#[test]
 fn a_width_is_of_chats() {
     let with = |width: &str| BASE.replace("= 80", &format!("= 80\nwidth = {width}"));
     let width = |fields: &str| {

@@ -1,6 +1,6 @@
 //! Parsing of single values: addresses, prefixes, durations.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, str::FromStr as _, time::Duration};
 
 use ipnet::IpNet;
 
@@ -12,6 +12,25 @@ const MOST_LINGER: Duration = Duration::from_secs(3600);
 
 /// `10.0.0.1` or `2001:db8::/64`.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
+    net(text, 1, unicast)
+}
+
+/// The same of clients, which may be all there are: `0.0.0.0/0`.
+pub(crate) fn source(text: &str) -> Result<Prefix, String> {
+    let prefix = net(text, 0, |_| Ok(()))?;
+    let mapped = IpNet::from_str("::ffff:0:0/96").expect("a prefix");
+    if mapped.contains(&*prefix) {
+        return Err(format!("{text:?} has IPv4 addresses in IPv6 form; write them as IPv4"));
+    }
+    Ok(prefix)
+}
+
+/// A prefix of at least so many bits, of an address that is fine.
+fn net(
+    text: &str,
+    least: u8,
+    is_fine: impl Fn(IpAddr) -> Result<(), String>,
+) -> Result<Prefix, String> {
     let example = "write an address (\"10.0.0.1\", \"fd00::1\") or a prefix (\"2001:db8:1::/64\")";
     let (address, len) = match text.split_once('/') {
         Some((address, len)) => (address, Some(len)),
@@ -23,13 +42,13 @@ pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
     let net = match len {
         None => whole,
         Some(len) => {
-            let len = len.parse().ok().filter(|len| *len > 0);
+            let len = len.parse().ok().filter(|len| *len >= least);
             len.and_then(|len| IpNet::new(addr, len).ok()).ok_or_else(|| {
-                format!("{text:?}: a prefix length is 1 to {} here", whole.max_prefix_len())
+                format!("{text:?}: a prefix length is {least} to {} here", whole.max_prefix_len())
             })?
         }
     };
-    unicast(addr)?;
+    is_fine(addr)?;
     let prefix = Prefix::from(net);
     if prefix.addr() != addr {
         return Err(format!("{text:?} has bits set behind its prefix; write \"{prefix}\""));

@@ -1,21 +1,23 @@
 //! From what sources say to what the maps should hold, and the way there.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use roost_place::slots::{self, Candidate, SlotTable};
 use router_ebpf::maps::{
     Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
     POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
-    SLOT_STRIDE, SOURCES, Service, Vip,
+    SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE, Service, SourceRange, Vip,
 };
 
 use crate::plan::{
     addr,
-    config::{self, OnMissing, Policy, State},
+    config::{self, OnMissing, Policy, Prefix, State},
 };
 
 use super::{Change, Index, PlanError, Published};
@@ -84,6 +86,9 @@ impl<'a> Desired<'a> {
             let vip = Vip { port: port.to_be_bytes(), addr: addr::to_map(prefix.addr()) };
             self.out.vips.entry((addr::vip_bits(&prefix), vip)).or_insert(number);
         }
+        if let Some(sources) = &service.allowed_sources {
+            self.out.ranges.extend(ranges(number, service, sources)?);
+        }
         let of = |state| replicas.iter().filter(move |r| r.replica.state == state);
         let mut usable: Vec<&Numbered<'_>> = of(State::Ready).collect();
         if usable.is_empty() {
@@ -121,7 +126,8 @@ impl<'a> Desired<'a> {
             sources,
             name: Name::new(service.name.as_bytes()),
             linger: u32::try_from(service.linger.as_secs()).unwrap_or(u32::MAX),
-            reserved: 0,
+            restricted: service.allowed_sources.is_some() as u8,
+            reserved: [0; 3],
         };
         self.out.services.insert(number, value);
         Ok(())
@@ -146,6 +152,9 @@ impl<'a> Desired<'a> {
             for (at, replica) in published.replicas.iter().filter(|(_, r)| here(r)) {
                 self.out.replicas.insert(*at, *replica);
             }
+            let own = number.to_be_bytes();
+            let ranges = published.ranges.iter().filter(|((_, range), _)| range.service == own);
+            self.out.ranges.extend(ranges);
             for (vip, _) in published.vips.iter().filter(|(_, owner)| **owner == number) {
                 self.out.vips.entry(*vip).or_insert(number);
             }
@@ -258,6 +267,31 @@ impl<'a> Desired<'a> {
     }
 }
 
+/// What `SOURCE_RANGES` has for a service.
+fn ranges(
+    number: u32,
+    service: &config::Service,
+    sources: &[Prefix],
+) -> Result<BTreeMap<(u32, SourceRange), u32>, PlanError> {
+    let key = |prefix: &Prefix| {
+        let addr = addr::to_map(prefix.addr());
+        (addr::source_bits(prefix), SourceRange { service: number.to_be_bytes(), addr })
+    };
+    let mut ranges: BTreeMap<_, _> = sources.iter().map(|prefix| (key(prefix), 1)).collect();
+    // Prefixes of IPv6 that IPv4 is mapped into are not meant for that.
+    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    if sources.iter().any(|prefix| prefix.contains(&IpAddr::V6(mapped))) {
+        let all = IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a length of none");
+        ranges.entry(key(&all.into())).or_insert(0);
+    }
+    let room = SOURCES_OF_SERVICE;
+    let wanted = sources.len();
+    if wanted > room as usize {
+        return Err(PlanError::Sources { room, wanted, service: service.name.clone() });
+    }
+    Ok(ranges)
+}
+
 /// The writes that lead from one state to the other, in the safe order.
 pub(super) fn changes(from: &Published, to: &Published) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -278,6 +312,15 @@ pub(super) fn changes(from: &Published, to: &Published) -> Vec<Change> {
             changes.push(Change::Slots { first: *first, slots });
         }
     }
+    let differs = |(key, value): &(&(u32, SourceRange), &u32)| from.ranges.get(key) != Some(value);
+    let mut ranges: Vec<_> = to.ranges.iter().filter(differs).collect();
+    // What lets nobody in first.
+    ranges.sort_by_key(|(_, value)| **value);
+    changes.extend(ranges.into_iter().map(|((prefix_len, range), value)| Change::Range {
+        prefix_len: *prefix_len,
+        range: *range,
+        value: *value,
+    }));
     for (number, value) in &to.services {
         if from.services.get(number) != Some(value) {
             changes.push(Change::Service { number: *number, value: Box::new(*value) });
@@ -298,6 +341,14 @@ pub(super) fn changes(from: &Published, to: &Published) -> Vec<Change> {
             changes.push(Change::RemoveService { number: *number });
         }
     }
+    let is_gone = |(key, _): &(&(u32, SourceRange), &u32)| !to.ranges.contains_key(key);
+    let mut ranges: Vec<_> = from.ranges.iter().filter(is_gone).collect();
+    // What lets nobody in last.
+    ranges.sort_by_key(|(_, value)| Reverse(**value));
+    changes.extend(ranges.into_iter().map(|((prefix_len, range), _)| Change::RemoveRange {
+        prefix_len: *prefix_len,
+        range: *range,
+    }));
     changes.extend(gone.into_iter().filter_map(replica));
     for number in from.replicas.keys() {
         if !to.replicas.contains_key(number) {

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use router_ebpf::maps::{NO_REPLICA, Name, REPLICA_GONE, Replica, SLOT_COUNT, Service, Vip};
+use router_ebpf::maps::{
+    NO_REPLICA, Name, REPLICA_GONE, Replica, SLOT_COUNT, Service, SourceRange, Vip,
+};
 
 use crate::plan::addr;
 
@@ -11,6 +13,8 @@ use crate::plan::addr;
 pub struct Published {
     /// `VIPS`: prefix length (bits of [`Vip`]) and VIP, and the service's number.
     pub vips: BTreeMap<(u32, Vip), u32>,
+    /// `SOURCE_RANGES`: prefix length (bits of [`SourceRange`]) and range, and whether it may connect.
+    pub ranges: BTreeMap<(u32, SourceRange), u32>,
     /// `SERVICES`.
     pub services: BTreeMap<u32, Service>,
     /// `REPLICAS`, without the free numbers.
@@ -36,6 +40,15 @@ pub enum Change {
         /// Slots and replica numbers; those that are the same already are left out.
         slots: Vec<(u32, u32)>,
     },
+    /// Sets an entry of `SOURCE_RANGES`.
+    Range {
+        /// Prefix length, in bits of [`SourceRange`].
+        prefix_len: u32,
+        /// The service and the prefix.
+        range: SourceRange,
+        /// 1 if it may connect.
+        value: u32,
+    },
     /// Sets an entry of `SERVICES`.
     Service {
         /// Its number.
@@ -58,6 +71,13 @@ pub enum Change {
         prefix_len: u32,
         /// The address and port.
         vip: Vip,
+    },
+    /// Removes an entry of `SOURCE_RANGES`.
+    RemoveRange {
+        /// Prefix length, in bits of [`SourceRange`].
+        prefix_len: u32,
+        /// The service and the prefix.
+        range: SourceRange,
     },
     /// Removes an entry of `SERVICES`.
     RemoveService {
@@ -102,6 +122,17 @@ impl Change {
             Self::RemoveVip { prefix_len, vip } => {
                 format!("removal of address {}", addr::vip_text(*prefix_len, vip))
             }
+            Self::Range { prefix_len, range, value } => {
+                let service = u32::from_be_bytes(range.service);
+                let may = if *value == 1 { "" } else { "no " };
+                let text = addr::source_text(*prefix_len, range);
+                format!("{may}clients of {text} for service {service}")
+            }
+            Self::RemoveRange { prefix_len, range } => {
+                let service = u32::from_be_bytes(range.service);
+                let text = addr::source_text(*prefix_len, range);
+                format!("removal of clients of {text} for service {service}")
+            }
             Self::RemoveService { number } => format!("removal of service {number}"),
             Self::RemoveReplica { number } => format!("replica number {number} as free"),
         }
@@ -140,6 +171,12 @@ impl Published {
             }
             Change::RemoveVip { prefix_len, vip } => {
                 self.vips.remove(&(*prefix_len, *vip));
+            }
+            Change::Range { prefix_len, range, value } => {
+                self.ranges.insert((*prefix_len, *range), *value);
+            }
+            Change::RemoveRange { prefix_len, range } => {
+                self.ranges.remove(&(*prefix_len, *range));
             }
             Change::RemoveService { number } => {
                 self.services.remove(number);

@@ -78,6 +78,14 @@ fn kinds(changes: &[Change]) -> String {
         Change::RemoveVip { .. } => 'V',
         Change::RemoveService { .. } => 'S',
         Change::RemoveReplica { .. } => 'R',
+        Change::Range { value, .. } => {
+            if *value == 1 {
+                'p'
+            } else {
+                'd'
+            }
+        }
+        Change::RemoveRange { .. } => 'P',
     };
     changes.iter().map(kind).collect()
 }
@@ -395,6 +403,46 @@ fn of_what_does_not_fit_the_rest_is_taken() {
     world.sync();
     assert!(world.index.services().contains_key("s2"));
     assert!(!world.index.services().contains_key("s1"));
+}
+
+/// Never are there fewer ranges than are meant while only they may connect, and never may anybody connect
+/// while not all of them are there.
+#[test]
+fn ranges_are_replaced_in_the_safe_order() {
+    let mut world = World::new();
+    let with = |sources: &str| {
+        let text = service("chat", "10.0.0.1", &[("a", 2, "")]);
+        text.replace("port = 80\n", &format!("port = 80\n{sources}\n"))
+    };
+    world.set(&with(""));
+    let restricted = |world: &World| world.maps.services[&0].restricted;
+    // First the ranges, then that they count.
+    assert_eq!(kinds(&world.set(&with("allowed_sources = [\"192.0.2.0/24\"]"))), "ps");
+    assert_eq!(restricted(&world), 1);
+    // The new ones before the old ones go.
+    let other = with("allowed_sources = [\"198.51.100.0/24\", \"2001:db8::/32\"]");
+    assert_eq!(kinds(&world.set(&other)), "ppP");
+    world.restart();
+    assert_eq!(world.set(&other), []);
+    // All of IPv6 has IPv4 in it, as the maps keep it: that is not meant, and said before.
+    assert_eq!(kinds(&world.set(&with("allowed_sources = [\"::/0\"]"))), "dpPP");
+    assert_eq!(kinds(&world.set(&with("allowed_sources = [\"::/0\", \"0.0.0.0/0\"]"))), "p");
+    let one = with("allowed_sources = [\"::/0\"]");
+    assert_eq!(kinds(&world.set(&one)), "d");
+    // Who keeps out goes last.
+    let changes = world.set(&with("allowed_sources = [\"192.0.2.0/24\"]"));
+    assert_eq!(kinds(&changes), "pPP");
+    let bits = |change: &Change| match change {
+        Change::RemoveRange { prefix_len, .. } => Some(*prefix_len),
+        _ => None,
+    };
+    assert_eq!(changes.iter().filter_map(bits).collect::<Vec<_>>(), [32, 128]);
+    // First that they do not count, then they go.
+    assert_eq!(kinds(&world.set(&with(""))), "sP");
+    assert_eq!(restricted(&world), 0);
+    world.set(&other);
+    assert_eq!(kinds(&world.set("")), "VSPPg");
+    assert_eq!(world.maps.ranges, BTreeMap::new());
 }
 
 /// What the data path relies on at any moment.

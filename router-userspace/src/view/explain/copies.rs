@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::BTreeMap, ptr::NonNull, time::Duration};
 use anyhow::Result;
 use aya::maps::lpm_trie;
 use router_ebpf::{
-    maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, VipKey},
+    maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, SourceKey, VipKey},
     shared::Shared,
 };
 
@@ -67,6 +67,10 @@ impl router_ebpf::tables::Tables for Copies<'_> {
     }
     fn service(&self, number: u32) -> Option<&Service> {
         self.services.get(&number)
+    }
+    fn source_range(&self, key: &SourceKey) -> Option<u32> {
+        let key = lpm_trie::Key::new(key.prefix_len, key.range);
+        self.tables.source_ranges.find(&key).ok().flatten()
     }
     fn replica(&self, number: u32) -> Option<&Replica> {
         self.replicas.get(&number)
