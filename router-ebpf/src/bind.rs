@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Takes a data segment of a connection without a flow, and binds the connection when its key is
-/// known. `is_first`: it is the first one after the handshake, and otherwise a later one.
+/// known. `scratch.is_first`: it is the first one after the handshake, and otherwise a later one.
 ///
 /// Four steps, each with a stack frame of its own that is gone before the next one.
 #[inline(always)]
@@ -28,14 +28,12 @@ pub fn bind<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-    is_first: bool,
 ) -> Option<Counter> {
     match read(packet, scratch)? {
         Read::Right => {}
         Read::TooLong => return Some(Counter::DropOversize),
         Read::Wrong => return Some(Counter::DropChecksum),
     }
-    scratch.is_first = is_first as u32;
     match collect(packet, tables, scratch)? {
         Collected::Searchable => {}
         Collected::Kept => return Some(Counter::HeadKept),

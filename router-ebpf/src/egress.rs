@@ -10,6 +10,7 @@ use crate::{
     rewrite::Place,
     scratch::Scratch,
     shared::Shared,
+    stage::{Next, Stage},
     tables::FlowTables,
     translate::Translation,
     verdict::Counter,
@@ -22,32 +23,36 @@ pub fn egress<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Counter {
+) -> Option<Next> {
     if scratch.segment.parse_ip(packet).is_none() {
-        return Counter::EgressPassed;
+        return Some(Next::Verdict(Counter::EgressPassed));
     }
-    let decided = match scratch.segment.protocol {
+    match scratch.segment.protocol {
         protocol::TCP => tcp(packet, tables, scratch),
-        protocol::ICMP | protocol::ICMPV6 => icmp::to_client(packet, tables, scratch),
-        _ => return Counter::EgressPassed,
-    };
-    decided.unwrap_or(Counter::EgressDropFault)
+        protocol::ICMP | protocol::ICMPV6 => {
+            icmp::to_client(packet, tables, scratch).map(Next::Verdict)
+        }
+        _ => Some(Next::Verdict(Counter::EgressPassed)),
+    }
 }
 
 #[inline(always)]
-fn tcp<P: Packet>(
-    packet: &mut P,
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-) -> Option<Counter> {
+fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Next> {
     if scratch.segment.parse_tcp(packet).is_none() || !scratch.segment.well_formed() {
-        return Some(Counter::EgressPassed);
+        return Some(Next::Verdict(Counter::EgressPassed));
     }
     scratch.segment.tuple_from_server(&mut scratch.replica_side);
-    match tables.flow_back(&scratch.replica_side) {
-        Some(back) => established(packet, tables, scratch, back),
-        None => unestablished(packet, tables, scratch),
+    if let Some(back) = tables.flow_back(&scratch.replica_side) {
+        return established(packet, tables, scratch, back).map(Next::Verdict);
     }
+    // It belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
+    let segment = &scratch.segment;
+    let may_answer = segment.has_any(flags::SYN | flags::RST)
+        || (segment.has(flags::ACK) && segment.payload_len() == 0);
+    if may_answer && tables.pending(&scratch.replica_side).is_some() {
+        return Some(Next::Stage(Stage::Answer));
+    }
+    Some(Next::Verdict(Counter::EgressPassed))
 }
 
 /// A segment of a flow, on its way to the client.
@@ -92,24 +97,20 @@ fn closing(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) {
     }
 }
 
-/// A segment that belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
-#[inline(never)]
-fn unestablished<P: Packet>(
+/// The answer of a replica to a SYN of ours.
+#[inline(always)]
+pub fn answer<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<Counter> {
-    let segment = &scratch.segment;
-    let may_answer = segment.has_any(flags::SYN | flags::RST)
-        || (segment.has(flags::ACK) && segment.payload_len() == 0);
-    if !may_answer {
-        return Some(Counter::EgressPassed);
-    }
     let Some(pending) = tables.pending(&scratch.replica_side) else {
+        // It was there a moment ago, and has gone for another one: it answers nothing any more.
         return Some(Counter::EgressPassed);
     };
     // A copy: the entry may be used for another connection at any time.
     scratch.pending = *pending.get();
+    let segment = &scratch.segment;
     let fits = segment.has(flags::ACK)
         && segment.ack == scratch.pending.client_isn.wrapping_add(1)
         && scratch.pending.server_isn == pending.server_isn();

@@ -1,7 +1,6 @@
 //! What becomes of a packet from the client.
 
 use crate::{
-    bind,
     checksum::Sum,
     flow::{end, note_fin},
     icmp, integrity,
@@ -15,6 +14,7 @@ use crate::{
     scratch::Scratch,
     segment::Segment,
     shared::Shared,
+    stage::{Next, Stage},
     syn_cookie::{self, Check},
     tables::{FlowTables, Tables},
     translate::Translation,
@@ -33,96 +33,82 @@ pub fn ingress<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Counter {
+) -> Option<Next> {
     if scratch.segment.parse_ip(packet).is_none() {
-        return Counter::IngressPassed;
+        return Some(Next::Verdict(Counter::IngressPassed));
     }
-    let decided = match scratch.segment.protocol {
+    match scratch.segment.protocol {
         protocol::TCP => tcp(packet, tables, scratch),
-        protocol::ICMP | protocol::ICMPV6 => icmp::to_replica(packet, tables, scratch),
-        _ => return Counter::IngressPassed,
-    };
-    decided.unwrap_or(Counter::DropFault)
+        protocol::ICMP | protocol::ICMPV6 => {
+            icmp::to_replica(packet, tables, scratch).map(Next::Verdict)
+        }
+        _ => Some(Next::Verdict(Counter::IngressPassed)),
+    }
 }
 
 #[inline(always)]
-fn tcp<P: Packet>(
-    packet: &mut P,
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-) -> Option<Counter> {
+fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Next> {
     if scratch.segment.parse_tcp(packet).is_none() {
-        return Some(Counter::IngressPassed);
+        return Some(Next::Verdict(Counter::IngressPassed));
     }
     // Most segments of ours belong to a flow, which is found faster than the service.
     scratch.segment.tuple_from_client(&mut scratch.vip_side);
-    let flow = tables.flow(&scratch.vip_side);
-    if let Some(flow) = flow
+    if let Some(flow) = tables.flow(&scratch.vip_side)
         && scratch.segment.well_formed()
         && !scratch.segment.has(flags::SYN)
         && !may_be_new(tables, scratch, flow)
     {
-        return established(packet, tables, scratch, flow);
+        return established(packet, tables, scratch, flow).map(Next::Verdict);
     }
     scratch.vip.prefix_len = VipKey::WHOLE;
     scratch.vip.vip.port = scratch.segment.dst_port;
     scratch.vip.vip.addr = scratch.segment.dst;
     let Some(number) = tables.vip(&scratch.vip) else {
-        return Some(Counter::IngressPassed);
+        return Some(Next::Verdict(Counter::IngressPassed));
     };
     // From here on it is ours.
     if !scratch.segment.well_formed() {
-        return Some(Counter::DropMalformed);
+        return Some(Next::Verdict(Counter::DropMalformed));
     }
     scratch.service = number;
-    match open(packet, tables, scratch, flow)? {
-        Opened::Decided(counter) => Some(counter),
-        Opened::Data { is_first } => bind::bind(packet, tables, scratch, is_first),
-    }
-}
-
-enum Opened {
-    Decided(Counter),
-    /// A data segment of a connection that is to be bound, or waits for its replica.
-    Data {
-        /// It is the first one after the handshake.
-        is_first: bool,
-    },
+    Some(Next::Stage(Stage::Open))
 }
 
 /// A segment of a connection that has no flow yet, or begins anew.
-#[inline(never)]
-fn open<P: Packet>(
+#[inline(always)]
+pub fn open<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-    flow: Option<Shared<Flow>>,
-) -> Option<Opened> {
+) -> Option<Next> {
     let service = tables.service(scratch.service)?;
     if !may_connect(tables, scratch, service) {
-        return Some(Opened::Decided(Counter::DropSource));
+        return Some(Next::Verdict(Counter::DropSource));
     }
+    let flow = tables.flow(&scratch.vip_side);
     if scratch.segment.has(flags::SYN) {
         if let Some(flow) = flow {
             flow.note_syn(tables.now());
         }
-        return syn(packet, tables, scratch, service).map(Opened::Decided);
+        return syn(packet, tables, scratch, service).map(Next::Verdict);
     }
     if scratch.segment.has(flags::RST) {
-        return Some(Opened::Decided(Counter::DropStrayReset));
+        return Some(Next::Verdict(Counter::DropStrayReset));
     }
     if !scratch.segment.has(flags::ACK) {
-        return Some(Opened::Decided(Counter::DropFlags));
+        return Some(Next::Verdict(Counter::DropFlags));
     }
     let decided = match check(tables, scratch)? {
         Check::First if scratch.segment.payload_len() > 0 => {
             if let Some(flow) = flow {
                 discard(tables, scratch, flow);
             }
-            return Some(Opened::Data { is_first: true });
+            scratch.is_first = 1;
+            return Some(Next::Stage(Stage::Bind));
         }
         Check::Later if scratch.segment.payload_len() > 0 => {
-            return Some(Opened::Data { is_first: false });
+            scratch.is_first = 0;
+            return Some(Next::Stage(Stage::Bind));
         }
         Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
@@ -133,7 +119,7 @@ fn open<P: Packet>(
         Check::Later => Some(Counter::DropResetLimit),
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     };
-    decided.map(Opened::Decided)
+    decided.map(Next::Verdict)
 }
 
 /// Whether the client is one that the service's `allowed_sources` let in. Flows that there are go on

@@ -38,6 +38,7 @@ pub mod scratch;
 pub mod segment;
 pub mod shared;
 pub mod source;
+pub mod stage;
 pub mod stash;
 pub mod steer;
 pub mod syn_cookie;

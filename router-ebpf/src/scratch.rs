@@ -7,6 +7,7 @@ use crate::{
     maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, SourceKey, Tuple, VipKey},
     options::{Cursor, Offer},
     segment::Segment,
+    stage::Next,
     stash::Room,
     steer::Route,
     verdict::Counter,
@@ -68,6 +69,8 @@ pub struct Scratch {
     /// 1 if the checksum of the segment in hand is to be finished by a device.
     pub unfinished: u32,
     /// What became of the packet: see [`crate::verifier::reread`].
+    pub next: Next,
+    /// Why a client is refused: the same.
     pub verdict: Counter,
     /// 1 if the segment in hand is the first one after the handshake. Not on the stack: see [`crate::verifier::reread`].
     pub is_first: u32,

@@ -7,7 +7,7 @@ use aya_ebpf::{
     cty::c_void,
     helpers::{bpf_ktime_get_coarse_ns, bpf_loop},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie},
 };
 use router_ebpf::{
     maps::{
@@ -17,6 +17,7 @@ use router_ebpf::{
     schema::{Limits, Map},
     scratch::Scratch,
     shared::Shared,
+    stage::Stage,
     tables::{FlowTables, Refused, Step, Tables},
     verdict::Counter,
 };
@@ -60,6 +61,15 @@ router_ebpf::schema!(statics);
 /// Not pinned, and of no interest to anybody else.
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+
+/// The programs that go on where the attached ones stop, by their numbers. They belong to this very load of
+/// the object, and are never filled anew.
+#[map]
+pub static INGRESS_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
+#[map]
+pub static EGRESS_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
+
+const STAGES: u32 = Stage::ALL.len() as u32;
 
 /// Which working memory: the two hooks do not share one, since a packet may leave while another one
 /// comes in.

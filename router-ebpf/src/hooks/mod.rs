@@ -16,32 +16,63 @@ use aya_log_ebpf::{
     macro_support::{Level, level_enabled},
 };
 use router_ebpf::{
-    egress::egress,
-    ingress::ingress,
     scratch::Scratch,
     segment::Segment,
+    stage::{Next, Stage},
     tables::FlowTables as _,
     verdict::{Action, Counter},
-    verifier::reread,
+    verifier::{index, reread},
 };
 
 use self::{
     frame::Frame,
-    maps::KernelTables,
+    maps::{EGRESS_STAGES, INGRESS_STAGES, KernelTables},
     skb::{BPF_F_INGRESS, Skb},
 };
 
-/// From the client side.
 #[xdp]
 pub fn roost_ingress(ctx: XdpContext) -> u32 {
+    at_xdp(&ctx, Stage::Ingress)
+}
+
+#[xdp]
+pub fn roost_open(ctx: XdpContext) -> u32 {
+    at_xdp(&ctx, Stage::Open)
+}
+
+#[xdp]
+pub fn roost_bind(ctx: XdpContext) -> u32 {
+    at_xdp(&ctx, Stage::Bind)
+}
+
+#[classifier]
+pub fn roost_egress(ctx: TcContext) -> i32 {
+    at_tc(&ctx, Stage::Egress)
+}
+
+#[classifier]
+pub fn roost_answer(ctx: TcContext) -> i32 {
+    at_tc(&ctx, Stage::Answer)
+}
+
+/// From the client side.
+#[inline(always)]
+fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
     let Some(scratch) = maps::scratch(maps::INGRESS) else {
         return xdp_action::XDP_PASS;
     };
-    let verdict = ingress(&mut Frame::new(&ctx), &KernelTables, scratch);
-    scratch.verdict = verdict;
+    scratch.next = stage.run(&mut Frame::new(ctx), &KernelTables, scratch);
+    let verdict = match reread(&scratch.next) {
+        Next::Verdict(verdict) => verdict,
+        Next::Stage(next) => {
+            // SAFETY: nothing is left to be dropped here, and `scratch` is the next one's.
+            unsafe { INGRESS_STAGES.tail_call(ctx, next as u32) };
+            stage.fault()
+        }
+    };
     KernelTables.count(verdict);
-    report(&ctx, verdict, scratch);
-    match reread(&scratch.verdict).action() {
+    report(ctx, verdict, scratch);
+    match verdict.action() {
         Some(Action::Pass) => xdp_action::XDP_PASS,
         Some(Action::Reply) => xdp_action::XDP_TX,
         Some(Action::Drop | Action::Turn) | None => xdp_action::XDP_DROP,
@@ -49,18 +80,25 @@ pub fn roost_ingress(ctx: XdpContext) -> u32 {
 }
 
 /// Towards the clients.
-#[classifier]
-pub fn roost_egress(ctx: TcContext) -> i32 {
+#[inline(always)]
+fn at_tc(ctx: &TcContext, stage: Stage) -> i32 {
     let Some(scratch) = maps::scratch(maps::EGRESS) else {
         return TC_ACT_OK;
     };
-    let verdict = egress(&mut Skb::new(&ctx), &KernelTables, scratch);
-    scratch.verdict = verdict;
+    scratch.next = stage.run(&mut Skb::new(ctx), &KernelTables, scratch);
+    let verdict = match reread(&scratch.next) {
+        Next::Verdict(verdict) => verdict,
+        Next::Stage(next) => {
+            // SAFETY: nothing is left to be dropped here, and `scratch` is the next one's.
+            unsafe { EGRESS_STAGES.tail_call(ctx, next as u32) };
+            stage.fault()
+        }
+    };
     KernelTables.count(verdict);
-    report(&ctx, verdict, scratch);
-    match reread(&scratch.verdict).action() {
+    report(ctx, verdict, scratch);
+    match verdict.action() {
         Some(Action::Pass) => TC_ACT_OK,
-        Some(Action::Turn) => turn(&ctx),
+        Some(Action::Turn) => turn(ctx),
         Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,
     }
 }
@@ -80,10 +118,13 @@ fn report(ctx: &impl EbpfContext, verdict: Counter, scratch: &Scratch) {
 
 #[inline(never)]
 fn log(ctx: &impl EbpfContext, verdict: Counter, segment: &Segment) {
+    let Some(name) = NAMES.get(index(verdict as u32)) else { return };
+    // SAFETY: a name and spaces behind it.
+    let name = unsafe { str::from_utf8_unchecked(name) };
     info!(
         ctx,
         "{} {:i} {} {:i} {}",
-        verdict.name(),
+        name,
         segment.src,
         u16::from_be_bytes(segment.src_port),
         segment.dst,
@@ -97,6 +138,25 @@ fn turn(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid while the program runs; the helper takes plain numbers.
     unsafe { bpf_redirect((*ctx.skb.skb).ifindex, BPF_F_INGRESS) as i32 }
 }
+
+/// The names of the counters, all of one length: else the verifier would follow each through all that is
+/// written of an event.
+static NAMES: [[u8; LONGEST]; Counter::COUNT] = {
+    let mut names = [[b' '; LONGEST]; Counter::COUNT];
+    let mut at = 0;
+    while at < Counter::COUNT {
+        let name = Counter::ALL[at].name().as_bytes();
+        let mut byte = 0;
+        while byte < name.len() {
+            names[at][byte] = name[byte];
+            byte += 1;
+        }
+        at += 1;
+    }
+    names
+};
+
+const LONGEST: usize = 24;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -5,6 +5,7 @@ mod attach;
 mod bpffs;
 mod detach;
 mod links;
+mod stages;
 mod steps;
 mod takeover;
 
@@ -18,14 +19,15 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapError, MapInfo},
-    programs::{ProgramError, SchedClassifier, Xdp},
+    programs::ProgramError,
 };
 use aya_log::EbpfLogger;
-use router_ebpf::schema::Map;
+use router_ebpf::{schema::Map, stage::Stage};
 use tracing::warn;
 
 use crate::{os::capabilities, plan::config::Limits};
 
+use stages::Attachable;
 use steps::{STEPS, Steps};
 use takeover::TakeOver;
 
@@ -34,17 +36,19 @@ pub use detach::detach;
 pub(crate) use detach::pinned_interfaces;
 use links::LINKS;
 pub(crate) use links::{interface_of, xdp_link};
+pub use stages::{fill_stages, load_programs};
 
 /// The kernel programs, as built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ROOST_EBPF_OBJECT"));
 
-pub(crate) const INGRESS: &str = "roost_ingress";
-const EGRESS: &str = "roost_egress";
+pub(crate) const INGRESS: &str = Stage::Ingress.program();
+const EGRESS: &str = Stage::Egress.program();
 
 /// The loaded programs, and where they are attached.
 pub struct DataPath {
     ebpf: Ebpf,
     pin_dir: PathBuf,
+    programs: Vec<Attachable>,
     /// By name, with the index that the name had.
     attached: BTreeMap<String, u32>,
 }
@@ -61,9 +65,10 @@ impl DataPath {
     /// replace them or to rename a pin is taken up by the next start.
     pub fn load(pin_dir: &Path, limits: &Limits, events: bool) -> Result<Self> {
         let (mut ebpf, mut take_over) = begin(pin_dir, limits, events, &STEPS)?;
-        let filled = load_programs(&mut ebpf).and_then(|programs| take_over.fill(&programs));
-        filled.inspect_err(|_| take_over.undo())?;
-        let mut data_path = Self { ebpf, pin_dir: pin_dir.to_owned(), attached: BTreeMap::new() };
+        let prepared = prepare(&mut ebpf, &mut take_over, pin_dir);
+        let programs = prepared.inspect_err(|_| take_over.undo())?;
+        let (pin_dir, attached) = (pin_dir.to_owned(), BTreeMap::new());
+        let mut data_path = Self { ebpf, pin_dir, programs, attached };
         if take_over.replaces_maps() {
             data_path.replace_programs()?;
             // The new programs are at work: a daemon that would not start now would help nobody.
@@ -89,6 +94,16 @@ impl DataPath {
     pub fn interfaces(&self) -> impl Iterator<Item = &str> {
         self.attached.keys().map(String::as_str)
     }
+}
+
+/// All that comes before the first program is replaced. Returns the programs that are to be attached.
+fn prepare(ebpf: &mut Ebpf, take_over: &mut TakeOver, pin_dir: &Path) -> Result<Vec<Attachable>> {
+    load_programs(ebpf)?;
+    let programs = stages::attachable(ebpf)?;
+    let numbers: Vec<u32> = programs.iter().map(|program| program.number).collect();
+    take_over.fill(&numbers)?;
+    stages::pin(ebpf, pin_dir, &programs)?;
+    Ok(programs)
 }
 
 /// Creates and pins the maps, or takes those over that are pinned, without any program.
@@ -117,17 +132,6 @@ fn begin(pin_dir: &Path, limits: &Limits, events: bool, steps: &Steps) -> Result
     }
     let loaded = loader.load(OBJECT).map_err(|e| load_error("the eBPF object", e));
     Ok((loaded.inspect_err(|_| take_over.undo())?, take_over))
-}
-
-/// Loads the programs into the kernel; returns their numbers.
-fn load_programs(ebpf: &mut Ebpf) -> Result<[u32; 2]> {
-    let xdp: &mut Xdp = program(ebpf, INGRESS)?;
-    xdp.load().map_err(|e| load_error(INGRESS, e.into()))?;
-    let ingress = xdp.info().context("asking about the ingress program")?.id();
-    let classifier: &mut SchedClassifier = program(ebpf, EGRESS)?;
-    classifier.load().map_err(|e| load_error(EGRESS, e.into()))?;
-    let egress = classifier.info().context("asking about the egress program")?.id();
-    Ok([ingress, egress])
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut T>

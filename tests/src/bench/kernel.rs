@@ -16,13 +16,15 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 use object::{SymbolFlags, SymbolKind, SymbolScope};
+use roost::attach::loader::fill_stages;
 use router_ebpf::schema;
+use router_ebpf::stage::Stage;
 use router_ebpf::verdict::Counter;
 
 /// Program names in the objects.
-pub const INGRESS: &str = "roost_ingress";
+pub const INGRESS: &str = Stage::Ingress.program();
 /// As above.
-pub const EGRESS: &str = "roost_egress";
+pub const EGRESS: &str = Stage::Egress.program();
 const PASS: &str = "roost_pass";
 
 /// The log level of the data path: off, as in a daemon that was not told otherwise. With that the
@@ -51,9 +53,10 @@ impl Kernel {
     pub fn load() -> Result<Self> {
         let mut roost = load_object(&object("ROOST_EBPF_OBJECT", "roost.o")?)?;
         let mut verified = BTreeMap::new();
-        for name in [INGRESS, EGRESS] {
-            verified.insert(name, load_program(&mut roost, name)?);
+        for stage in Stage::ALL {
+            verified.insert(stage.program(), load_program(&mut roost, stage.program())?);
         }
+        fill_stages(&mut roost)?;
         let pass = object("ROOST_PASS_OBJECT", "pass.o")?;
         let mut pass_tc = load_object(&empty_classifier()?)?;
         let mut pass_xdp = load_object(&pass)?;

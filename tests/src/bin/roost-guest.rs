@@ -17,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::termios::tcdrain;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, getpid};
+use roost_tests::run::kernel::MOST_VERIFIED;
 use serde::{Deserialize, Serialize};
 
 /// What to do, from xtask.
@@ -146,6 +147,10 @@ fn load_all(object: &Path, events: bool) -> Result<bool> {
                 let bytes = info.size_translated().unwrap_or(0);
                 let ms = start.elapsed().as_millis();
                 Say::Loaded { program: name, events, verified, bytes, ms }.say();
+                if verified > MOST_VERIFIED {
+                    let why = format!("{name}: more than {MOST_VERIFIED} instructions looked at");
+                    Say::Failed { why }.say();
+                }
             }
             Err(e) => {
                 all = false;

@@ -5,8 +5,6 @@ use std::{cell::RefCell, collections::HashMap, hash::Hash, ptr::NonNull};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::{
     checksum::Sum,
-    egress::egress,
-    ingress::ingress,
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STASH_LEN, Secrets, Service,
         SourceKey, SourceRange, Stash, Tuple, VipKey,
@@ -14,6 +12,7 @@ use router_ebpf::{
     packet::{Envelope, Packet},
     scratch::Scratch,
     shared::Shared,
+    stage::{Stage, run_all},
     tables::{FlowTables, Refused, Tables},
     verdict::Counter,
 };
@@ -248,8 +247,8 @@ impl Machine for Host {
         let mut packet = Bytes { frame: frame.to_vec(), copies: Vec::new() };
         let [of_ingress, of_egress] = &mut self.scratch;
         let verdict = match hook {
-            Hook::Ingress => ingress(&mut packet, tables, of_ingress),
-            Hook::Egress => egress(&mut packet, tables, of_egress),
+            Hook::Ingress => run_all(Stage::Ingress, &mut packet, tables, of_ingress),
+            Hook::Egress => run_all(Stage::Egress, &mut packet, tables, of_egress),
         };
         tables.count(verdict);
         let moved = tables.counters.get_mut().iter().zip(Counter::ALL);

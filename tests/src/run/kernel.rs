@@ -9,8 +9,8 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, lpm_trie},
+    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nix::{
     errno::Errno,
@@ -19,12 +19,14 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
     unistd::Pid,
 };
+use roost::attach::loader::load_programs;
 use router_ebpf::{
     maps::{
         Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, SourceRange,
         Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
+    stage::Stage,
     verdict::{Action, Counter},
 };
 
@@ -130,8 +132,7 @@ impl Rig {
             panic!("loading {OBJECT}: {e:?} (`cargo xtask build` makes it; loading needs root)")
         });
         let mut rig = Self { ebpf, tap };
-        rig.xdp().load().unwrap_or_else(|e| panic!("the kernel refuses roost_ingress: {e}"));
-        rig.classifier().load().unwrap_or_else(|e| panic!("the kernel refuses roost_egress: {e}"));
+        load_programs(&mut rig.ebpf).unwrap_or_else(|e| panic!("{e:#}"));
         rig
     }
 
@@ -157,13 +158,20 @@ impl Rig {
         self
     }
 
+    /// Takes a program away from those that go on in it.
+    pub fn remove(&mut self, stage: Stage) {
+        let array = self.ebpf.map_mut(stage.array()).expect("the array of its hook");
+        let mut array = ProgramArray::try_from(array).expect("an array of programs");
+        array.clear_index(&(stage as u32)).expect("a program that is there");
+    }
+
     fn xdp(&mut self) -> &mut Xdp {
-        let program = self.ebpf.program_mut("roost_ingress").expect("roost_ingress");
+        let program = self.ebpf.program_mut(Stage::Ingress.program()).expect("the program at XDP");
         program.try_into().expect("an XDP program")
     }
 
     fn classifier(&mut self) -> &mut SchedClassifier {
-        let program = self.ebpf.program_mut("roost_egress").expect("roost_egress");
+        let program = self.ebpf.program_mut(Stage::Egress.program()).expect("the program at TC");
         program.try_into().expect("a classifier")
     }
 
@@ -191,6 +199,34 @@ impl Rig {
         let mut map = HashMap::<&mut MapData, K, V>::try_from(self.map_mut(of)).expect(DECLARED);
         map.insert(key, value, 0).unwrap_or_else(|e| panic!("setting {}: {e}", of.pin()));
     }
+}
+
+/// So many instructions the verifier may look at in a program, of the million that it takes: what is added
+/// has room, and older kernels look at more.
+pub const MOST_VERIFIED: u32 = 300_000;
+
+/// The programs, and how many instructions the verifier looks at in each.
+pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
+    let pins = Pins::new();
+    let level = if events { u8::MAX } else { 0 };
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&pins.0);
+    loader.override_global(aya_log::LEVEL, &level, false);
+    for map in Map::ALL {
+        loader.map_max_entries(map.pin(), map.size(&Limits { chats: 1, flows: 1, ..LIMITS }));
+    }
+    let mut ebpf = loader.load_file(OBJECT).expect(OBJECT);
+    load_programs(&mut ebpf).unwrap_or_else(|e| panic!("{e:#}"));
+    let looked_at = |stage: Stage| {
+        let info = match ebpf.program(stage.program()).expect("the program") {
+            Program::Xdp(program) => program.info(),
+            Program::SchedClassifier(program) => program.info(),
+            program => panic!("{program:?}"),
+        };
+        let info = info.expect("what the kernel tells of a program");
+        (stage.program(), info.verified_instruction_count().expect("a count since Linux 5.16"))
+    };
+    Stage::ALL.map(looked_at).to_vec()
 }
 
 impl Machine for Rig {

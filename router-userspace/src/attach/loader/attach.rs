@@ -70,6 +70,7 @@ impl DataPath {
                 super::detach::interface(&self.pin_dir, interface);
             }
         })?;
+        super::stages::unpin_unused(&self.pin_dir, &self.programs);
         info!(interface, %ingress, %egress, "attached");
         self.attached.insert(interface.to_owned(), index);
         Ok(ingress != Attached::TakenOver)
@@ -99,6 +100,7 @@ impl DataPath {
         for removed in super::detach::interface(&self.pin_dir, interface) {
             info!("removed {removed}");
         }
+        super::stages::unpin_unused(&self.pin_dir, &self.programs);
         self.attached.remove(interface);
     }
 

@@ -14,7 +14,7 @@ use crate::os::{lock::Lock, sys};
 
 use super::{
     bpffs,
-    links::{CLSACT, HANDLE, LINKS, NEXT, PRIORITY, TCX, XDP, interface_of, link_path},
+    links::{CLSACT, HANDLE, LINKS, NEXT, PRIORITY, STAGES, TCX, XDP, interface_of, link_path},
 };
 
 /// Removes everything that is pinned under `pin_dir`, and says what that was. Connections through
@@ -42,7 +42,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
             removed.push(format!("map {}", map.pin()));
         }
     }
-    for directory in [pin_dir.join(LINKS), pin_dir.join(NEXT), pin_dir.to_owned()] {
+    for directory in [LINKS, STAGES, NEXT, ""].map(|name| pin_dir.join(name)) {
         removed.extend(remove_files(&directory)?);
         match fs::remove_dir(&directory) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {

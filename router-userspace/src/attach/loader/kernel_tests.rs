@@ -1,14 +1,17 @@
 //! Loading and attaching for real, to the loopback interface of a network namespace of the test's own.
 
-use std::{io, thread};
+use std::{collections::BTreeSet, io, thread};
 
 use aya::programs::{TcAttachType, TcError, tc};
 
 use super::{
-    links::{CLSACT, TCX, XDP, link_path},
+    links::{CLSACT, STAGES, TCX, XDP, link_path},
     *,
 };
-use crate::testing::{LIMITS, TestMaps};
+use crate::{
+    os::sys,
+    testing::{LIMITS, TestMaps},
+};
 
 const LO: &str = "lo";
 
@@ -65,6 +68,70 @@ fn the_classic_hook_is_replaced_and_removed_too() {
         // Aya's way to say that there is none; another failure is not that.
         let Err(TcError::IoError(gone)) = gone else { panic!("{gone:?}") };
         assert_eq!(gone.kind(), io::ErrorKind::NotFound, "{gone}");
+    });
+}
+
+/// The numbers of the programs in pinned links, and of those whose arrays are pinned.
+fn programs(pin_dir: &Path) -> (BTreeSet<u32>, BTreeSet<u32>) {
+    let number = |path: &PathBuf| sys::pinned_link_program(path).unwrap();
+    let arrays = fs::read_dir(pin_dir.join(STAGES)).unwrap();
+    let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    (
+        detach::link_paths(pin_dir).iter().map(number).collect(),
+        arrays.map(|entry| name(entry).parse().unwrap()).collect(),
+    )
+}
+
+/// The kernel empties an array of programs when its last pin goes: each attached program has its own, from
+/// before it is attached until nothing has it any more.
+#[test]
+fn arrays_are_pinned_as_long_as_their_programs_are_attached() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let mut first = load(&maps);
+        first.attach(LO).unwrap();
+        let (of_first, arrays) = programs(&maps.pin_dir);
+        assert_eq!((of_first.len(), &arrays), (2, &of_first));
+        drop(first);
+        // Killed before it attached.
+        drop(load(&maps));
+        let (attached, arrays) = programs(&maps.pin_dir);
+        assert_eq!((&attached, arrays.len()), (&of_first, 4));
+        assert!(arrays.is_superset(&of_first), "{arrays:?}");
+        // The next one replaces the programs, and removes what both have left.
+        let mut third = load(&maps);
+        assert_eq!(programs(&maps.pin_dir).1.len(), 6);
+        third.attach(LO).unwrap();
+        let (of_third, arrays) = programs(&maps.pin_dir);
+        assert!(of_third.is_disjoint(&of_first) && arrays == of_third, "{of_third:?} {arrays:?}");
+        // Those of a daemon that lives stay, attached or not.
+        third.detach(LO);
+        assert_eq!(programs(&maps.pin_dir), (BTreeSet::new(), of_third));
+        drop(third);
+        assert!(detach(&maps.pin_dir).unwrap().len() > Map::ALL.len());
+        assert!(!maps.pin_dir.exists());
+    });
+}
+
+/// A link that cannot be replaced keeps its old program, which goes on as before.
+#[test]
+fn the_array_of_a_program_that_is_still_attached_elsewhere_stays() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let mut first = load(&maps);
+        first.attach(LO).unwrap();
+        drop(first);
+        let elsewhere = |hook| link_path(&maps.pin_dir, "elsewhere", hook);
+        for hook in [XDP, TCX] {
+            // As if it were another interface's.
+            fs::rename(link_path(&maps.pin_dir, LO, hook), elsewhere(hook)).unwrap();
+        }
+        let (of_first, _) = programs(&maps.pin_dir);
+        let mut second = load(&maps);
+        second.detach(LO);
+        assert!(programs(&maps.pin_dir).1.is_superset(&of_first));
+        second.detach("elsewhere");
+        assert!(programs(&maps.pin_dir).1.is_disjoint(&of_first));
     });
 }
 

@@ -11,6 +11,9 @@ pub(super) const LINKS: &str = "links";
 /// Where new maps are pinned until the new programs are at work, under the pin directory.
 pub(super) const NEXT: &str = "next";
 
+/// Where the arrays are pinned in which programs find those that go on, under the pin directory.
+pub(super) const STAGES: &str = "stages";
+
 /// With the classic TC hook (before Linux 6.6) our filter is known by these numbers.
 pub(super) const PRIORITY: u16 = 0x7273;
 pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x7273);

@@ -1,0 +1,107 @@
+//! The programs of the object, and the arrays where those that are attached find those that go on.
+//!
+//! The arrays belong to one load of the object and are complete before any of its programs is attached. The
+//! kernel empties an array when nobody in userspace has it any more, so they are pinned, each under the
+//! number of the attached program that uses it. They go when no link has that program any more.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{Ebpf, maps::ProgramArray, programs::Program};
+use router_ebpf::stage::Stage;
+use tracing::warn;
+
+use crate::os::sys;
+
+use super::{detach, links::STAGES, load_error};
+
+/// Loads all programs into the kernel, and puts them where those before them find them.
+pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    for stage in Stage::ALL {
+        let name = stage.program();
+        let loaded = match program(ebpf, stage)? {
+            Program::Xdp(xdp) => xdp.load(),
+            Program::SchedClassifier(classifier) => classifier.load(),
+            _ => bail!("program {name} is of another type"),
+        };
+        loaded.map_err(|e| load_error(name, e.into()))?;
+    }
+    fill_stages(ebpf)
+}
+
+/// Puts the programs, which are loaded, where those before them find them.
+pub fn fill_stages(ebpf: &mut Ebpf) -> Result<()> {
+    for stage in Stage::ALL.into_iter().filter(|stage| !stage.is_attached()) {
+        let (name, array) = (stage.program(), stage.array());
+        let fd = program(ebpf, stage)?.fd()?.try_clone()?;
+        let map = ebpf.map_mut(array).with_context(|| format!("there is no map {array}"))?;
+        let mut stages = ProgramArray::try_from(map)?;
+        stages.set(stage as u32, &fd, 0).with_context(|| format!("putting {name} into {array}"))?;
+    }
+    Ok(())
+}
+
+/// A loaded program that is to be attached.
+#[derive(Debug)]
+pub(super) struct Attachable {
+    stage: Stage,
+    /// The kernel's number of it.
+    pub(super) number: u32,
+}
+
+/// The loaded programs that are to be attached.
+pub(super) fn attachable(ebpf: &mut Ebpf) -> Result<Vec<Attachable>> {
+    let number = |stage: Stage| {
+        let info = match program(ebpf, stage)? {
+            Program::Xdp(xdp) => xdp.info(),
+            Program::SchedClassifier(classifier) => classifier.info(),
+            _ => bail!("program {} is of another type", stage.program()),
+        };
+        let number = info.with_context(|| format!("asking about {}", stage.program()))?.id();
+        Ok(Attachable { stage, number })
+    };
+    Stage::ALL.into_iter().filter(|stage| stage.is_attached()).map(number).collect()
+}
+
+fn program(ebpf: &mut Ebpf, stage: Stage) -> Result<&mut Program> {
+    let name = stage.program();
+    ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
+}
+
+/// Pins the arrays of these programs, so that they stay without this process. To be done before a program is
+/// attached.
+pub(super) fn pin(ebpf: &Ebpf, pin_dir: &Path, programs: &[Attachable]) -> Result<()> {
+    let directory = pin_dir.join(STAGES);
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    for Attachable { stage, number } in programs {
+        let path = directory.join(number.to_string());
+        let map = ebpf.map(stage.array());
+        let map = map.with_context(|| format!("there is no map {}", stage.array()))?;
+        map.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Unpins the arrays whose programs are in no pinned link and are not these. To be done after a program was
+/// replaced; whatever a killed daemon has left goes, too.
+pub(super) fn unpin_unused(pin_dir: &Path, own: &[Attachable]) {
+    let mut used: BTreeSet<u32> = own.iter().map(|program| program.number).collect();
+    for link in detach::link_paths(pin_dir) {
+        match sys::pinned_link_program(&link) {
+            Ok(number) => drop(used.insert(number)),
+            Err(e) => {
+                // Its program may need any of them.
+                warn!(path = %link.display(), "nobody knows which program is there: {e}");
+                return;
+            }
+        }
+    }
+    for entry in fs::read_dir(pin_dir.join(STAGES)).into_iter().flatten().flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if number.is_some_and(|number| !used.contains(&number))
+            && let Err(e) = fs::remove_file(entry.path())
+        {
+            warn!(path = %entry.path().display(), "cannot be unpinned: {e}");
+        }
+    }
+}
