@@ -90,6 +90,7 @@ pub fn build(workspace: &Workspace) -> Result<Tools> {
     let built = build_dir(workspace).join(TARGET).join("ebpf");
     publish(&built.join("roost-ebpf"), &workspace.ebpf_object())?;
     publish(&built.join("roost-pass"), &workspace.pass_object())?;
+    publish(&built.join("roost-floor"), &workspace.floor_object())?;
     publish(&built.join("roost-room"), &workspace.room_object())?;
     Ok(tools)
 }

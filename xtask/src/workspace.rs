@@ -67,6 +67,11 @@ impl Workspace {
         self.target.join("bpf/pass.o")
     }
 
+    /// The object with the least that a program can do, for benchmarks.
+    pub fn floor_object(&self) -> PathBuf {
+        self.target.join("bpf/floor.o")
+    }
+
     /// The object with programs that make room at a packet's ends, for a test.
     pub fn room_object(&self) -> PathBuf {
         self.target.join("bpf/room.o")
@@ -110,6 +115,7 @@ impl Workspace {
             ("ROOST_BIN", self.binary(profile, "roost").into()),
             ("ROOST_CHAT_BIN", self.binary(profile, "roost-chat").into()),
             ("ROOST_PASS_OBJECT", self.pass_object().into()),
+            ("ROOST_FLOOR_OBJECT", self.floor_object().into()),
             ("ROOST_ROOM_OBJECT", self.room_object().into()),
             ("ROOST_PEERS", self.peers().into()),
         ]

@@ -26,6 +26,14 @@ pub const INGRESS: &str = Stage::Ingress.program();
 /// As above.
 pub const EGRESS: &str = Stage::Egress.program();
 const PASS: &str = "roost_pass";
+/// The least that a program at XDP can do with a packet of a known connection.
+pub const FLOOR_XDP: &str = "floor_xdp";
+/// The same at TC.
+pub const FLOOR_TC: &str = "floor_tc";
+/// What the last two return for a packet of a known connection: XDP_PASS and TC_ACT_OK.
+const PASSED: [(&str, u32); 2] = [(FLOOR_XDP, 2), (FLOOR_TC, 0)];
+/// No frame of a test run is larger.
+const PAGE: usize = 4096;
 
 /// The log level of the data path: off, as in a daemon that was not told otherwise. With that the
 /// verifier removes the events.
@@ -37,6 +45,8 @@ pub struct Verified {
     pub instructions: u32,
     /// Bytes of stack of the program and of each of its functions.
     pub stack: String,
+    /// Bytes of machine code, with its functions.
+    pub jit_bytes: u32,
 }
 
 /// Roost's programs with their maps, and the ones to compare with.
@@ -44,6 +54,8 @@ pub struct Kernel {
     roost: Ebpf,
     pass_xdp: Ebpf,
     pass_tc: Ebpf,
+    floor_xdp: Ebpf,
+    floor_tc: Ebpf,
     /// By program name.
     pub verified: BTreeMap<&'static str, Verified>,
 }
@@ -63,18 +75,49 @@ impl Kernel {
         for pass in [&mut pass_xdp, &mut pass_tc] {
             load_program(pass, PASS)?;
         }
-        Ok(Self { roost, pass_xdp, pass_tc, verified })
+        // Each with a map of its own.
+        let floor = object("ROOST_FLOOR_OBJECT", "floor.o")?;
+        let (mut floor_xdp, mut floor_tc) = (load_object(&floor)?, load_object(&floor)?);
+        load_program(&mut floor_xdp, FLOOR_XDP)?;
+        load_program(&mut floor_tc, FLOOR_TC)?;
+        Ok(Self { roost, pass_xdp, pass_tc, floor_xdp, floor_tc, verified })
     }
 
-    /// Runs a program `repeat` times on one buffer that begins as `packet`; the time is the mean.
-    pub fn run(&self, program: &str, packet: &[u8], repeat: u32) -> Result<TestRunResult> {
-        test_run(&self.roost, program, packet, repeat)
+    /// Runs a program `repeat` times on one buffer that begins as `packet`; the mean of its time.
+    pub fn run(&self, program: &str, packet: &[u8], repeat: u32) -> Result<Duration> {
+        let ebpf = match program {
+            FLOOR_XDP => &self.floor_xdp,
+            FLOOR_TC => &self.floor_tc,
+            _ => &self.roost,
+        };
+        let run = test_run(ebpf, program, packet, repeat, None)?;
+        if let Some((_, passed)) = PASSED.iter().find(|(floor, _)| *floor == program) {
+            ensure!(run.return_value == *passed, "{program} does not know the packet's connection");
+        }
+        Ok(run.duration)
     }
 
     /// The same for the empty program of the same type.
     pub fn run_control(&self, program: &str, packet: &[u8], repeat: u32) -> Result<Duration> {
-        let control = if program == EGRESS { &self.pass_tc } else { &self.pass_xdp };
-        Ok(test_run(control, PASS, packet, repeat)?.duration)
+        let is_tc = [EGRESS, FLOOR_TC].contains(&program);
+        let control = if is_tc { &self.pass_tc } else { &self.pass_xdp };
+        Ok(test_run(control, PASS, packet, repeat, None)?.duration)
+    }
+
+    /// Runs a program of Roost once; what it makes of the packet.
+    pub fn transform(&self, program: &str, packet: &[u8]) -> Result<Vec<u8>> {
+        let mut out = vec![0; PAGE];
+        let run = test_run(&self.roost, program, packet, 1, Some(&mut out))?;
+        out.truncate(run.data_size_out as usize);
+        Ok(out)
+    }
+
+    /// Lets a floor know the connection of a packet by its key, as the packet has it.
+    pub fn enter_floor(&mut self, program: &str, key: [u8; 36]) -> Result<()> {
+        let floor = if program == FLOOR_TC { &mut self.floor_tc } else { &mut self.floor_xdp };
+        let map = floor.map_mut("FLOOR").context("the object has no map FLOOR")?;
+        let mut map: HashMap<&mut MapData, [u8; 36], u64> = map.try_into().context("map FLOOR")?;
+        map.insert(key, 0, 0).context("writing the map FLOOR")
     }
 
     /// All counters, summed over the CPUs.
@@ -123,20 +166,54 @@ impl Kernel {
         self.roost.map_mut(name).with_context(|| format!("the eBPF object has no map {name}"))
     }
 
-    /// Bytes that a hash map takes, as the kernel accounts for them.
-    pub fn memory(&self, name: &str) -> Result<u64> {
+    /// The hash maps of the data path, without those that have all of their entries from the beginning.
+    pub fn growing_maps(&self) -> Result<Vec<Growing>> {
+        let growing = schema::Map::ALL.iter().filter(|map| map.kind() == schema::Kind::HashMap);
+        growing.map(|map| self.growing_map(*map)).collect()
+    }
+
+    fn growing_map(&self, of: schema::Map) -> Result<Growing> {
+        let name = of.pin();
         let map = self.roost.map(name).with_context(|| format!("no map {name}"))?;
         let Map::HashMap(data) = map else { bail!("map {name} is no hash map") };
         let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
         let info = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let locked = info.lines().find_map(|line| line.strip_prefix("memlock:"));
-        let locked = locked.with_context(|| format!("{path} has no line `memlock`:\n{info}"))?;
-        locked.trim().parse().with_context(|| format!("memlock of the map {name}: {locked}"))
+        let field = |name: &str| -> Result<u64> {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let line = line.with_context(|| format!("{path} has no line `{name}`:\n{info}"))?;
+            line.trim().parse().with_context(|| format!("`{name}` of the map: {line}"))
+        };
+        Ok(Growing {
+            map: of,
+            key: field("key_size")?,
+            value: field("value_size")?,
+            bytes: field("memlock")?,
+        })
     }
 }
 
-fn test_run(ebpf: &Ebpf, name: &str, packet: &[u8], repeat: u32) -> Result<TestRunResult> {
-    let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::new() };
+/// A hash map whose entries are allocated when they are made.
+#[derive(Clone, Copy)]
+pub struct Growing {
+    /// Which.
+    pub map: schema::Map,
+    /// Bytes of a key.
+    pub key: u64,
+    /// Bytes of a value.
+    pub value: u64,
+    /// Bytes that it takes, as the kernel accounts for them.
+    pub bytes: u64,
+}
+
+fn test_run(
+    ebpf: &Ebpf,
+    name: &str,
+    packet: &[u8],
+    repeat: u32,
+    data_out: Option<&mut [u8]>,
+) -> Result<TestRunResult> {
+    let options =
+        TestRunOptions { data_in: Some(packet), data_out, repeat, ..TestRunOptions::new() };
     let run = match ebpf.program(name) {
         Some(Program::Xdp(program)) => program.test_run(options),
         Some(Program::SchedClassifier(program)) => program.test_run(options),
@@ -211,7 +288,8 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<Verified> {
         Err(ProgramError::LoadError { verifier_log, .. }) => verifier_log.to_string(),
         _ => String::new(),
     };
-    Ok(Verified { instructions, stack: stack(&log).unwrap_or("unknown").to_owned() })
+    let stack = stack(&log).unwrap_or("unknown").to_owned();
+    Ok(Verified { instructions, stack, jit_bytes: info.size_jitted() })
 }
 
 fn load(program: &mut Program) -> Result<(), ProgramError> {

@@ -37,12 +37,16 @@ pub type Packets = Box<dyn Fn(u32) -> Result<Vec<u8>>>;
 pub struct Case {
     /// Its name in the table.
     pub name: &'static str,
+    /// Its name in the JSON object, if it is there.
+    pub key: Option<&'static str>,
     /// The program.
     pub program: &'static str,
     /// How.
     pub way: Way,
-    /// What every run must count for.
-    pub verdict: Counter,
+    /// What every run must count for; nothing, if it is no program of Roost.
+    pub verdict: Option<Counter>,
+    /// The row of the floor that it is compared with.
+    pub floor: Option<&'static str>,
     /// Packets; the first only, if it is measured by repetition.
     pub packets: Packets,
     /// Whether it is always the same packet.
@@ -100,7 +104,7 @@ fn sample(kernel: &Kernel, case: &Case, effort: Effort, number: u32) -> Result<[
             let packet = (case.packets)(0)?;
             let control = kernel.run_control(case.program, &packet, effort.repeat)?;
             let run = kernel.run(case.program, &packet, effort.repeat)?;
-            (effort.repeat, [nanos(run.duration), nanos(control)])
+            (effort.repeat, [nanos(run), nanos(control)])
         }
         Way::Single => {
             let count = if case.constant { 1 } else { effort.single };
@@ -109,7 +113,7 @@ fn sample(kernel: &Kernel, case: &Case, effort: Effort, number: u32) -> Result<[
             let (mut runs, mut controls) = (Vec::new(), Vec::new());
             for packet in packets.iter().cycle().take(effort.single as usize) {
                 controls.push(nanos(kernel.run_control(case.program, packet, 1)?));
-                runs.push(nanos(kernel.run(case.program, packet, 1)?.duration));
+                runs.push(nanos(kernel.run(case.program, packet, 1)?));
             }
             (effort.single, [median(&mut runs), median(&mut controls)])
         }
@@ -127,7 +131,7 @@ fn check(
 ) -> Result<()> {
     for (counter, after) in after {
         let moved = after - before[counter];
-        if *counter == case.verdict {
+        if Some(*counter) == case.verdict {
             ensure!(moved == runs, "{moved} of {runs} runs were {}", counter.name());
         } else if moved != 0 && counter.action().is_some() {
             bail!("{moved} of {runs} runs were {}", counter.name());

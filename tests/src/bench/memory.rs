@@ -1,90 +1,88 @@
 //! What one more connection costs in map memory.
+//!
+//! Connections are opened through the programs, so every map in which that makes an entry is seen, whatever
+//! it is for. How many bytes a map takes is what the kernel says (`memlock` in the fdinfo of a map, Linux 6.4):
+//! it counts the elements of maps that are not preallocated. Their number is that, divided by the size of one;
+//! what one really takes is the next size that the kernel's allocator hands out. Maps that are preallocated
+//! (LRU maps, arrays) take as much with no connection as with all, and count for none.
 
-use anyhow::{Context, Result, ensure};
-use aya::Pod;
-use router_ebpf::maps::{Chat, ChatKey, NO_REPLICA, Name};
+use anyhow::{Result, ensure};
 use router_ebpf::schema::Map;
 
-use super::kernel::Kernel;
-use super::packets::{any_back, any_flow, numbered_tuple};
+use super::kernel::{Growing, Kernel};
+use super::packets::Family;
+use super::talk::Conn;
 
-/// Entries to measure with.
-const ENTRIES: u32 = 1000;
+/// Connections to measure with.
+const CONNECTIONS: u32 = 1000;
 /// Sizes that the kernel's allocator hands out (`kmalloc_info` in mm/slab_common.c): the elements of
 /// a map that is not preallocated come from there.
 const SIZE_CLASSES: [u64; 9] = [32, 64, 96, 128, 192, 256, 512, 1024, 2048];
+/// What an element has besides its key and value: `struct htab_elem`, and a link of the allocator
+/// (kernel/bpf/hashtab.c, `htab_map_alloc` and `htab_map_mem_usage`).
+const ELEMENT: u64 = 48 + 8;
 
-/// One more entry of a map.
+/// Bytes that one more connection takes in a map.
+#[derive(Clone, Copy)]
 pub struct Entry {
     /// The map.
     pub map: Map,
-    /// Bytes of the element, measured: what the kernel says that the map takes more.
+    /// Entries that are made for one connection.
+    pub entries: u64,
+    /// Bytes of an element, as the kernel counts them.
     pub accounted: u64,
     /// Bytes that this takes: the allocator's next size.
     pub allocated: u64,
 }
 
-/// What one more flow and one more chat cost.
+/// What connections of one family cost.
 pub struct Memory {
-    /// Each map that holds one entry more.
-    pub entries: Vec<Entry>,
+    /// The first of its chat, by map.
+    pub first: Vec<Entry>,
+    /// One more in the same chat, by map.
+    pub further: Vec<Entry>,
 }
 
 impl Memory {
-    /// Measures it.
-    pub fn measure(kernel: &mut Kernel) -> Result<Self> {
-        let chat = Chat {
-            state: Chat::pack(NO_REPLICA, 0),
-            bound_at: 0,
-            since: 0,
-            key: Name::EMPTY,
-            source: 0,
+    /// Measures it with the clients from this number on, to chats from the same number on.
+    pub fn measure(kernel: &Kernel, family: Family, from: u32) -> Result<Self> {
+        let measure = |clients: u32| {
+            let before = kernel.growing_maps()?;
+            let chat = |n| from + (n - clients);
+            Conn::open_all(kernel, family, clients..clients + CONNECTIONS, chat)?;
+            entries(&before, &kernel.growing_maps()?)
         };
-        let key = |n| ChatKey { cookie: u64::from(n), service: u32::MAX, reserved: 0 };
-        let entries = vec![
-            entry(kernel, Map::Flows, numbered_tuple, any_flow())?,
-            entry(kernel, Map::FlowsBack, numbered_tuple, any_back())?,
-            entry(kernel, Map::Chats, key, chat)?,
-        ];
-        Ok(Self { entries })
-    }
-
-    /// Bytes for one more connection in a chat that has one already.
-    pub fn per_flow(&self) -> u64 {
-        self.entries.iter().filter(|entry| entry.map != Map::Chats).map(|e| e.allocated).sum()
-    }
-
-    /// Bytes for the first connection of a chat: the most that one can cost.
-    pub fn per_connection(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.allocated).sum()
+        Ok(Self { first: measure(from)?, further: measure(from + CONNECTIONS)? })
     }
 }
 
-fn entry<K: Pod, V: Pod>(
-    kernel: &mut Kernel,
-    of: Map,
-    key: impl Fn(u32) -> K,
-    value: V,
-) -> Result<Entry> {
-    let map = of.pin();
-    let before = kernel.memory(map)?;
-    let mut entries = kernel.hash(map)?;
-    for n in 0..ENTRIES {
-        entries.insert(key(n), value, 0).with_context(|| format!("writing the map {map}"))?;
+/// Bytes of one connection in all maps.
+pub fn total(entries: &[Entry]) -> u64 {
+    entries.iter().map(|entry| entry.entries * entry.allocated).sum()
+}
+
+fn entries(before: &[Growing], after: &[Growing]) -> Result<Vec<Entry>> {
+    let mut grown = Vec::new();
+    for (before, after) in before.iter().zip(after) {
+        let (map, more) = (after.map, after.bytes - before.bytes);
+        let accounted = ELEMENT + after.key.next_multiple_of(8) + after.value.next_multiple_of(8);
+        let entries = more / accounted / u64::from(CONNECTIONS);
+        ensure!(
+            more == entries * accounted * u64::from(CONNECTIONS),
+            "{} takes {more} bytes more with {CONNECTIONS} connections more, which is no number of \
+             elements of {accounted} bytes for each",
+            map.pin()
+        );
+        if entries > 0 {
+            grown.push(Entry { map, entries, accounted, allocated: size_class(accounted) });
+        }
     }
-    let full = kernel.memory(map)?;
-    let mut entries = kernel.hash::<K, V>(map)?;
-    for n in 0..ENTRIES {
-        entries.remove(&key(n)).with_context(|| format!("clearing the map {map}"))?;
-    }
-    let accounted = (full - before) / u64::from(ENTRIES);
     ensure!(
-        accounted >= (size_of::<K>() + size_of::<V>()) as u64,
-        "the kernel says that {ENTRIES} entries of {map} take {} bytes: it does not count the \
-         elements of maps that are not preallocated (Linux 6.4 does)",
-        full - before
+        !grown.is_empty(),
+        "the kernel says that connections take no memory: it does not count the elements of maps that \
+         are not preallocated (Linux 6.4 does)"
     );
-    Ok(Entry { map: of, accounted, allocated: size_class(accounted) })
+    Ok(grown)
 }
 
 fn size_class(bytes: u64) -> u64 {

@@ -7,6 +7,9 @@ mod memory;
 mod packets;
 mod report;
 mod slots;
+mod talk;
+
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -15,14 +18,23 @@ use nix::unistd::Pid;
 use router_ebpf::verdict::Counter;
 
 use heads::Head;
-use kernel::{EGRESS, INGRESS, Kernel};
+use kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, Kernel};
 use measure::{Case, Effort, Way};
 use memory::Memory;
-use packets::Family;
+use packets::{Family, Row};
 use report::Report;
+use talk::Conn;
 
 /// Sizes of the slot tables that are built.
 const REPLICAS: [usize; 3] = [10, 100, 1000];
+
+/// Flows of the rows that take one at random.
+const FLOWS: u32 = 100_000;
+/// Chats that they belong to.
+const CHATS: u32 = 25_000;
+/// Numbers of clients: those of the rows `bind` begin at 0.
+const FLOWS_FROM: u32 = 1 << 22;
+const MEMORY_FROM: u32 = 1 << 23;
 
 /// What to measure, and how much.
 #[derive(Args)]
@@ -45,9 +57,13 @@ pub fn run(options: &Options) -> Result<()> {
     let slot_tables = REPLICAS.map(|replicas| (replicas, slots::build_ms(replicas)));
     let cpu = pin()?;
     let mut kernel = Kernel::load()?;
-    let memory = Memory::measure(&mut kernel)?;
     packets::fill(&mut kernel)?;
-    let mut cases = cases();
+    let memory = [
+        Memory::measure(&kernel, Family::V4, MEMORY_FROM)?,
+        Memory::measure(&kernel, Family::V6, 2 * MEMORY_FROM)?,
+    ];
+    let flows = open_flows(&mut kernel)?;
+    let mut cases = cases(&mut kernel, &flows)?;
     if options.detail {
         cases.extend(detail());
     }
@@ -70,67 +86,164 @@ fn pin() -> Result<usize> {
     Ok(cpu)
 }
 
-/// Names of the rows that the JSON object has.
+/// Names of the rows that others are compared with, or that the aims are for.
 mod names {
     pub const PASS: &str = "not ours";
-    pub const SYN: &str = "SYN";
-    pub const BIND: &str = "bind";
+    pub const FLOOR_XDP: &str = "floor (XDP)";
+    pub const FLOOR_XDP_RANDOM: &str = "floor (XDP), at random";
     pub const TO_REPLICA: &str = "established to replica";
+    pub const TO_REPLICA_RANDOM: &str = "  at random";
+    pub const FLOOR_TC: &str = "floor (TC)";
+    pub const FLOOR_TC_RANDOM: &str = "floor (TC), at random";
     pub const TO_CLIENT: &str = "established to client";
+    pub const TO_CLIENT_RANDOM: &str = "  at random, to client";
+}
+
+/// Opens the flows of which a packet is taken at random, and lets the floors know them.
+fn open_flows(kernel: &mut Kernel) -> Result<Rc<[Conn]>> {
+    let clients = FLOWS_FROM..FLOWS_FROM + FLOWS;
+    let flows = Conn::open_all(kernel, Family::V4, clients, |n| n % CHATS)?;
+    for conn in &flows {
+        talk::enter_floors(kernel, &conn.to_replica(), &conn.to_client())?;
+    }
+    Ok(flows.into())
 }
 
 /// A case that is always the same packet.
 fn same(
-    name: &'static str,
+    (name, key): (&'static str, Option<&'static str>),
     program: &'static str,
     way: Way,
-    verdict: Counter,
+    verdict: Option<Counter>,
     packet: Vec<u8>,
 ) -> Case {
     let packets = Box::new(move |_| Ok(packet.clone()));
-    Case { name, program, way, verdict, packets, constant: true }
+    Case { name, key, program, way, verdict, floor: None, packets, constant: true }
 }
 
-fn cases() -> Vec<Case> {
+/// A case that takes a packet of one of many flows each time.
+fn random(
+    (name, key): (&'static str, Option<&'static str>),
+    program: &'static str,
+    verdict: Option<Counter>,
+    flows: &Rc<[Conn]>,
+    packet: fn(&Conn) -> Vec<u8>,
+) -> Case {
+    let flows = Rc::clone(flows);
+    let packets = Box::new(move |n| Ok(packet(&flows[scattered(n) as usize % flows.len()])));
+    Case { name, key, program, way: Way::Single, verdict, floor: None, packets, constant: false }
+}
+
+/// Another number for each, with nothing of their order (a step of SplitMix64).
+fn scattered(n: u32) -> u64 {
+    let mut z = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
     use Counter::{Bound, IngressPassed, SynAnswered, ToClient, ToReplica};
     use Family::{V4, V6};
     use Way::{Repeat, Single};
-    let replica = |name, way, family, far| {
-        same(name, INGRESS, way, ToReplica, packets::to_replica(family, far))
+    let replica = |name, key, way, family, row, floor| Case {
+        floor,
+        ..same((name, Some(key)), INGRESS, way, Some(ToReplica), packets::to_replica(family, row))
     };
-    let bind = |name, head| Case {
+    let client = |name, key, way, family, row, floor| Case {
+        floor,
+        ..same((name, Some(key)), EGRESS, way, Some(ToClient), packets::to_client(family, row))
+    };
+    let bind = |name, key, head| Case {
         name,
+        key: Some(key),
         program: INGRESS,
         way: Single,
-        verdict: Bound,
+        verdict: Some(Bound),
+        floor: None,
         packets: Box::new(move |n| packets::first_data(head, n)),
         constant: false,
     };
-    let client =
-        |name, way, family, far| same(name, EGRESS, way, ToClient, packets::to_client(family, far));
-    vec![
-        same(names::PASS, INGRESS, Repeat, IngressPassed, packets::not_ours()),
-        same(names::SYN, INGRESS, Single, SynAnswered, packets::syn()),
-        bind(names::BIND, Head::Query),
-        bind("  tuple", Head::Tuple),
-        bind("  path", Head::Path),
-        bind("  header", Head::Header),
-        bind("  cookie", Head::Cookie),
-        bind("  sni", Head::Sni),
-        replica(names::TO_REPLICA, Repeat, V4, false),
-        replica("  one by one", Single, V4, true),
-        replica("  IPv6", Repeat, V6, false),
-        client(names::TO_CLIENT, Repeat, V4, false),
-        client("  one by one", Single, V4, true),
-        client("  IPv6", Repeat, V6, false),
-    ]
+    let floor = |name, program, packet| same((name, Some("floor")), program, Repeat, None, packet);
+    let [up, down] =
+        [packets::to_replica(V4, Row::Stranger), packets::to_client(V4, Row::Stranger)];
+    talk::enter_floors(kernel, &up, &down)?;
+    Ok(vec![
+        same(
+            (names::PASS, Some("pass")),
+            INGRESS,
+            Repeat,
+            Some(IngressPassed),
+            packets::not_ours(),
+        ),
+        same(("SYN", Some("syn")), INGRESS, Single, Some(SynAnswered), packets::syn()),
+        bind("bind", "bind", Head::Query),
+        bind("  tuple", "bind_tuple", Head::Tuple),
+        bind("  path", "bind_path", Head::Path),
+        bind("  header", "bind_header", Head::Header),
+        bind("  cookie", "bind_cookie", Head::Cookie),
+        bind("  sni", "bind_sni", Head::Sni),
+        floor(names::FLOOR_XDP, FLOOR_XDP, up),
+        replica(
+            names::TO_REPLICA,
+            "established",
+            Repeat,
+            V4,
+            Row::ToReplica,
+            Some(names::FLOOR_XDP),
+        ),
+        replica("  one by one", "established_one_by_one", Single, V4, Row::FarToReplica, None),
+        replica("  IPv6", "established_ipv6", Repeat, V6, Row::ToReplica, None),
+        random(
+            (names::FLOOR_XDP_RANDOM, Some("floor_random")),
+            FLOOR_XDP,
+            None,
+            flows,
+            Conn::to_replica,
+        ),
+        Case {
+            floor: Some(names::FLOOR_XDP_RANDOM),
+            ..random(
+                (names::TO_REPLICA_RANDOM, Some("established_random")),
+                INGRESS,
+                Some(ToReplica),
+                flows,
+                Conn::to_replica,
+            )
+        },
+        floor(names::FLOOR_TC, FLOOR_TC, down),
+        client(names::TO_CLIENT, "established", Repeat, V4, Row::ToClient, Some(names::FLOOR_TC)),
+        client("  one by one", "established_one_by_one", Single, V4, Row::FarToClient, None),
+        client("  IPv6", "established_ipv6", Repeat, V6, Row::ToClient, None),
+        random(
+            (names::FLOOR_TC_RANDOM, Some("floor_random")),
+            FLOOR_TC,
+            None,
+            flows,
+            Conn::to_client,
+        ),
+        Case {
+            floor: Some(names::FLOOR_TC_RANDOM),
+            ..random(
+                (names::TO_CLIENT_RANDOM, Some("established_random")),
+                EGRESS,
+                Some(ToClient),
+                flows,
+                Conn::to_client,
+            )
+        },
+    ])
 }
 
 /// Packets that end earlier on the path of an established one, in the order in which they do.
 fn detail() -> Vec<Case> {
     use Counter::{DropStrayReset, EgressPassed, IngressPassed, ToClient, ToReplica};
     use Family::V4;
-    let case = |name, program, verdict, packet| same(name, program, Way::Repeat, verdict, packet);
+    let case = |name, program, verdict, packet| {
+        same((name, None), program, Way::Repeat, Some(verdict), packet)
+    };
+    let up = || packets::to_replica(V4, Row::AllToReplica);
+    let down = || packets::to_client(V4, Row::AllToClient);
     vec![
         case("ingress: not IP", INGRESS, IngressPassed, packets::not_ip()),
         case("ingress: not TCP", INGRESS, IngressPassed, packets::not_tcp()),
@@ -138,11 +251,11 @@ fn detail() -> Vec<Case> {
         case("ingress: no VIP", INGRESS, IngressPassed, packets::not_ours()),
         case("ingress: no flow", INGRESS, DropStrayReset, packets::stray_reset()),
         case("ingress: no timestamps", INGRESS, ToReplica, packets::bare_to_replica()),
-        case("ingress: all", INGRESS, ToReplica, packets::to_replica(V4, false)),
+        case("ingress: all", INGRESS, ToReplica, up()),
         case("egress: not IP", EGRESS, EgressPassed, packets::not_ip()),
         case("egress: not TCP", EGRESS, EgressPassed, packets::not_tcp()),
         case("egress: no flow", EGRESS, EgressPassed, packets::not_ours()),
         case("egress: no timestamps", EGRESS, ToClient, packets::bare_to_client()),
-        case("egress: all", EGRESS, ToClient, packets::to_client(V4, false)),
+        case("egress: all", EGRESS, ToClient, down()),
     ]
 }

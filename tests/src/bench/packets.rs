@@ -25,8 +25,10 @@ const CHATS: u32 = 100;
 /// Changes a number back and forth: with this added every time, two packets take turns.
 const TOGGLE: u32 = 1 << 31;
 const DELTA: u32 = 123_456_789;
-const CLIENT_SEQ: u32 = 0x1000_0000;
-const SERVER_SEQ: u32 = 0x2000_0000;
+pub const CLIENT_SEQ: u32 = 0x1000_0000;
+pub const SERVER_SEQ: u32 = 0x2000_0000;
+/// What all clocks show after the handshake.
+pub const CLOCK: u32 = 2000;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SECRETS: Secrets = Secrets {
     schema: FILLED,
@@ -59,21 +61,66 @@ impl Family {
         }
     }
 
-    fn client(self) -> SocketAddr {
-        SocketAddr::new(self.addr(10, 1), CLIENT_PORT)
+    /// The client of a row. None has the tuple of another: a SYN marks a flow of its tuple, for one.
+    fn client(self, row: Row) -> SocketAddr {
+        SocketAddr::new(self.addr(10, 1 + row as u32), CLIENT_PORT)
     }
 
-    fn vip(self) -> SocketAddr {
+    pub fn vip(self) -> SocketAddr {
         SocketAddr::new(self.addr(20, 1), PORT)
-    }
-
-    /// A client whose flow really leads to another address.
-    fn far_client(self) -> SocketAddr {
-        SocketAddr::new(self.addr(10, 2), CLIENT_PORT)
     }
 
     fn replica(self) -> SocketAddr {
         SocketAddr::new(self.addr(30, 1), REPLICA_PORT)
+    }
+}
+
+/// Rows that are measured with a packet of their own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Row {
+    /// From a client without a flow.
+    Stranger,
+    /// A SYN.
+    Syn,
+    /// To the replica, by repetition: the flow leads onto itself, so that a translated segment is like
+    /// the one before.
+    ToReplica,
+    /// To the client, in the same way.
+    ToClient,
+    /// To the replica, one by one: the flow really leads to another address.
+    FarToReplica,
+    /// To the client, in the same way.
+    FarToClient,
+    /// To the replica without options, by repetition.
+    BareToReplica,
+    /// To the client, in the same way.
+    BareToClient,
+    /// As [`Row::ToReplica`], in the rows in detail.
+    AllToReplica,
+    /// As [`Row::ToClient`], in the rows in detail.
+    AllToClient,
+}
+
+impl Row {
+    /// Those with a flow.
+    const FLOWS: [Self; 8] = [
+        Self::ToReplica,
+        Self::ToClient,
+        Self::FarToReplica,
+        Self::FarToClient,
+        Self::BareToReplica,
+        Self::BareToClient,
+        Self::AllToReplica,
+        Self::AllToClient,
+    ];
+
+    fn is_far(self) -> bool {
+        matches!(self, Self::FarToReplica | Self::FarToClient)
+    }
+
+    /// Where its replica is.
+    fn replica(self, family: Family) -> SocketAddr {
+        if self.is_far() { family.replica() } else { family.vip() }
     }
 }
 
@@ -102,9 +149,10 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
             let vip = Vip { port: port(head).to_be_bytes(), addr: addr(family.vip()) };
             kernel.insert_whole(Map::Vips.pin(), VipKey::WHOLE, vip, number)?;
         }
-        // Onto itself, so that a translated segment is like the one before.
-        add_flow(kernel, family.client(), family.vip(), family.vip(), [0, TOGGLE])?;
-        add_flow(kernel, family.far_client(), family.vip(), family.replica(), [DELTA, DELTA])?;
+        for row in Row::FLOWS {
+            let deltas = if row.is_far() { [DELTA, DELTA] } else { [0, TOGGLE] };
+            add_flow(kernel, family.client(row), family.vip(), row.replica(family), deltas)?;
+        }
     }
     Ok(())
 }
@@ -166,7 +214,7 @@ fn add_flow(
 }
 
 /// A flow to nowhere.
-pub fn any_flow() -> Flow {
+fn any_flow() -> Flow {
     Flow {
         last_seen: 0,
         since: 0,
@@ -186,7 +234,7 @@ pub fn any_flow() -> Flow {
 }
 
 /// The other side of a flow from nowhere.
-pub fn any_back() -> FlowBack {
+fn any_back() -> FlowBack {
     FlowBack {
         vip: [0; 16],
         vip_port: [0; 2],
@@ -200,13 +248,9 @@ pub fn any_back() -> FlowBack {
     }
 }
 
-/// Both ends of a connection of a client of the number `n`.
-pub fn numbered_tuple(n: u32) -> Tuple {
-    tuple(numbered_client(n), Family::V4.vip())
-}
-
-fn numbered_client(n: u32) -> SocketAddr {
-    SocketAddr::new(Family::V4.addr(11, n), CLIENT_PORT)
+/// The client of a connection with this number.
+pub fn numbered_client(family: Family, n: u32) -> SocketAddr {
+    SocketAddr::new(family.addr(11, n), CLIENT_PORT)
 }
 
 fn addr(at: SocketAddr) -> Addr {
@@ -228,7 +272,7 @@ fn tuple(client: SocketAddr, server: SocketAddr) -> Tuple {
 /// A segment to an address that no service has.
 pub fn not_ours() -> Vec<u8> {
     let other = SocketAddr::new(Family::V4.addr(20, 99), PORT);
-    segment(Family::V4.client(), other, |_| {}, &timestamps(), &[0; 100])
+    segment(Family::V4.client(Row::Stranger), other, |_| {}, &timestamps(1000), &[0; 100])
 }
 
 /// A frame of a protocol that nobody has.
@@ -240,7 +284,7 @@ pub fn not_ip() -> Vec<u8> {
 
 /// A packet of another protocol to a VIP.
 pub fn not_tcp() -> Vec<u8> {
-    let mut frame = to_replica(Family::V4, false);
+    let mut frame = to_replica(Family::V4, Row::Stranger);
     frame[14 + 9] = 17;
     frame
 }
@@ -248,27 +292,37 @@ pub fn not_tcp() -> Vec<u8> {
 /// A segment to a VIP, but to another port.
 pub fn other_port() -> Vec<u8> {
     let other = SocketAddr::new(Family::V4.vip().ip(), !PORT);
-    segment(Family::V4.client(), other, |_| {}, &timestamps(), &[0; 100])
+    segment(Family::V4.client(Row::Stranger), other, |_| {}, &timestamps(1000), &[0; 100])
 }
 
 /// An RST that belongs to no flow.
 pub fn stray_reset() -> Vec<u8> {
-    let stranger = SocketAddr::new(Family::V4.addr(10, 99), CLIENT_PORT);
-    segment(stranger, Family::V4.vip(), |tcp| tcp.rst = true, &timestamps(), &[])
+    segment(
+        Family::V4.client(Row::Stranger),
+        Family::V4.vip(),
+        |tcp| tcp.rst = true,
+        &timestamps(1000),
+        &[],
+    )
 }
 
 /// A segment of the flow to itself, from its client, without options.
 pub fn bare_to_replica() -> Vec<u8> {
-    segment(Family::V4.client(), Family::V4.vip(), |_| {}, &[], &[0; 100])
+    segment(Family::V4.client(Row::BareToReplica), Family::V4.vip(), |_| {}, &[], &[0; 100])
 }
 
 /// The same from its replica.
 pub fn bare_to_client() -> Vec<u8> {
-    segment(Family::V4.vip(), Family::V4.client(), |_| {}, &[], &[0; 100])
+    segment(Family::V4.vip(), Family::V4.client(Row::BareToClient), |_| {}, &[], &[0; 100])
 }
 
 /// A SYN of a Linux client.
 pub fn syn() -> Vec<u8> {
+    syn_of(Family::V4.client(Row::Syn), Family::V4.vip())
+}
+
+/// The same of any.
+pub fn syn_of(client: SocketAddr, vip: SocketAddr) -> Vec<u8> {
     use TcpOptionElement::{
         MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp,
     };
@@ -279,26 +333,26 @@ pub fn syn() -> Vec<u8> {
         Noop,
         TcpOptionElement::WindowScale(7),
     ];
-    let flags = |tcp: &mut TcpHeader| (tcp.syn, tcp.ack) = (true, false);
-    segment(Family::V4.far_client(), Family::V4.vip(), flags, &options, &[])
+    let change = |tcp: &mut TcpHeader| {
+        (tcp.syn, tcp.ack) = (true, false);
+        tcp.sequence_number = CLIENT_SEQ - 1;
+    };
+    segment(client, vip, change, &options, &[])
 }
 
-/// A segment of a flow, from its client, with a small message. A flow of its own, or one to itself.
-pub fn to_replica(family: Family, far: bool) -> Vec<u8> {
-    let client = if far { family.far_client() } else { family.client() };
-    segment(client, family.vip(), |_| {}, &timestamps(), &[0; 100])
+/// A segment of a row's flow, from its client, with a small message.
+pub fn to_replica(family: Family, row: Row) -> Vec<u8> {
+    segment(family.client(row), family.vip(), |_| {}, &timestamps(1000), &[0; 100])
 }
 
-/// A segment of a flow, from its replica, with a small message.
-pub fn to_client(family: Family, far: bool) -> Vec<u8> {
-    let (client, replica) =
-        if far { (family.far_client(), family.replica()) } else { (family.client(), family.vip()) };
-    segment(replica, client, |_| {}, &timestamps(), &[0; 100])
+/// A segment of a row's flow, from its replica, with a small message.
+pub fn to_client(family: Family, row: Row) -> Vec<u8> {
+    segment(row.replica(family), family.client(row), |_| {}, &timestamps(1000), &[0; 100])
 }
 
 /// The first data segment of the `n`th connection, as a browser sends it.
 pub fn first_data(head: Head, n: u32) -> Result<Vec<u8>> {
-    let from = numbered_client(n);
+    let from = numbered_client(Family::V4, n);
     let vip = SocketAddr::new(Family::V4.vip().ip(), port(head));
     let offer = Offer { offers: OFFER_SACK | OFFER_SCALE, scale: 7, mss: 1460, ..Offer::default() };
     // A little late: the kernel's coarse clock may be behind this one, and takes no cookie of a tick
@@ -307,14 +361,14 @@ pub fn first_data(head: Head, n: u32) -> Result<Vec<u8>> {
     let now = (now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) - 50_000_000;
     let isn = syn_cookie::make(&SECRETS, &tuple(from, vip), CLIENT_SEQ - 1, &offer, now);
     let change = |tcp: &mut TcpHeader| tcp.acknowledgment_number = isn.wrapping_add(1);
-    Ok(segment(from, vip, change, &timestamps(), &head.bytes(n % CHATS)))
+    Ok(segment(from, vip, change, &timestamps(1000), &head.bytes(n % CHATS)))
 }
 
-fn timestamps() -> [TcpOptionElement; 3] {
-    [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(2000, 1000)]
+pub fn timestamps(echo: u32) -> [TcpOptionElement; 3] {
+    [TcpOptionElement::Noop, TcpOptionElement::Noop, TcpOptionElement::Timestamp(CLOCK, echo)]
 }
 
-fn segment(
+pub fn segment(
     src: SocketAddr,
     dst: SocketAddr,
     change: impl FnOnce(&mut TcpHeader),

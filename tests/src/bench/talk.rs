@@ -1,0 +1,143 @@
+//! Connections that are opened through the programs, as real ones are: whatever the maps hold for one is
+//! entered by those who look for it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use etherparse::{NetSlice, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
+use router_ebpf::verdict::Counter;
+
+use super::heads::Head;
+use super::kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, Kernel};
+use super::packets::{
+    CLIENT_SEQ, CLOCK, Family, SERVER_SEQ, numbered_client, segment, syn_of, timestamps,
+};
+
+/// An established connection.
+pub struct Conn {
+    client: SocketAddr,
+    vip: SocketAddr,
+    replica: SocketAddr,
+    /// Where the client's numbers are after its head.
+    seq: u32,
+    /// What it has acknowledged.
+    ack: u32,
+    /// What it echoes.
+    echo: u32,
+}
+
+impl Conn {
+    /// Opens the connection of the client with this number, to a chat.
+    pub fn open(kernel: &Kernel, family: Family, client: u32, chat: u32) -> Result<Self> {
+        let (client, vip) = (numbered_client(family, client), family.vip());
+        let answer = kernel.transform(INGRESS, &syn_of(client, vip))?;
+        let (_, answer, cookie) = parsed(&answer).context("the answer to a SYN")?;
+        ensure!(answer.syn && answer.ack, "a SYN was not answered by a SYN-ACK");
+        let echo = answer.options_iterator().flatten().find_map(|option| match option {
+            TcpOptionElement::Timestamp(value, _) => Some(value),
+            _ => None,
+        });
+        let echo = echo.context("a SYN-ACK without timestamps")?;
+        let ack = cookie.wrapping_add(1);
+        let head = Head::Query.bytes(chat);
+        let acks = |ack: u32| move |tcp: &mut TcpHeader| tcp.acknowledgment_number = ack;
+        let data = segment(client, vip, acks(ack), &timestamps(echo), &head);
+        let bound = kernel.transform(INGRESS, &data)?;
+        let (replica, syn, _) = parsed(&bound).context("a connection that is bound")?;
+        ensure!(syn.syn && !syn.ack, "the first data did not become a SYN");
+        let accept = |tcp: &mut TcpHeader| {
+            tcp.syn = true;
+            (tcp.sequence_number, tcp.acknowledgment_number) = (SERVER_SEQ - 1, CLIENT_SEQ);
+        };
+        let options = [
+            TcpOptionElement::MaximumSegmentSize(1460),
+            TcpOptionElement::SelectiveAcknowledgementPermitted,
+            TcpOptionElement::Timestamp(CLOCK, CLOCK),
+            TcpOptionElement::Noop,
+            TcpOptionElement::WindowScale(7),
+        ];
+        kernel.transform(EGRESS, &segment(replica, client, accept, &options, &[]))?;
+        let seq = CLIENT_SEQ.wrapping_add(head.len() as u32);
+        Ok(Self { client, vip, replica, seq, ack, echo })
+    }
+
+    /// Opens many; fails if one of them was not accepted.
+    pub fn open_all(
+        kernel: &Kernel,
+        family: Family,
+        clients: std::ops::Range<u32>,
+        chat: impl Fn(u32) -> u32,
+    ) -> Result<Vec<Self>> {
+        let count = clients.len() as u64;
+        let before = kernel.counters()?[&Counter::Delivered];
+        let all: Result<Vec<_>> = clients.map(|n| Self::open(kernel, family, n, chat(n))).collect();
+        let accepted = kernel.counters()?[&Counter::Delivered] - before;
+        ensure!(accepted == count, "{accepted} of {count} connections were accepted");
+        all
+    }
+
+    /// A segment from its client, with a small message.
+    pub fn to_replica(&self) -> Vec<u8> {
+        let change = |tcp: &mut TcpHeader| {
+            (tcp.sequence_number, tcp.acknowledgment_number) = (self.seq, self.ack);
+        };
+        let options = timestamps(self.echo);
+        segment(self.client, self.vip, change, &options, &[0; 100])
+    }
+
+    /// A segment from its replica, with a small message.
+    pub fn to_client(&self) -> Vec<u8> {
+        let change = |tcp: &mut TcpHeader| {
+            (tcp.sequence_number, tcp.acknowledgment_number) = (SERVER_SEQ, self.seq);
+        };
+        let options = timestamps(CLOCK);
+        segment(self.replica, self.client, change, &options, &[0; 100])
+    }
+}
+
+/// Lets both floors know the connection of a packet.
+pub fn enter_floors(kernel: &mut Kernel, up: &[u8], down: &[u8]) -> Result<()> {
+    kernel.enter_floor(FLOOR_XDP, floor_key(up)?)?;
+    kernel.enter_floor(FLOOR_TC, floor_key(down)?)
+}
+
+/// Both ends of a packet as it has them, IPv4 mapped.
+fn floor_key(packet: &[u8]) -> Result<[u8; 36]> {
+    let packet = SlicedPacket::from_ethernet(packet).context("a packet of the benchmarks")?;
+    let [src, dst] = addresses(&packet)?.map(|address| match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    });
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { anyhow::bail!("no TCP") };
+    let ports = [tcp.source_port(), tcp.destination_port()].map(u16::to_be_bytes);
+    let mut key = [0; 36];
+    key[..16].copy_from_slice(&src);
+    key[16..32].copy_from_slice(&dst);
+    key[32..].copy_from_slice(ports.as_flattened());
+    Ok(key)
+}
+
+/// Where a packet goes to, its TCP header, its sequence number.
+fn parsed(packet: &[u8]) -> Result<(SocketAddr, TcpHeader, u32)> {
+    let packet = SlicedPacket::from_ethernet(packet).context("parsing a packet")?;
+    let [_, to] = addresses(&packet)?;
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { anyhow::bail!("no TCP") };
+    let header = tcp.to_header();
+    let to = SocketAddr::new(to, header.destination_port);
+    let seq = header.sequence_number;
+    Ok((to, header, seq))
+}
+
+fn addresses(packet: &SlicedPacket<'_>) -> Result<[IpAddr; 2]> {
+    match &packet.net {
+        Some(NetSlice::Ipv4(ip)) => {
+            let header = ip.header();
+            Ok([header.source_addr().into(), header.destination_addr().into()])
+        }
+        Some(NetSlice::Ipv6(ip)) => {
+            let header = ip.header();
+            Ok([header.source_addr().into(), header.destination_addr().into()])
+        }
+        _ => anyhow::bail!("no IP"),
+    }
+}
