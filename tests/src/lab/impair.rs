@@ -57,6 +57,12 @@ impl Netns {
         self.set_rule(&format!("loss_{way}_{device}"), device, way, rule.as_ref())
     }
 
+    /// Drops the RSTs that go out through an interface, or ends that.
+    pub fn set_mute(&self, device: &str, on: bool) -> Result<()> {
+        let rule = on.then(|| "meta l4proto tcp tcp flags & rst == rst counter drop".to_owned());
+        self.set_rule(&format!("mute_{device}"), device, Way::Out, rule.as_ref())
+    }
+
     /// How many packets [`Netns::set_loss`] has dropped.
     pub fn lost(&self, device: &str, way: Way) -> Result<u64> {
         let table = format!("loss_{way}_{device}");

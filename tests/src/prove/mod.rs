@@ -2,11 +2,13 @@
 //!
 //! Each has numbers that must be met, and runs in a laboratory of its own for a bounded time.
 
+mod half_dead;
 mod orphan;
+mod random_keys;
 mod report;
 mod visit;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use crate::lab::Roost;
@@ -18,18 +20,38 @@ use visit::Outcome;
 pub enum Scenario {
     /// The daemon is dead: connections come and go, and none is refused
     Orphan(orphan::Options),
+    /// Replicas have closed and their clients are gone: flows and chats leave by their time-outs
+    HalfDead(half_dead::Options),
+    /// One source claims random keys: no chat of others splits; an honest address with many is refused none
+    RandomKeys(random_keys::Options),
 }
 
 /// Runs a scenario. An error says that it could not be run; what it has found is in the report.
 pub fn run(scenario: &Scenario) -> Result<Report> {
     match scenario {
         Scenario::Orphan(options) => orphan::run(options),
+        Scenario::HalfDead(options) => half_dead::run(options),
+        Scenario::RandomKeys(options) => random_keys::run(options),
     }
 }
 
 fn step(what: &str) {
     let style = anstyle::AnsiColor::Cyan.on_default();
     anstream::eprintln!("{style}=>{style:#} {what}");
+}
+
+/// What the data path has counted under a name.
+fn counter(roost: &Roost, name: &str) -> Result<u64> {
+    let counters = roost.json(&["counters", "--all"])?;
+    let found = counters.as_array().into_iter().flatten().find(|line| line["counter"] == name);
+    let packets = found.and_then(|line| line["packets"].as_u64());
+    packets.with_context(|| format!("no counter {name}"))
+}
+
+/// How many `roost flows` or `roost chats` lists.
+fn listed(roost: &Roost, what: &str) -> Result<usize> {
+    let list = roost.json(&[what])?;
+    list.as_array().map(Vec::len).with_context(|| format!("`roost {what}` prints no array"))
 }
 
 /// Says what has gone wrong, which is no part of what was measured, and what the data path counted for it.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::report::Report;
 use super::step;
-use super::visit::{Outcome, Servers, Until, Visitors};
+use super::visit::{Outcome, Plan, Servers, Visitors};
 use crate::lab::{Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT};
 
 /// How often the table of flows is filled.
@@ -36,9 +36,9 @@ pub(super) fn run(options: &Options) -> Result<Report> {
 
     step(&format!("no daemon, room for {} flows, {visits} connections", options.flows));
     let limits = format!("[limits]\nflows = {}\n", options.flows);
-    let until = Until { visits, limit: Duration::from_secs(options.seconds) };
-    let visitors = Visitors::new(&lab, (lab.vip(Family::V4), VIP_PORT).into());
-    let outcome = without_daemon(&lab, &visitors, &limits, until)?;
+    let plan = Plan::new(visits, Duration::from_secs(options.seconds));
+    let visitors = Visitors::new(&lab, (lab.vip(Family::V4), VIP_PORT).into(), 0..24);
+    let outcome = without_daemon(&lab, &visitors, &limits, &plan)?;
     report.part(format!("daemon killed, flows = {}", options.flows));
     report.at_least(
         "opened",
@@ -53,7 +53,7 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     if options.rate_seconds > 0 {
         step(&format!("no daemon, default limits, {} s", options.rate_seconds));
         let limit = Duration::from_secs(options.rate_seconds);
-        let outcome = without_daemon(&lab, &visitors, "", Until { visits: u64::MAX, limit })?;
+        let outcome = without_daemon(&lab, &visitors, "", &Plan::new(u64::MAX, limit))?;
         report.part(format!("daemon killed, default limits, {} s", options.rate_seconds));
         report.tell("default_opened", outcome.answered as f64, "connections opened and closed");
         report.at_most("default_refused", outcome.refused as f64, 0.0, "refused");
@@ -68,12 +68,12 @@ fn without_daemon(
     lab: &Lab,
     visitors: &Visitors<'_>,
     limits: &str,
-    until: Until,
+    plan: &Plan,
 ) -> Result<Outcome> {
     let config = Config { top: limits.to_owned(), ..Config::new(lab) };
     let mut roost = Roost::start(lab, &config.to_string())?;
     roost.kill();
-    let outcome = visitors.visit(until)?;
+    let outcome = visitors.visit(plan)?;
     super::tell_errors(&roost, &outcome)?;
     Ok(outcome)
 }

@@ -1,0 +1,162 @@
+//! `random-keys`: one source claims chats that nobody else is in, beside chats of others.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use super::report::Report;
+use super::visit::{End, Held, Outcome, Plan, Servers, Visitors, allow_files};
+use super::{counter, listed, step, tell_errors};
+use crate::lab::{Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until};
+
+/// The address of who claims, and of the honest one; those before it are others'.
+const ONE: u8 = 23;
+
+/// How much is to be done.
+#[derive(Args, Debug, Clone)]
+pub struct Options {
+    /// Make room for N chats
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    pub chats: u64,
+    /// Claim N random keys a second
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: u32,
+    /// Open N chats of others before, and as many meanwhile
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub others: u64,
+    /// Hold N connections from one honest address; 0: not at all
+    #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(..=60_000))]
+    pub honest: u64,
+}
+
+/// Runs it.
+pub(super) fn run(options: &Options) -> Result<Report> {
+    allow_files(4 * options.others)?;
+    let lab = Lab::builder("random-keys").replicas(6).build()?;
+    let _servers = Servers::start(&lab, REPLICA_PORT)?;
+    let mut report = Report::new("random-keys");
+    claim(&lab, options, &mut report)?;
+    if options.honest > 0 {
+        honest(&lab, options.honest, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// One address claims, the replicas become more, and others come back to their chats.
+fn claim(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
+    let top = format!("[limits]\nchats = {}\n", options.chats);
+    let config = Config { top, ..Config::new(lab) };
+    let roost = Roost::start(lab, &config.clone().only(lab, &[1, 2, 3]).to_string())?;
+    let vip = (lab.vip(Family::V4), VIP_PORT).into();
+    let (others, claimer) =
+        (Visitors::new(lab, vip, 0..ONE), Visitors::new(lab, vip, ONE..ONE + 1));
+    // Half as many again as there is room for.
+    let (all, limit) = (options.chats + options.chats / 2, Duration::from_secs(300));
+    let plan = Plan {
+        pace: Some(options.rate),
+        chat: Arc::new(|n| format!("random-{n}")),
+        ..Plan::new(u64::MAX, limit)
+    };
+    let open = |when: &'static str| {
+        let plan = Plan {
+            end: End::Hold,
+            chat: Arc::new(move |n| format!("{when}-{n}")),
+            ..Plan::new(options.others, Duration::from_secs(60))
+        };
+        let outcome = others.visit(&plan)?;
+        tell_errors(&roost, &outcome)?;
+        Ok::<_, anyhow::Error>(outcome)
+    };
+
+    step(&format!("room for {} chats, {} of others", options.chats, options.others));
+    let mut first = vec![("before", open("before")?)];
+    step(&format!("one address claims {} random keys a second", options.rate));
+    let (claimed, second) = thread::scope(|scope| {
+        let claiming = scope.spawn(|| claimer.visit(&plan));
+        let mut work = || {
+            try_until(limit, &format!("{all} claims"), || {
+                Ok((claimer.begun() >= all).then_some(()))
+            })?;
+            step(&format!(
+                "{} other chats meanwhile, then six replicas in place of three",
+                options.others
+            ));
+            first.push(("meanwhile", open("meanwhile")?));
+            roost.write_config(&config.to_string())?;
+            wait_for_replicas(&roost, 6)?;
+            step("a second tab of each chat");
+            Ok::<_, anyhow::Error>([("before", open("before")?), ("meanwhile", open("meanwhile")?)])
+        };
+        let second = work();
+        plan.stop.store(true, Ordering::Relaxed);
+        let claimed = claiming.join().map_err(|_| anyhow::anyhow!("who claims has panicked"))?;
+        Ok::<_, anyhow::Error>((claimed?, second?))
+    })?;
+
+    report.part(format!("one address claims random keys, room for {} chats", options.chats));
+    report.tell("claimed", claimed.answered as f64, "keys claimed");
+    report.tell("claimed_per_second", claimed.rate().round(), "keys claimed a second");
+    report.tell("claims_refused", claimed.refused as f64, "claims refused");
+    let full = counter(&roost, "chats_full")?;
+    report.tell("chats_full", full as f64, "connections of chats that have no entry");
+    for ((when, first), (_, second)) in first.iter().zip(&second) {
+        let missing = 2 * options.others - first.answered - second.answered;
+        let split = split(&first.held, &second.held);
+        let words = format!("chats split that others have opened {when}");
+        report.at_most(format!("split_{when}"), split as f64, 0.0, words);
+        let words = format!("of their connections not answered, {when}");
+        report.at_most(format!("missing_{when}"), missing as f64, 0.0, words);
+    }
+    Ok(())
+}
+
+/// Chats of which the two tabs are on two replicas.
+fn split(first: &[Held], second: &[Held]) -> usize {
+    let homes: BTreeMap<_, _> = first.iter().map(|tab| (tab.n, tab.replica)).collect();
+    second.iter().filter(|tab| homes.get(&tab.n).is_some_and(|home| *home != tab.replica)).count()
+}
+
+fn wait_for_replicas(roost: &Roost, count: usize) -> Result<()> {
+    try_until(Duration::from_secs(60), &format!("{count} replicas"), || {
+        let services = roost.json(&["services"])?;
+        let services = services.as_array().context("`roost services` prints no array")?;
+        ensure!(!services.is_empty(), "`roost services` lists none");
+        Ok(services.iter().all(|service| service["usable"] == count).then_some(()))
+    })
+}
+
+/// As behind a NAT or an ingress controller: many connections that stay, from one address.
+fn honest(lab: &Lab, connections: u64, report: &mut Report) -> Result<()> {
+    step(&format!("default limits, {connections} connections from one honest address"));
+    let roost = Roost::start(lab, &Config::new(lab).to_string())?;
+    let vip = (lab.vip(Family::V4), VIP_PORT).into();
+    // What the client sends for connections that it has forgotten.
+    lab.client.set_mute(UPLINK, true)?;
+    let visitors = Visitors::new(lab, vip, ONE..ONE + 1);
+    let plan = Plan {
+        end: End::Forget,
+        chat: Arc::new(|n| format!("honest-{}", n / 3)),
+        ..Plan::new(connections, Duration::from_secs(120))
+    };
+    let outcome: Outcome = visitors.visit(&plan)?;
+    tell_errors(&roost, &outcome)?;
+    lab.client.set_mute(UPLINK, false)?;
+    report.part("one honest address, default limits");
+    let answered = outcome.answered as f64;
+    report.at_least("honest_opened", answered, connections as f64, "connections at the same time");
+    let live = listed(&roost, "flows")?;
+    report.at_least(
+        "honest_flows",
+        live as f64,
+        connections as f64,
+        "flows that `roost flows` lists",
+    );
+    report.at_most("honest_refused", outcome.refused as f64, 0.0, "refused");
+    report.at_most("honest_failed", outcome.failed as f64, 0.0, "failed otherwise");
+    Ok(())
+}
