@@ -7,7 +7,7 @@ use crate::{
     connect::{Connected, connect},
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Reason, Search},
-    maps::{OFFER_TIMESTAMPS, PIECES, Piece, STASH_LEN},
+    maps::{PIECES, Piece, STASH_LEN},
     packet::Packet,
     reply,
     scratch::Scratch,
@@ -16,11 +16,12 @@ use crate::{
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
+    verifier::reread,
     wire::flags,
 };
 
-/// Takes a data segment of a connection without a flow, and binds the connection when its key is
-/// known. `scratch.is_first`: it is the first one after the handshake, and otherwise a later one.
+/// Takes a data segment of a connection without a flow, whose client's ISN is in `scratch.client_isn`, and
+/// binds the connection when its key is known.
 ///
 /// Four steps, each with a stack frame of its own that is gone before the next one.
 #[inline(always)]
@@ -85,10 +86,7 @@ fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Read> {
         scratch.unfinished = 1;
     }
     scratch.payload_sum = sum.fold() as u32;
-    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
-    scratch.offer = syn_cookie::offer(scratch.segment.ack);
-    scratch.offer.offers |= scratch.answer.offers & OFFER_TIMESTAMPS;
-    scratch.offer.ts_val = scratch.answer.ts_val;
+    scratch.offer = syn_cookie::offer(scratch.segment.ack, &scratch.answer);
     Some(Read::Right)
 }
 
@@ -115,31 +113,26 @@ fn collect<P: Packet>(
     scratch: &mut Scratch,
 ) -> Option<Collected> {
     let server_isn = scratch.segment.ack.wrapping_sub(1);
+    let client_isn = reread(&scratch.client_isn);
+    let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
+    let is_first = seq == client_isn.wrapping_add(1);
     let found = recall(tables, scratch, server_isn);
     if found != Found::Ours {
         // Whoever guesses must not learn more from this than from an RST, nor push another's out.
-        if scratch.is_first == 0 && !reply::may_reset(tables, scratch)? {
+        if !is_first && !reply::may_reset(tables, scratch)? {
             return Some(Collected::Limited);
         }
-        if scratch.is_first == 0 && found == Found::Foreign {
+        if !is_first && found == Found::Foreign {
             return Some(Collected::Early);
         }
-        scratch.stash.clear(server_isn);
+        scratch.stash.clear(server_isn, client_isn);
     }
-    let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
-    let stash = scratch.stash.get_mut();
-    // The cookie takes a later segment for the first one once in 2048: if that is known, it is not.
-    if stash.first != 0 && seq.wrapping_sub(stash.client_isn) as i32 > 1 {
-        scratch.is_first = 0;
-    }
-    if scratch.is_first != 0 {
-        if stash.first == 0 && scratch.stash.fits(seq, len) == Added::Full {
+    if is_first {
+        if scratch.stash.get().first == 0 && scratch.stash.fits(seq, len) == Added::Full {
             // What overtook it leaves no room for it. That was not acknowledged, and comes again.
-            scratch.stash.clear(server_isn);
+            scratch.stash.clear(server_isn, client_isn);
         }
-        let stash = scratch.stash.get_mut();
-        stash.first = 1;
-        stash.client_isn = seq.wrapping_sub(1);
+        scratch.stash.get_mut().first = 1;
     }
     scratch.added = scratch.stash.fits(seq, len) as u32;
     let known = scratch.added == Added::Known as u32;
@@ -155,7 +148,7 @@ fn collect<P: Packet>(
     }
     let again = scratch.added == Added::Known as u32;
     let stash = scratch.stash.get();
-    if stash.first == 0 || stash.bound != 0 && scratch.is_first == 0 && !again {
+    if stash.first == 0 || stash.bound != 0 && !is_first && !again {
         // To be delivered when the replica accepts, or to be searched when the first one is there.
         if scratch.added != Added::New as u32 {
             return Some(Collected::Early);

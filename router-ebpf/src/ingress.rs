@@ -15,7 +15,7 @@ use crate::{
     segment::Segment,
     shared::Shared,
     stage::{Next, Stage},
-    syn_cookie::{self, Check},
+    syn_cookie,
     tables::{FlowTables, Tables},
     translate::Translation,
     verdict::Counter,
@@ -56,7 +56,7 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
     if let Some(flow) = tables.flow(&scratch.vip_side)
         && scratch.segment.well_formed()
         && !scratch.segment.has(flags::SYN)
-        && !may_be_new(tables, scratch, flow)
+        && !may_be_new(packet, tables, scratch, flow)
     {
         return established(packet, tables, scratch, flow).map(Next::Verdict);
     }
@@ -98,25 +98,24 @@ pub fn open<P: Packet>(
     if !scratch.segment.has(flags::ACK) {
         return Some(Next::Verdict(Counter::DropFlags));
     }
-    let decided = match check(tables, scratch)? {
-        Check::First if scratch.segment.payload_len() > 0 => {
+    let has_data = scratch.segment.payload_len() > 0;
+    let decided = match check(packet, tables, scratch)? {
+        Check::First if has_data => {
             if let Some(flow) = flow {
                 discard(tables, scratch, flow);
             }
-            scratch.is_first = 1;
             return Some(Next::Stage(Stage::Bind));
         }
-        Check::Later if scratch.segment.payload_len() > 0 => {
-            scratch.is_first = 0;
-            return Some(Next::Stage(Stage::Bind));
-        }
+        Check::Later if has_data => return Some(Next::Stage(Stage::Bind)),
         Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
         }
         Check::First => Some(Counter::AckSwallowed),
         // Costs as much of the limit as an RST: else who guesses could tell the two apart.
-        Check::Later if reply::may_reset(tables, scratch)? => Some(Counter::DropEarly),
-        Check::Later => Some(Counter::DropResetLimit),
+        Check::Later | Check::Before if reply::may_reset(tables, scratch)? => {
+            Some(Counter::DropEarly)
+        }
+        Check::Later | Check::Before => Some(Counter::DropResetLimit),
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     };
     decided.map(Next::Verdict)
@@ -141,11 +140,35 @@ pub fn is_allowed(tables: &impl Tables, service: u32, addr: &Addr, key: &mut Sou
     tables.source_range(key) == Some(1)
 }
 
+/// What a segment's numbers say about it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// It is the first one after a handshake of ours.
+    First,
+    /// It belongs to a handshake of ours, but something is missing before it.
+    Later,
+    /// It belongs to one and begins before the first byte, as a probe does that looks whether we live.
+    Before,
+    /// It has nothing to do with us.
+    Foreign,
+}
+
+/// Asks the SYN cookie, and notes the client's ISN.
 #[inline(never)]
-fn check(tables: &impl FlowTables, scratch: &Scratch) -> Option<Check> {
-    let secrets = tables.secrets()?;
+fn check<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Check> {
+    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     let Segment { seq, ack, .. } = scratch.segment;
-    Some(syn_cookie::check(secrets, &scratch.vip_side, seq, ack, tables.now()))
+    let (secrets, now) = (tables.secrets()?, tables.now());
+    let isn = syn_cookie::check(secrets, &scratch.vip_side, (seq, ack), &scratch.answer, now);
+    let Some(isn) = isn else {
+        return Some(Check::Foreign);
+    };
+    scratch.client_isn = isn;
+    Some(match seq.wrapping_sub(isn) {
+        0 => Check::Before,
+        1 => Check::First,
+        _ => Check::Later,
+    })
 }
 
 /// A SYN is always answered with a cookie, and costs no memory. Data in it is left to be sent again.
@@ -177,7 +200,12 @@ fn syn<P: Packet>(
 /// flow has ended, and the numbers are those of a handshake of ours, but not of the flow's own. A
 /// replica that got such a segment would reset the new connection.
 #[inline(always)]
-fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -> bool {
+fn may_be_new<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+) -> bool {
     let state = flow.state();
     if state & (STATE_CLOSED | STATE_SYN_SEEN) == 0 {
         return false;
@@ -192,13 +220,13 @@ fn may_be_new(tables: &impl FlowTables, scratch: &Scratch, flow: Shared<Flow>) -
     if acks_own && own.client_isn == segment.seq.wrapping_sub(1) {
         return false;
     }
-    match check(tables, scratch) {
+    match check(packet, tables, scratch) {
         Some(Check::First) => true,
-        // Right by chance once in 4096: good enough for what follows the end of a flow only. So is
+        // Right by chance once in 2^15: good enough for what follows the end of a flow only. So is
         // a late segment of the flow itself from before the replica's first byte, which must not be
         // taken for that: nobody would answer it.
         Some(Check::Later) => state & STATE_CLOSED != 0 && !acks_own,
-        Some(Check::Foreign) | None => false,
+        Some(Check::Before | Check::Foreign) | None => false,
     }
 }
 

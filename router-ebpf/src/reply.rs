@@ -6,7 +6,8 @@ use crate::{
     packet::Packet,
     rewrite::swap_macs,
     scratch::{BUCKETS, Scratch},
-    siphash, syn_cookie,
+    siphash,
+    syn_cookie::{self, REACH},
     tables::FlowTables,
     verdict::Counter,
     verifier::opaque,
@@ -33,6 +34,7 @@ pub fn syn_ack<P: Packet>(
     service: &Service,
 ) -> Option<Counter> {
     let now = tables.now();
+    scratch.offer = syn_cookie::fit(&scratch.offer);
     let segment = &scratch.segment;
     let offer = &scratch.offer;
     let secrets = tables.secrets()?;
@@ -65,7 +67,10 @@ pub fn acknowledge<P: Packet>(packet: &mut P, scratch: &mut Scratch, len: u32) -
     header.seq = scratch.segment.ack;
     header.ack = scratch.stash.get().client_isn.wrapping_add(1).wrapping_add(len);
     header.flags = flags::ACK;
-    header.window = HANDSHAKE_WINDOW >> scale;
+    // What is further ahead would look like another connection's.
+    let most = (REACH - 1).wrapping_sub(len);
+    let window = if most < HANDSHAKE_WINDOW as u32 { most as u16 } else { HANDSHAKE_WINDOW };
+    header.window = window >> scale;
     scratch.answer.write_established(&mut header.options);
     send(packet, scratch)?;
     swap_macs(packet)?;

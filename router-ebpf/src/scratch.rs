@@ -44,7 +44,7 @@ pub struct Scratch {
     pub service: u32,
     /// What the client offers, or offered.
     pub offer: Offer,
-    /// What the replica answers.
+    /// The options of the segment in hand, if it is no SYN of a client's; what we answer.
     pub answer: Offer,
     /// Where a walk over TCP options is.
     pub cursor: Cursor,
@@ -72,8 +72,8 @@ pub struct Scratch {
     pub next: Next,
     /// Why a client is refused: the same.
     pub verdict: Counter,
-    /// 1 if the segment in hand is the first one after the handshake. Not on the stack: see [`crate::verifier::reread`].
-    pub is_first: u32,
+    /// The client's ISN, by the SYN cookie. Not on the stack: see [`crate::verifier::reread`].
+    pub client_isn: u32,
     /// Why the head has no key: a [`crate::key::scan::Reason`], or 0.
     pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].

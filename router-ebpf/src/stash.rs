@@ -66,10 +66,10 @@ impl Room {
 
     /// Begins a connection that has sent nothing yet.
     #[inline(always)]
-    pub fn clear(&mut self, server_isn: u32) {
+    pub fn clear(&mut self, server_isn: u32, client_isn: u32) {
         let stash = &mut self.stash;
         stash.server_isn = server_isn;
-        stash.client_isn = 0;
+        stash.client_isn = client_isn;
         stash.used = 0;
         stash.count = 0;
         stash.first = 0;
@@ -201,7 +201,7 @@ impl Stash {
         let start = seq.wrapping_sub(self.client_isn).wrapping_sub(1);
         let end = start.wrapping_add(len);
         let is_large = self.count as usize >= PIECES - 1 || end > STASH_LEN as u32;
-        self.first != 0 && start > self.known() && is_large
+        start > self.known() && is_large
     }
 
     /// The segment that has the byte `at`: where it ends, and how far `at` is from its place in

@@ -61,22 +61,28 @@ fn transfer(
     Ok(())
 }
 
-/// Segments that TCP has dropped in a namespace because their checksum was wrong.
-fn checksum_errors(ns: &Netns) -> Result<u64> {
-    let snmp = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?;
-    let mut tcp = snmp.lines().filter(|line| line.starts_with("Tcp:"));
-    let (names, values) = (tcp.next().context("no names")?, tcp.next().context("no values")?);
-    let at = names.split(' ').position(|name| name == "InCsumErrors").context("no such name")?;
+/// What the kernel has counted in a namespace: a file of `/proc`, the beginning of its lines, a name.
+fn counted(ns: &Netns, (file, lines, name): (&str, &str, &str)) -> Result<u64> {
+    let text = ns.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))?;
+    let mut found = text.lines().filter(|line| line.starts_with(lines));
+    let (names, values) = (found.next().context("no names")?, found.next().context("no values")?);
+    let at = names.split(' ').position(|found| found == name).context("no such name")?;
     Ok(values.split(' ').nth(at).context("no such value")?.parse()?)
 }
 
-fn no_checksum_errors(site: &Site) -> Result<()> {
+/// Makes sure that nobody's kernel has counted any of these.
+fn nobody_counted(site: &Site, what: (&str, &str, &str)) -> Result<()> {
     let lab = &site.lab;
     for ns in lab.replicas.iter().map(|replica| &replica.ns).chain([&lab.client]) {
-        let errors = checksum_errors(ns)?;
-        ensure!(errors == 0, "{errors} segments with a wrong checksum in {}", ns.name());
+        let count = counted(ns, what)?;
+        ensure!(count == 0, "{count} of {what:?} in {}", ns.name());
     }
     Ok(())
+}
+
+/// No segment was dropped because its checksum was wrong.
+fn no_checksum_errors(site: &Site) -> Result<()> {
+    nobody_counted(site, ("snmp", "Tcp:", "InCsumErrors"))
 }
 
 #[test]
@@ -249,6 +255,41 @@ fn without_options(site: &Site, who: &[&Netns]) -> Result<()> {
         set(keys, "1")?;
     }
     no_checksum_errors(site)
+}
+
+/// A replica's timestamps begin anywhere (`tcp_timestamps` 1 adds a random number for each connection), and go on
+/// for its client where that of our SYN-ACK stopped: PAWS (RFC 7323 section 5) never takes one for an old one.
+#[test]
+fn timestamps_go_on_where_ours_stopped() -> Result<()> {
+    let site = Site::start(Lab::builder("paws").replicas(3), Config::new)?;
+    let clients = Clients::new(&site.lab.client)?;
+    for family in Family::BOTH {
+        let chats = (0..40).map(|chat| clients.http(site.vip(family), &format!("chat-{chat}")));
+        let mut open = chats.collect::<Result<Vec<_>>>()?;
+        for http in &mut open {
+            clients.run(async { timeout(Duration::from_secs(20), http.whoami()).await })??;
+        }
+        let flows = site.roost.json(&["maps", "dump", "FLOWS"])?;
+        let flows = flows[0]["entries"].as_array().context("a list of flows")?.iter();
+        let mut deltas: Vec<_> =
+            flows.filter_map(|flow| flow["value"]["ts_delta"].as_u64()).collect();
+        deltas.sort_unstable();
+        deltas.dedup();
+        println!("{family}: {} differences, up to {:?}", deltas.len(), deltas.last());
+        ensure!(deltas.iter().any(|delta| (1 << 28..(1 << 32) - (1 << 28)).contains(delta)));
+        for http in &mut open {
+            let transfer = async {
+                http.download(20_000, 1).await?;
+                http.upload(20_000, 2).await?;
+                http.whoami().await
+            };
+            clients.run(async { timeout(Duration::from_secs(20), transfer).await })??;
+        }
+    }
+    for name in ["PAWSActive", "PAWSEstab"] {
+        nobody_counted(&site, ("netstat", "TcpExt:", name))?;
+    }
+    Ok(())
 }
 
 #[test]

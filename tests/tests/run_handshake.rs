@@ -5,7 +5,7 @@ use roost_tests::run::{
     Hook,
     frame::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Seg, options},
     live, on_all,
-    talk::{Conn, Offer, get},
+    talk::{Conn, Offer, get, reset_for},
     world::{Kind, World},
 };
 use router_ebpf::verdict::Counter;
@@ -45,7 +45,7 @@ fn the_replica_may_answer_less_or_more_than_was_announced() {
                     conn.offer = client;
                     conn.answer = Offer { mss: Some(1460), scale, sack, timestamps };
                     // A replica answers only what it was asked.
-                    conn.answer.scale = scale.filter(|_| client.scale.is_some());
+                    conn.answer.scale = scale.filter(|_| client.remembered().scale.is_some());
                     conn.establish(machine, "tea");
                     conn.goes_up(machine, &conn.up(PSH | ACK, 60, 0, b"more"), &[]);
                     conn.goes_down(machine, &conn.down(PSH | ACK, 0, 60, b"answer"), &[]);
@@ -62,14 +62,23 @@ fn the_replica_may_answer_less_or_more_than_was_announced() {
 }
 
 #[test]
-fn the_mss_is_that_of_its_class_and_never_above_the_service() {
+fn what_a_client_offers_is_remembered_as_far_as_there_is_room_and_the_mss_never_above_the_service()
+{
     on_all(&World::default(), |machine, family| {
         let sizes = [None, Some(0), Some(500), Some(536), Some(1219), Some(1300), Some(1399)];
         let sizes = sizes.into_iter().chain([Some(1400), Some(1440), Some(9000), Some(65535)]);
-        for (port, mss) in (1000..).zip(sizes) {
-            let mut conn = Conn::new(family, Kind::Home, 1, port);
-            conn.offer.mss = mss;
-            conn.establish(machine, "tea");
+        let mut port = 1000;
+        for mss in sizes {
+            for timestamps in [true, false] {
+                for scale in [None, Some(2), Some(6), Some(7), Some(8), Some(14)] {
+                    for sack in [true, false] {
+                        port += 1;
+                        let mut conn = Conn::new(family, Kind::Home, 1, port);
+                        conn.offer = Offer { mss, scale, sack, timestamps };
+                        conn.establish(machine, "tea");
+                    }
+                }
+            }
         }
     });
 }
@@ -229,6 +238,56 @@ fn a_segment_before_the_first_waits_for_it() {
 }
 
 #[test]
+fn where_a_segment_belongs_is_known_before_the_first_one_is_there() {
+    on_all(&World::default(), |machine, family| {
+        for timestamps in [true, false] {
+            let mut conn = Conn::new(family, Kind::Home, 1, 1000 + u16::from(timestamps));
+            conn.offer.timestamps = timestamps;
+            conn.open(machine);
+            // Probes of an idle client's, without and with a byte, begin before the first one.
+            for payload in [&b""[..], b"x"] {
+                let probe = conn.up(ACK, u32::MAX, 0, payload);
+                machine.run(Hook::Ingress, &probe.bytes()).counts(&[Counter::DropEarly]);
+            }
+            // The last place that the cookie can tell, and the next.
+            let seg = conn.up(ACK, 8190, 0, b"far");
+            machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::DropEarly]);
+            let seg = conn.up(ACK, 8191, 0, b"far");
+            machine
+                .run(Hook::Ingress, &seg.bytes())
+                .counts(&[Counter::ResetUnknown])
+                .leaves(&reset_for(&seg).bytes());
+            assert_eq!(machine.stash().len(), 0);
+        }
+    });
+}
+
+#[test]
+fn the_offer_is_in_our_timestamp_and_comes_back_with_its_echo() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        // MSS 1460 is class 5, the scale 7, and SACK is permitted.
+        assert_eq!(conn.our_ts & 0xff, 5 << 5 | 7 << 1 | 1);
+        let first = |conn: &Conn| conn.up(PSH | ACK, 0, 0, &get("tea"));
+        let other = Conn { our_ts: conn.our_ts ^ 1, ..conn.clone() };
+        let without = Seg { options: Vec::new(), ..first(&conn) };
+        for seg in [first(&other), without] {
+            machine
+                .run(Hook::Ingress, &seg.bytes())
+                .counts(&[Counter::ResetUnknown])
+                .leaves(&reset_for(&seg).bytes());
+        }
+        // Whatever else a client echoes: the replica's timestamps go on from there.
+        conn.our_ts ^= 0x1234_5600;
+        conn.bind(machine, &get("tea"), &[]);
+        conn.accept(machine);
+        conn.goes_down(machine, &conn.down(PSH | ACK, 0, 60, b"answer"), &[]);
+        conn.goes_up(machine, &conn.up(ACK, 60, 6, b""), &[]);
+    });
+}
+
+#[test]
 fn the_stashed_segment_has_any_length_and_flags() {
     on_all(&World::default(), |machine, family| {
         for (port, len) in (1000..).zip([18, 19, 100, 101, 1024, 1399]) {
@@ -316,7 +375,7 @@ fn an_answer_to_another_syn_is_reset() {
         let answer = conn.replica_syn_ack();
         for flags in [SYN | ACK, ACK] {
             let stale = Seg { ack: answer.ack.wrapping_add(77), flags, ..answer.clone() };
-            let expected = roost_tests::run::talk::reset_for(&stale);
+            let expected = reset_for(&stale);
             machine
                 .run(Hook::Egress, &stale.bytes())
                 .counts(&[Counter::ResetReplica])

@@ -182,6 +182,23 @@ fn what_comes_again_is_acknowledged_so_that_the_client_goes_on() {
     });
 }
 
+/// What is ahead of the first byte by more than a cookie can tell would be reset.
+#[test]
+fn no_window_reaches_further_than_the_cookie() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn { offer: Offer::NONE, ..Conn::new(family, Kind::Home, 1, 1000) };
+        conn.open(machine);
+        let head = [b"GET /", &[b'x'; 1395][..]].concat();
+        kept(machine, &conn.up(ACK, 0, 0, &head));
+        let second = conn.up(ACK, 1400, 0, &[b'x'; 1400]);
+        kept(machine, &second);
+        let outcome =
+            machine.run(Hook::Ingress, &second.bytes()).counts(&[Counter::HeadAcknowledged]);
+        let expected = Seg { window: 8191 - 2800, ..acknowledged(&conn, &second, 2800) };
+        outcome.leaves(&expected.bytes());
+    });
+}
+
 #[test]
 fn what_is_too_much_goes_without_a_key() {
     for (kind, also) in [(Kind::Home, None), (Kind::Reject, Some(Counter::ResetMissingKey))] {
@@ -231,7 +248,8 @@ fn what_is_behind_a_gap_leaves_room_for_what_is_missing() {
         let first = [&head[..head.len() - 2], b"X-Long: ", &long[..1300]].concat();
         let at = first.len() as u32;
         kept(machine, &conn.up(ACK, at, 0, &long));
-        kept(machine, &conn.up(ACK, at + 1400, 0, &long));
+        let third = conn.up(ACK, at + 1400, 0, &long);
+        machine.run(Hook::Ingress, &third.bytes()).counts(&[Counter::DropEarly]);
         conn.bind_with(machine, conn.up(ACK, 0, 0, &first), &[]);
         assert_eq!(machine.chats()[0].1.key.kept(), b"tea");
         // The second one is.

@@ -18,7 +18,7 @@ use router_ebpf::{
 /// The key of a request, by the data path.
 fn key(machine: &mut Host, service: &Service, head: &[u8]) -> Option<Vec<u8>> {
     let (tables, scratch) = machine.parts();
-    scratch.stash.clear(1);
+    scratch.stash.clear(1, 0);
     scratch.stash.bytes_mut(0).fill(0xaa);
     scratch.stash.bytes_mut(0)[..head.len()].copy_from_slice(head);
     scratch.stash.get_mut().first = 1;

@@ -61,7 +61,7 @@ pub struct Stash {
     /// `Pending::server_isn` of the connection: an entry may be used for another one while it is
     /// read.
     pub server_isn: u32,
-    /// The client's initial sequence number; meaningless before `first`.
+    /// The client's initial sequence number.
     pub client_isn: u32,
     /// Bytes of `data` that are used.
     pub used: u32,

@@ -140,7 +140,7 @@ pub fn stash(stash: &Stash) -> Value {
     let count = usize::from(stash.count).min(stash.pieces.len());
     json!({
         "server_isn": stash.server_isn,
-        "client_isn": (stash.first != 0).then_some(stash.client_isn),
+        "client_isn": stash.client_isn,
         "bytes": stash.used,
         "first": stash.first != 0,
         "bound": stash.bound != 0,

@@ -32,7 +32,7 @@ pub fn search(service: &Service, tuple: &Tuple, bytes: &[u8]) -> Outcome {
     let scratch = &mut *Scratch::boxed();
     scratch.vip_side = *tuple;
     let len = bytes.len().min(STASH_LEN);
-    scratch.stash.clear(0);
+    scratch.stash.clear(0, 0);
     scratch.stash.get_mut().first = 1;
     scratch.stash.bytes_mut(0)[..len].copy_from_slice(&bytes[..len]);
     // The first byte's sequence number is one more than the client's initial one, which is 0.

@@ -93,7 +93,7 @@ impl Searcher {
 
     /// A connection that has sent nothing yet.
     pub fn begin(&mut self) {
-        self.scratch.stash.clear(SERVER_ISN);
+        self.scratch.stash.clear(SERVER_ISN, CLIENT_ISN);
     }
 
     /// A segment with these bytes arrives, whose place in the connection is `at`. This is what
@@ -105,10 +105,9 @@ impl Searcher {
         if at == 0 {
             alone = room.get().first == 0 && room.fits(seq, len) == Added::Full;
             if alone {
-                room.clear(SERVER_ISN);
+                room.clear(SERVER_ISN, CLIENT_ISN);
             }
             room.get_mut().first = 1;
-            room.get_mut().client_isn = CLIENT_ISN;
         }
         let added = room.fits(seq, len);
         self.is_full = added == Added::Full;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
-    Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, REPLICA_READY, Replica,
-    SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
+    Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
+    REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
 use router_ebpf::schema::{FILLED, Map};
@@ -354,14 +354,16 @@ pub fn to_client(family: Family, row: Row) -> Vec<u8> {
 pub fn first_data(head: Head, n: u32) -> Result<Vec<u8>> {
     let from = numbered_client(Family::V4, n);
     let vip = SocketAddr::new(Family::V4.vip().ip(), port(head));
-    let offer = Offer { offers: OFFER_SACK | OFFER_SCALE, scale: 7, mss: 1460, ..Offer::default() };
+    let offers = OFFER_SACK | OFFER_SCALE | OFFER_TIMESTAMPS;
+    let offer = Offer { offers, scale: 7, mss: 1460, ..Offer::default() };
     // A little late: the kernel's coarse clock may be behind this one, and takes no cookie of a tick
     // that has not begun.
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     let now = (now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64) - 50_000_000;
     let isn = syn_cookie::make(&SECRETS, &tuple(from, vip), CLIENT_SEQ - 1, &offer, now);
     let change = |tcp: &mut TcpHeader| tcp.acknowledgment_number = isn.wrapping_add(1);
-    Ok(segment(from, vip, change, &timestamps(1000), &head.bytes(n % CHATS)))
+    let echo = syn_cookie::answer(&offer, 1460, 7, now).ts_val;
+    Ok(segment(from, vip, change, &timestamps(echo), &head.bytes(n % CHATS)))
 }
 
 pub fn timestamps(echo: u32) -> [TcpOptionElement; 3] {

@@ -50,6 +50,29 @@ impl Offer {
         options(&list)
     }
 
+    /// What a SYN cookie has room for, and so what we answer. The smallest MSS is everybody's.
+    #[must_use]
+    pub fn remembered(&self) -> Self {
+        let mss = self.mss.unwrap_or(0).max(CLASSES[0]);
+        if self.timestamps {
+            let class = CLASSES.into_iter().rfind(|class| *class <= mss);
+            return Self { mss: class, scale: self.scale.map(|scale| scale.min(14)), ..*self };
+        }
+        // Without timestamps there is room for eight combinations only.
+        let scale = self.scale.unwrap_or(0);
+        let (mss, scale, sack) = match (self.sack, scale, mss) {
+            (true, 8.., 1440..) => (1440, Some(8), true),
+            (true, 8.., 1360..) => (1360, Some(8), true),
+            (true, 7.., 1440..) => (1440, Some(7), true),
+            (true, 6.., 1220..) => (1220, Some(6), true),
+            (true, 7.., _) => (536, Some(7), true),
+            (true, _, 1220..) => (1220, None, true),
+            (_, _, 1360..) => (1360, None, false),
+            _ => (536, None, false),
+        };
+        Self { mss: Some(mss), scale, sack, timestamps: false }
+    }
+
     /// What both ends have.
     pub fn and(&self, other: &Self) -> Self {
         Self {
@@ -141,7 +164,7 @@ impl Conn {
     }
 
     fn both(&self) -> Offer {
-        self.offer.and(&self.answer)
+        self.offer.remembered().and(&self.answer)
     }
 
     /// The client's key in `FLOWS`.
@@ -178,7 +201,8 @@ impl Conn {
     /// Our SYN-ACK.
     pub fn syn_ack(&self) -> Seg {
         let mss = if self.family == Family::V4 { MSS4 } else { MSS6 };
-        let ours = Offer { mss: Some(mss), scale: self.offer.scale.map(|_| 7), ..self.offer };
+        let known = self.offer.remembered();
+        let ours = Offer { mss: Some(mss), scale: known.scale.map(|_| 7), ..known };
         let ack = self.isn.wrapping_add(1);
         let seg = Seg::new(self.vip, self.client, SYN | ACK, self.cookie, ack);
         Seg {
@@ -239,7 +263,7 @@ impl Conn {
 
     /// A segment of the client's as the replica is to get it.
     pub fn to_replica(&self, seg: &Seg) -> Seg {
-        let scale = match (self.offer.scale, self.answer.scale) {
+        let scale = match (self.offer.remembered().scale, self.answer.scale) {
             (Some(scale), None) => scale,
             _ => 0,
         };
@@ -285,9 +309,10 @@ impl Conn {
     /// A segment of the replica's as the client is to get it.
     pub fn to_client(&self, seg: &Seg) -> Seg {
         let from = self.answer.scale.unwrap_or(0);
-        let to = self.offer.scale.map_or(0, |_| 7);
+        let offered = self.offer.remembered().scale;
+        let to = offered.map_or(0, |_| 7);
         // Without both offers there is no scaling on the replica's side.
-        let from = if self.offer.scale.is_some() { from } else { 0 };
+        let from = if offered.is_some() { from } else { 0 };
         let window = ((u64::from(seg.window) << from) >> to).min(0xffff) as u16;
         let mut out =
             Seg { src: self.vip, seq: seg.seq.wrapping_sub(self.delta()), window, ..seg.clone() };
@@ -300,11 +325,9 @@ impl Conn {
 
     /// The SYN that the replica is to get for this first data segment.
     pub fn replica_syn(&self, first: &Seg) -> Seg {
-        let scale = self.offer.scale.map(|scale| scale.min(14));
-        let class = CLASSES.into_iter().rfind(|class| *class <= self.offer.mss.unwrap_or(0));
+        let known = self.offer.remembered();
         let most = if self.family == Family::V4 { MSS4 } else { MSS6 };
-        let mss = class.unwrap_or(CLASSES[0]).min(most);
-        let offer = Offer { mss: Some(mss), scale, ..self.offer };
+        let offer = Offer { mss: known.mss.map(|mss| mss.min(most)), ..known };
         let ts_val = first.timestamps().map_or(0, |(value, _)| value);
         Seg {
             src: first.src,
@@ -315,7 +338,7 @@ impl Conn {
             id: 0,
             ecn: 0,
             df: true,
-            window: (u32::from(first.window) << scale.unwrap_or(0)).min(0xffff) as u16,
+            window: (u32::from(first.window) << known.scale.unwrap_or(0)).min(0xffff) as u16,
             options: offer.syn_options((ts_val, 0)),
             payload: Vec::new(),
             ..first.clone()
@@ -324,7 +347,7 @@ impl Conn {
 
     /// The replica's SYN-ACK.
     pub fn replica_syn_ack(&self) -> Seg {
-        let answer = self.answer.and(&Offer { mss: self.answer.mss, ..self.offer });
+        let answer = self.answer.and(&Offer { mss: self.answer.mss, ..self.offer.remembered() });
         let ts = (self.replica_ts, self.client_ts.wrapping_add(5));
         let seg = Seg::new(
             self.server(),
