@@ -91,6 +91,7 @@ pub fn build(workspace: &Workspace) -> Result<Tools> {
     publish(&built.join("roost-ebpf"), &workspace.ebpf_object())?;
     publish(&built.join("roost-pass"), &workspace.pass_object())?;
     publish(&built.join("roost-floor"), &workspace.floor_object())?;
+    publish(&built.join("roost-flood"), &workspace.flood_object())?;
     publish(&built.join("roost-room"), &workspace.room_object())?;
     Ok(tools)
 }

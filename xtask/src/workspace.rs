@@ -72,6 +72,11 @@ impl Workspace {
         self.target.join("bpf/floor.o")
     }
 
+    /// The object with programs that make a flood and take it off.
+    pub fn flood_object(&self) -> PathBuf {
+        self.target.join("bpf/flood.o")
+    }
+
     /// The object with programs that make room at a packet's ends, for a test.
     pub fn room_object(&self) -> PathBuf {
         self.target.join("bpf/room.o")
@@ -116,6 +121,7 @@ impl Workspace {
             ("ROOST_CHAT_BIN", self.binary(profile, "roost-chat").into()),
             ("ROOST_PASS_OBJECT", self.pass_object().into()),
             ("ROOST_FLOOR_OBJECT", self.floor_object().into()),
+            ("ROOST_FLOOD_OBJECT", self.flood_object().into()),
             ("ROOST_ROOM_OBJECT", self.room_object().into()),
             ("ROOST_PEERS", self.peers().into()),
         ]

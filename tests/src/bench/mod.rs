@@ -19,6 +19,7 @@ use router_ebpf::verdict::Counter;
 
 use heads::Head;
 use kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, Kernel};
+pub use measure::median;
 use measure::{Case, Effort, Way};
 use memory::Memory;
 use packets::{Family, Row};

@@ -2,10 +2,12 @@
 //!
 //! Each has numbers that must be met, and runs in a laboratory of its own for a bounded time.
 
+mod flood;
 mod half_dead;
 mod orphan;
 mod random_keys;
 mod report;
+mod storm;
 mod visit;
 
 use anyhow::{Context, Result};
@@ -24,6 +26,8 @@ pub enum Scenario {
     HalfDead(half_dead::Options),
     /// One source claims random keys: no chat of others splits; an honest address with many is refused none
     RandomKeys(random_keys::Options),
+    /// Segments of no connection beside real clients: none fails, and they keep their rate
+    Flood(flood::Options),
 }
 
 /// Runs a scenario. An error says that it could not be run; what it has found is in the report.
@@ -32,6 +36,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Orphan(options) => orphan::run(options),
         Scenario::HalfDead(options) => half_dead::run(options),
         Scenario::RandomKeys(options) => random_keys::run(options),
+        Scenario::Flood(options) => flood::run(options),
     }
 }
 
