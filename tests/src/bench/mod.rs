@@ -1,13 +1,13 @@
 //! `cargo xtask bench`: what the data path costs on this machine.
 
 mod heads;
-mod kernel;
+pub(crate) mod kernel;
 mod measure;
 mod memory;
-mod packets;
+pub(crate) mod packets;
 mod report;
 mod slots;
-mod talk;
+pub(crate) mod talk;
 
 use std::rc::Rc;
 

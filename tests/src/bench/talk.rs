@@ -13,6 +13,18 @@ use super::packets::{
     CLIENT_SEQ, CLOCK, Family, SERVER_SEQ, numbered_client, segment, syn_of, timestamps,
 };
 
+/// Runs programs of Roost, wherever they are loaded.
+pub trait Programs {
+    /// Runs one of them once, by its name; what it makes of the packet.
+    fn transform(&self, program: &str, packet: &[u8]) -> Result<Vec<u8>>;
+}
+
+impl Programs for Kernel {
+    fn transform(&self, program: &str, packet: &[u8]) -> Result<Vec<u8>> {
+        Self::transform(self, program, packet)
+    }
+}
+
 /// An established connection.
 pub struct Conn {
     client: SocketAddr,
@@ -27,10 +39,14 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// Opens the connection of the client with this number, to a chat.
-    pub fn open(kernel: &Kernel, family: Family, client: u32, chat: u32) -> Result<Self> {
-        let (client, vip) = (numbered_client(family, client), family.vip());
-        let answer = kernel.transform(INGRESS, &syn_of(client, vip))?;
+    /// Opens a connection to a chat.
+    pub fn open(
+        programs: &impl Programs,
+        client: SocketAddr,
+        vip: SocketAddr,
+        chat: u32,
+    ) -> Result<Self> {
+        let answer = programs.transform(INGRESS, &syn_of(client, vip))?;
         let (_, answer, cookie) = parsed(&answer).context("the answer to a SYN")?;
         ensure!(answer.syn && answer.ack, "a SYN was not answered by a SYN-ACK");
         let echo = answer.options_iterator().flatten().find_map(|option| match option {
@@ -42,7 +58,7 @@ impl Conn {
         let head = Head::Query.bytes(chat);
         let acks = |ack: u32| move |tcp: &mut TcpHeader| tcp.acknowledgment_number = ack;
         let data = segment(client, vip, acks(ack), &timestamps(echo), &head);
-        let bound = kernel.transform(INGRESS, &data)?;
+        let bound = programs.transform(INGRESS, &data)?;
         let (replica, syn, _) = parsed(&bound).context("a connection that is bound")?;
         ensure!(syn.syn && !syn.ack, "the first data did not become a SYN");
         let accept = |tcp: &mut TcpHeader| {
@@ -56,7 +72,7 @@ impl Conn {
             TcpOptionElement::Noop,
             TcpOptionElement::WindowScale(7),
         ];
-        kernel.transform(EGRESS, &segment(replica, client, accept, &options, &[]))?;
+        programs.transform(EGRESS, &segment(replica, client, accept, &options, &[]))?;
         let seq = CLIENT_SEQ.wrapping_add(head.len() as u32);
         Ok(Self { client, vip, replica, seq, ack, echo })
     }
@@ -70,7 +86,8 @@ impl Conn {
     ) -> Result<Vec<Self>> {
         let count = clients.len() as u64;
         let before = kernel.counters()?[&Counter::Delivered];
-        let all: Result<Vec<_>> = clients.map(|n| Self::open(kernel, family, n, chat(n))).collect();
+        let open = |n| Self::open(kernel, numbered_client(family, n), family.vip(), chat(n));
+        let all: Result<Vec<_>> = clients.map(open).collect();
         let accepted = kernel.counters()?[&Counter::Delivered] - before;
         ensure!(accepted == count, "{accepted} of {count} connections were accepted");
         all

@@ -4,6 +4,7 @@
 
 mod flood;
 mod half_dead;
+mod million;
 mod orphan;
 mod random_keys;
 mod report;
@@ -28,6 +29,8 @@ pub enum Scenario {
     RandomKeys(random_keys::Options),
     /// Segments of no connection beside real clients: none fails, and they keep their rate
     Flood(flood::Options),
+    /// A million live flows: the daemon is idle, and the commands are quick
+    Million(million::Options),
 }
 
 /// Runs a scenario. An error says that it could not be run; what it has found is in the report.
@@ -37,6 +40,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::HalfDead(options) => half_dead::run(options),
         Scenario::RandomKeys(options) => random_keys::run(options),
         Scenario::Flood(options) => flood::run(options),
+        Scenario::Million(options) => million::run(options),
     }
 }
 

@@ -1,0 +1,53 @@
+//! Short versions of `cargo xtask prove`. What depends on how fast this machine is just now is not asked for.
+
+use anyhow::{Context, Result, ensure};
+use roost_programs::built;
+use roost_tests::lab::heavy;
+use serde_json::Value;
+
+/// Runs a scenario; what it has measured. It ends with success if, and only if, it held.
+fn prove(args: &[&str]) -> Result<Value> {
+    // Others that use much of the machine would be measured, too.
+    let _heavy = heavy()?;
+    let mut command = built(env!("CARGO_BIN_EXE_roost-prove"))?;
+    let output = command.args(args).arg("--json").env("RUST_BACKTRACE", "0").output()?;
+    let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    let last = stdout.lines().last().with_context(|| format!("nothing on stdout:\n{stderr}"))?;
+    let result: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    // The test shows it if it fails.
+    println!("{stderr}{stdout}");
+    ensure!(result["scenario"] == args[0], "{result}");
+    ensure!(result["ok"] == output.status.success(), "{}: {result}", output.status);
+    Ok(result)
+}
+
+#[test]
+fn a_scenario_that_does_not_hold_says_so() -> Result<()> {
+    // Nobody waits for them to go.
+    let result = prove(&["half-dead", "--flows", "10", "--seconds", "0"])?;
+    ensure!(result["ok"] == false && result["flows_left"] == 10, "{result}");
+    Ok(())
+}
+
+#[test]
+fn no_client_fails_beside_a_flood() -> Result<()> {
+    let result = prove(&["flood", "--rate", "20000", "--rounds", "1", "--seconds", "1"])?;
+    for kind in ["syn", "ack", "ack_data"] {
+        for what in ["refused", "failed"] {
+            ensure!(result[format!("{kind}_{what}")] == 0, "{kind}, {what}: {result}");
+        }
+        // It was there.
+        let met = result[format!("{kind}_met")].as_u64();
+        ensure!(met.is_some_and(|met| met > 5000), "{kind}: {result}");
+    }
+    Ok(())
+}
+
+#[test]
+fn many_flows_are_entered_and_listed() -> Result<()> {
+    let result = prove(&["million", "--flows", "20000", "--seconds", "1"])?;
+    ensure!(result["listed"] == 20_000, "{result}");
+    let cpu = result["daemon_cpu_percent"].as_f64();
+    ensure!(cpu.is_some_and(|cpu| cpu < 50.0), "{result}");
+    Ok(())
+}
