@@ -55,6 +55,34 @@ impl Name {
     }
 }
 
+/// Bytes of what is wrong with a service, in words.
+pub const PROBLEM_LEN: usize = 508;
+
+/// What is wrong with a service, in words, or the first of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Length in bytes.
+    pub len: u32,
+    /// UTF-8, zero behind the end.
+    pub bytes: [u8; PROBLEM_LEN],
+}
+
+impl Problem {
+    /// Keeps what fits of a text.
+    pub fn new(text: &str) -> Self {
+        let mut bytes = [0; PROBLEM_LEN];
+        let len = text.floor_char_boundary(PROBLEM_LEN);
+        bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        Self { len: len as u32, bytes }
+    }
+
+    /// The bytes that are kept.
+    pub fn kept(&self) -> &[u8] {
+        &self.bytes[..(self.len as usize).min(PROBLEM_LEN)]
+    }
+}
+
 /// Key of `VIPS` behind the prefix length, which counts these bits: 16 for the port and those of
 /// the address (96 + n for an IPv4 prefix of n bits).
 #[repr(C)]
@@ -183,6 +211,7 @@ macro_rules! sizes {
 
 sizes! {
     Name = 68,
+    Problem = 512,
     Vip = 18,
     SourceRange = 20,
     Tuple = 36,

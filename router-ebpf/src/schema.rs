@@ -11,8 +11,8 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, SLOT_STRIDE,
-        SOURCES_OF_SERVICE, Secrets, Service, SourceRange, Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Name, Pending, Problem, Replica,
+        SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, SourceRange, Stash, Tuple, Vip,
     },
     verdict::Counter,
 };
@@ -70,6 +70,10 @@ macro_rules! schema {
             FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 1,
                 size(limits) = limits.flows,
                 "client, replica" => "VIP, window scales, deltas";
+            /// What userspace says of services that are not as their sources say. No program reads it.
+            Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
+                size(limits) = most(limits.services, 64),
+                "name of a service" => "why it is not as its source says";
             /// Keys and clock of the cluster.
             Secrets secrets SECRETS: Array<u32, Secrets>, version 1,
                 size(limits) = 1,

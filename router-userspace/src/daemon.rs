@@ -9,6 +9,7 @@ mod keys;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -27,18 +28,18 @@ use crate::{
     lead::Control,
     maps::{
         handle::Fault,
-        secrets,
+        problems, secrets,
         tables::Tables,
         writer::{self, WriteError},
     },
     os::lock::Lock,
     plan::{
         config::{Config, Kubernetes, Limits, SecretFiles},
-        index::{Index, Maps as _, Published, Room, SyncError},
+        index::{Index, Maps as _, Published, Room, SyncError, Synced},
         origin::Origin,
     },
     sweeper::{Report, Sweeper, resets::Resets},
-    view::status::{Activity, Status},
+    view::status::{Activity, Failure, Status},
 };
 
 pub use args::{ClusterArgs, LogFormat, RunArgs};
@@ -111,11 +112,12 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
 
 /// Whether new maps of the file's sizes would hold what the file says.
 fn check_room(config: &Config) -> Result<()> {
-    let room = Room { services: config.limits.services, replicas: config.limits.replicas };
-    let mut index = Index::new(room, Published::default());
+    let mut index = Index::new(Room::of(&config.limits), Published::default());
     index.reset(Origin::FILE, config.services.clone());
-    index.plan()?;
-    Ok(())
+    match index.refused().into_values().next() {
+        Some(e) => Err(e.into()),
+        None => Ok(()),
+    }
 }
 
 /// The sweeper, what it found, and how long it took.
@@ -133,6 +135,8 @@ struct Daemon {
     status: Status,
     /// What writes to the cluster.
     control: Option<Control>,
+    /// Services that are not as their sources say.
+    failed: BTreeMap<String, SyncError<WriteError>>,
     /// Replicas are gone: their flows are not to wait for the next sweep.
     sweep_at_once: bool,
 }
@@ -172,9 +176,10 @@ impl Daemon {
             control: None,
             leaving: secrets::Leaving::default(),
             status,
+            failed: BTreeMap::new(),
             sweep_at_once: false,
         };
-        daemon.publish(&daemon.config.clone())?;
+        daemon.publish(&daemon.config.clone());
         let mut attached = Vec::new();
         if let Err(e) = daemon.attach(&daemon.config.clone(), &mut attached) {
             daemon.give_back(attached);
@@ -186,18 +191,11 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Brings the maps to what `config` says. If that does not fit, nothing is written, and the index
-    /// says what it said before.
-    fn publish(&mut self, config: &Config) -> Result<()> {
-        let before = self.index.reset(Origin::FILE, config.services.clone());
+    /// Brings the maps to what `config` says.
+    fn publish(&mut self, config: &Config) {
+        self.index.reset(Origin::FILE, config.services.clone());
         self.measure_paths(&config.interfaces);
-        match self.sync() {
-            Err(SyncError::Plan(e)) => {
-                self.index.reset(Origin::FILE, before);
-                Err(e.into())
-            }
-            result => Ok(result?),
-        }
+        self.sync();
     }
 
     fn measure_paths(&mut self, interfaces: &[String]) {
@@ -206,15 +204,28 @@ impl Daemon {
         }
     }
 
-    fn sync(&mut self) -> Result<(), SyncError<WriteError>> {
-        let changes = self.index.sync(&mut self.tables, secrets::monotonic());
-        let changes = changes.inspect_err(|e| {
-            // What does not fit is the source's to take back.
-            if let SyncError::Write(e) = e {
-                self.status.not_published(&e.to_string());
-            }
-        })?;
-        self.status.published(self.index.published(), changes.len());
+    /// Brings the maps to what the sources say, each service by itself.
+    fn sync(&mut self) {
+        let Synced { changes, failed } = self.index.sync(&mut self.tables, secrets::monotonic());
+        let problems: BTreeMap<String, String> =
+            failed.iter().map(|(service, e)| (service.clone(), e.to_string())).collect();
+        for (service, problem) in
+            problems.iter().filter(|(name, _)| !self.failed.contains_key(*name))
+        {
+            warn!("the service {service} is not as its source says: {problem}; trying on");
+        }
+        for service in self.failed.keys().filter(|name| !problems.contains_key(*name)) {
+            info!("the service {service} is as its source says again, or is no more");
+        }
+        let failures = failed.iter().map(|(service, e)| {
+            let (problem, is_refusal) = (e.to_string(), matches!(e, SyncError::Write(_)));
+            (service.clone(), Failure { problem, is_refusal })
+        });
+        self.status.published(self.index.published(), changes.len(), failures.collect());
+        self.failed = failed;
+        if let Err(e) = problems::set(&mut self.tables, &problems) {
+            warn!("what is wrong with services cannot be shown: {e}");
+        }
         for change in &changes {
             debug!("wrote {}", change.summary());
             self.sweep_at_once |= change.ends_replica();
@@ -222,7 +233,6 @@ impl Daemon {
         if !changes.is_empty() {
             info!(changes = changes.len(), "published");
         }
-        Ok(())
     }
 
     async fn serve(
@@ -300,6 +310,9 @@ impl Daemon {
                     let (back, report, took) = done.context("the sweeper failed")?;
                     sweeper = Some(back);
                     self.after_sweep(report, took);
+                    if let Some(source) = source.as_mut() {
+                        self.tell_failures(source);
+                    }
                 }
             }
         }
@@ -328,11 +341,8 @@ impl Daemon {
         self.status.swept(&report, took);
         log_sweep(&report);
         self.index.free_unused(&report.used, secrets::monotonic());
-        if self.index.is_behind()
-            && let Err(e) = self.sync()
-        {
-            self.status.not_published(&e.to_string());
-            warn!("the maps are not as they should be: {e}");
+        if self.index.is_behind() {
+            self.sync();
         }
     }
 }

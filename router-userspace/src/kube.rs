@@ -97,6 +97,8 @@ pub enum Reason {
     EndpointNotServed,
     /// There is no room for it in the maps.
     NoRoom,
+    /// A map refuses to hold it. It is tried again.
+    NotWritten,
     /// It waits for an address: there is none to give, or the server refuses to have it written.
     NoAddress,
     /// It has an address that is in none of the pools.
@@ -107,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::InvalidAnnotation,
         Self::UnknownAnnotation,
         Self::NotServed,
@@ -115,6 +117,7 @@ impl Reason {
         Self::SourceNotAllowed,
         Self::EndpointNotServed,
         Self::NoRoom,
+        Self::NotWritten,
         Self::NoAddress,
         Self::AddressOutsidePool,
         Self::EndpointElsewhere,
@@ -130,6 +133,7 @@ impl Reason {
             Self::SourceNotAllowed => "SourceNotAllowed",
             Self::EndpointNotServed => "EndpointNotServed",
             Self::NoRoom => "NoRoom",
+            Self::NotWritten => "NotWritten",
             Self::NoAddress => "NoAddress",
             Self::AddressOutsidePool => "AddressOutsidePool",
             Self::EndpointElsewhere => "EndpointElsewhere",

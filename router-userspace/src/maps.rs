@@ -4,6 +4,7 @@ pub mod chat;
 pub mod handle;
 pub mod key;
 pub mod names;
+pub mod problems;
 pub mod raw;
 pub mod read;
 pub(crate) mod record;

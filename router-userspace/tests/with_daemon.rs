@@ -154,6 +154,7 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("STASH", "lru_hash"),
         ("FLOWS", "hash"),
         ("FLOWS_BACK", "hash"),
+        ("PROBLEMS", "hash"),
         ("SECRETS", "array"),
         ("COUNTERS", "percpu_array"),
         ("SCHEMA", "hash"),

@@ -412,6 +412,58 @@ fn only_the_source_ranges_of_a_service_connect_to_it() -> Result<()> {
 }
 
 #[test]
+fn a_service_that_does_not_fit_keeps_back_no_other() -> Result<()> {
+    let file = "interfaces = [\"eth0\"]\n[limits]\nreplicas = 4\n";
+    let cluster = Cluster::start("kube-room", 4, 2, Some(file))?;
+    let clients = Clients::new(&cluster.lab.client)?;
+    let mut load = open(&clients, cluster.vip(Family::V4), "chat-", 30)?;
+    let endpoints = |count: usize| {
+        let address = |pod: &Pod| cluster.lab.replicas[pod.ordinal()].addr(Family::V4);
+        let endpoints: Vec<_> = all(count).iter().map(|pod| pod.endpoint(address(pod))).collect();
+        cluster.api.apply(slice("large", "large-v4", REPLICA_PORT, &endpoints));
+    };
+    endpoints(3);
+    cluster.api.apply(service("large", &[cluster.lab.vip_n(Family::V4, 5)]));
+    let problems = || -> Result<serde_json::Value> {
+        Ok(cluster.roost.json(&["status"])?["problems"].clone())
+    };
+    let count = |count: usize| -> Result<Option<()>> {
+        Ok((problems()?.as_array().map(Vec::len) == Some(count)).then_some(()))
+    };
+    try_until(LIMIT, "a service that does not fit", || count(1))?;
+    let said = problems()?;
+    assert_eq!(said[0]["service"], "default/large:ws");
+    let says = "map REPLICAS has 2 of 4 entries in use, and it needs 3 more";
+    assert!(said[0]["problem"].to_string().contains(says), "{said}");
+    let text = cluster.roost.text(&["status"])?;
+    assert!(text.contains("NOT AS ITS SOURCE SAYS") && text.contains(says), "{text}");
+    try_until(LIMIT, "an Event", || {
+        let events = cluster.api.all("events");
+        let of = |event: &&serde_json::Value| {
+            event["regarding"]["name"] == "large" && event["reason"] == "NoRoom"
+        };
+        let event = events.iter().find(of);
+        let note = event.map(|event| event["note"].to_string());
+        ensure!(
+            note.as_ref().is_none_or(|note| note.contains("map REPLICAS, which takes 4 entries")),
+            "{note:?}"
+        );
+        Ok(note)
+    })?;
+    // The other goes on being changed: its replica that leaves is gone, and another comes.
+    let one_left = [Pod::Ready(0), Pod::Ready(2)];
+    cluster.pods(&one_left);
+    cluster.wait(&one_left)?;
+    only_alive(&clients, &mut load, &[0])?;
+    assert!(clients.tab((cluster.lab.vip_n(Family::V4, 5), VIP_PORT).into(), "chat").is_err());
+    // With less to ask for it fits, and nothing is said of it any more.
+    endpoints(1);
+    try_until(LIMIT, "the service", || count(0))?;
+    clients.tab((cluster.lab.vip_n(Family::V4, 5), VIP_PORT).into(), "chat")?;
+    Ok(())
+}
+
+#[test]
 fn a_file_and_a_cluster_are_active_together() -> Result<()> {
     let config = |lab: &Lab| {
         let mut config = Config::new(lab);

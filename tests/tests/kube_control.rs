@@ -1,13 +1,17 @@
 //! What the daemons write into a cluster, against a server that has the real one's rules: the Lease,
 //! addresses, Events.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use roost::{
     kube::{Claims, Options, Reason, Source},
     lead::{Control, ControlState, Known, LEASE, Times, Usage},
-    plan::{addr::Family, config::AddressPool},
+    plan::{addr::Family, config::AddressPool, index::SyncError},
 };
 use roost_tests::kube::{
     ApiServer, Endpoint, Fault, NODE, Request, annotate, node, service, slice,
@@ -67,7 +71,7 @@ impl Daemon {
                     changed = changed.changed(), if source.is_synced() => changed?,
                 }
                 let publication = source.take(Claims::new());
-                source.published(publication, &[]);
+                source.published(publication, &BTreeMap::<_, SyncError<String>>::new());
                 learner.learn(Known::of(&source, &changed.borrow_and_update()));
             }
         });

@@ -10,7 +10,7 @@ use roost::{
     kube::{Claims, Kind, Options, Problem, Reason, Source, WatchState},
     plan::{
         config,
-        index::{Change, Index, Published, Room},
+        index::{Change, Index, Published, Room, Synced},
         origin::Origin,
     },
 };
@@ -47,7 +47,8 @@ impl Follower {
         let client = roost::kube::client(Some(&server.kubeconfig(dir.path())?), None).await?;
         let names = maps.services.values().map(|s| String::from_utf8_lossy(s.name.kept()).into());
         let known: Vec<String> = names.collect();
-        let mut index = Index::new(Room { services: 8, replicas: 2048 }, maps.clone());
+        let mut index =
+            Index::new(Room { services: 8, replicas: 2048, vips: 64, ranges: 64 }, maps.clone());
         index.keep(known.iter().cloned().collect());
         let source = Source::start(client, options, known);
         Ok(Self { source, index, maps, publications: Vec::new(), _dir: dir })
@@ -61,10 +62,9 @@ impl Follower {
     fn publish(&mut self) -> Result<Vec<Change>> {
         let publication = self.source.take(Claims::new());
         self.index.keep(publication.held.clone());
-        let refused = self.index.reset_what_fits(Origin::KUBERNETES, publication.services.clone());
-        let now = Duration::from_secs(1000);
-        let changes = self.index.sync(&mut self.maps, now).map_err(|e| anyhow::anyhow!("{e}"))?;
-        self.source.published(publication, &refused);
+        self.index.reset(Origin::KUBERNETES, publication.services.clone());
+        let Synced { changes, failed } = self.index.sync(&mut self.maps, Duration::from_secs(1000));
+        self.source.published(publication, &failed);
         self.publications.push(changes.len());
         Ok(changes)
     }
@@ -392,13 +392,7 @@ async fn without_a_server_the_maps_hold() -> Result<()> {
     let mut follower = Follower::start(&server, maps.clone(), LIMIT).await?;
     follower.until("errors", |f| f.state().get().kind(Kind::Services).errors >= 2).await?;
     // The daemon has another reason to write, such as a changed file.
-    assert_eq!(
-        follower
-            .index
-            .sync(&mut follower.maps, Duration::ZERO)
-            .map_err(|e| anyhow::anyhow!("{e}"))?,
-        []
-    );
+    assert_eq!(follower.index.sync(&mut follower.maps, Duration::ZERO).changes, []);
     assert!(!follower.state().get().is_synced());
     let error = follower.state().get().kind(Kind::Services).last_error.clone();
     assert!(error.is_some_and(|error| error.contains("refused")));

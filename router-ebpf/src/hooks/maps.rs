@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, Secrets, Service,
-        SourceKey, SourceRange, Stash, Tuple, Vip, VipKey,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Name, Pending, Problem, Replica, Secrets,
+        Service, SourceKey, SourceRange, Stash, Tuple, Vip, VipKey,
     },
     schema::{Limits, Map},
     scratch::Scratch,

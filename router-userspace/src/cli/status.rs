@@ -22,6 +22,14 @@ impl Report for StatusReport {
         let _ = writeln!(text, "daemon  {daemon}\npins    {pin_dir}\nsources {sources}\n");
         text.push_str(&self.interfaces_text());
         let _ = writeln!(text, "\n{}", services::table(&self.services));
+        if !self.problems.is_empty() {
+            let red = anstyle::AnsiColor::Red.on_default();
+            let mut problems = Table::new(["not as its source says", "why"]);
+            for line in &self.problems {
+                problems.row([line.service.as_str().into(), Cell::styled(&line.problem, red)]);
+            }
+            let _ = writeln!(text, "{problems}");
+        }
         let mut limits = Table::new(["map", ">entries", ">max", ">full"]);
         for limit in &self.limits {
             let full = 100.0 * limit.entries as f64 / f64::from(limit.max_entries.max(1));

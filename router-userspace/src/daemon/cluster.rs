@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use router_ebpf::maps::REPLICA_GONE;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     attach::paths,
@@ -59,25 +59,35 @@ impl Daemon {
         source.allow(&self.config.kubernetes.allowed_addresses);
         let publication = source.take(claims);
         self.index.keep(publication.held.clone());
-        let refused = self.index.reset_what_fits(Origin::KUBERNETES, publication.services.clone());
+        self.index.reset(Origin::KUBERNETES, publication.services.clone());
         let interfaces = self.config.interfaces.clone();
         self.measure_paths(&interfaces);
-        if let Err(e) = self.sync() {
-            // After the next sweep it is tried again.
-            self.status.not_published(&e.to_string());
-            error!("the maps are not as the cluster says: {e}");
-        }
+        self.sync();
         if source.state().get().publications == 0 {
             paths::warn_unrouted(&publication.services);
         }
         let services = publication.services.len();
         let replicas: usize = publication.services.iter().map(|s| s.replicas.len()).sum();
-        source.published(publication, &refused);
+        source.published(publication, &self.failed);
+        self.tell(source);
+        let took = format!("{:.3} s", begin.elapsed().as_secs_f64());
+        info!(services, replicas, took, "applied what the cluster says");
+    }
+}
+
+impl Daemon {
+    /// Lets the leader know what the cluster says, and what is wrong with it.
+    fn tell(&self, source: &Source) {
         if let Some(control) = &self.control {
             control.learn(Known::of(source, &self.config.kubernetes.address_pools));
         }
-        let took = format!("{:.3} s", begin.elapsed().as_secs_f64());
-        info!(services, replicas, took, "applied what the cluster says");
+    }
+
+    /// The same if services have failed that had not, or the other way round.
+    pub(super) fn tell_failures(&self, source: &mut Source) {
+        if source.failed(&self.failed) {
+            self.tell(source);
+        }
     }
 }
 

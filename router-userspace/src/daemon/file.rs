@@ -40,11 +40,11 @@ impl Daemon {
         }
         self.check_keys(&config)?;
         let mut attached = Vec::new();
-        let result = self.attach(&config, &mut attached).and_then(|()| self.publish(&config));
-        if let Err(e) = result {
+        if let Err(e) = self.attach(&config, &mut attached) {
             self.give_back(attached);
             return Err(e);
         }
+        self.publish(&config);
         if self.keeper.is_none() {
             secrets::set(&mut self.tables, &config.secrets)?;
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     net::SocketAddr,
     time::Duration,
 };
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::plan::{
     config::{self, Prefix},
-    index::PlanError,
+    index::SyncError,
 };
 
 use super::{
@@ -81,6 +82,10 @@ pub struct Source {
     taken: Claims,
     judged: Instant,
     problems: Vec<Problem>,
+    /// Those of them that do not come from the maps.
+    said: Vec<Problem>,
+    /// Whose each service of the last publication is.
+    owners: BTreeMap<String, (ObjectKey, String)>,
 }
 
 #[derive(Clone, Copy)]
@@ -89,6 +94,9 @@ struct Pending {
     last: Instant,
     events: usize,
 }
+
+/// Services that are not in the maps as they should be, and why.
+type Failed<E> = BTreeMap<String, SyncError<E>>;
 
 /// All that follows from the cluster, to be published.
 #[derive(Debug)]
@@ -166,6 +174,8 @@ impl Source {
             taken: Claims::new(),
             judged: now,
             problems: Vec::new(),
+            said: Vec::new(),
+            owners: BTreeMap::new(),
         }
     }
 
@@ -377,25 +387,40 @@ impl Source {
         }
     }
 
-    /// Learns that a publication is in the maps, but for what was refused.
-    pub fn published(&mut self, publication: Publication, refused: &[(String, PlanError)]) {
-        let Publication { held, owners, mut problems, first, .. } = publication;
-        for (name, error) in refused {
-            let Some((service, uid)) = owners.get(name).cloned() else { continue };
-            let message = error.to_string();
-            problems.push(Problem { service, uid, reason: Reason::NoRoom, message });
-        }
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+    /// Learns that a publication is in the maps, but for what has failed, as [`Self::failed`] is told it.
+    pub fn published<E: Display>(&mut self, publication: Publication, failed: &Failed<E>) {
+        let Publication { held, owners, problems, first, .. } = publication;
+        for problem in problems.iter().filter(|problem| !self.said.contains(problem)) {
             warn!("{problem}");
         }
-        self.problems = problems.clone();
+        (self.owners, self.said) = (owners, problems);
         self.state.update(|state| {
             state.services = self.cluster.services().count();
             state.endpoints = self.cluster.endpoints();
-            state.problems = problems;
             state.held = held;
             state.publications += 1;
             state.lag = Some(first.elapsed());
         });
+        self.failed(failed);
+    }
+
+    /// Learns which services are not in the maps as they should be, which the log has already. Returns whether that changes what is
+    /// wrong with Services.
+    pub fn failed<E: Display>(&mut self, failed: &Failed<E>) -> bool {
+        let mut problems = self.said.clone();
+        for (name, why) in failed {
+            let Some((service, uid)) = self.owners.get(name).cloned() else { continue };
+            let (reason, message) = match why {
+                SyncError::Plan(e) => (Reason::NoRoom, e.lasting()),
+                SyncError::Write(e) => (Reason::NotWritten, e.to_string()),
+            };
+            problems.push(Problem { service, uid, reason, message });
+        }
+        if problems == self.problems {
+            return false;
+        }
+        self.state.update(|state| state.problems.clone_from(&problems));
+        self.problems = problems;
+        true
     }
 }

@@ -233,12 +233,18 @@ impl<V: Pod> PerCpuArray<V> {
 pub struct LpmTrie<K, V> {
     of: Map,
     map: maps::LpmTrie<MapData, K, V>,
+    data: MapData,
 }
 
 impl<K: Pod, V: Pod> LpmTrie<K, V> {
     /// Opens the pin of a map.
     pub fn open(pin_dir: &Path, of: Map) -> Asked<Self> {
-        open(pin_dir, of).map(|(map, _)| Self { of, map })
+        open(pin_dir, of).map(|(map, data)| Self { of, map, data })
+    }
+
+    /// The most entries that it takes.
+    pub fn room(&self) -> Asked<u32> {
+        fault(self.of, self.data.info()).map(|info| info.max_entries())
     }
 
     /// The value of the longest prefix that fits.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Pending, Replica, Secrets, Service,
-        SourceRange, Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Name, Pending, Problem, Replica, Secrets,
+        Service, SourceRange, Stash, Tuple, Vip,
     },
     schema::Map,
 };

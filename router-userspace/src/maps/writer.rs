@@ -37,7 +37,12 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Fault) -> WriteError {
 pub fn room(tables: &Tables) -> Result<Room, WriteError> {
     let services = tables.services.room().map_err(failed("its size"))?;
     let slot_tables = tables.slots.room() / (2 * SLOT_STRIDE);
-    Ok(Room { services: services.min(slot_tables), replicas: tables.replicas.room() })
+    Ok(Room {
+        services: services.min(slot_tables),
+        replicas: tables.replicas.room(),
+        vips: tables.vips.room().map_err(failed("its size"))?,
+        ranges: tables.source_ranges.room().map_err(failed("its size"))?,
+    })
 }
 
 /// An entry of `REPLICAS` whose number is free.

@@ -8,6 +8,7 @@
 
 mod plan;
 mod published;
+mod steps;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,12 +16,16 @@ use std::{
 };
 
 use roost_place::slots::SlotTable;
-use router_ebpf::maps::REPLICA_GONE;
+use router_ebpf::{
+    maps::{REPLICA_GONE, Vip},
+    schema::{Limits, Map},
+};
 use thiserror::Error;
 
 use crate::plan::{config, origin::Origin};
 
 pub use published::{Change, Maps, Published};
+use steps::{Group, Steps};
 
 /// How long a number stays taken at least after it was given up: longer than any connection waits
 /// for its replica.
@@ -33,6 +38,23 @@ pub struct Room {
     pub services: u32,
     /// Replicas.
     pub replicas: u32,
+    /// Addresses.
+    pub vips: u32,
+    /// Prefixes of clients.
+    pub ranges: u32,
+}
+
+impl Room {
+    /// That of new maps.
+    pub fn of(limits: &Limits) -> Self {
+        let size = |map: Map| map.size(limits);
+        Self {
+            services: size(Map::Services),
+            replicas: size(Map::Replicas),
+            vips: size(Map::Vips),
+            ranges: size(Map::SourceRanges),
+        }
+    }
 }
 
 /// The largest segments that clients and replicas of a service may send.
@@ -60,41 +82,66 @@ pub struct Used {
     pub replicas: BTreeSet<u32>,
 }
 
-/// Why the wanted state does not fit into the maps.
+/// Why a service does not fit into the maps.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PlanError {
-    /// More services than there is room for.
-    #[error("{}", no_room("services", *.room, .service))]
-    Services {
-        /// There is room for these.
-        room: u32,
-        /// This one found none.
+    /// A map has no room for what it needs.
+    #[error(
+        "no room for {service:?}: map {} has {there} of {room} entries in use, and it needs {wanted} more; {}",
+        .map.pin(),
+        raise(*.map)
+    )]
+    Room {
+        /// The service.
         service: String,
-    },
-    /// More replicas than there is room for.
-    #[error("{}", no_room("replicas", *.room, .replica))]
-    Replicas {
-        /// There is room for these.
+        /// The map.
+        map: Map,
+        /// Entries that are in use.
+        there: usize,
+        /// Entries that it needs in addition.
+        wanted: usize,
+        /// Entries that the map takes.
         room: u32,
-        /// This one found none.
-        replica: String,
     },
     /// A service with more prefixes of clients than one may have.
-    #[error("{service:?} has {wanted} prefixes in SOURCE_RANGES; a service has at most {room}")]
+    #[error(
+        "no room for {service:?}: it has {wanted} prefixes of clients for map SOURCE_RANGES, and a service may \
+         have {room}"
+    )]
     Sources {
-        /// A service may have these.
-        room: u32,
-        /// This one has these.
-        wanted: usize,
         /// Its name.
         service: String,
+        /// It has these.
+        wanted: usize,
+        /// A service may have these.
+        room: u32,
     },
 }
 
-fn no_room(what: &str, room: u32, name: &str) -> String {
+impl PlanError {
+    /// The same in words that stay as long as the service and the maps' sizes do: what is in use differs
+    /// from node to node, and from one moment to the next.
+    pub fn lasting(&self) -> String {
+        match self {
+            Self::Room { service, map, room, .. } => {
+                let (map, raise) = (map.pin(), raise(*map));
+                format!("no room for {service:?} in map {map}, which takes {room} entries; {raise}")
+            }
+            Self::Sources { .. } => self.to_string(),
+        }
+    }
+}
+
+/// What gives a map more room.
+fn raise(map: Map) -> String {
+    let limit = if map == Map::Replicas { "replicas" } else { "services" };
+    let gone = match map {
+        Map::Replicas => "those that are gone but still in use count, too; ",
+        Map::Services => "those that were removed but are still in use count, too; ",
+        _ => "",
+    };
     format!(
-        "no room for {name:?}: the maps were made for {room} {what}, with those that are gone but still \
-         in use; raise [limits] {what}, then `roost detach` and start anew (ends the connections)"
+        "{gone}raise [limits] {limit}, then `roost detach` and start anew (ends the connections)"
     )
 }
 
@@ -115,7 +162,7 @@ pub struct Index {
     unused: BTreeSet<u32>,
     /// The last slot table of each service number, and what it was built from.
     tables: BTreeMap<u32, (Vec<(String, u32)>, SlotTable)>,
-    /// A write has failed.
+    /// Something did not fit, or a write has failed.
     is_behind: bool,
 }
 
@@ -158,36 +205,6 @@ impl Index {
         before.into_iter().flat_map(BTreeMap::into_values).collect()
     }
 
-    /// The same, but a service that does not fit into the maps stays as it was, and harms no other.
-    /// Returns those.
-    pub fn reset_what_fits(
-        &mut self,
-        source: Origin,
-        services: Vec<config::Service>,
-    ) -> Vec<(String, PlanError)> {
-        let before = self.reset(source, services.clone());
-        if self.plan().is_ok() {
-            return Vec::new();
-        }
-        // What leaves makes room. The rest is tried one by one.
-        let stays = |old: &config::Service| services.iter().any(|new| new.name == old.name);
-        self.reset(source, before.into_iter().filter(stays));
-        let mut refused = Vec::new();
-        for service in services {
-            let name = service.name.clone();
-            let old = self.delete(source, &name);
-            self.apply(source, service);
-            if let Err(e) = self.plan() {
-                self.delete(source, &name);
-                if let Some(old) = old {
-                    self.apply(source, old);
-                }
-                refused.push((name, e));
-            }
-        }
-        refused
-    }
-
     /// Sets which services stay as the maps have them, whatever sources say: what is said of them is
     /// not believed yet.
     pub fn keep(&mut self, names: BTreeSet<String>) {
@@ -221,47 +238,117 @@ impl Index {
         &self.published
     }
 
-    /// The changes that bring the maps to the wanted state, in an order in which every step leaves
-    /// them consistent: replicas, slot tables in free regions, services (each change selects its
-    /// table), VIPs; then removals, the other way round.
-    pub fn plan(&mut self) -> Result<Vec<Change>, PlanError> {
-        let desired = plan::desired(self)?;
-        Ok(plan::changes(&self.published, &desired))
+    /// What does not fit into the maps as they are, by service.
+    pub fn refused(&mut self) -> BTreeMap<String, PlanError> {
+        plan::wanted(self).refused
     }
 
     /// Whether there may be something to write though no source has said anything: numbers to free,
-    /// or what could not be written before.
+    /// or what did not fit or could not be written before.
     pub fn is_behind(&self) -> bool {
         self.is_behind || !self.unused.is_empty()
     }
 
-    /// Plans and writes. After an error the rest is in the next plan.
-    pub fn sync<M: Maps>(
-        &mut self,
-        maps: &mut M,
-        now: Duration,
-    ) -> Result<Vec<Change>, SyncError<M::Error>> {
-        let changes = self.plan().map_err(SyncError::Plan)?;
-        self.is_behind = true;
-        for change in &changes {
-            maps.write(change).map_err(SyncError::Write)?;
-            self.published.note(change);
-            match change {
-                Change::Replica { number, value } if value.state == REPLICA_GONE => {
-                    self.gone.insert(*number, now);
-                }
-                Change::RemoveService { number } => {
-                    self.retired.insert(*number, now);
-                    self.tables.remove(number);
-                }
-                Change::RemoveReplica { number } => {
-                    self.unused.remove(number);
-                }
-                _ => {}
+    /// Plans and writes, each service by itself, and what goes before what comes. What fails is tried again
+    /// by the next call.
+    pub fn sync<M: Maps>(&mut self, maps: &mut M, now: Duration) -> Synced<M::Error> {
+        let mut out = Synced { changes: Vec::new(), failed: BTreeMap::new() };
+        for _ in 0..2 {
+            let begin = out.changes.len();
+            self.sync_once(maps, now, &mut out);
+            let freed = out.changes[begin..].iter().any(Change::makes_room);
+            // What has gone may be the room that was missing.
+            if !freed || !out.failed.values().any(|why| matches!(why, SyncError::Plan(_))) {
+                break;
             }
         }
-        self.is_behind = false;
-        Ok(changes)
+        self.is_behind = !out.failed.is_empty();
+        out
+    }
+
+    fn sync_once<M: Maps>(&mut self, maps: &mut M, now: Duration, out: &mut Synced<M::Error>) {
+        let wanted = plan::wanted(self);
+        let Steps { first, then, last, freed } = steps::steps(&self.published, &wanted);
+        out.failed = wanted.refused.into_iter().map(|(name, e)| (name, e.into())).collect();
+        let freed = [(None, Group { comes: Vec::new(), goes: freed })];
+        let numbered = |(number, group)| (Some(number), group);
+        let before = first.into_iter().map(numbered).chain(freed);
+        let after = then.into_iter().chain(last).map(numbered);
+        for (number, mut group) in before.chain(after) {
+            let name = match number {
+                Some(number) => self.name(number, &wanted.maps),
+                None => "(replicas that are gone)".to_owned(),
+            };
+            if number.is_some_and(|number| !wanted.maps.services.contains_key(&number)) {
+                // Those that should have come to others by now.
+                let kept = self.published.vips.iter().filter(|(_, owner)| Some(**owner) == number);
+                let remove = |(prefix_len, vip): &(u32, Vip)| Change::RemoveVip {
+                    prefix_len: *prefix_len,
+                    vip: *vip,
+                };
+                let kept: Vec<_> = kept.map(|(key, _)| remove(key)).collect();
+                group.goes.retain(|change| !kept.contains(change));
+                group.goes.splice(0..0, kept);
+            }
+            if let Some(e) = self.write(maps, group, now, &mut out.changes) {
+                out.failed.insert(name, SyncError::Write(e));
+            }
+        }
+    }
+
+    /// Writes what is to be written for a service.
+    fn write<M: Maps>(
+        &mut self,
+        maps: &mut M,
+        group: Group,
+        now: Duration,
+        done: &mut Vec<Change>,
+    ) -> Option<M::Error> {
+        let mut failed = None;
+        for change in group.comes.into_iter().chain(group.goes) {
+            // Whatever has failed: a replica that is gone gets no more packets, which are for somebody else
+            // at its address by then, and an address that was given up is not answered for.
+            if failed.is_some() && !change.must_be() {
+                continue;
+            }
+            match maps.write(&change) {
+                Ok(()) => {
+                    self.note(&change, now);
+                    done.push(change);
+                }
+                Err(e) => {
+                    if let Change::Slots { first, .. } = change {
+                        // Nobody knows what of it is there: it is written as a whole.
+                        self.published.slots.remove(&first);
+                    }
+                    failed.get_or_insert(e);
+                }
+            }
+        }
+        failed
+    }
+
+    fn note(&mut self, change: &Change, now: Duration) {
+        self.published.note(change);
+        match change {
+            Change::Replica { number, value } if value.state == REPLICA_GONE => {
+                self.gone.insert(*number, now);
+            }
+            Change::RemoveService { number } => {
+                self.retired.insert(*number, now);
+                self.tables.remove(number);
+            }
+            Change::RemoveReplica { number } => {
+                self.unused.remove(number);
+            }
+            _ => {}
+        }
+    }
+
+    /// What a service is called that is or is to be.
+    fn name(&self, number: u32, wanted: &Published) -> String {
+        let value = self.published.services.get(&number).or_else(|| wanted.services.get(&number));
+        value.map_or_else(String::new, |s| String::from_utf8_lossy(s.name.kept()).into_owned())
     }
 
     /// Learns what the maps refer to. Numbers that are gone, long enough and referred to by nothing
@@ -289,12 +376,21 @@ impl Index {
     }
 }
 
-/// Why the maps are not in the wanted state.
+/// What became of bringing the maps to the wanted state.
+#[derive(Debug)]
+pub struct Synced<E> {
+    /// What was written.
+    pub changes: Vec<Change>,
+    /// Services that are not as their sources say, and why.
+    pub failed: BTreeMap<String, SyncError<E>>,
+}
+
+/// Why a service is not as its source says.
 #[derive(Debug, Error)]
 pub enum SyncError<E> {
-    /// It does not fit; nothing was written.
+    /// It does not fit: but for what has gone, it stays as it was.
     #[error("{0}")]
-    Plan(PlanError),
+    Plan(#[from] PlanError),
     /// A map refused.
     #[error("{0}")]
     Write(E),

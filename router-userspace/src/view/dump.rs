@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::decode;
-use crate::maps::{handle::Hash, names::Names, read, tables::Tables};
+use crate::maps::{handle::Hash, names::Names, problems, read, tables::Tables};
 
 /// Entries in use. Of arrays these are the ones that mean something.
 fn used(map: Map, tables: &Tables, names: &Names) -> Result<usize> {
@@ -28,6 +28,7 @@ fn used(map: Map, tables: &Tables, names: &Names) -> Result<usize> {
         Map::Stash => tables.stash.count()?,
         Map::Flows => tables.flows.count()?,
         Map::FlowsBack => tables.flows_back.count()?,
+        Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
         Map::Counters => Counter::COUNT,
         Map::Schema => tables.schema.count()?,
@@ -60,6 +61,9 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Map::Stash => tuples(&tables.stash, decode::stash)?,
         Map::Flows => tuples(&tables.flows, decode::flow)?,
         Map::FlowsBack => tuples(&tables.flows_back, decode::flow_back)?,
+        Map::Problems => each(&problems::read(tables)?, |service, why| {
+            (json!({ "service": service }), json!({ "problem": why }))
+        }),
         Map::Secrets => {
             let secrets = tables.secrets.get(0)?;
             vec![Entry { key: json!({ "index": 0 }), value: decode::secrets(&secrets) }]

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     kube,
-    maps::tables::Tables,
+    maps::{problems, tables::Tables},
     os::{lock, running},
     plan::origin::Origin,
 };
@@ -35,10 +35,21 @@ pub struct StatusReport {
     pub interfaces: Vec<InterfaceLine>,
     /// The services, as `roost services` lists them.
     pub services: Vec<ServiceLine>,
+    /// Services that are not as their sources say, as many as there is room to tell of.
+    pub problems: Vec<ProblemLine>,
     /// How full the maps are that can fill up.
     pub limits: Vec<LimitLine>,
     /// The counters that are not zero, as `roost counters` lists them.
     pub counters: Vec<CounterLine>,
+}
+
+/// A service that is not as its source says: it does not fit, or a map refuses it. It is tried again.
+#[derive(Debug, Serialize)]
+pub struct ProblemLine {
+    /// Its name.
+    pub service: String,
+    /// Why.
+    pub problem: String,
 }
 
 /// A map that can fill up.
@@ -71,6 +82,10 @@ pub fn overview(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
         pin_dir: pin_dir.to_owned(),
         interfaces: interfaces(pin_dir, daemon_pid.is_some_and(running::is_elsewhere))?,
         services,
+        problems: problems::read(tables)?
+            .into_iter()
+            .map(|(service, problem)| ProblemLine { service, problem })
+            .collect(),
         limits: maps.into_iter().map(limit).collect(),
         counters: counters::counters(tables, false)?.0,
     })

@@ -4,6 +4,7 @@
 mod checks;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -63,6 +64,15 @@ pub struct FileState {
     pub problem: Option<String>,
 }
 
+/// Why a service is not as its source says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In words.
+    pub problem: String,
+    /// A map has refused it; else it does not fit.
+    pub is_refusal: bool,
+}
+
 /// What is known about the maps of the control plane.
 #[derive(Clone, Debug, Default)]
 pub struct MapsState {
@@ -70,10 +80,12 @@ pub struct MapsState {
     pub names: Arc<Names>,
     /// How many addresses of services.
     pub vips: usize,
+    /// How many prefixes of clients.
+    pub ranges: usize,
     /// They were brought to what the sources say, once at least.
     pub is_filled: bool,
-    /// What kept them from it, if it was not possible the last time.
-    pub problem: Option<String>,
+    /// Services that are not as their sources say, and why.
+    pub failed: BTreeMap<String, Failure>,
     /// How often something was written.
     pub publications: u64,
     /// Single writes.
@@ -216,8 +228,13 @@ impl Status {
         }
     }
 
-    /// The maps hold what the sources say, after so many writes.
-    pub fn published(&self, published: &Published, changes: usize) {
+    /// The maps hold what the sources say, after so many writes, but for the services that have failed.
+    pub fn published(
+        &self,
+        published: &Published,
+        changes: usize,
+        failed: BTreeMap<String, Failure>,
+    ) {
         // Copied before the lock is taken.
         let names = Arc::new(Names {
             services: published.services.clone(),
@@ -225,18 +242,14 @@ impl Status {
         });
         let mut state = self.lock();
         let maps = &mut state.maps;
-        (maps.names, maps.vips) = (names, published.vips.len());
-        (maps.is_filled, maps.problem) = (true, None);
+        (maps.names, maps.vips, maps.ranges) =
+            (names, published.vips.len(), published.ranges.len());
+        (maps.is_filled, maps.failed) = (true, failed);
         if changes > 0 {
             maps.publications += 1;
             maps.changes += changes as u64;
             maps.published_at = Some(SystemTime::now());
         }
-    }
-
-    /// The maps could not be brought to what the sources say.
-    pub fn not_published(&self, problem: &str) {
-        self.lock().maps.problem = Some(problem.to_owned());
     }
 
     /// A sweep has ended.

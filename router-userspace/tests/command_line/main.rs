@@ -80,6 +80,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "STASH",
         "FLOWS",
         "FLOWS_BACK",
+        "PROBLEMS",
         "SECRETS",
         "COUNTERS",
         "SCHEMA",

@@ -26,10 +26,13 @@ const ONE: &str = "[[service]]\nname = \"chat\"\naddresses = [\"10.0.0.1\", \"20
 fn what_is_written_is_read_back_and_not_written_again() {
     let maps = TestMaps::new();
     let mut tables = maps.tables();
-    assert_eq!(room(&tables).unwrap(), Room { services: 4, replicas: 32 });
+    assert_eq!(
+        room(&tables).unwrap(),
+        Room { services: 4, replicas: 32, vips: 1024, ranges: 2048 }
+    );
     let mut index = Index::new(room(&tables).unwrap(), tables.read().unwrap());
     index.reset(Origin::FILE, services(ONE));
-    assert!(!index.sync(&mut tables, NOW).unwrap().is_empty());
+    assert!(!index.sync(&mut tables, NOW).changes.is_empty());
     let read = tables.read().unwrap();
     assert_eq!(read.vips, index.published().vips);
     assert_eq!(read.ranges, index.published().ranges);
@@ -39,12 +42,60 @@ fn what_is_written_is_read_back_and_not_written_again() {
     assert_eq!(read.slots, index.published().slots);
     let mut again = Index::new(room(&tables).unwrap(), read);
     again.reset(Origin::FILE, services(ONE));
-    assert_eq!(again.sync(&mut tables, NOW).unwrap(), []);
+    assert_eq!(again.sync(&mut tables, NOW).changes, []);
     again.reset(Origin::FILE, []);
-    assert!(!again.sync(&mut tables, NOW).unwrap().is_empty());
+    assert!(!again.sync(&mut tables, NOW).changes.is_empty());
     let read = tables.read().unwrap();
     assert!(read.vips.is_empty() && read.services.is_empty() && read.ranges.is_empty());
     assert_eq!(read.replicas.len(), 2);
+}
+
+/// What is taken for room is what the kernel takes, to the last entry.
+#[test]
+fn full_maps_take_what_is_planned_and_a_service_too_many_is_told() {
+    let maps = TestMaps::new();
+    let mut tables = maps.tables();
+    let room = room(&tables).unwrap();
+    let mut index = Index::new(room, tables.read().unwrap());
+    let with = |name: &str, net: &str, addresses: u32, sources: u32| {
+        let list = |net: &str, count: u32| {
+            let all = (0..count).map(|i| format!("\"{net}.{}.{}\"", i / 256, i % 256));
+            all.collect::<Vec<_>>().join(", ")
+        };
+        let sources = match sources {
+            0 => String::new(),
+            _ => format!("allowed_sources = [{}]\n", list("192.0", sources)),
+        };
+        format!(
+            "[[service]]\nname = {name:?}\naddresses = [{}]\nport = 80\npolicy = \"spread\"\n{sources}\
+             [[service.replica]]\nname = \"a\"\naddress = \"10.1.0.2\"\n",
+            list(net, addresses)
+        )
+    };
+    let sync = |index: &mut Index, tables: &mut Tables, text: &str| {
+        index.reset(Origin::FILE, services(text));
+        let failed = index.sync(tables, NOW).failed;
+        let read = tables.read().unwrap();
+        assert_eq!(
+            (&read.vips, &read.ranges),
+            (&index.published().vips, &index.published().ranges)
+        );
+        failed.values().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (one, two) = (with("one", "10.2", 1000, 256), with("two", "10.3", room.vips - 1000, 256));
+    assert_eq!(sync(&mut index, &mut tables, &format!("{one}{two}")), [""; 0]);
+    assert_eq!(index.published().vips.len() as u32, room.vips);
+    // An address comes to another service though the map is full.
+    let (less, more) = (with("one", "10.2", 999, 256), with("two", "10.3", room.vips - 1000, 256));
+    let more = more.replace("addresses = [", "addresses = [\"10.2.3.231\", ");
+    assert_eq!(sync(&mut index, &mut tables, &format!("{less}{more}")), [""; 0]);
+    let failed = sync(&mut index, &mut tables, &format!("{less}{more}{}", with("x", "10.4", 1, 1)));
+    let full = format!("map VIPS has {0} of {0} entries in use, and it needs 1 more", room.vips);
+    assert!(failed.len() == 1 && failed[0].contains(&full), "{failed:?}");
+    // All prefixes of a service are replaced while there is room for as many again.
+    let other = less.replace("\"192.0.", "\"198.51.");
+    assert_eq!(sync(&mut index, &mut tables, &format!("{other}{more}")), [""; 0]);
+    assert_eq!(index.published().ranges.len(), 512);
 }
 
 #[test]

@@ -97,6 +97,19 @@ impl Change {
         matches!(self, Self::Replica { value, .. } if value.state == REPLICA_GONE)
     }
 
+    /// Whether it frees entries that others can use at once.
+    pub(super) fn makes_room(&self) -> bool {
+        matches!(
+            self,
+            Self::RemoveVip { .. } | Self::RemoveRange { .. } | Self::RemoveReplica { .. }
+        )
+    }
+
+    /// Whether it is right also if what comes before it was not written.
+    pub(super) fn must_be(&self) -> bool {
+        self.ends_replica() || matches!(self, Self::RemoveVip { .. })
+    }
+
     /// The change in a few words, for the log.
     pub fn summary(&self) -> String {
         let name = |name: &Name| String::from_utf8_lossy(name.kept()).into_owned();

@@ -1,3 +1,5 @@
+mod fitting;
+
 use std::net::IpAddr;
 
 use proptest::prelude::*;
@@ -9,7 +11,7 @@ use crate::plan::config::Config;
 
 use super::*;
 
-const ROOM: Room = Room { services: 8, replicas: 32 };
+const ROOM: Room = Room { services: 8, replicas: 32, vips: 20, ranges: 20 };
 const NOW: Duration = Duration::from_secs(1000);
 const LATER: Duration = Duration::from_secs(2000);
 
@@ -33,7 +35,8 @@ impl World {
     }
 
     fn sync(&mut self) -> Vec<Change> {
-        let changes = self.index.sync(&mut self.maps, NOW).unwrap();
+        let Synced { changes, failed } = self.index.sync(&mut self.maps, NOW);
+        assert!(failed.is_empty(), "{failed:?}");
         assert_eq!(self.index.published(), &self.maps);
         changes
     }
@@ -241,25 +244,13 @@ fn a_service_that_leaves_takes_everything_along_and_its_number_rests() {
     let one = service("one", "10.0.0.1", &[("a", 2, "")]);
     world.set(&one);
     let two = service("two", "10.0.0.2", &[("a", 2, "")]);
-    assert_eq!(kinds(&world.set(&two)), "rtsvVSg");
+    assert_eq!(kinds(&world.set(&two)), "VSgrtsv");
     assert_eq!(world.maps.services.keys().copied().collect::<Vec<_>>(), [1]);
     // After a restart the number is only known to be used by what still refers to it.
     world.restart();
     world.index.free_unused(&Used { services: [0].into(), ..Used::default() }, NOW);
     world.set(&format!("{two}{}", service("three", "10.0.0.3", &[])));
     assert_eq!(world.maps.services.keys().copied().collect::<Vec<_>>(), [1, 2]);
-}
-
-#[test]
-fn what_does_not_fit_is_refused_and_nothing_is_written() {
-    let mut world = World::new();
-    let many: String =
-        (1..=9).map(|i| service(&format!("s{i}"), &format!("10.0.0.{i}"), &[])).collect();
-    let config = Config::parse(&format!("interfaces = [\"eth0\"]\n{many}"), "").unwrap();
-    world.index.reset(Origin::FILE, config.services);
-    let e = world.index.sync(&mut world.maps, NOW).unwrap_err();
-    assert!(e.to_string().contains("raise [limits] services"), "{e}");
-    assert_eq!(world.maps, Published::default());
 }
 
 #[test]
@@ -358,7 +349,7 @@ fn what_is_kept_stays_until_it_is_not() {
     world.index.free_unused(&Used::default(), LATER);
     assert_eq!(world.sync(), []);
     world.index.keep(BTreeSet::new());
-    assert_eq!(kinds(&world.sync()), "sVSggg");
+    assert_eq!(kinds(&world.sync()), "VSgsgg");
 }
 
 #[test]
@@ -370,39 +361,6 @@ fn what_is_kept_gives_way_to_a_claim() {
     let changes = world.set(&service("two", "10.0.0.1", &[("b", 3, "")]));
     assert_eq!(kinds(&changes), "rtsv");
     assert_eq!(world.maps.services.len(), 2);
-}
-
-#[test]
-fn of_what_does_not_fit_the_rest_is_taken() {
-    let mut world = World::new();
-    let all: Vec<_> = (1..=9)
-        .map(|i| {
-            let text = service(&format!("s{i}"), &format!("10.0.0.{i}"), &[("a", i, "")]);
-            let text = format!("interfaces = [\"eth0\"]\n{text}");
-            Config::parse(&text, "").unwrap().services.remove(0)
-        })
-        .collect();
-    let refused = world.index.reset_what_fits(Origin::KUBERNETES, all.clone());
-    let names: Vec<_> = refused.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["s9"]);
-    world.sync();
-    assert_eq!(world.maps.services.len(), 8);
-    // A service that grows out of its room stays as it is, and what leaves makes room.
-    let mut next = all[1..].to_vec();
-    let many = (0..64).map(|i| config::Replica {
-        name: format!("r{i}"),
-        addresses: vec![[10, 2, 0, i].into()],
-        ..all[0].replicas[0].clone()
-    });
-    next[0].replicas = many.collect();
-    let refused = world.index.reset_what_fits(Origin::KUBERNETES, next);
-    assert!(
-        matches!(&refused[..], [(name, PlanError::Replicas { .. }), ..] if name == "s2"),
-        "{refused:?}"
-    );
-    world.sync();
-    assert!(world.index.services().contains_key("s2"));
-    assert!(!world.index.services().contains_key("s1"));
 }
 
 /// Never are there fewer ranges than are meant while only they may connect, and never may anybody connect

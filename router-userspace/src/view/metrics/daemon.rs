@@ -100,10 +100,16 @@ fn publications(state: &State) -> Vec<Family> {
     vec![
         Family::gauge(
             "maps_current",
-            "1 if the maps hold what the sources say, else 0: /readyz says why.",
+            "1 if the maps hold what the sources say, else 0: `roost status` says why.",
             &[],
         )
-        .with([], (maps.is_filled && maps.problem.is_none()).into()),
+        .with([], (maps.is_filled && maps.failed.is_empty()).into()),
+        Family::gauge(
+            "services_not_published",
+            "Services that are not as their sources say: `roost status` says which and why.",
+            &[],
+        )
+        .with([], maps.failed.len() as u64),
         Family::counter(
             "publications",
             "How often the maps of services and replicas were written. Changes that come together are one.",

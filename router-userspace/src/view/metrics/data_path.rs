@@ -8,8 +8,9 @@ use router_ebpf::{
 use super::{Facts, Family};
 
 /// The maps that can fill up. STASH is not among them: to count its entries is to read 4 KiB of each.
-pub(super) const BOUNDED: [Map; 7] = [
+pub(super) const BOUNDED: [Map; 8] = [
     Map::Vips,
+    Map::SourceRanges,
     Map::Services,
     Map::Replicas,
     Map::Flows,
@@ -65,6 +66,7 @@ fn maps(facts: &Facts<'_>) -> [Family; 2] {
     let maps = &facts.state.maps;
     if maps.is_filled {
         entries.add([Map::Vips.pin()], maps.vips as u64);
+        entries.add([Map::SourceRanges.pin()], maps.ranges as u64);
         entries.add([Map::Services.pin()], maps.names.services.len() as u64);
         entries.add([Map::Replicas.pin()], maps.names.replicas.len() as u64);
     }

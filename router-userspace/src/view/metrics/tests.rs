@@ -52,7 +52,7 @@ fn status() -> Status {
         replicas: replicas.map(|(n, name, state)| (n, replica(name, state))).into(),
         ..Default::default()
     };
-    status.published(&published, 4);
+    status.published(&published, 4, std::collections::BTreeMap::new());
     let mut load = Load::default();
     for (number, flows, chats) in [(0, 5, 2), (2, 1, 1)] {
         let carried = crate::sweeper::Carried { flows, chats };

@@ -60,12 +60,13 @@ pub fn readiness(state: &State, attached: &[InterfaceLine], now: Instant) -> Vec
 }
 
 fn maps(state: &State) -> Check {
-    let problem = match &state.maps.problem {
-        Some(e) => Some(format!("they do not hold what the sources say: {e}")),
-        None if !state.maps.is_filled => Some("they are not filled yet".to_owned()),
-        None => None,
-    };
-    Check::new("maps", problem)
+    let refused = state.maps.failed.iter().filter(|(_, failure)| failure.is_refusal);
+    let mut problems: Vec<_> = refused.map(|(name, e)| format!("{name}: {}", e.problem)).collect();
+    // Services that do not fit do not count: whoever may write one would stop the roll-out on all nodes.
+    if !state.maps.is_filled {
+        problems.push("they are not filled yet".to_owned());
+    }
+    Check::new("maps", problems)
 }
 
 fn interfaces(state: &State, attached: &[InterfaceLine]) -> Check {
@@ -113,9 +114,9 @@ fn secret(secret: &SecretState, was_read: bool) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
 
-    use super::*;
+    use super::{super::Failure, *};
     use crate::{
         kube::WatchState,
         plan::index::Published,
@@ -167,7 +168,7 @@ mod tests {
         assert_eq!(names, [("maps", 1), ("interfaces", 2), ("cluster", 1)]);
         assert_eq!(checks[2].problems, ["eth0: not attached", "eth1: was made anew"]);
 
-        status.published(&Published::default(), 0);
+        status.published(&Published::default(), 0, BTreeMap::new());
         status.watches(WatchState::default(), None);
         let both = [line("eth0"), line("eth1")];
         let checks = readiness(&status.get(), &both, now);
@@ -180,7 +181,7 @@ mod tests {
 
         let status = Status::new();
         status.does(Activity::WAITING);
-        status.published(&Published::default(), 0);
+        status.published(&Published::default(), 0, BTreeMap::new());
         status.expects(true, false, &["eth0".to_owned()]);
         assert_eq!(failing(&readiness(&status.get(), &both, now)), []);
         status.file_refused("port: 0 is not one\nname: missing");
@@ -188,7 +189,15 @@ mod tests {
         let said = "the changed file was not applied: port: 0 is not one; name: missing";
         assert_eq!(failing(&checks), [("file", &[said.to_owned()][..])]);
         status.file_applied(&["eth0".to_owned()]);
-        status.not_published("no room");
-        assert_eq!(failing(&readiness(&status.get(), &both, now))[0].0, "maps");
+        let failure = |is_refusal| {
+            let failure = Failure { problem: "why".to_owned(), is_refusal };
+            BTreeMap::from([("chat".to_owned(), failure)])
+        };
+        // One that does not fit is the matter of whoever wrote it.
+        status.published(&Published::default(), 0, failure(false));
+        assert_eq!(failing(&readiness(&status.get(), &both, now)), []);
+        status.published(&Published::default(), 0, failure(true));
+        let checks = readiness(&status.get(), &both, now);
+        assert_eq!(failing(&checks), [("maps", &["chat: why".to_owned()][..])]);
     }
 }
