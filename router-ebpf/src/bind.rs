@@ -101,7 +101,7 @@ enum Collected {
     Again,
     /// It has to come again.
     Early,
-    /// It may be a guess, of which there were too many.
+    /// It may be a guess, of which there were too many: see [`crate::limit`].
     Limited,
 }
 
@@ -118,11 +118,12 @@ fn collect<P: Packet>(
     let is_first = seq == client_isn.wrapping_add(1);
     let found = recall(tables, scratch, server_isn);
     if found != Found::Ours {
-        // Whoever guesses must not learn more from this than from an RST, nor push another's out.
+        // Whoever guesses must not learn more from this than from an RST, nor push many out.
         if !is_first && !reply::may_reset(tables, scratch)? {
             return Some(Collected::Limited);
         }
-        if !is_first && found == Found::Foreign {
+        if !is_first && (found == Found::Foreign || !scratch.allowance.may_keep_early(tables.now()))
+        {
             return Some(Collected::Early);
         }
         scratch.stash.clear(server_isn, client_isn);

@@ -28,6 +28,7 @@ pub mod icmp;
 pub mod ingress;
 pub mod integrity;
 pub mod key;
+pub mod limit;
 pub mod maps;
 pub mod options;
 pub mod packet;

@@ -5,7 +5,7 @@ use crate::{
     maps::{OFFER_SCALE, Piece, Service},
     packet::Packet,
     rewrite::swap_macs,
-    scratch::{BUCKETS, Scratch},
+    scratch::Scratch,
     siphash,
     syn_cookie::{self, REACH},
     tables::FlowTables,
@@ -20,10 +20,6 @@ use crate::{
 pub const HANDSHAKE_WINDOW: u16 = 5840;
 /// The window scale that we announce, the usual one of Linux; a replica's other one is translated.
 pub const ANNOUNCED_SCALE: u8 = 7;
-/// RSTs for each CPU and bucket: so many at once, and one more for each interval in nanoseconds
-/// (64/s).
-const RESET_BURST: u64 = 64;
-const RESET_INTERVAL: u64 = 1_000_000_000 / 64;
 
 /// Turns a SYN into a SYN-ACK whose sequence number is a SYN cookie.
 #[inline(never)]
@@ -123,25 +119,13 @@ pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
     header.write(packet, &scratch.segment, 0, check)
 }
 
-/// Takes a token from the bucket that the client's address belongs to, by a hash that it cannot
-/// know: nobody learns from the RSTs that he gets himself what was sent in another one's name, or
-/// uses up those of others.
+/// Whether the client may get one more RST, or what costs as much: nobody learns from the RSTs that he gets
+/// himself what was sent in another one's name.
 #[inline(never)]
 pub fn may_reset(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool> {
     let [a, b, ..] = syn_cookie::tuple_words(&scratch.vip_side);
     let hash = siphash::words(&tables.secrets()?.handshake, &[a, b]);
-    let now = tables.now();
-    let bucket = scratch.buckets.get_mut(opaque(hash as usize) % BUCKETS)?;
-    let earned = now.saturating_sub(bucket.at) / RESET_INTERVAL;
-    if earned > 0 {
-        bucket.at = now;
-        bucket.tokens = (bucket.tokens + earned).min(RESET_BURST);
-    }
-    if bucket.tokens == 0 {
-        return Some(false);
-    }
-    bucket.tokens -= 1;
-    Some(true)
+    Some(scratch.allowance.may_reset(hash, tables.now()))
 }
 
 /// Resets a replica with the answer that a client would give to its segment.

@@ -4,6 +4,7 @@
 use crate::{
     header::Header,
     key::{bytes::Key, scan::Scan},
+    limit::Allowance,
     maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, SourceKey, Tuple, VipKey},
     options::{Cursor, Offer},
     segment::Segment,
@@ -13,21 +14,8 @@ use crate::{
     verdict::Counter,
 };
 
-/// Buckets for the limit on RSTs.
-pub const BUCKETS: usize = 256;
-
-/// A token bucket.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket {
-    /// When it last gained a token, in nanoseconds.
-    pub at: u64,
-    /// How many it has.
-    pub tokens: u64,
-}
-
-/// One packet's working memory. Nothing in it is read before it is written, but for the limit on
-/// RSTs, which belongs to the CPU.
+/// One packet's working memory. Nothing in it is read before it is written, but for the limits, which
+/// belong to the CPU.
 #[repr(C)]
 pub struct Scratch {
     /// The segment in hand.
@@ -62,8 +50,8 @@ pub struct Scratch {
     pub flow: Flow,
     /// To be entered into `FLOWS_BACK`.
     pub back: FlowBack,
-    /// How many RSTs this CPU may still send, by a hash of the client's address.
-    pub buckets: [Bucket; BUCKETS],
+    /// What this CPU may still send or keep.
+    pub allowance: Allowance,
     /// Sum of the payload in hand, folded.
     pub payload_sum: u32,
     /// 1 if the checksum of the segment in hand is to be finished by a device.

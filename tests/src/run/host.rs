@@ -1,6 +1,11 @@
 //! The same code on the host, with hash maps for maps and bytes for a frame.
 
-use std::{cell::RefCell, collections::HashMap, hash::Hash, ptr::NonNull};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    ptr::NonNull,
+};
 
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::{
@@ -260,6 +265,22 @@ impl Machine for Host {
             copies: packet.copies,
             moved: moved.map(|(count, counter)| (*counter, *count)).collect(),
         }
+    }
+
+    fn flood(&mut self, frames: &[(Vec<u8>, u32)]) -> BTreeMap<Counter, u64> {
+        let mut moved = BTreeMap::new();
+        for (frame, times) in frames {
+            let mut frame = frame.clone();
+            for _ in 0..*times {
+                let outcome = self.run(Hook::Ingress, &frame);
+                frame = outcome.frame;
+                outcome
+                    .moved
+                    .iter()
+                    .for_each(|(counter, n)| *moved.entry(*counter).or_default() += n);
+            }
+        }
+        moved
     }
 
     fn flows(&self) -> Vec<(Tuple, Flow)> {

@@ -1,6 +1,7 @@
 //! The loaded programs, in maps of their own, run by `BPF_PROG_TEST_RUN`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process,
@@ -10,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, lpm_trie},
-    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
 use nix::{
     errno::Errno,
@@ -175,6 +176,36 @@ impl Rig {
         program.try_into().expect("a classifier")
     }
 
+    /// Runs the programs on a frame, so many times; what they leave of it is in `out`.
+    fn test_run(&mut self, hook: Hook, frame: &[u8], times: u32, out: &mut [u8]) -> TestRunResult {
+        loop {
+            let options = TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(out),
+                repeat: times,
+                ..TestRunOptions::default()
+            };
+            let result = match hook {
+                Hook::Ingress => self.xdp().test_run(options),
+                Hook::Egress => self.classifier().test_run(options),
+            };
+            match result {
+                Ok(result) => return result,
+                // A signal came before the program ran.
+                Err(aya::programs::ProgramError::SyscallError(e))
+                    if e.io_error.raw_os_error() == Some(Errno::EINTR as i32) => {}
+                Err(e) => panic!("running {hook:?} on {} bytes: {e:?}", frame.len()),
+            }
+        }
+    }
+
+    /// The counters that have moved, and how far.
+    fn moved_since(&self, before: &[u64]) -> Vec<(Counter, u64)> {
+        let moved = before.iter().zip(self.counters()).zip(Counter::ALL);
+        let moved = moved.filter(|((before, after), _)| *before != after);
+        moved.map(|((before, after), counter)| (*counter, after - before)).collect()
+    }
+
     fn counters(&self) -> Vec<u64> {
         let map = self.map(Map::Counters);
         let counters = PerCpuArray::<_, u64>::try_from(map).expect(DECLARED);
@@ -237,24 +268,7 @@ impl Machine for Rig {
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let before = self.counters();
         let mut out = vec![0; PAGE];
-        let result = loop {
-            let options = TestRunOptions {
-                data_in: Some(frame),
-                data_out: Some(&mut out),
-                ..TestRunOptions::default()
-            };
-            let result = match hook {
-                Hook::Ingress => self.xdp().test_run(options),
-                Hook::Egress => self.classifier().test_run(options),
-            };
-            match result {
-                Ok(result) => break result,
-                // A signal came before the program ran.
-                Err(aya::programs::ProgramError::SyscallError(e))
-                    if e.io_error.raw_os_error() == Some(Errno::EINTR as i32) => {}
-                Err(e) => panic!("running {hook:?} on {} bytes: {e:?}", frame.len()),
-            }
-        };
+        let result = self.test_run(hook, frame, 1, &mut out);
         out.truncate(result.data_size_out as usize);
         let action = match (hook, result.return_value) {
             (Hook::Ingress, XDP_PASS) | (Hook::Egress, TC_ACT_OK) => Action::Pass,
@@ -263,13 +277,18 @@ impl Machine for Rig {
             (Hook::Egress, TC_ACT_REDIRECT) => Action::Turn,
             (hook, action) => panic!("{hook:?} returned {action}"),
         };
-        let moved = before.iter().zip(self.counters()).zip(Counter::ALL);
-        let moved = moved.filter(|((before, after), _)| *before != after);
-        let moved: Vec<_> =
-            moved.map(|((before, after), counter)| (*counter, after - before)).collect();
+        let moved = self.moved_since(&before);
         let copies = moved.iter().find(|(counter, _)| *counter == Counter::DeliveredMore);
         let copies = (0..copies.map_or(0, |(_, count)| *count)).map(|_| self.tap.next()).collect();
         Outcome { hook, action, frame: out, copies, moved }
+    }
+
+    fn flood(&mut self, frames: &[(Vec<u8>, u32)]) -> BTreeMap<Counter, u64> {
+        let (before, mut out) = (self.counters(), vec![0; PAGE]);
+        for (frame, times) in frames {
+            self.test_run(Hook::Ingress, frame, *times, &mut out);
+        }
+        self.moved_since(&before).into_iter().collect()
     }
 
     fn flows(&self) -> Vec<(Tuple, Flow)> {

@@ -8,7 +8,7 @@ pub mod talk;
 pub mod tap;
 pub mod world;
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use router_ebpf::{
     maps::{
@@ -49,6 +49,9 @@ pub trait Machine {
     fn name(&self) -> &'static str;
     /// Runs one packet and tells all that it did.
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome;
+    /// Runs packets from the client side as fast as it can, each so many times, and tells which counters moved and
+    /// how far. What a packet has become is run the next time.
+    fn flood(&mut self, frames: &[(Vec<u8>, u32)]) -> BTreeMap<Counter, u64>;
     /// All of `FLOWS`.
     fn flows(&self) -> Vec<(Tuple, Flow)>;
     /// All of `FLOWS_BACK`.
