@@ -10,7 +10,7 @@ mod flood {
 
     use aya_ebpf::{
         bindings::xdp_action,
-        helpers::{bpf_get_prandom_u32, bpf_redirect},
+        helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_xdp_adjust_tail},
         macros::xdp,
         programs::XdpContext,
     };
@@ -28,6 +28,8 @@ mod flood {
     #[unsafe(no_mangle)]
     static SOURCES: [u8; 2] = [0; 2];
 
+    /// Bytes that a frame has at first behind those of the template.
+    const EXCESS: i32 = 4;
     const IP: usize = 14;
     const IP_SUM: usize = IP + 10;
     const SOURCE: usize = IP + 12;
@@ -39,10 +41,14 @@ mod flood {
 
     #[xdp]
     pub fn flood_make(ctx: XdpContext) -> u32 {
-        if make(ctx.data(), ctx.data_end()).is_none() {
+        // The kernel keeps the length that the receiver has left, unless this program changes it, too
+        // (net/bpf/test_run.c, `frame_was_changed`).
+        // SAFETY: the context is valid while the program runs.
+        let shortened = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -EXCESS) };
+        if shortened != 0 || make(ctx.data(), ctx.data_end()).is_none() {
             return xdp_action::XDP_ABORTED;
         }
-        // SAFETY: a system call's arguments are numbers.
+        // SAFETY: its arguments are numbers.
         unsafe { bpf_redirect(read_volatile(&raw const DEVICE), 0) as u32 }
     }
 

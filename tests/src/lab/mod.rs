@@ -109,6 +109,7 @@ pub struct LabBuilder {
     name: String,
     replicas: usize,
     uplink_mtu: u32,
+    uplink_queues: usize,
     replica_mtu: u32,
     host_link: bool,
     far_client: bool,
@@ -125,6 +126,13 @@ impl LabBuilder {
     /// MTU of the link between client and node (1500 by default).
     pub fn uplink_mtu(mut self, mtu: u32) -> Self {
         self.uplink_mtu = mtu;
+        self
+    }
+
+    /// Queues of the link between client and node (1 by default): with one, whatever comes is looked at by
+    /// one CPU at a time.
+    pub fn uplink_queues(mut self, queues: usize) -> Self {
+        self.uplink_queues = queues;
         self
     }
 
@@ -183,6 +191,7 @@ impl Lab {
             name: name.to_owned(),
             replicas: 3,
             uplink_mtu: 1500,
+            uplink_queues: 1,
             replica_mtu: 1500,
             host_link: false,
             far_client: false,
@@ -220,10 +229,12 @@ impl Lab {
 
     fn link(&self, plan: &LabBuilder) -> Result<()> {
         let mut links = vec![format!(
-            "link add eth0 netns {} mtu {mtu} type veth peer name {UPLINK} netns {} mtu {mtu}",
+            "link add eth0 netns {} mtu {mtu} numtxqueues {n} numrxqueues {n} type veth \
+             peer name {UPLINK} netns {} mtu {mtu} numtxqueues {n} numrxqueues {n}",
             self.node.name(),
             self.client.name(),
             mtu = plan.uplink_mtu,
+            n = plan.uplink_queues,
         )];
         for site in &self.replicas {
             links.push(format!(

@@ -201,6 +201,11 @@ impl Outcome {
         self.answered as f64 / self.took.as_secs_f64()
     }
 
+    /// All that were begun.
+    pub fn begun(&self) -> u64 {
+        self.answered + self.refused + self.failed
+    }
+
     fn add(&mut self, n: u64, visit: io::Result<(u8, Option<std::net::TcpStream>)>) {
         let error = match visit {
             Ok((replica, stream)) => {
