@@ -20,9 +20,7 @@ use crate::lab::{Family, Lab, Netns, VIP_PORT, run_in};
 /// The first half of the addresses that a flood comes from: the half of the benchmarking range that no lab
 /// uses.
 const SOURCES: [u8; 2] = [198, 19];
-/// How often frames are sent at the most. A call takes some ten milliseconds more, in which it waits for the
-/// kernel to take its frames' memory back (RCU), and other threads would wait for the same: so they come in
-/// bursts, which their receiver looks at before the next batch of them is made.
+/// How often frames are sent.
 const TICK: Duration = Duration::from_millis(1);
 /// What the program has room for.
 const LONGEST: usize = 2 + 4 * 64;
@@ -126,6 +124,11 @@ fn send(frame: &[u8], device: &str, rate: u32, stop: &AtomicBool) -> Result<u64>
     let longer = [frame, &[0; EXCESS]].concat();
     let mut ebpf = load(&head, &words, index)?;
     let program = program(&mut ebpf, "flood_make")?;
+    // Nothing comes there. But a program that is attached to nothing is entered into the kernel's dispatcher with
+    // each run and taken out again (`bpf_prog_change_xdp`), for which it waits tens of milliseconds.
+    program
+        .attach("lo", XdpMode::Skb)
+        .context("attaching the flood's program to the loopback device")?;
     // Before all others, or its bursts are longer; without the right to that they are.
     // SAFETY: the arguments are numbers.
     let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
