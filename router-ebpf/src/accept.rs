@@ -220,7 +220,7 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     // Only now is it sure that all of it is of this connection: entries are used again at once, and
     // another client's request must not go to this one's replica.
     let stash = scratch.stash.get();
-    stash.server_isn == server_isn && entry.server_isn() == server_isn && stash.first != 0
+    stash.server_isn == server_isn && entry.server_isn() == server_isn && stash.known() > 0
 }
 
 /// Makes the packet the stashed segment number `i`, if there is one. One that was made before goes

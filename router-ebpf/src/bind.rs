@@ -7,12 +7,12 @@ use crate::{
     connect::{Connected, connect},
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Reason, Search},
-    maps::{PIECES, Piece, STASH_LEN},
+    maps::{PENDING_REFUSED, PIECES, Piece, STASH_LEN},
     packet::Packet,
     reply,
     scratch::Scratch,
     stash::Added,
-    steer::{NoRoute, Why, chat_key, steer, tuple_hash},
+    steer::{NoRoute, Why, chat_key, is_usable, steer, tuple_hash},
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
@@ -35,8 +35,10 @@ pub fn bind<P: Packet>(
         Read::TooLong => return Some(Counter::DropOversize),
         Read::Wrong => return Some(Counter::DropChecksum),
     }
+    scratch.decided = 0;
     match collect(packet, tables, scratch)? {
         Collected::Searchable => {}
+        Collected::Bound => recall_decision(tables, scratch)?,
         Collected::Kept => return Some(Counter::HeadKept),
         Collected::Again => {
             let known = scratch.stash.get().known();
@@ -45,7 +47,11 @@ pub fn bind<P: Packet>(
         Collected::Early => return Some(Counter::DropEarly),
         Collected::Limited => return Some(Counter::DropResetLimit),
     }
-    let why = match choose(tables, scratch)? {
+    let chosen = match reread(&scratch.decided) {
+        0 => choose(tables, scratch)?,
+        _ => Chosen::Replica,
+    };
+    let why = match chosen {
         Chosen::Replica => match connect(packet, tables, scratch)? {
             Connected::Bound => return Some(Counter::Bound),
             Connected::Early => return Some(Counter::DropEarly),
@@ -95,6 +101,8 @@ fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Read> {
 enum Collected {
     /// What is known now is to be searched.
     Searchable,
+    /// The connection was bound, and its client has not heard of the replica.
+    Bound,
     /// It is kept for later.
     Kept,
     /// It is known, and has been searched: its client does not send what follows.
@@ -128,12 +136,9 @@ fn collect<P: Packet>(
         }
         scratch.stash.clear(server_isn, client_isn);
     }
-    if is_first {
-        if scratch.stash.get().first == 0 && scratch.stash.fits(seq, len) == Added::Full {
-            // What overtook it leaves no room for it. That was not acknowledged, and comes again.
-            scratch.stash.clear(server_isn, client_isn);
-        }
-        scratch.stash.get_mut().first = 1;
+    if is_first && scratch.stash.get().known() == 0 && scratch.stash.fits(seq, len) == Added::Full {
+        // What overtook it leaves no room for it. That was not acknowledged, and comes again.
+        scratch.stash.clear(server_isn, client_isn);
     }
     scratch.added = scratch.stash.fits(seq, len) as u32;
     let known = scratch.added == Added::Known as u32;
@@ -149,7 +154,7 @@ fn collect<P: Packet>(
     }
     let again = scratch.added == Added::Known as u32;
     let stash = scratch.stash.get();
-    if stash.first == 0 || stash.bound != 0 && !is_first && !again {
+    if stash.known() == 0 || stash.bound != 0 && !is_first && !again {
         // To be delivered when the replica accepts, or to be searched when the first one is there.
         if scratch.added != Added::New as u32 {
             return Some(Collected::Early);
@@ -157,11 +162,13 @@ fn collect<P: Packet>(
         keep(tables, scratch)?;
         return Some(Collected::Kept);
     }
-    if stash.bound == 0 && again {
-        return Some(Collected::Again);
+    if stash.bound != 0 {
+        if scratch.added == Added::New as u32 {
+            keep(tables, scratch)?;
+        }
+        return Some(Collected::Bound);
     }
-    // What comes again when it is bound repeats the SYN: the client has not heard of its replica.
-    Some(Collected::Searchable)
+    Some(if again { Collected::Again } else { Collected::Searchable })
 }
 
 /// What is in `STASH` on this tuple.
@@ -217,6 +224,31 @@ fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<()> {
     tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()
 }
 
+/// Takes the replica that was chosen for a bound connection again, as long as that can be used and `PENDING` says so.
+/// Else another one is chosen, by what is known.
+#[inline(never)]
+fn recall_decision(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
+    let number = scratch.stash.get().replica;
+    let replica = tables.replica(number)?;
+    let addr = if scratch.segment.is_v6() { &replica.v6 } else { &replica.v4 };
+    scratch.write_replica_side(addr, replica.port);
+    if !is_usable(tables, number) {
+        return Some(());
+    }
+    let Some(entry) = tables.pending(&scratch.replica_side) else {
+        return Some(());
+    };
+    scratch.pending = *entry.get();
+    let (pending, stash) = (&scratch.pending, scratch.stash.get());
+    // Asked again: the entry may have become another connection's meanwhile.
+    let is_ours = pending.server_isn == stash.server_isn && entry.server_isn() == stash.server_isn;
+    if is_ours && pending.client_isn == stash.client_isn && pending.flags & PENDING_REFUSED == 0 {
+        scratch.route.replica = number;
+        scratch.decided = 1;
+    }
+    Some(())
+}
+
 /// Whether there is a replica for a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Chosen {
@@ -245,7 +277,10 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
         None
     };
     let routed = route(tables, scratch, last)?;
-    count_missing(tables, scratch.missing);
+    if scratch.stash.get().missing == 0 {
+        count_missing(tables, scratch.missing);
+        scratch.stash.get_mut().missing = scratch.missing as u8;
+    }
     match routed {
         Routed::More => {
             keep(tables, scratch)?;

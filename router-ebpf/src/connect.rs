@@ -8,6 +8,7 @@ use crate::{
     reply,
     scratch::Scratch,
     tables::FlowTables,
+    verifier::reread,
     wire::{TCP_CHECK, flags},
 };
 
@@ -43,10 +44,15 @@ pub fn connect<P: Packet>(
         Other::Live => return Some(Connected::Conflict),
     }
     let service = tables.service(scratch.service)?;
-    let may_upgrade = service.policy == POLICY_HOME
-        && key::reads_http(service)
-        && key::kind(tables, service, scratch) == Kind::Request;
-    remember(tables, scratch, may_upgrade)?;
+    if reread(&scratch.decided) == 0 {
+        let may_upgrade = service.policy == POLICY_HOME
+            && key::reads_http(service)
+            && key::kind(tables, service, scratch) == Kind::Request;
+        remember(tables, scratch, may_upgrade)?;
+    } else {
+        // The one that its first data will have: the replica would not take an older one.
+        scratch.offer.ts_val = scratch.pending.ts_val;
+    }
     write_syn(scratch, service);
     reply::send(packet, scratch)?;
     if scratch.unfinished != 0 {
@@ -114,11 +120,12 @@ fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> 
     live
 }
 
-/// Writes `PENDING` and `STASH`. Doing it again for a segment that came again changes nothing.
+/// Writes `PENDING` and `STASH`.
 #[inline(always)]
 fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) -> Option<()> {
     let stash = scratch.stash.get_mut();
     stash.bound = 1;
+    stash.replica = scratch.route.replica;
     let pending = &mut scratch.pending;
     pending.cookie = scratch.route.cookie;
     pending.at = tables.now();

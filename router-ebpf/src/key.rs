@@ -41,12 +41,14 @@ pub fn search(
     last: Option<Reason>,
     scratch: &mut Scratch,
 ) -> Search {
-    let known = scratch.stash.get().known();
-    scratch.scan = Scan::new(known, last);
+    resume(service, last, scratch);
     tables.repeat(MAX_STEPS, &mut Walk { service, scratch });
     match scratch.scan.outcome {
         Outcome::FOUND => Search::Found,
-        Outcome::MORE => Search::More,
+        Outcome::MORE => {
+            pause(service, scratch);
+            Search::More
+        }
         Outcome::MISSING => Search::Missing(match scratch.scan.reason {
             1 => Reason::Unreadable,
             2 => Reason::Absent,
@@ -55,6 +57,32 @@ pub fn search(
         }),
         // The steps ran out.
         _ => Search::Missing(Reason::TooLong),
+    }
+}
+
+/// Goes on where the search was when more bytes were needed, unless the key sources are others now.
+#[inline(always)]
+fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
+    let Scratch { stash, scan, key, .. } = scratch;
+    let stash = stash.get();
+    let known = stash.known();
+    if stash.generation == service.generation {
+        scan.resume(&stash.scan, known, last);
+        key.resume(&stash.key, stash.key_len);
+    } else {
+        *scan = Scan::new(known, last);
+    }
+}
+
+/// Remembers where the search is, if what is known of the key fits; else it goes on from where that was so last.
+#[inline(always)]
+fn pause(service: &Service, scratch: &mut Scratch) {
+    let Scratch { stash, scan, key, .. } = scratch;
+    let stash = stash.get_mut();
+    if key.pause(&mut stash.key) {
+        stash.key_len = key.len;
+        stash.generation = service.generation;
+        stash.scan = *scan.words();
     }
 }
 

@@ -223,7 +223,7 @@ sizes! {
     Chat = 96,
     Pending = 64,
     Piece = 16,
-    Stash = 4176,
+    Stash = 4392,
     Flow = 72,
     FlowBack = 40,
     Secrets = 64,

@@ -59,9 +59,9 @@ macro_rules! schema {
                 size(limits) = limits.pending,
                 "client, replica" => "what the handshake needs until the replica answers";
             /// The first bytes of such connections.
-            Stash stash STASH: LruHashMap<Tuple, Stash>, version 1,
+            Stash stash STASH: LruHashMap<Tuple, Stash>, version 2,
                 size(limits) = limits.stash,
-                "client, VIP" => "first data segments";
+                "client, VIP" => "first data segments, where the search for the key is, replica";
             /// Live connections, as the client sees them. Never evicted by newer ones: no LRU map.
             Flows flows FLOWS: HashMap<Tuple, Flow>, version 1,
                 size(limits) = limits.flows,

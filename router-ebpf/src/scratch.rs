@@ -62,6 +62,8 @@ pub struct Scratch {
     pub verdict: Counter,
     /// The client's ISN, by the SYN cookie. Not on the stack: see [`crate::verifier::reread`].
     pub client_isn: u32,
+    /// 1 if the replica was chosen before, and `pending` is what was remembered of that.
+    pub decided: u32,
     /// Why the head has no key: a [`crate::key::scan::Reason`], or 0.
     pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].

@@ -2,7 +2,7 @@
 //! and whether something is missing between them.
 
 use crate::{
-    maps::{PIECES, Piece, STASH_LEN, Stash},
+    maps::{PIECES, Piece, SCAN_WORDS, STASH_LEN, Stash},
     verifier::{index, masked, opaque},
     wire::flags,
 };
@@ -72,9 +72,13 @@ impl Room {
         stash.client_isn = client_isn;
         stash.used = 0;
         stash.count = 0;
-        stash.first = 0;
         stash.bound = 0;
+        stash.missing = 0;
         stash.reserved = 0;
+        stash.replica = 0;
+        stash.key_len = 0;
+        stash.generation = 0;
+        stash.scan = [0; SCAN_WORDS];
         stash.pieces = [Piece::NONE; PIECES];
     }
 
@@ -181,9 +185,6 @@ impl Stash {
     #[inline(always)]
     pub fn known(&self) -> u32 {
         let mut known = 0;
-        if self.first == 0 {
-            return known;
-        }
         for piece in &self.pieces {
             let start = self.start(piece);
             let end = start.wrapping_add(piece.len as u32);

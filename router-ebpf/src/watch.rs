@@ -31,7 +31,6 @@ pub fn watch<P: Packet>(
     let len = len.min(STASH_LEN);
     let piece = Piece { seq: segment.seq, len: len as u16, ..Piece::NONE };
     scratch.stash.clear(0, segment.seq.wrapping_sub(1));
-    scratch.stash.get_mut().first = 1;
     packet.load(at, scratch.stash.bytes_mut(0), len)?;
     scratch.stash.add(piece);
     let (number, home) = (flow.get().service, flow.get().replica);

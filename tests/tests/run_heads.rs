@@ -8,9 +8,12 @@ use roost_tests::run::{
     kernel::Rig,
     on_all,
     talk::{Conn, Offer, get, reset_for},
-    world::{Kind, World, replica_addr},
+    world::{Kind, REPLICAS, World, replica, replica_addr},
 };
-use router_ebpf::verdict::Counter;
+use router_ebpf::{
+    maps::{REPLICA_GONE, Replica, SLOT_COUNT},
+    verdict::Counter,
+};
 
 /// A typical head.
 const HEAD: &str = "GET /ws?lang=en&chat=t%65a&v=3 HTTP/1.1\r\nHost: chat.example\r\n\
@@ -277,8 +280,81 @@ fn one_that_is_too_long_and_bound_repeats_its_syn() {
         kept(machine, &conn.up(ACK, 1405, 0, &long));
         let reasons = [Counter::MissingKey, Counter::MissingTooLong];
         conn.bind_with(machine, conn.up(ACK, 2805, 0, &long), &reasons);
-        conn.bind_with(machine, first, &reasons);
+        let replica = conn.replica;
+        // That it has no key is counted once.
+        conn.bind_with(machine, first, &[]);
+        assert_eq!(conn.replica, replica);
     });
+}
+
+#[test]
+fn what_was_decided_holds_while_the_replica_is_asked() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Spread, 1, 1000);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[]);
+        let chosen = conn.replica;
+        // Another table says another one.
+        let slots: Vec<u32> = (0..SLOT_COUNT).map(|_| (chosen + 1) % REPLICAS).collect();
+        machine.set_slots(0, &slots);
+        conn.bind(machine, &get("tea"), &[]);
+        assert_eq!(conn.replica, chosen);
+        // One that is gone is asked no more: what is stashed decides anew.
+        machine.set_replica(chosen, &Replica { state: REPLICA_GONE, ..replica(chosen) });
+        conn.bind(machine, &get("tea"), &[]);
+        assert_eq!(conn.replica, (chosen + 1) % REPLICAS);
+        conn.accept(machine);
+        machine.set_replica(chosen, &replica(chosen));
+        // So does one that was forgotten.
+        let mut conn = Conn::new(family, Kind::Spread, 1, 1001);
+        conn.open(machine);
+        conn.bind(machine, &get("tea"), &[]);
+        let other = (conn.replica + 1) % REPLICAS;
+        machine.set_slots(0, &vec![other; SLOT_COUNT as usize]);
+        machine.forget_pending(&conn.replica_side());
+        conn.bind(machine, &get("tea"), &[]);
+        assert_eq!(conn.replica, other);
+        conn.accept(machine);
+    });
+}
+
+/// A search goes on where it was, and there is none for what comes again.
+#[test]
+fn bytes_are_searched_once() {
+    let target = [&b"GET /ws?long="[..], &[b'x'; 3900], b"&chat=tea HTTP/1.1\r\n\r\n"].concat();
+    let key = [b"GET /ws?chat=", &[b'k'; 100][..], b"%6b", b" HTTP/1.1\r\n\r\n"].concat();
+    let long_key = [b"GET /ws?chat=", &[b'k'; 1000][..], b" HTTP/1.1\r\n\r\n"].concat();
+    for (head, most_again) in [(target, 0), (key, 0), (long_key, 1600)] {
+        let mut machine = Host::new(&World::default());
+        let mut whole = 0;
+        for pieces in 1..=4 {
+            let mut conn = Conn::new(Family::V4, Kind::Home, 1, 1000 + pieces as u16);
+            conn.open(&mut machine);
+            machine.steps();
+            let size = head.len().div_ceil(pieces);
+            let segs = head.chunks(size).enumerate();
+            let segs: Vec<Seg> =
+                segs.map(|(i, part)| conn.up(ACK, (i * size) as u32, 0, part)).collect();
+            let (last, before) = segs.split_last().unwrap();
+            for seg in before {
+                kept(&mut machine, seg);
+            }
+            conn.bind_with(&mut machine, last.clone(), &[]);
+            let steps = machine.steps();
+            println!("{} bytes in {pieces} segments: {steps} steps", head.len());
+            if pieces == 1 {
+                whole = steps;
+            }
+            // At the end of a segment there is nothing to step over in words of eight bytes, or to go on with.
+            let most = whole + 8 * pieces as u64 + most_again;
+            assert!(steps <= most, "{steps}, and {whole} at once");
+            for seg in &segs {
+                machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::Bound]);
+            }
+            assert_eq!(machine.steps(), 0, "what comes again is not searched");
+        }
+        assert_eq!(machine.chats().len(), 1, "all are one chat");
+    }
 }
 
 #[test]

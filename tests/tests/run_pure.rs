@@ -21,7 +21,6 @@ fn key(machine: &mut Host, service: &Service, head: &[u8]) -> Option<Vec<u8>> {
     scratch.stash.clear(1, 0);
     scratch.stash.bytes_mut(0).fill(0xaa);
     scratch.stash.bytes_mut(0)[..head.len()].copy_from_slice(head);
-    scratch.stash.get_mut().first = 1;
     scratch.stash.add(Piece { seq: 1, len: head.len() as u16, ..Piece::NONE });
     let found = search(tables, service, Some(Reason::Absent), scratch);
     (found == Search::Found).then(|| scratch.key.bytes[..scratch.key.len as usize].to_vec())

@@ -3,7 +3,7 @@
 use roost_place::cookie;
 
 use crate::{
-    maps::{Addr, NAME_LEN, Name, STASH_LEN, Tuple},
+    maps::{Addr, KEPT_KEY, NAME_LEN, Name, STASH_LEN, Tuple},
     siphash,
     verifier::{index, pad},
 };
@@ -31,6 +31,24 @@ impl Key {
     pub fn write_name(&self, name: &mut Name) {
         name.bytes.copy_from_slice(&self.bytes[..NAME_LEN]);
         name.len = self.len;
+    }
+
+    /// Makes it one whose first bytes were kept.
+    #[inline(always)]
+    pub fn resume(&mut self, kept: &[u8; KEPT_KEY], len: u32) {
+        const { assert!(NAME_LEN <= KEPT_KEY) };
+        self.bytes[..KEPT_KEY].copy_from_slice(kept);
+        self.len = len;
+    }
+
+    /// Keeps its bytes, if there is room for all of them.
+    #[inline(always)]
+    pub fn pause(&self, kept: &mut [u8; KEPT_KEY]) -> bool {
+        if self.len > KEPT_KEY as u32 {
+            return false;
+        }
+        kept.copy_from_slice(&self.bytes[..KEPT_KEY]);
+        true
     }
 
     /// Makes it an address.

@@ -3,7 +3,7 @@
 
 use super::bytes::Key;
 use crate::{
-    maps::{KeySource, SOURCE_TEXT_LEN, STASH_LEN, Service},
+    maps::{KeySource, SCAN_WORDS, SOURCE_TEXT_LEN, STASH_LEN, Service},
     stash::Room,
     verifier::index,
 };
@@ -92,6 +92,26 @@ impl Scan {
     #[inline(always)]
     pub fn new(known: u32, last: Option<Reason>) -> Self {
         Self { known, last: last.map_or(0, |reason| reason as u32), ..Self::default() }
+    }
+
+    /// Goes on where it was before more bytes came; with zeros it begins.
+    #[inline(always)]
+    pub fn resume(&mut self, words: &[u32; SCAN_WORDS], known: u32, last: Option<Reason>) {
+        // SAFETY: as below.
+        *self = unsafe { *core::ptr::from_ref(words).cast() };
+        self.known = known;
+        self.last = last.map_or(0, |reason| reason as u32);
+        self.outcome = Outcome::NONE;
+        // Which segment has a byte may be otherwise now.
+        self.piece_end = 0;
+    }
+
+    /// All of it as words.
+    #[inline(always)]
+    pub const fn words(&self) -> &[u32; SCAN_WORDS] {
+        const { assert!(size_of::<Self>() == size_of::<[u32; SCAN_WORDS]>()) };
+        // SAFETY: both are as many 32-bit numbers, of which any is valid.
+        unsafe { &*core::ptr::from_ref(self).cast() }
     }
 
     /// Begins with the first byte again.

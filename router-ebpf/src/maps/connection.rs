@@ -6,6 +6,10 @@ use super::{Addr, Port};
 pub const STASH_LEN: usize = 4096;
 /// Segments of a connection's head that are stashed at the most.
 pub const PIECES: usize = 4;
+/// Words of the state of a search.
+pub const SCAN_WORDS: usize = 19;
+/// Bytes of a key that are kept while its end is missing. A longer one is read again from its begin.
+pub const KEPT_KEY: usize = 128;
 /// The client offered timestamps.
 pub const OFFER_TIMESTAMPS: u8 = 1;
 /// The client offered SACK.
@@ -67,14 +71,25 @@ pub struct Stash {
     pub used: u32,
     /// Segments.
     pub count: u8,
-    /// 1 if the first segment of the connection is among them.
-    pub first: u8,
-    /// 1 if the connection was bound: its SYN is on the way to the replica.
+    /// 1 if the connection was bound: its SYN is on the way to `replica`. That holds as long as `PENDING` has the
+    /// connection with that replica; without, the next segment decides anew.
     pub bound: u8,
+    /// Why it has no key, which was counted: a [`Reason`](crate::key::Reason); or 0.
+    pub missing: u8,
     /// Always zero.
     pub reserved: u8,
+    /// The replica's number; meaningless unless `bound`.
+    pub replica: u32,
+    /// Where the search for the key goes on: how many bytes of the key are known.
+    pub key_len: u32,
+    /// Whose key sources it tries: [`Service::generation`](super::Service::generation).
+    pub generation: u32,
+    /// A [`Scan`](crate::key::scan::Scan).
+    pub scan: [u32; SCAN_WORDS],
     /// The segments.
     pub pieces: [Piece; PIECES],
+    /// The first bytes of the key.
+    pub key: [u8; KEPT_KEY],
     /// Their payload, in the order of arrival; meaningless behind `used`.
     pub data: [u8; STASH_LEN],
 }

@@ -142,8 +142,9 @@ pub fn stash(stash: &Stash) -> Value {
         "server_isn": stash.server_isn,
         "client_isn": stash.client_isn,
         "bytes": stash.used,
-        "first": stash.first != 0,
-        "bound": stash.bound != 0,
+        "first": stash.known() > 0,
+        "replica": (stash.bound != 0).then(|| replica_number(stash.replica)),
+        "missing": stash.missing,
         "pieces": stash.pieces[..count].iter().map(piece).collect::<Vec<_>>(),
     })
 }

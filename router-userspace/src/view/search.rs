@@ -33,7 +33,6 @@ pub fn search(service: &Service, tuple: &Tuple, bytes: &[u8]) -> Outcome {
     scratch.vip_side = *tuple;
     let len = bytes.len().min(STASH_LEN);
     scratch.stash.clear(0, 0);
-    scratch.stash.get_mut().first = 1;
     scratch.stash.bytes_mut(0)[..len].copy_from_slice(&bytes[..len]);
     // The first byte's sequence number is one more than the client's initial one, which is 0.
     scratch.stash.add(Piece { seq: 1, len: len as u16, ..Piece::NONE });

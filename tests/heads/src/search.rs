@@ -103,11 +103,10 @@ impl Searcher {
         let room = &mut self.scratch.stash;
         let mut alone = false;
         if at == 0 {
-            alone = room.get().first == 0 && room.fits(seq, len) == Added::Full;
+            alone = room.get().known() == 0 && room.fits(seq, len) == Added::Full;
             if alone {
                 room.clear(SERVER_ISN, CLIENT_ISN);
             }
-            room.get_mut().first = 1;
         }
         let added = room.fits(seq, len);
         self.is_full = added == Added::Full;
@@ -127,7 +126,7 @@ impl Searcher {
     /// What is known of the connection without a gap; `None` before its first segment.
     pub fn known(&self) -> Option<usize> {
         let stash = self.scratch.stash.get();
-        (stash.first != 0).then(|| stash.known() as usize)
+        Some(stash.known() as usize).filter(|known| *known > 0)
     }
 
     /// Whether the data path would wait for more, as `bind::choose` decides it.

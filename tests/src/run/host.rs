@@ -1,7 +1,7 @@
 //! The same code on the host, with hash maps for maps and bytes for a frame.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     hash::Hash,
     ptr::NonNull,
@@ -18,7 +18,7 @@ use router_ebpf::{
     scratch::Scratch,
     shared::Shared,
     stage::{Stage, run_all},
-    tables::{FlowTables, Refused, Tables},
+    tables::{FlowTables, Refused, Step, Tables},
     verdict::Counter,
 };
 
@@ -192,6 +192,7 @@ pub struct HostTables {
     pending: Cells<Tuple, Pending>,
     stash: Cells<Tuple, Stash>,
     counters: RefCell<Vec<u64>>,
+    steps: Cell<u64>,
 }
 
 /// The host's machine.
@@ -222,12 +223,18 @@ impl Host {
                 pending: Cells::new(1024),
                 stash: Cells::new(1024),
                 counters: RefCell::new(vec![0; Counter::COUNT]),
+                steps: Cell::new(0),
             },
             scratch: [Scratch::boxed(), Scratch::boxed()],
         };
         host.tables.replicas.resize_with(64, || Replica { state: 0, ..world.replicas[0] });
         host.set_slots(0, &slot_table());
         host
+    }
+
+    /// How many steps of searches there were since the last time.
+    pub fn steps(&mut self) -> u64 {
+        self.tables.steps.take()
     }
 
     /// The maps, and working memory: to call a part of the pipeline alone.
@@ -339,6 +346,10 @@ impl Machine for Host {
         self.tables.stash.all()
     }
 
+    fn forget_pending(&mut self, tuple: &Tuple) {
+        self.tables.pending.remove(tuple);
+    }
+
     fn clear_stash(&mut self) {
         for (tuple, _) in self.tables.stash.all() {
             self.tables.stash.remove(&tuple);
@@ -386,6 +397,15 @@ impl Tables for HostTables {
 }
 
 impl FlowTables for HostTables {
+    fn repeat<S: Step>(&self, most: u32, what: &mut S) {
+        for _ in 0..most {
+            self.steps.set(self.steps.get() + 1);
+            if !what.step() {
+                break;
+            }
+        }
+    }
+
     fn count(&self, counter: Counter) {
         self.counters.borrow_mut()[counter as usize] += 1;
     }

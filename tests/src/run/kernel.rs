@@ -352,6 +352,12 @@ impl Machine for Rig {
         self.all(Map::Stash)
     }
 
+    fn forget_pending(&mut self, tuple: &Tuple) {
+        let map = self.map_mut(Map::Pending);
+        let mut pending = HashMap::<_, Tuple, Pending>::try_from(map).expect(DECLARED);
+        pending.remove(tuple).expect("removing from PENDING");
+    }
+
     fn clear_stash(&mut self) {
         let keys: Vec<Tuple> = self.stash().into_iter().map(|(tuple, _)| tuple).collect();
         let map = self.map_mut(Map::Stash);

@@ -78,6 +78,8 @@ pub trait Machine {
     fn set_slots(&mut self, base: u32, replicas: &[u32]);
     /// All of `STASH`.
     fn stash(&self) -> Vec<(Tuple, Stash)>;
+    /// Removes from `PENDING`.
+    fn forget_pending(&mut self, tuple: &Tuple);
     /// Empties `STASH`.
     fn clear_stash(&mut self);
 }

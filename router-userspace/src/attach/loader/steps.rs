@@ -34,9 +34,17 @@ pub(super) struct Steps {
 /// Those of this release. To add one: raise the map's `version` in `router_ebpf::schema`, and write here
 /// what becomes of an entry. The releases in `tests/releases` are taken over in a test.
 pub(super) static STEPS: Steps = Steps {
-    changed: &[Step { map: Map::Services.pin(), from: 1, convert: services_2 }],
+    changed: &[
+        Step { map: Map::Services.pin(), from: 1, convert: services_2 },
+        Step { map: Map::Stash.pin(), from: 1, convert: not_needed },
+    ],
     removed: &[],
 };
+
+/// For maps whose entries come again: what `STASH` lacks, clients send once more.
+fn not_needed(_: &[u8], _: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    None
+}
 
 /// Version 2 of `SERVICES`: how long chats linger comes behind what was there.
 fn services_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
