@@ -19,8 +19,7 @@ fn both_ways(site: &Site, family: Family, length: u64, limit: Duration) -> Resul
     })
 }
 
-/// The same from a namespace, where segments are lost. Too many of a handshake's may be. And a first segment
-/// that is overtaken by the second, which looks like the first one once in 2048, would be another test.
+/// The same from a namespace, where segments are lost. Too many of a handshake's may be.
 fn both_ways_with_loss(site: &Site, from: &Arc<Netns>, family: Family, length: u64) -> Result<()> {
     let clients = Clients::new(from)?;
     transfer(site, &clients, family, length, Duration::from_secs(300), |chat| {

@@ -163,7 +163,7 @@ impl World {
     }
 }
 
-/// The clock begins with the test. One number in 4096 looks like a cookie by chance: so it is always
+/// The clock begins with the test. One number in 32768 looks like a cookie by chance: so it is always
 /// the same ones.
 fn clock_offset() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
