@@ -1,5 +1,6 @@
 //! `half-dead`: the replica has closed, the client is gone without a word, and the daemon is dead.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -71,6 +72,7 @@ pub(super) fn run(options: &Options) -> Result<Report> {
 
     step(&format!("{count} other connections, where there is room for {room}"));
     servers.hold();
+    let plan = Plan { chat: Arc::new(|n| format!("again-{n}")), ..plan };
     let held = visitors.visit(&plan)?;
     tell_errors(&roost, &held)?;
     report.part("then");

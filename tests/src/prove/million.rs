@@ -74,15 +74,22 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     step(&format!("the daemon has nothing to do for {} s", options.seconds));
     let watched = Duration::from_secs(options.seconds);
     let stats = enable_stats(Stats::RunTime).context("switching the programs' statistics on")?;
-    let before = (cpu_time(roost.pid())?, programs.run_time(&roost)?);
+    let times = || {
+        let daemon = cpu_time(roost.pid())?;
+        Ok::<_, anyhow::Error>([daemon, programs.run_time(&roost)?, soft_interrupts()?])
+    };
+    let before = times()?;
     thread::sleep(watched);
-    let after = (cpu_time(roost.pid())?, programs.run_time(&roost)?);
+    let after = times()?;
     drop(stats);
-    let percent = |time: Duration| 100.0 * time.as_secs_f64() / watched.as_secs_f64();
+    let percent = |n: usize| 100.0 * (after[n] - before[n]).as_secs_f64() / watched.as_secs_f64();
     let words = "% of a CPU, which the idle daemon takes";
-    report.at_most("daemon_cpu_percent", percent(after.0 - before.0), 1.0, words);
+    report.at_most("daemon_cpu_percent", percent(0), 1.0, words);
     let words = "% of a CPU in its programs";
-    report.tell("programs_cpu_percent", percent(after.1 - before.1), words);
+    report.tell("programs_cpu_percent", percent(1), words);
+    let words =
+        "% of a CPU in all soft interrupts of this machine, in which the programs' timer runs";
+    report.tell("softirq_percent", percent(2), words);
     report.tell("daemon_memory_mb", resident(roost.pid())?, "MB of memory of the daemon");
 
     step("the commands");
@@ -167,6 +174,17 @@ fn cpu_time(pid: u32) -> Result<Duration> {
         Some(tick(11)? + tick(12)?)
     });
     let ticks = ticks.with_context(|| format!("no times in {path}: {stat}"))?;
+    duration(ticks)
+}
+
+/// Time that all CPUs have spent in soft interrupts (proc_stat(5)).
+fn soft_interrupts() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    let ticks = stat.split_whitespace().nth(7).and_then(|ticks| ticks.parse().ok());
+    duration(ticks.with_context(|| format!("no soft interrupts in /proc/stat: {stat}"))?)
+}
+
+fn duration(ticks: u64) -> Result<Duration> {
     let second = sysconf(SysconfVar::CLK_TCK)?.context("this system has no clock ticks")?;
     Ok(Duration::from_secs_f64(ticks as f64 / second as f64))
 }
