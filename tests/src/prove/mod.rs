@@ -14,7 +14,7 @@ mod visit;
 use anyhow::{Context, Result};
 use clap::Subcommand;
 
-use crate::lab::Roost;
+use crate::lab::{Roost, heavy};
 pub use report::Report;
 use visit::Outcome;
 
@@ -35,6 +35,8 @@ pub enum Scenario {
 
 /// Runs a scenario. An error says that it could not be run; what it has found is in the report.
 pub fn run(scenario: &Scenario) -> Result<Report> {
+    // Two at once would measure each other, and tests.
+    let _heavy = heavy()?;
     match scenario {
         Scenario::Orphan(options) => orphan::run(options),
         Scenario::HalfDead(options) => half_dead::run(options),
