@@ -118,7 +118,7 @@ fn are_limited(machine: &mut dyn Machine, early: &Seg, segs: &[Seg], get: &[Coun
     let begun = Instant::now();
     machine.flood(&[(early.bytes(), OFTEN)]);
     let moved = machine.flood(&frames);
-    let earned = (begun.elapsed().as_secs_f64() * 4096.0) as u64;
+    let earned = (begun.elapsed().as_secs_f64() * 2048.0) as u64;
     let got: u64 = get.iter().map(|counter| count(&moved, *counter)).sum();
     println!("{}: {got} of {}, {earned} were earned", machine.name(), segs.len());
     assert_eq!(got + count(&moved, Counter::DropResetLimit), segs.len() as u64, "{moved:?}");
