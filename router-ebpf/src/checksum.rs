@@ -78,11 +78,9 @@ impl Sum {
     /// Folds into 16 bits, without the final complement.
     #[inline(always)]
     pub const fn fold(self) -> u16 {
-        let mut sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum as u16
+        // Of a sum of both halves in both orders the upper half is the sum with its carry.
+        let half = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        (half.wrapping_add(half.rotate_left(16)) >> 16) as u16
     }
 
     /// The checksum field for data with this sum (the field itself counted as zero).

@@ -4,11 +4,12 @@ use crate::{
     accept::accepted,
     flow::{end, note_fin},
     icmp,
-    maps::{FlowBack, STATE_EXPIRED, STATE_REPLICA_FIN},
+    maps::{FlowBack, STATE_EXPIRED, STATE_REPLICA_FIN, Tuple},
     packet::Packet,
     reply::{reset_client, reset_replica},
     rewrite::Place,
     scratch::Scratch,
+    segment::Segment,
     shared::Shared,
     stage::{Next, Stage},
     tables::FlowTables,
@@ -41,18 +42,36 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
     if scratch.segment.parse_tcp(packet).is_none() || !scratch.segment.well_formed() {
         return Some(Next::Verdict(Counter::EgressPassed));
     }
-    scratch.segment.tuple_from_server(&mut scratch.replica_side);
+    scratch.replica_side = scratch.segment.tuple_from_server();
     if let Some(back) = tables.flow_back(&scratch.replica_side) {
         return established(packet, tables, scratch, back).map(Next::Verdict);
     }
-    // It belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
-    let segment = &scratch.segment;
+    Some(without_flow(tables, &scratch.segment, &scratch.replica_side))
+}
+
+/// A segment that belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
+#[inline(always)]
+pub fn without_flow(tables: &impl FlowTables, segment: &Segment, replica_side: &Tuple) -> Next {
     let may_answer = segment.has_any(flags::SYN | flags::RST)
         || (segment.has(flags::ACK) && segment.payload_len() == 0);
-    if may_answer && tables.pending(&scratch.replica_side).is_some() {
-        return Some(Next::Stage(Stage::Answer));
+    if may_answer && tables.pending(replica_side).is_some() {
+        return Next::Stage(Stage::Answer);
     }
-    Some(Next::Verdict(Counter::EgressPassed))
+    Next::Verdict(Counter::EgressPassed)
+}
+
+/// Whether a segment of a flow is more than to be translated.
+#[inline(always)]
+pub fn needs_care(segment: &Segment, back: Shared<FlowBack>) -> bool {
+    back.get().state != 0 || segment.has_any(flags::SYN | flags::FIN | flags::RST)
+}
+
+/// Notes a segment of the replica's.
+#[inline(always)]
+pub fn hear(segment: &Segment, back: Shared<FlowBack>) {
+    if segment.has(flags::ACK) {
+        back.advance(segment.ack, segment.seq.wrapping_add(segment.sequence_len()));
+    }
 }
 
 /// A segment of a flow, on its way to the client.
@@ -73,10 +92,7 @@ fn established<P: Packet>(
         }
         closing(tables, scratch, back);
     }
-    let segment = &scratch.segment;
-    if segment.has(flags::ACK) {
-        shared.advance(segment.ack, segment.seq.wrapping_add(segment.sequence_len()));
-    }
+    hear(&scratch.segment, shared);
     let Scratch { segment, cursor, .. } = scratch;
     let changed = Translation::to_client(back).apply(packet, segment, cursor)?;
     changed.update(packet, Place::of(segment))?;

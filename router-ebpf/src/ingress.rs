@@ -52,7 +52,7 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
         return Some(Next::Verdict(Counter::IngressPassed));
     }
     // Most segments of ours belong to a flow, which is found faster than the service.
-    scratch.segment.tuple_from_client(&mut scratch.vip_side);
+    scratch.vip_side = scratch.segment.tuple_from_client();
     if let Some(flow) = tables.flow(&scratch.vip_side)
         && scratch.segment.well_formed()
         && !scratch.segment.has(flags::SYN)
@@ -60,10 +60,7 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
     {
         return established(packet, tables, scratch, flow).map(Next::Verdict);
     }
-    scratch.vip.prefix_len = VipKey::WHOLE;
-    scratch.vip.vip.port = scratch.segment.dst_port;
-    scratch.vip.vip.addr = scratch.segment.dst;
-    let Some(number) = tables.vip(&scratch.vip) else {
+    let Some(number) = service_of(tables, &scratch.segment, &mut scratch.vip) else {
         return Some(Next::Verdict(Counter::IngressPassed));
     };
     // From here on it is ours.
@@ -72,6 +69,15 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
     }
     scratch.service = number;
     Some(Next::Stage(Stage::Open))
+}
+
+/// The service that owns the segment's destination. `key` is room for its key.
+#[inline(always)]
+pub fn service_of(tables: &impl Tables, segment: &Segment, key: &mut VipKey) -> Option<u32> {
+    key.prefix_len = VipKey::WHOLE;
+    key.vip.port = segment.dst_port;
+    key.vip.addr = segment.dst;
+    tables.vip(key)
 }
 
 /// A segment of a connection that has no flow yet, or begins anew.
@@ -246,6 +252,22 @@ fn discard(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     tables.remove_flow(&scratch.vip_side);
 }
 
+/// Whether a segment of a flow is more than to be translated.
+#[inline(always)]
+pub fn needs_care(tables: &impl FlowTables, segment: &Segment, shared: Shared<Flow>) -> bool {
+    let flow = shared.get();
+    shared.state() & (STATE_CLOSED | STATE_EXPIRED | STATE_SYN_SEEN) != 0
+        || flow.flags & FLOW_REQUESTS != 0 && segment.payload_len() > 0
+        || segment.has_any(flags::FIN | flags::RST)
+        || tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE)
+}
+
+/// Notes a segment of the client's.
+#[inline(always)]
+pub fn hear(tables: &impl FlowTables, flow: Shared<Flow>) {
+    flow.touch(tables.now());
+}
+
 /// A segment of a flow, on its way to the replica.
 #[inline(always)]
 fn established<P: Packet>(
@@ -259,7 +281,7 @@ fn established<P: Packet>(
     if gone || shared.state() & STATE_EXPIRED != 0 {
         return ended(packet, tables, scratch, shared);
     }
-    shared.touch(tables.now());
+    hear(tables, shared);
     if flow.flags & FLOW_REQUESTS != 0 {
         watch(packet, tables, scratch, shared);
     }

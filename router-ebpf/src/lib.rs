@@ -38,6 +38,7 @@ pub mod schema;
 pub mod scratch;
 pub mod segment;
 pub mod shared;
+pub mod shortcut;
 pub mod source;
 pub mod stage;
 pub mod stash;

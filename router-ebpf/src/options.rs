@@ -125,6 +125,20 @@ pub struct Shift {
     pub sack: u32,
 }
 
+/// What the options of nearly every segment take: two NOPs and timestamps.
+pub const PLAIN_LEN: usize = 12;
+
+/// Whether a segment has no options, or just timestamps as everybody lays them out.
+#[inline(always)]
+pub fn is_plain(packet: &impl Packet, segment: &Segment) -> Option<bool> {
+    const WITH_TIMESTAMPS: usize = TCP_LEN + PLAIN_LEN;
+    Some(match segment.header_len() {
+        TCP_LEN => true,
+        WITH_TIMESTAMPS => packet.read(segment.l4() + TCP_LEN)? == [NOP, NOP, TIMESTAMPS, 10],
+        _ => false,
+    })
+}
+
 /// Shifts the numbers in a segment's options and returns what that changed in its sum.
 #[inline(always)]
 pub fn translate<P: Packet>(
@@ -133,16 +147,19 @@ pub fn translate<P: Packet>(
     cursor: &mut Cursor,
     shift: &Shift,
 ) -> Option<Sum> {
-    let at = segment.l4() + TCP_LEN;
-    match segment.header_len() {
-        TCP_LEN => return Some(Sum::ZERO),
-        // Nearly every segment: two NOPs and timestamps.
-        32 if packet.read(at)? == [NOP, NOP, TIMESTAMPS, 10] => {
-            return translate_timestamps(packet, at + 4, shift);
-        }
-        _ => {}
+    if !is_plain(packet, segment)? {
+        return translate_all(packet, segment, cursor, shift);
     }
-    translate_all(packet, segment, cursor, shift)
+    translate_plain(packet, segment, shift)
+}
+
+/// The same where [`is_plain`] is true.
+#[inline(always)]
+pub fn translate_plain<P: Packet>(packet: &mut P, segment: &Segment, shift: &Shift) -> Option<Sum> {
+    if segment.header_len() == TCP_LEN {
+        return Some(Sum::ZERO);
+    }
+    translate_timestamps(packet, segment.l4() + TCP_LEN + 4, shift)
 }
 
 #[inline(always)]

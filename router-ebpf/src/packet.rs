@@ -47,6 +47,13 @@ pub trait Packet {
     /// Length of the frame in bytes.
     fn len(&self) -> usize;
 
+    /// Whether the kernel has merged it from several, or is to split it: then its checksum is to be finished by
+    /// whoever splits it. False where nobody knows.
+    #[inline(always)]
+    fn is_merged(&self) -> bool {
+        false
+    }
+
     /// Makes the first `len` bytes viewable, where a packet may be in pieces. To be called before a
     /// view: it may move the packet.
     #[inline(always)]

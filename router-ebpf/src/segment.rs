@@ -11,8 +11,8 @@ use crate::{
     wire::{TCP_LEN, flags, is_mapped, mapped},
 };
 
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+pub(crate) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
 const VLAN_LEN: usize = 4;
@@ -106,7 +106,7 @@ impl Segment {
     }
 
     #[inline(always)]
-    fn parse_v4(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
+    pub(crate) fn parse_v4(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
         packet.reach(l3 + Ipv4Hdr::LEN + TCP_LEN);
         let header: &[u8; Ipv4Hdr::LEN] = packet.view(l3)?;
         let header_len = ((header[0] & 0xf) as usize) * 4;
@@ -134,7 +134,7 @@ impl Segment {
     }
 
     #[inline(always)]
-    fn parse_v6(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
+    pub(crate) fn parse_v6(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
         packet.reach(l3 + Ipv6Hdr::LEN + TCP_LEN);
         let header: &[u8; Ipv6Hdr::LEN] = packet.view(l3)?;
         let len = Ipv6Hdr::LEN + u16::from_be_bytes([header[4], header[5]]) as usize;
@@ -238,21 +238,25 @@ impl Segment {
         self.payload_len() as u32 + self.has(flags::SYN) as u32 + self.has(flags::FIN) as u32
     }
 
-    /// Writes the connection's ends to `tuple`, for a segment from the client.
+    /// The connection's ends, for a segment from the client.
     #[inline(always)]
-    pub fn tuple_from_client(&self, tuple: &mut Tuple) {
-        tuple.client = self.src;
-        tuple.server = self.dst;
-        tuple.client_port = self.src_port;
-        tuple.server_port = self.dst_port;
+    pub const fn tuple_from_client(&self) -> Tuple {
+        Tuple {
+            client: self.src,
+            server: self.dst,
+            client_port: self.src_port,
+            server_port: self.dst_port,
+        }
     }
 
-    /// Writes the connection's ends to `tuple`, for a segment from the server.
+    /// The connection's ends, for a segment from the server.
     #[inline(always)]
-    pub fn tuple_from_server(&self, tuple: &mut Tuple) {
-        tuple.client = self.dst;
-        tuple.server = self.src;
-        tuple.client_port = self.dst_port;
-        tuple.server_port = self.src_port;
+    pub const fn tuple_from_server(&self) -> Tuple {
+        Tuple {
+            client: self.dst,
+            server: self.src,
+            client_port: self.dst_port,
+            server_port: self.src_port,
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     ingress::{ingress, open},
     packet::Packet,
     scratch::Scratch,
+    shortcut,
     tables::FlowTables,
     verdict::Counter,
 };
@@ -81,6 +82,21 @@ impl Stage {
         next.unwrap_or(Next::Verdict(self.fault()))
     }
 
+    /// Does the same by a short way, where there is one for the packet: see [`shortcut`].
+    #[inline(always)]
+    pub fn run_short<P: Packet>(
+        self,
+        packet: &mut P,
+        tables: &impl FlowTables,
+        scratch: &mut Scratch,
+    ) -> Option<Counter> {
+        match self {
+            Self::Ingress => shortcut::to_replica(packet, tables, scratch),
+            Self::Egress => shortcut::to_client(packet, tables, scratch),
+            Self::Open | Self::Bind | Self::Answer => None,
+        }
+    }
+
     /// The verdict on a packet that cannot go on.
     pub const fn fault(self) -> Counter {
         match self {
@@ -100,7 +116,8 @@ pub enum Next {
     Stage(Stage),
 }
 
-/// Goes through all programs, beginning with `stage`, as the kernel does.
+/// Goes through all programs, beginning with `stage`, as the kernel does. Never the short way: where kernel and
+/// host are compared, so are the two.
 pub fn run_all<P: Packet>(
     mut stage: Stage,
     packet: &mut P,

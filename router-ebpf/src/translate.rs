@@ -1,6 +1,7 @@
 //! A segment of a flow in the numbers of the other end: one translation for both directions.
 
 use crate::{
+    checksum::Sum,
     maps::{Flow, FlowBack},
     options::{self, Cursor, Shift},
     packet::Packet,
@@ -69,6 +70,23 @@ impl<'a> Translation<'a> {
         // A copy, which may go onto the stack alone: there is no room for all of this.
         let shift = self.options;
         let in_options = options::translate(packet, segment, cursor, &shift)?;
+        self.rewrite(packet, segment, in_options)
+    }
+
+    /// The same for a segment with [`options::is_plain`].
+    #[inline(always)]
+    pub fn apply_to_plain(self, packet: &mut impl Packet, segment: &Segment) -> Option<Changed> {
+        let in_options = options::translate_plain(packet, segment, &self.options)?;
+        self.rewrite(packet, segment, in_options)
+    }
+
+    #[inline(always)]
+    fn rewrite(
+        self,
+        packet: &mut impl Packet,
+        segment: &Segment,
+        in_options: Sum,
+    ) -> Option<Changed> {
         let old = match self.side {
             Side::Src => End { addr: &segment.src, port: segment.src_port },
             Side::Dst => End { addr: &segment.dst, port: segment.dst_port },

@@ -1,7 +1,7 @@
 //! Tricks that satisfy the kernel's verifier, and keep LLVM from undoing it. Each changes nothing about
 //! what is computed. ARCHITECTURE.md ("How the verifier is satisfied") tells of the rest.
 
-use core::hint::black_box;
+use core::hint::{assert_unchecked, black_box};
 
 use crate::maps::STASH_LEN;
 
@@ -78,6 +78,8 @@ pub fn bytes_at<const N: usize>(data: usize, end: usize, offset: usize) -> Optio
         return None;
     }
     let start = data + bounded(offset);
+    // SAFETY: no packet is at address zero. LLVM would ask, to tell `Some` from `None`.
+    unsafe { assert_unchecked(start != 0) };
     // For one byte LLVM would make this `start >= end`, which the verifier does not understand.
     let limit = if N == 1 { black_box(start + N) } else { start + N };
     if limit > end {

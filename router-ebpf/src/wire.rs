@@ -39,6 +39,8 @@ pub const TCP_DST: usize = offset_of!(TcpHdr, dest);
 pub const TCP_SEQ: usize = offset_of!(TcpHdr, seq);
 /// Offset of the acknowledgement number in a TCP header.
 pub const TCP_ACK: usize = offset_of!(TcpHdr, ack_seq);
+/// Offset of the header's length in words, in the upper four bits, in a TCP header.
+pub const TCP_OFFSET: usize = TCP_ACK + 4;
 /// Offset of the window in a TCP header.
 pub const TCP_WINDOW: usize = offset_of!(TcpHdr, window);
 /// Offset of the checksum in a TCP header.
@@ -65,7 +67,9 @@ pub const fn mapped(v4: [u8; 4]) -> Addr {
 /// Whether it is an IPv4 address mapped into an IPv6 one.
 #[inline(always)]
 pub const fn is_mapped(addr: &Addr) -> bool {
-    matches!(addr, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *addr;
+    // Words: as bytes it would be a branch for each.
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]) == 0 && u32::from_be_bytes([i, j, k, l]) == 0xffff
 }
 
 /// The IPv4 address that is mapped into `addr`.

@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     cty::c_void,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie},
 };
@@ -71,6 +71,21 @@ pub static EGRESS_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 
 
 const STAGES: u32 = Stage::ALL.len() as u32;
 
+/// What time it was when this CPU last asked.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Now {
+    /// In timer ticks.
+    tick: u64,
+    /// In nanoseconds.
+    ns: u64,
+}
+
+/// The coarse clock goes on by ticks, so it need not be asked twice in one: that is a call of several nanoseconds, and
+/// to ask for the tick is a load.
+#[map]
+static NOW: PerCpuArray<Now> = PerCpuArray::with_max_entries(1, 0);
+
 /// Which working memory: the two hooks do not share one, since a packet may leave while another one
 /// comes in.
 pub const INGRESS: u32 = 0;
@@ -114,8 +129,16 @@ fn refused(result: Result<(), i32>) -> Result<(), Refused> {
 impl Tables for KernelTables {
     #[inline(always)]
     fn now(&self) -> u64 {
-        // SAFETY: the helper has no preconditions.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        let Some(known) = NOW.get_ptr_mut(0) else { return 0 };
+        // SAFETY: one element for each CPU, and no program interrupts another one; the helpers have no
+        // preconditions.
+        unsafe {
+            let tick = bpf_jiffies64();
+            if (*known).tick != tick {
+                *known = Now { tick, ns: bpf_ktime_get_coarse_ns() };
+            }
+            (*known).ns
+        }
     }
 
     #[inline(always)]

@@ -61,6 +61,11 @@ fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
     let Some(scratch) = maps::scratch(maps::INGRESS) else {
         return xdp_action::XDP_PASS;
     };
+    // Only what is passed goes a short way.
+    if let Some(verdict) = stage.run_short(&mut Frame::new(ctx), &KernelTables, scratch) {
+        KernelTables.count(verdict);
+        return xdp_action::XDP_PASS;
+    }
     scratch.next = stage.run(&mut Frame::new(ctx), &KernelTables, scratch);
     let verdict = match reread(&scratch.next) {
         Next::Verdict(verdict) => verdict,
@@ -85,6 +90,11 @@ fn at_tc(ctx: &TcContext, stage: Stage) -> i32 {
     let Some(scratch) = maps::scratch(maps::EGRESS) else {
         return TC_ACT_OK;
     };
+    // Only what is passed goes a short way.
+    if let Some(verdict) = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch) {
+        KernelTables.count(verdict);
+        return TC_ACT_OK;
+    }
     scratch.next = stage.run(&mut Skb::new(ctx), &KernelTables, scratch);
     let verdict = match reread(&scratch.next) {
         Next::Verdict(verdict) => verdict,

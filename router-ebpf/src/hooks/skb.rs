@@ -68,6 +68,12 @@ impl Packet for Skb {
         unsafe { (*self.skb).len as usize }
     }
 
+    #[inline(always)]
+    fn is_merged(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).gso_size != 0 }
+    }
+
     /// Headers in a page fragment would look like a packet that is cut short. No more is pulled than
     /// asked for: most buffers have just their headers in the linear part, and a copy costs more than
     /// all else that happens to them here.
