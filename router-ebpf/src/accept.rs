@@ -2,10 +2,11 @@
 
 use crate::{
     chats::{self, Acquired},
-    flow::note_fin,
+    flow::{End, note_fin},
+    hand::{self, When},
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending, Piece,
-        STASH_LEN, STATE_CLIENT_FIN,
+        STASH_LEN, STATE_COUNTED, WATCH_SHIFT,
     },
     options::Offer,
     packet::Packet,
@@ -13,11 +14,10 @@ use crate::{
     rewrite::swap_macs,
     scratch::Scratch,
     shared::Shared,
-    steer::chat_key,
+    steer::{chat_key, still_gives},
     tables::{FlowTables, Refused},
     translate::rescale,
     verdict::Counter,
-    verifier::reread,
     wire::flags,
 };
 
@@ -33,42 +33,44 @@ pub fn accepted<P: Packet>(
         tables.remove_pending(&scratch.replica_side);
         return reset_replica(packet, scratch);
     }
+    // Who makes the maps grow looks after them first.
+    hand::next_flow(tables, When::Now, &mut scratch.turn, &mut scratch.last);
+    hand::next_flow(tables, When::Now, &mut scratch.turn, &mut scratch.last);
+    hand::next_chat(tables, When::Now, &mut scratch.turn);
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     write_flow(tables, scratch);
-    let why = match enter(tables, scratch) {
+    match enter(tables, scratch) {
         Entered::Yes => {
             let counter = deliver(packet, tables, scratch)?;
             tables.remove_pending(&scratch.replica_side);
             tables.remove_stash(&scratch.vip_side);
-            return Some(counter);
+            Some(counter)
         }
         Entered::Already => {
             tables.remove_pending(&scratch.replica_side);
-            return reset_replica(packet, scratch);
+            reset_replica(packet, scratch)
         }
-        Entered::Again => return Some(Counter::DropSynAckAgain),
-        Entered::Full => Counter::ResetFull,
-        Entered::Moved => Counter::ResetMoved,
-    };
-    refuse(packet, scratch, shared, why)
+        Entered::Again => Some(Counter::DropSynAckAgain),
+        Entered::Moved => {
+            // Its first segments stay in the stash, and the next one that comes decides anew.
+            tables.remove_pending(&scratch.replica_side);
+            reset_replica(packet, scratch)?;
+            Some(Counter::DecidedAgain)
+        }
+        Entered::Full => refuse(packet, scratch, shared).map(|()| Counter::ResetFull),
+        Entered::Failed => refuse(packet, scratch, shared).map(|()| Counter::ResetFailed),
+    }
 }
 
 /// Resets a client whose replica has accepted. That one is reset when it answers again.
-#[inline(always)]
+#[inline(never)]
 fn refuse<P: Packet>(
     packet: &mut P,
     scratch: &mut Scratch,
     pending: Shared<Pending>,
-    why: Counter,
-) -> Option<Counter> {
+) -> Option<()> {
     pending.set_flags(PENDING_REFUSED);
-    scratch.verdict = why;
-    reset_client(packet, scratch)?;
-    // One of the two that come here: the verifier would follow every other.
-    Some(match reread(&scratch.verdict) {
-        Counter::ResetMoved => Counter::ResetMoved,
-        _ => Counter::ResetFull,
-    })
+    reset_client(packet, scratch)
 }
 
 /// Prepares the two entries of a flow.
@@ -109,11 +111,17 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.window_shift = if one_sided { pending.client_scale as u8 } else { 0 };
     flow.service = pending.service;
     flow.replica = pending.replica;
-    flow.state = 0;
+    flow.state = STATE_COUNTED;
     flow.seq_delta = seq_delta;
     flow.ts_delta = ts_delta;
     flow.client_isn = pending.client_isn;
     flow.server_isn = pending.server_isn;
+    flow.acked = pending.server_isn.wrapping_add(1);
+    flow.sent = segment.ack;
+    flow.client_fin = 0;
+    flow.replica_fin = 0;
+    flow.share = 0;
+    flow.reserved = 0;
 }
 
 /// What became of a flow that was to be entered.
@@ -122,11 +130,13 @@ enum Entered {
     Yes,
     /// The client's side already has a flow, to another replica.
     Already,
-    /// Another CPU is about to enter it, for the same answer of the replica sent twice.
+    /// Another CPU is about to enter it, for the same answer of the replica sent twice, or is changing its chat.
     Again,
     /// There is no room.
     Full,
-    /// Its chat came to live elsewhere.
+    /// A map could not take it for another reason.
+    Failed,
+    /// Its chat is to live elsewhere by now.
     Moved,
 }
 
@@ -139,29 +149,74 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         Ok(()) => {}
         Err(Refused::Exists) => return Entered::Again,
         Err(Refused::Full) => return Entered::Full,
+        Err(Refused::Failed) => return Entered::Failed,
     }
+    let entered = count(tables, scratch);
+    if entered != Entered::Yes {
+        tables.remove_flow_back(&scratch.replica_side);
+    }
+    entered
+}
+
+/// Counts the flow for its chat, and enters its client's side.
+#[inline(always)]
+fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     if scratch.flow.flags & FLOW_CHAT != 0 {
         scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
         match chats::acquire(tables, scratch) {
             Acquired::Counted => {}
-            Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
-            Acquired::Elsewhere => {
-                tables.remove_flow_back(&scratch.replica_side);
+            // The entry is made first and the table read after it: a table that has changed since the connection
+            // was bound has either been read here, or its readers find the entry.
+            Acquired::First if is_still_home(tables, scratch) => {}
+            Acquired::First => {
+                chats::undo(tables, &scratch.chat_key, scratch.flow.replica);
                 return Entered::Moved;
             }
+            Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
+            Acquired::Elsewhere => return Entered::Moved,
+            Acquired::Busy => return Entered::Again,
         }
     }
-    let Err(why) = tables.add_flow(&scratch.vip_side, &scratch.flow) else {
-        return Entered::Yes;
-    };
-    if scratch.flow.flags & FLOW_CHAT != 0 {
-        chats::release(tables, &scratch.chat_key, scratch.flow.replica);
+    let entered = add(tables, scratch);
+    if entered != Entered::Yes && scratch.flow.flags & FLOW_CHAT != 0 {
+        chats::undo(tables, &scratch.chat_key, scratch.flow.replica);
     }
-    tables.remove_flow_back(&scratch.replica_side);
-    match why {
-        Refused::Exists => Entered::Already,
-        Refused::Full => Entered::Full,
+    entered
+}
+
+/// Whether the chat is to begin its life at this replica.
+#[inline(always)]
+fn is_still_home(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let Pending { service, cookie, chat, replica, .. } = scratch.pending;
+    still_gives(tables, service, cookie, chat, replica, &mut scratch.route)
+}
+
+/// Enters the client's side of the flow, for the clock hand as well.
+#[inline(always)]
+fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
+    match tables.add_flow(&scratch.vip_side, &scratch.flow) {
+        Ok(()) => {}
+        Err(Refused::Exists) => return Entered::Already,
+        Err(Refused::Full) => return Entered::Full,
+        Err(Refused::Failed) => return Entered::Failed,
     }
+    if let Some(load) = tables.load(scratch.flow.replica) {
+        load.add_flows(1);
+    }
+    let watched = &mut scratch.turn.flow;
+    watched.tuple = scratch.vip_side;
+    watched.server_isn = scratch.flow.server_isn;
+    watched.at = (scratch.flow.since >> WATCH_SHIFT) as u32;
+    watched.reserved = 0;
+    if tables.watch_flow(watched).is_err() {
+        // Nothing would ever end it.
+        tables.remove_flow(&scratch.vip_side);
+        if let Some(load) = tables.load(scratch.flow.replica) {
+            load.add_flows(u64::MAX);
+        }
+        return Entered::Full;
+    }
+    Entered::Yes
 }
 
 /// Turns the replica's SYN-ACK around into the client's first data segment; if there are more, copies
@@ -204,7 +259,8 @@ fn deliver<P: Packet>(
     if scratch.fin != 0
         && let Some(flow) = tables.flow(&scratch.vip_side)
     {
-        note_fin(tables, flow, STATE_CLIENT_FIN);
+        let back = tables.flow_back(&scratch.replica_side);
+        note_fin(tables, flow, back, scratch.fin_at, End::Client);
     }
     Some(Counter::Delivered)
 }
@@ -243,7 +299,10 @@ fn deliver_piece<P: Packet>(
         scratch.segment.parse_ip(packet)?;
         scratch.segment.parse_tcp(packet)?;
     }
-    scratch.fin |= (piece.tcp_flags & flags::FIN) as u32;
+    if piece.tcp_flags & flags::FIN != 0 {
+        scratch.fin = 1;
+        scratch.fin_at = piece.seq.wrapping_add(piece.len as u32).wrapping_add(1);
+    }
     let window = rescale(piece.window, scratch.flow.window_shift, 0);
     let header = &mut scratch.header;
     header.seq = piece.seq;

@@ -3,16 +3,15 @@
 //! to the replica (`connect.rs`).
 
 use crate::{
-    chats,
     connect::{Connected, connect},
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Reason, Search},
-    maps::{PENDING_REFUSED, PIECES, Piece, STASH_LEN},
+    maps::{Name, PENDING_REFUSED, PIECES, Piece, STASH_LEN},
     packet::Packet,
     reply,
     scratch::Scratch,
     stash::Added,
-    steer::{NoRoute, Why, chat_key, is_usable, steer, tuple_hash},
+    steer::{NoRoute, Why, is_usable, steer, tuple_hash},
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
@@ -232,7 +231,7 @@ fn recall_decision(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()
     let replica = tables.replica(number)?;
     let addr = if scratch.segment.is_v6() { &replica.v6 } else { &replica.v4 };
     scratch.write_replica_side(addr, replica.port);
-    if !is_usable(tables, number) {
+    if !is_usable(tables, scratch.service, number) {
         return Some(());
     }
     let Some(entry) = tables.pending(&scratch.replica_side) else {
@@ -260,7 +259,7 @@ enum Chosen {
     Not(NoRoute),
 }
 
-/// Finds the key, the cookie and the home, and holds the chat there.
+/// Finds the key, the cookie and the home.
 #[inline(never)]
 fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     let stash = scratch.stash.get();
@@ -299,14 +298,22 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     if matches!(route.why, Why::LiveHome) && route.replica != route.slot_replica {
         tables.count(Counter::HomeKept);
     }
-    if route.chat != 0 {
-        scratch.chat_key = chat_key(scratch.service, route.cookie);
-        match chats::claim(tables, scratch) {
-            Some(home) => scratch.route.replica = home,
-            None => scratch.route.chat = 0,
-        }
-    }
+    name_chat(scratch);
     Some(Chosen::Replica)
+}
+
+/// Keeps the readable key for the chat's entry, which is made when the replica accepts: what comes next uses the
+/// working memory of the search for other things.
+#[inline(always)]
+fn name_chat(scratch: &mut Scratch) {
+    let Scratch { pending, key, scan, route, .. } = scratch;
+    if route.chat != 0 {
+        key.write_name(&mut pending.key);
+        pending.source = scan.kind;
+    } else {
+        pending.key = Name::EMPTY;
+        pending.source = 0;
+    }
 }
 
 /// Counts a connection without a key, by why it has none.

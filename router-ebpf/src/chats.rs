@@ -1,137 +1,174 @@
 //! `CHATS`: who lives where, and how many flows hold a chat at its home.
 //!
-//! Home and number of flows are one word that is only changed by compare-and-swap, so a chat cannot
-//! get a second home between two looks at it.
+//! Home and number of flows are one word, which is only changed atomically, so a chat cannot get a second home
+//! between two looks at it. An entry is made when a replica accepts, and goes when its chat has lingered.
 
 use crate::{
-    atomic::try_some,
-    maps::{CHAT_LINGERS, Chat, ChatKey, NO_REPLICA, Name},
+    maps::{CHAT_COUNTED, Chat, ChatKey, WATCH_SHIFT},
     scratch::Scratch,
     shared::Shared,
-    steer::is_live,
-    tables::{FlowTables, Refused},
+    steer::{is_usable, lingers},
+    tables::{FlowTables, Refused, Tables},
     verdict::Counter,
 };
-
-/// Makes `scratch.route.replica` the home of `scratch.chat_key` if that has none that is live, and
-/// returns its home. `None`: the map is full, and the chat goes without an entry.
-#[inline(always)]
-pub fn claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
-    match try_some!(try_claim(tables, scratch)) {
-        Some(NO_REPLICA) => None,
-        Some(home) => Some(home),
-        // Whether it is the home is seen again when the replica accepts.
-        None => Some(scratch.route.replica),
-    }
-}
-
-/// `Some(NO_REPLICA)` if the map is full, `None` if another CPU was faster.
-#[inline(never)]
-fn try_claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<u32> {
-    let now = tables.now();
-    let replica = scratch.route.replica;
-    if let Some(chat) = tables.chat(&scratch.chat_key) {
-        let mut state = chat.state();
-        if Chat::home(state) != replica && !lives(tables, &scratch.chat_key, chat, state) {
-            let new = Chat::pack(replica, 0);
-            if !chat.swap_state(state, new) {
-                return None;
-            }
-            state = new;
-            chat.set_since(now);
-        }
-        chat.set_bound_at(now);
-        return Some(Chat::home(state));
-    }
-    prepare(scratch, Chat::pack(replica, 0), now);
-    scratch.key.write_name(&mut scratch.chat.key);
-    scratch.chat.source = scratch.scan.kind;
-    match tables.add_chat(&scratch.chat_key, &scratch.chat) {
-        Ok(()) => Some(replica),
-        Err(Refused::Exists) => None,
-        Err(Refused::Full) => {
-            tables.count(Counter::ChatsFull);
-            Some(NO_REPLICA)
-        }
-    }
-}
-
-#[inline(always)]
-fn prepare(scratch: &mut Scratch, state: u64, now: u64) {
-    let chat = &mut scratch.chat;
-    chat.state = state;
-    chat.bound_at = now & !CHAT_LINGERS;
-    chat.since = now;
-    chat.key = Name::EMPTY;
-    chat.source = 0;
-}
 
 /// What became of a flow's claim to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acquired {
     /// It counts: [`release`] is owed.
     Counted,
+    /// The same, and the chat did not live before: what was decided for it at binding may hold no longer.
+    First,
     /// It does not: the map is full.
     Uncounted,
     /// The chat lives elsewhere by now, and the flow must not be.
     Elsewhere,
+    /// Another CPU is changing the chat.
+    Busy,
 }
 
 /// Counts a new flow to `scratch.flow.replica` for the chat `scratch.chat_key`.
-#[inline(always)]
-pub fn acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Acquired {
-    // Rather reset than not counted: an uncounted flow would not hold its chat.
-    try_some!(try_acquire(tables, scratch)).unwrap_or(Acquired::Elsewhere)
-}
-
 #[inline(never)]
-fn try_acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Acquired> {
+pub fn acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Acquired {
+    let now = tables.now();
     let replica = scratch.flow.replica;
     let Some(chat) = tables.chat(&scratch.chat_key) else {
-        // The entry may be swept between binding and acceptance.
-        prepare(scratch, Chat::pack(replica, 1), tables.now());
-        return match tables.add_chat(&scratch.chat_key, &scratch.chat) {
-            Ok(()) => Some(Acquired::Counted),
-            Err(Refused::Exists) => None,
-            Err(Refused::Full) => Some(Acquired::Uncounted),
-        };
+        return enter(tables, scratch, now);
     };
     let state = chat.state();
-    let new = if Chat::home(state) == replica {
-        state + 1
-    } else if lives(tables, &scratch.chat_key, chat, state) {
-        return Some(Acquired::Elsewhere);
-    } else {
-        Chat::pack(replica, 1)
-    };
-    chat.swap_state(state, new).then_some(Acquired::Counted)
+    if state & !CHAT_COUNTED == Chat::OVER {
+        return Acquired::Busy;
+    }
+    if Chat::home(state) == replica {
+        let before = chat.add_flow(1);
+        if Chat::home(before) != replica {
+            chat.add_flow(u64::MAX);
+            return Acquired::Busy;
+        }
+        let lived = holds(tables, scratch.chat_key.service, chat, before, now);
+        return if lived { Acquired::Counted } else { Acquired::First };
+    }
+    let service = scratch.chat_key.service;
+    if holds(tables, service, chat, state, now) && is_usable(tables, service, Chat::home(state)) {
+        return Acquired::Elsewhere;
+    }
+    // The flows that its old home still counts, if that is gone, are not counted off here.
+    if !chat.swap_state(state, Chat::pack(replica, 1) | CHAT_COUNTED) {
+        return Acquired::Busy;
+    }
+    chat.set_since(now);
+    chat.set_ended_at(0);
+    if state & CHAT_COUNTED != 0
+        && let Some(load) = tables.load(Chat::home(state))
+    {
+        load.add_chats(u64::MAX);
+    }
+    if let Some(load) = tables.load(replica) {
+        load.add_chats(1);
+    }
+    Acquired::First
+}
+
+/// Makes the entry of a chat that has none.
+#[inline(always)]
+fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired {
+    let replica = scratch.flow.replica;
+    let chat = &mut scratch.chat;
+    chat.state = Chat::pack(replica, 1) | CHAT_COUNTED;
+    chat.ended_at = 0;
+    chat.since = now;
+    chat.key = scratch.pending.key;
+    chat.source = scratch.pending.source;
+    match tables.add_chat(&scratch.chat_key, chat) {
+        Ok(()) => {}
+        Err(Refused::Exists) => return Acquired::Busy,
+        Err(Refused::Full | Refused::Failed) => {
+            tables.count(Counter::ChatsFull);
+            return Acquired::Uncounted;
+        }
+    }
+    let watched = &mut scratch.turn.chat;
+    watched.key = scratch.chat_key;
+    watched.at = (now >> WATCH_SHIFT) as u32;
+    watched.reserved = 0;
+    if tables.watch_chat(watched).is_err() {
+        // Nothing would ever remove it.
+        tables.remove_chat(&scratch.chat_key);
+        tables.count(Counter::ChatsFull);
+        return Acquired::Uncounted;
+    }
+    if let Some(load) = tables.load(replica) {
+        load.add_chats(1);
+    }
+    Acquired::First
 }
 
 /// Counts a flow to `replica` no longer.
 #[inline(always)]
 pub fn release(tables: &impl FlowTables, key: &ChatKey, replica: u32) {
-    if let Some(chat) = tables.chat(key) {
-        try_some!(try_release(tables, chat, replica));
-    }
+    leave(tables, key, replica, tables.now());
+}
+
+/// The same for a flow that never was: the chat does not linger for it.
+#[inline(always)]
+pub fn undo(tables: &impl FlowTables, key: &ChatKey, replica: u32) {
+    leave(tables, key, replica, 0);
 }
 
 #[inline(never)]
-fn try_release(tables: &impl FlowTables, chat: Shared<Chat>, replica: u32) -> Option<()> {
+fn leave(tables: &impl FlowTables, key: &ChatKey, replica: u32, now: u64) {
+    let Some(chat) = tables.chat(key) else {
+        return;
+    };
     let state = chat.state();
     // A chat whose home was gone has started anew elsewhere and never counted this flow.
     if Chat::home(state) != replica || Chat::flows(state) == 0 {
-        return Some(());
+        return;
     }
-    // Before the count goes: between the two nobody may find a chat without flows that was bound long ago.
-    if Chat::flows(state) == 1 {
-        chat.set_lingers(tables.now());
+    // Before the count goes: between the two nobody may find a chat without flows that ended long ago.
+    if now != 0 {
+        chat.set_ended_at(now);
     }
-    chat.swap_state(state, state - 1).then_some(())
+    let before = chat.add_flow(u64::MAX);
+    if Chat::home(before) != replica || Chat::flows(before) == 0 {
+        chat.add_flow(1);
+    }
 }
 
-/// Whether a chat holds on to its home. One of a service that is gone does not.
+/// Whether a chat is to be looked at again. One that has no flow and has lingered goes.
 #[inline(always)]
-fn lives(tables: &impl FlowTables, key: &ChatKey, chat: Shared<Chat>, state: u64) -> bool {
-    let service = tables.service(key.service);
-    service.is_some_and(|service| is_live(tables, service, chat.get(), state))
+pub fn stays(tables: &impl FlowTables, key: &ChatKey) -> bool {
+    let Some(chat) = tables.chat(key) else {
+        return false;
+    };
+    let state = chat.state();
+    if state & CHAT_COUNTED == 0 {
+        // A release before has entered it.
+        let before = chat.set_counted();
+        if before & CHAT_COUNTED == 0
+            && let Some(load) = tables.load(Chat::home(before))
+        {
+            load.add_chats(1);
+        }
+        return true;
+    }
+    if holds(tables, key.service, chat, state, tables.now())
+        // Nobody counts in it from here on, and who is about to comes again.
+        || !chat.swap_state(state, Chat::OVER)
+    {
+        return true;
+    }
+    if let Some(load) = tables.load(Chat::home(state)) {
+        load.add_chats(u64::MAX);
+    }
+    tables.remove_chat(key);
+    false
+}
+
+/// Whether a chat with this state holds its home: it has flows, or lingers. One of a service that is gone
+/// does not linger.
+#[inline(always)]
+fn holds(tables: &impl Tables, service: u32, chat: Shared<Chat>, state: u64, now: u64) -> bool {
+    Chat::flows(state) > 0
+        || tables.service(service).is_some_and(|service| lingers(service, chat.ended_at(), now))
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     key::{self, Kind},
-    maps::{FLOW_CHAT, FLOW_REQUESTS, FlowBack, POLICY_HOME, STATE_CLOSED, STATE_EXPIRED, Service},
+    maps::{FLOW_CHAT, FLOW_REQUESTS, FlowBack, POLICY_HOME, STATE_ENDED, Service},
     packet::Packet,
     reply,
     scratch::Scratch,
@@ -74,26 +74,25 @@ enum Other {
     Live,
 }
 
-/// Looks what has the replica's side of this connection. What is left of an ended flow goes.
+/// Looks what has the replica's side of this connection.
 #[inline(always)]
 fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
     let Some(shared) = tables.flow_back(&scratch.replica_side) else {
         return Other::Gone;
     };
     let back = shared.get();
-    if back.state & STATE_EXPIRED == 0 {
-        if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
-            // Our own flow, which another CPU has just entered or is about to: its client's
-            // data has come again meanwhile, and will once more if it must.
-            if tables.flow(&scratch.vip_side).is_some()
-                || shared.acked() == scratch.stash.get().client_isn.wrapping_add(1)
-            {
-                return Other::Ours;
-            }
-        } else if is_live(tables, scratch, back) {
-            return Other::Live;
+    if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
+        // Our own flow, which another CPU has just entered or is about to: its client's
+        // data has come again meanwhile, and will once more if it must.
+        if tables.flow(&scratch.vip_side).is_some()
+            || shared.acked() == scratch.stash.get().client_isn.wrapping_add(1)
+        {
+            return Other::Ours;
         }
+    } else if is_live(tables, scratch, back) {
+        return Other::Live;
     }
+    // Of a flow that was never entered, or has just ended.
     tables.remove_flow_back(&scratch.replica_side);
     Other::Gone
 }
@@ -106,16 +105,11 @@ fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> 
     let ours = (scratch.vip_side.server, scratch.vip_side.server_port);
     scratch.vip_side.server = back.vip;
     scratch.vip_side.server_port = back.vip_port;
-    let mut live = false;
-    if let Some(flow) = tables.flow(&scratch.vip_side)
-        && flow.get().replica_addr == scratch.replica_side.server
-        && flow.get().replica_port == scratch.replica_side.server_port
-    {
-        live = flow.state() & (STATE_CLOSED | STATE_EXPIRED) == 0;
-        if !live {
-            tables.remove_flow(&scratch.vip_side);
-        }
-    }
+    let live = tables.flow(&scratch.vip_side).is_some_and(|flow| {
+        flow.get().replica_addr == scratch.replica_side.server
+            && flow.get().replica_port == scratch.replica_side.server_port
+            && flow.state() & STATE_ENDED == 0
+    });
     (scratch.vip_side.server, scratch.vip_side.server_port) = ours;
     live
 }
@@ -128,6 +122,7 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) 
     stash.replica = scratch.route.replica;
     let pending = &mut scratch.pending;
     pending.cookie = scratch.route.cookie;
+    pending.chat = scratch.route.whole;
     pending.at = tables.now();
     pending.vip = scratch.vip_side.server;
     pending.vip_port = scratch.vip_side.server_port;

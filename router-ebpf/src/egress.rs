@@ -2,9 +2,8 @@
 
 use crate::{
     accept::accepted,
-    flow::{end, note_fin},
     icmp,
-    maps::{FlowBack, STATE_EXPIRED, STATE_REPLICA_FIN, Tuple},
+    maps::{FlowBack, Pending, Tuple},
     packet::Packet,
     reply::{reset_client, reset_replica},
     rewrite::Place,
@@ -12,6 +11,7 @@ use crate::{
     segment::Segment,
     shared::Shared,
     stage::{Next, Stage},
+    steer::SECOND,
     tables::FlowTables,
     translate::Translation,
     verdict::Counter,
@@ -43,13 +43,18 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
         return Some(Next::Verdict(Counter::EgressPassed));
     }
     scratch.replica_side = scratch.segment.tuple_from_server();
+    let segment = &scratch.segment;
     if let Some(back) = tables.flow_back(&scratch.replica_side) {
-        return established(packet, tables, scratch, back).map(Next::Verdict);
+        if needs_care(segment, back) {
+            return Some(Next::Stage(Stage::CareBack));
+        }
+        hear(segment, back);
+        return translate(packet, scratch, back.get()).map(Next::Verdict);
     }
-    Some(without_flow(tables, &scratch.segment, &scratch.replica_side))
+    Some(without_flow(tables, segment, &scratch.replica_side))
 }
 
-/// A segment that belongs to no flow: the answer of a replica to a SYN of ours, or not ours.
+/// A segment that belongs to no flow: the answer of a replica to a SYN of ours, or a late one, or not ours.
 #[inline(always)]
 pub fn without_flow(tables: &impl FlowTables, segment: &Segment, replica_side: &Tuple) -> Next {
     let may_answer = segment.has_any(flags::SYN | flags::RST)
@@ -57,13 +62,16 @@ pub fn without_flow(tables: &impl FlowTables, segment: &Segment, replica_side: &
     if may_answer && tables.pending(replica_side).is_some() {
         return Next::Stage(Stage::Answer);
     }
-    Next::Verdict(Counter::EgressPassed)
+    match tables.ended_back(replica_side) {
+        Some(_) => Next::Stage(Stage::CareBack),
+        None => Next::Verdict(Counter::EgressPassed),
+    }
 }
 
 /// Whether a segment of a flow is more than to be translated.
 #[inline(always)]
 pub fn needs_care(segment: &Segment, back: Shared<FlowBack>) -> bool {
-    back.get().state != 0 || segment.has_any(flags::SYN | flags::FIN | flags::RST)
+    back.state() != 0 || segment.has_any(flags::SYN | flags::FIN | flags::RST)
 }
 
 /// Notes a segment of the replica's.
@@ -74,43 +82,17 @@ pub fn hear(segment: &Segment, back: Shared<FlowBack>) {
     }
 }
 
-/// A segment of a flow, on its way to the client.
+/// Translates a segment of the replica's.
 #[inline(always)]
-fn established<P: Packet>(
+pub fn translate<P: Packet>(
     packet: &mut P,
-    tables: &impl FlowTables,
     scratch: &mut Scratch,
-    shared: Shared<FlowBack>,
+    back: &FlowBack,
 ) -> Option<Counter> {
-    let back = shared.get();
-    if back.state & STATE_EXPIRED != 0 {
-        return reset_replica(packet, scratch);
-    }
-    if scratch.segment.has_any(flags::SYN | flags::FIN | flags::RST) {
-        if scratch.segment.has(flags::SYN) {
-            return Some(Counter::DropSynAckAgain);
-        }
-        closing(tables, scratch, back);
-    }
-    hear(&scratch.segment, shared);
     let Scratch { segment, cursor, .. } = scratch;
     let changed = Translation::to_client(back).apply(packet, segment, cursor)?;
     changed.update(packet, Place::of(segment))?;
     Some(Counter::ToClient)
-}
-
-/// Notes a FIN or an RST of the replica's in the flow.
-#[inline(never)]
-fn closing(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) {
-    scratch.write_vip_side(&back.vip, back.vip_port);
-    let Some(flow) = tables.flow(&scratch.vip_side) else {
-        return;
-    };
-    if !scratch.segment.has(flags::RST) {
-        note_fin(tables, flow, STATE_REPLICA_FIN);
-    } else if end(tables, flow) {
-        tables.count(Counter::Closed);
-    }
 }
 
 /// The answer of a replica to a SYN of ours.
@@ -129,6 +111,7 @@ pub fn answer<P: Packet>(
     let segment = &scratch.segment;
     let fits = segment.has(flags::ACK)
         && segment.ack == scratch.pending.client_isn.wrapping_add(1)
+        && is_in_time(tables, &scratch.pending)
         && scratch.pending.server_isn == pending.server_isn();
     if segment.has(flags::RST) {
         // One that answers no SYN of ours says nothing (RFC 9293 section 3.10.7.3).
@@ -145,4 +128,11 @@ pub fn answer<P: Packet>(
     // The replica has an older connection on this tuple, or answers to a SYN that is history. A
     // client would reset it (RFC 9293 section 3.10.7.3), and our SYN comes again with its data.
     reset_replica(packet, scratch)
+}
+
+/// Whether a replica answers before its client has given up.
+#[inline(always)]
+fn is_in_time(tables: &impl FlowTables, pending: &Pending) -> bool {
+    let most = tables.service(pending.service).map_or(0, |service| service.handshake_timeout);
+    tables.now().saturating_sub(pending.at) < most as u64 * SECOND
 }

@@ -2,11 +2,11 @@
 
 use crate::{
     checksum::Sum,
-    flow::{end, note_fin},
+    flow::{Ending, end},
     icmp, integrity,
     maps::{
-        Addr, FLOW_REQUESTS, Flow, FlowBack, REPLICA_GONE, STATE_CLIENT_FIN, STATE_CLOSED,
-        STATE_EXPIRED, STATE_SYN_SEEN, Service, SourceKey, VipKey,
+        Addr, FLOW_REQUESTS, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED, STATE_REPLICA_FIN,
+        STATE_SYN_SEEN, STATE_UPGRADED, Service, SourceKey, VipKey,
     },
     packet::Packet,
     reply,
@@ -20,12 +20,8 @@ use crate::{
     translate::Translation,
     verdict::Counter,
     verifier::reread,
-    watch::watch,
     wire::{flags, protocol},
 };
-
-/// How far numbers may be from those of the last segment that the replica sent, to be of this flow.
-const WINDOW: u32 = 1 << 20;
 
 /// Decides about a packet from the client side and rewrites it.
 #[inline(always)]
@@ -56,19 +52,34 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
     if let Some(flow) = tables.flow(&scratch.vip_side)
         && scratch.segment.well_formed()
         && !scratch.segment.has(flags::SYN)
-        && !may_be_new(packet, tables, scratch, flow)
     {
+        if needs_care(tables, &scratch.segment, flow) {
+            return Some(Next::Stage(Stage::Care));
+        }
         return established(packet, tables, scratch, flow).map(Next::Verdict);
     }
+    let next = without_flow(tables, scratch);
+    if next == Next::Stage(Stage::Open)
+        && !scratch.segment.has(flags::SYN)
+        && tables.ended(&scratch.vip_side).is_some()
+    {
+        return Some(Next::Stage(Stage::Care));
+    }
+    Some(next)
+}
+
+/// What becomes of a segment that belongs to no flow, or not to the one of its tuple.
+#[inline(always)]
+pub fn without_flow(tables: &impl FlowTables, scratch: &mut Scratch) -> Next {
     let Some(number) = service_of(tables, &scratch.segment, &mut scratch.vip) else {
-        return Some(Next::Verdict(Counter::IngressPassed));
+        return Next::Verdict(Counter::IngressPassed);
     };
     // From here on it is ours.
     if !scratch.segment.well_formed() {
-        return Some(Next::Verdict(Counter::DropMalformed));
+        return Next::Verdict(Counter::DropMalformed);
     }
     scratch.service = number;
-    Some(Next::Stage(Stage::Open))
+    Next::Stage(Stage::Open)
 }
 
 /// The service that owns the segment's destination. `key` is room for its key.
@@ -107,8 +118,12 @@ pub fn open<P: Packet>(
     let has_data = scratch.segment.payload_len() > 0;
     let decided = match check(packet, tables, scratch)? {
         Check::First if has_data => {
-            if let Some(flow) = flow {
-                discard(tables, scratch, flow);
+            // Its replica, should it still have the old connection, is reset with the next segment that it
+            // sends on it; the one that gets the new SYN answers that with such a segment.
+            if let Some(flow) = flow
+                && end(tables, &scratch.vip_side, flow, Ending::Replaced, &mut scratch.last)
+            {
+                tables.count(Counter::Rebound);
             }
             return Some(Next::Stage(Stage::Bind));
         }
@@ -148,7 +163,7 @@ pub fn is_allowed(tables: &impl Tables, service: u32, addr: &Addr, key: &mut Sou
 
 /// What a segment's numbers say about it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Check {
+pub enum Check {
     /// It is the first one after a handshake of ours.
     First,
     /// It belongs to a handshake of ours, but something is missing before it.
@@ -161,7 +176,11 @@ enum Check {
 
 /// Asks the SYN cookie, and notes the client's ISN.
 #[inline(never)]
-fn check<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Check> {
+pub fn check<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Check> {
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     let Segment { seq, ack, .. } = scratch.segment;
     let (secrets, now) = (tables.secrets()?, tables.now());
@@ -202,70 +221,17 @@ fn syn<P: Packet>(
     reply::syn_ack(packet, tables, scratch, service)
 }
 
-/// Whether a segment on the tuple of a flow belongs to another connection: a SYN was seen, or the
-/// flow has ended, and the numbers are those of a handshake of ours, but not of the flow's own. A
-/// replica that got such a segment would reset the new connection.
-#[inline(always)]
-fn may_be_new<P: Packet>(
-    packet: &P,
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    flow: Shared<Flow>,
-) -> bool {
-    let state = flow.state();
-    if state & (STATE_CLOSED | STATE_SYN_SEEN) == 0 {
-        return false;
-    }
-    // Else a SYN that anybody can send would cost two hashes for each segment from then on.
-    if state & STATE_CLOSED == 0 && !flow.has_syn(tables.now()) {
-        return false;
-    }
-    let segment = &scratch.segment;
-    let own = flow.get();
-    let acks_own = own.server_isn == segment.ack.wrapping_sub(1);
-    if acks_own && own.client_isn == segment.seq.wrapping_sub(1) {
-        return false;
-    }
-    match check(packet, tables, scratch) {
-        Some(Check::First) => true,
-        // Right by chance once in 2^15: good enough for what follows the end of a flow only. So is
-        // a late segment of the flow itself from before the replica's first byte, which must not be
-        // taken for that: nobody would answer it.
-        Some(Check::Later) => state & STATE_CLOSED != 0 && !acks_own,
-        Some(Check::Before | Check::Foreign) | None => false,
-    }
-}
-
-/// Drops what is left of a flow whose tuple begins anew. Its replica, should it still have the old
-/// connection, is reset with the next segment that it sends on it; the one that gets the new SYN
-/// answers that with such a segment.
-#[inline(always)]
-fn discard(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) {
-    if end(tables, flow) {
-        tables.count(Counter::Rebound);
-    }
-    let old = flow.get();
-    scratch.write_replica_side(&old.replica_addr, old.replica_port);
-    if let Some(back) = tables.flow_back(&scratch.replica_side) {
-        back.expire();
-    }
-    tables.remove_flow(&scratch.vip_side);
-}
-
-/// Whether a segment of a flow is more than to be translated.
+/// Whether a segment of a flow is more than to be translated. The gone replica's are ended.
 #[inline(always)]
 pub fn needs_care(tables: &impl FlowTables, segment: &Segment, shared: Shared<Flow>) -> bool {
+    const STATES: u32 = STATE_ENDED | STATE_SYN_SEEN | STATE_CLIENT_FIN | STATE_REPLICA_FIN;
     let flow = shared.get();
-    shared.state() & (STATE_CLOSED | STATE_EXPIRED | STATE_SYN_SEEN) != 0
-        || flow.flags & FLOW_REQUESTS != 0 && segment.payload_len() > 0
+    let state = shared.state();
+    let is_watched = flow.flags & FLOW_REQUESTS != 0 && state & STATE_UPGRADED == 0;
+    state & STATES != 0
+        || is_watched && segment.payload_len() > 0
         || segment.has_any(flags::FIN | flags::RST)
         || tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE)
-}
-
-/// Notes a segment of the client's.
-#[inline(always)]
-pub fn hear(tables: &impl FlowTables, flow: Shared<Flow>) {
-    flow.touch(tables.now());
 }
 
 /// A segment of a flow, on its way to the replica.
@@ -276,18 +242,27 @@ fn established<P: Packet>(
     scratch: &mut Scratch,
     shared: Shared<Flow>,
 ) -> Option<Counter> {
-    let flow = shared.get();
-    let gone = tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE);
-    if gone || shared.state() & STATE_EXPIRED != 0 {
-        return ended(packet, tables, scratch, shared);
+    hear(tables, &scratch.segment, shared);
+    translate(packet, tables, scratch, shared.get())
+}
+
+/// Notes a segment of the client's.
+#[inline(always)]
+pub fn hear(tables: &impl FlowTables, segment: &Segment, flow: Shared<Flow>) {
+    flow.touch(tables.now());
+    if segment.has(flags::ACK) {
+        flow.advance(segment.ack, segment.seq.wrapping_add(segment.sequence_len()));
     }
-    hear(tables, shared);
-    if flow.flags & FLOW_REQUESTS != 0 {
-        watch(packet, tables, scratch, shared);
-    }
-    if scratch.segment.has_any(flags::FIN | flags::RST) {
-        closing(tables, scratch, shared);
-    }
+}
+
+/// Translates a segment of the client's.
+#[inline(always)]
+pub fn translate<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: &Flow,
+) -> Option<Counter> {
     let unfinished = integrity::is_unfinished(packet, &scratch.segment)?
         && integrity::is_really_unfinished(packet, tables, scratch)?;
     scratch.unfinished = unfinished as u32;
@@ -300,50 +275,4 @@ fn established<P: Packet>(
         _ => changed.update_unfinished(packet, place)?,
     }
     Some(Counter::ToReplica)
-}
-
-/// A segment of a flow that is no more: its replica is gone, or the sweeper has ended it.
-#[inline(never)]
-fn ended<P: Packet>(
-    packet: &mut P,
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    flow: Shared<Flow>,
-) -> Option<Counter> {
-    let expired = flow.state() & STATE_EXPIRED != 0;
-    end(tables, flow);
-    let why = if expired { Counter::ResetExpired } else { Counter::ResetGone };
-    reply::reset(packet, tables, scratch, why)
-}
-
-/// Notes a FIN of the client's, or an RST that the replica may believe.
-#[inline(never)]
-fn closing(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) {
-    if !scratch.segment.has(flags::RST) {
-        note_fin(tables, flow, STATE_CLIENT_FIN);
-        return;
-    }
-    let old = flow.get();
-    scratch.write_replica_side(&old.replica_addr, old.replica_port);
-    let Some(back) = tables.flow_back(&scratch.replica_side) else {
-        return;
-    };
-    if is_believable(&scratch.segment, flow.get(), back) && end(tables, flow) {
-        tables.count(Counter::Closed);
-    }
-}
-
-/// Whether an RST ends the flow. The replica wants the very number it expects (RFC 5961 section 3),
-/// but data may be under way that it has yet to acknowledge; so both numbers near theirs will do. A
-/// blind attacker finds one such segment in 2^23; to end a live flow here would let its chat move.
-#[inline(always)]
-fn is_believable(segment: &Segment, flow: &Flow, back: Shared<FlowBack>) -> bool {
-    let ahead = segment.seq.wrapping_sub(back.acked());
-    let ack = segment.ack.wrapping_add(flow.seq_delta);
-    ahead == 0 || ahead < WINDOW && segment.has(flags::ACK) && is_near(ack, back.sent())
-}
-
-#[inline(always)]
-fn is_near(number: u32, other: u32) -> bool {
-    number.wrapping_sub(other).wrapping_add(WINDOW) < 2 * WINDOW
 }

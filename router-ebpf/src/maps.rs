@@ -135,8 +135,8 @@ impl SourceKey {
     pub const WHOLE: u32 = 8 * size_of::<SourceRange>() as u32;
 }
 
-/// The two ends of a connection: `FLOWS` and `STASH` have the VIP as its server, `FLOWS_BACK` and
-/// `PENDING` have the replica.
+/// The two ends of a connection: `FLOWS`, `ENDED` and `STASH` have the VIP as its server, `FLOWS_BACK`,
+/// `ENDED_BACK` and `PENDING` have the replica.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tuple {
@@ -216,16 +216,20 @@ sizes! {
     SourceRange = 20,
     Tuple = 36,
     KeySource = 68,
-    Service = 384,
+    Service = 400,
     Replica = 112,
     ChatKey = 16,
     ChatCookie = 152,
     Chat = 96,
-    Pending = 64,
+    Load = 16,
+    Pending = 144,
     Piece = 16,
     Stash = 4392,
-    Flow = 72,
+    Flow = 96,
     FlowBack = 40,
+    Watched = 48,
+    WatchedChat = 24,
+    Farewell = 72,
     Secrets = 64,
     Mark = 32,
 }

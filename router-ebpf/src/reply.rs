@@ -132,7 +132,7 @@ pub fn may_reset(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool
 #[inline(never)]
 pub fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<Counter> {
     if scratch.segment.has(flags::RST) {
-        return Some(Counter::EgressPassed);
+        return Some(Counter::EgressDropStray);
     }
     write_reset(scratch);
     replace(packet, scratch, Piece::NONE)?;

@@ -11,8 +11,9 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Name, Pending, Problem, Replica,
-        SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, SourceRange, Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending, Problem,
+        Replica, SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, SourceRange, Stash, Tuple, Vip,
+        Watched, WatchedChat,
     },
     verdict::Counter,
 };
@@ -30,9 +31,9 @@ macro_rules! schema {
                 size(limits) = most(limits.services * 16, 1024),
                 "port and address" => "service number";
             /// What the data path knows of a service.
-            Services services SERVICES: HashMap<u32, Service>, version 2,
+            Services services SERVICES: HashMap<u32, Service>, version 3,
                 size(limits) = limits.services,
-                "service number" => "policy, key sources, slot table, MSS, linger, name";
+                "service number" => "policy, key sources, slot table, MSS, linger, time-outs, name";
             /// From where clients may connect to services that not anybody may connect to. The longest
             /// prefix that fits counts.
             SourceRanges source_ranges SOURCE_RANGES: LpmTrie<SourceRange, u32>, version 1,
@@ -51,11 +52,11 @@ macro_rules! schema {
                 size(limits) = limits.chats,
                 "service, key hash" => "cookie, pin, width, readable keys";
             /// Chats with a home. Live ones are never evicted by newer ones: no LRU map.
-            Chats chats CHATS: HashMap<ChatKey, Chat>, version 1,
+            Chats chats CHATS: HashMap<ChatKey, Chat>, version 2,
                 size(limits) = limits.chats,
                 "service, cookie" => "home and number of flows, times, readable key";
             /// Connections that wait for their replica.
-            Pending pending PENDING: LruHashMap<Tuple, Pending>, version 1,
+            Pending pending PENDING: LruHashMap<Tuple, Pending>, version 2,
                 size(limits) = limits.pending,
                 "client, replica" => "what the handshake needs until the replica answers";
             /// The first bytes of such connections.
@@ -63,13 +64,39 @@ macro_rules! schema {
                 size(limits) = limits.stash,
                 "client, VIP" => "first data segments, where the search for the key is, replica";
             /// Live connections, as the client sees them. Never evicted by newer ones: no LRU map.
-            Flows flows FLOWS: HashMap<Tuple, Flow>, version 1,
+            Flows flows FLOWS: HashMap<Tuple, Flow>, version 2,
                 size(limits) = limits.flows,
                 "client, VIP" => "replica, cookie, state, deltas";
             /// The same, as the replica sees them.
             FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 1,
                 size(limits) = limits.flows,
                 "client, replica" => "VIP, window scales, deltas";
+            /// Connections that are over, for their late segments, as the client sees them.
+            Ended ended ENDED: LruHashMap<Tuple, Flow>, version 1,
+                size(limits) = limits.ended,
+                "client, VIP" => "as in FLOWS";
+            /// The same, as the replica sees them.
+            EndedBack ended_back ENDED_BACK: LruHashMap<Tuple, FlowBack>, version 1,
+                size(limits) = limits.ended,
+                "client, replica" => "as in FLOWS_BACK";
+            /// The flows, for the clock hand: the first one is looked at next. Twice as many as there are flows,
+            /// because one that has ended stays until its turn comes.
+            FlowRing flow_ring FLOW_RING: Queue<(), Watched>, version 1,
+                size(limits) = limits.flows.saturating_mul(2),
+                "" => "client, VIP, our initial sequence number, when looked at";
+            /// The chats, in the same way.
+            ChatRing chat_ring CHAT_RING: Queue<(), WatchedChat>, version 1,
+                size(limits) = limits.chats.saturating_add(64),
+                "" => "service, cookie, when looked at";
+            /// What each replica carries.
+            Loads loads LOADS: Array<u32, Load>, version 1,
+                size(limits) = limits.replicas,
+                "replica number" => "live flows, chats at home";
+            /// Flows that the kernel has ended, for the daemon to tell their ends. Nothing depends on its being
+            /// read: when it is full no more are told before they send something.
+            Farewells farewells FAREWELLS: Queue<(), Farewell>, version 1,
+                size(limits) = 16384,
+                "" => "both ends and the numbers that they expect";
             /// What userspace says of services that are not as their sources say. No program reads it.
             Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
                 size(limits) = most(limits.services, 64),
@@ -103,6 +130,8 @@ pub struct Limits {
     pub pending: u32,
     /// First segments that wait for a replica.
     pub stash: u32,
+    /// Connections that are over and may still send.
+    pub ended: u32,
     /// Services.
     pub services: u32,
     /// Replicas of all services, with those that are gone but still have connections.
@@ -116,6 +145,7 @@ impl Limits {
         chats: 65_536,
         pending: 65_536,
         stash: 4096,
+        ended: 32_768,
         services: 64,
         replicas: 4096,
     };
@@ -140,6 +170,8 @@ pub enum Kind {
     Array,
     /// Array with values for each CPU.
     PerCpuArray,
+    /// First in, first out; without keys, and shown by nobody: to read an entry is to take it.
+    Queue,
 }
 
 macro_rules! names {

@@ -5,7 +5,10 @@ use crate::{
     header::Header,
     key::{bytes::Key, scan::Scan},
     limit::Allowance,
-    maps::{Addr, Chat, ChatKey, Flow, FlowBack, Pending, Port, SourceKey, Tuple, VipKey},
+    maps::{
+        Addr, Chat, ChatKey, Farewell, Flow, FlowBack, Pending, Port, SourceKey, Tuple, VipKey,
+        Watched, WatchedChat,
+    },
     options::{Cursor, Offer},
     segment::Segment,
     stage::Next,
@@ -13,6 +16,26 @@ use crate::{
     steer::Route,
     verdict::Counter,
 };
+
+/// What the end of a flow needs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Last {
+    /// Client and replica.
+    pub replica_side: Tuple,
+    /// To be put into `FAREWELLS`.
+    pub farewell: Farewell,
+}
+
+/// What is taken from the rings and put there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Turn {
+    /// Of `FLOW_RING`.
+    pub flow: Watched,
+    /// Of `CHAT_RING`.
+    pub chat: WatchedChat,
+}
 
 /// One packet's working memory. Nothing in it is read before it is written, but for the limits, which
 /// belong to the CPU.
@@ -50,6 +73,10 @@ pub struct Scratch {
     pub flow: Flow,
     /// To be entered into `FLOWS_BACK`.
     pub back: FlowBack,
+    /// What the end of a flow needs.
+    pub last: Last,
+    /// What the clock hand looks at.
+    pub turn: Turn,
     /// What this CPU may still send or keep.
     pub allowance: Allowance,
     /// Sum of the payload in hand, folded.
@@ -70,8 +97,10 @@ pub struct Scratch {
     pub added: u32,
     /// 1 after the first stashed segment was made.
     pub delivered: u32,
-    /// Not 0 if one of them had a FIN.
+    /// 1 if one of them had a FIN.
     pub fin: u32,
+    /// What follows that.
+    pub fin_at: u32,
     /// State of the search for a key.
     pub scan: Scan,
     /// The key, or a payload to be summed up.

@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 
 use crate::{
-    atomic::{swap_u32, swap_u64, try_some},
+    atomic::{fetch_add_u64, fetch_or_u32, fetch_or_u64, swap_u32, swap_u64, try_some},
     maps::{
-        CHAT_LINGERS, Chat, Flow, FlowBack, Pending, STATE_EXPIRED, STATE_SYN_SEEN, STATE_SYN_TICK,
+        CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STATE_SYN_SEEN, STATE_SYN_TICK,
         STATE_SYN_TICK_SHIFT, Stash, TICK_SHIFT,
     },
 };
@@ -14,8 +14,7 @@ use crate::{
 ///
 /// It stays mapped while the program runs, though it may already be out of its map, or even be the
 /// value of another key there (elements are used again at once, kernel/bpf/memalloc.c): nothing here
-/// may rely on more than that a moment after the look-up. The sweeper corrects the counts that such a
-/// moment leaves wrong.
+/// may rely on more than that a moment after the look-up.
 #[derive(Clone, Copy)]
 pub struct Shared<T>(NonNull<T>);
 
@@ -55,6 +54,53 @@ impl Shared<Flow> {
     #[inline(always)]
     pub fn touch(&self, now: u64) {
         word!(self, last_seen = now);
+    }
+
+    /// Notes where the client's two directions stand.
+    #[inline(always)]
+    pub fn advance(&self, acked: u32, sent: u32) {
+        if is_newer(acked, word!(self, acked)) {
+            word!(self, acked = acked);
+        }
+        if is_newer(sent, word!(self, sent)) {
+            word!(self, sent = sent);
+        }
+    }
+
+    /// The client's highest acknowledgement number.
+    #[inline(always)]
+    pub fn acked(&self) -> u32 {
+        word!(self, acked)
+    }
+
+    /// What follows the client's highest segment.
+    #[inline(always)]
+    pub fn sent(&self) -> u32 {
+        word!(self, sent)
+    }
+
+    /// Notes what follows the client's FIN. The one that was believed last counts.
+    #[inline(always)]
+    pub fn set_client_fin(&self, end: u32) {
+        word!(self, client_fin = end);
+    }
+
+    /// Notes what follows the replica's FIN.
+    #[inline(always)]
+    pub fn set_replica_fin(&self, end: u32) {
+        word!(self, replica_fin = end);
+    }
+
+    /// What follows the client's FIN.
+    #[inline(always)]
+    pub fn client_fin(&self) -> u32 {
+        word!(self, client_fin)
+    }
+
+    /// What follows the replica's FIN.
+    #[inline(always)]
+    pub fn replica_fin(&self) -> u32 {
+        word!(self, replica_fin)
     }
 
     /// The `STATE_*` bits.
@@ -103,37 +149,53 @@ impl Shared<Flow> {
     /// Sets bits and returns those that were set before.
     #[inline(always)]
     pub fn set_state(&self, bits: u32) -> u32 {
-        let attempt = || {
-            let state = self.state();
-            // SAFETY: see `Shared`; all writers of the field swap it.
-            let done = unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | bits) };
-            done.then_some(state)
-        };
-        try_some!(attempt()).unwrap_or(bits)
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_or_u32(&raw mut (*self.0.as_ptr()).state, bits) }
     }
+}
+
+/// What is behind by no more than this is something that comes again: a retransmission, a keepalive.
+const AGAIN: u32 = 1 << 24;
+
+/// Whether a number of TCP's takes the place of the one before. One that is far behind does, too: then the one
+/// before was not the sender's.
+#[inline(always)]
+const fn is_newer(number: u32, before: u32) -> bool {
+    before.wrapping_sub(number) > AGAIN
 }
 
 impl Shared<FlowBack> {
     /// Notes where the replica's two directions stand.
     #[inline(always)]
     pub fn advance(&self, acked: u32, sent: u32) {
-        word!(self, acked = acked);
-        word!(self, sent = sent);
+        if is_newer(acked, word!(self, acked)) {
+            word!(self, acked = acked);
+        }
+        if is_newer(sent, word!(self, sent)) {
+            word!(self, sent = sent);
+        }
     }
 
-    /// What follows the replica's last segment, in its own numbers.
+    /// What follows the replica's highest segment, in its own numbers.
     #[inline(always)]
     pub fn sent(&self) -> u32 {
         word!(self, sent)
     }
 
-    /// From now on the replica's segments are answered with an RST.
+    /// The `STATE_*` bits.
     #[inline(always)]
-    pub fn expire(&self) {
-        word!(self, state = STATE_EXPIRED);
+    pub fn state(&self) -> u32 {
+        word!(self, state)
     }
 
-    /// The replica's last acknowledgement number.
+    /// Sets bits.
+    #[inline(always)]
+    pub fn set_state(&self, bits: u32) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_or_u32(&raw mut (*self.0.as_ptr()).state, bits) };
+    }
+
+    /// The replica's highest acknowledgement number.
     #[inline(always)]
     pub fn acked(&self) -> u32 {
         word!(self, acked)
@@ -150,26 +212,56 @@ impl Shared<Chat> {
     /// Changes the state if it is still `old`.
     #[inline(always)]
     pub fn swap_state(&self, old: u64, new: u64) -> bool {
-        // SAFETY: see `Shared`; this is the only writer of the field.
+        // SAFETY: see `Shared`; all writers of the field are atomic.
         unsafe { swap_u64(&raw mut (*self.0.as_ptr()).state, old, new) }
     }
 
-    /// Notes that a connection was bound.
+    /// Counts a flow more, or less by `u64::MAX`, and returns the state before.
     #[inline(always)]
-    pub fn set_bound_at(&self, now: u64) {
-        word!(self, bound_at = now & !CHAT_LINGERS);
+    pub fn add_flow(&self, by: u64) -> u64 {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u64(&raw mut (*self.0.as_ptr()).state, by) }
+    }
+
+    /// Notes that the chat counts for its home, and returns the state before.
+    #[inline(always)]
+    pub fn set_counted(&self) -> u64 {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_or_u64(&raw mut (*self.0.as_ptr()).state, CHAT_COUNTED) }
+    }
+
+    /// When the last flow ended.
+    #[inline(always)]
+    pub fn ended_at(&self) -> u64 {
+        word!(self, ended_at)
     }
 
     /// Notes that the last flow has ended.
     #[inline(always)]
-    pub fn set_lingers(&self, now: u64) {
-        word!(self, bound_at = now | CHAT_LINGERS);
+    pub fn set_ended_at(&self, now: u64) {
+        word!(self, ended_at = now);
     }
 
     /// Notes that the chat came to another home.
     #[inline(always)]
     pub fn set_since(&self, now: u64) {
         word!(self, since = now);
+    }
+}
+
+impl Shared<Load> {
+    /// Counts live flows more, or less by `u64::MAX`.
+    #[inline(always)]
+    pub fn add_flows(&self, by: u64) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u64(&raw mut (*self.0.as_ptr()).flows, by) };
+    }
+
+    /// Counts chats more, or less by `u64::MAX`.
+    #[inline(always)]
+    pub fn add_chats(&self, by: u64) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u64(&raw mut (*self.0.as_ptr()).chats, by) };
     }
 }
 

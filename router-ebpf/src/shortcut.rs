@@ -192,7 +192,7 @@ fn translate<const N: usize, const L4: usize>(
     let (flow, back);
     let (translation, verdict) = match way {
         Way::ToReplica => {
-            let Some(found) = tables.flow(ends.of_client().tuple()) else {
+            let Some(found) = tables.flow(ends.from_client().tuple()) else {
                 let ours = ingress::service_of(tables, &segment, &mut scratch.vip);
                 return ours.is_none().then_some(Counter::IngressPassed);
             };
@@ -200,11 +200,11 @@ fn translate<const N: usize, const L4: usize>(
             if ingress::needs_care(tables, &segment, flow) {
                 return None;
             }
-            ingress::hear(tables, flow);
+            ingress::hear(tables, &segment, flow);
             (Translation::to_replica(flow.get()), Counter::ToReplica)
         }
         Way::ToClient => {
-            let ends = ends.of_server();
+            let ends = ends.from_server();
             let Some(found) = tables.flow_back(ends.tuple()) else {
                 let Next::Verdict(verdict) = egress::without_flow(tables, &segment, ends.tuple())
                 else {
@@ -251,13 +251,13 @@ impl Ends {
     }
 
     #[inline(always)]
-    const fn of_client(&self) -> Words {
+    const fn from_client(&self) -> Words {
         let ([a, b, c, d], [e, f, g, h]) = (self.src, self.dst);
         Words([a, b, c, d, e, f, g, h, self.ports])
     }
 
     #[inline(always)]
-    const fn of_server(&self) -> Words {
+    const fn from_server(&self) -> Words {
         let ([a, b, c, d], [e, f, g, h]) = (self.dst, self.src);
         Words([a, b, c, d, e, f, g, h, self.ports.rotate_left(16)])
     }

@@ -8,8 +8,8 @@ use roost_place::cookie;
 
 use crate::{
     maps::{
-        CHAT_LINGERS, Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME,
-        REPLICA_DRAINING, REPLICA_READY, Replica, Service, Tuple,
+        Chat, ChatKey, MISSING_REJECT, MISSING_REPLICA, NO_REPLICA, POLICY_HOME, REPLICA_DRAINING,
+        REPLICA_READY, Replica, Service, Tuple,
     },
     siphash,
     syn_cookie::tuple_words,
@@ -18,10 +18,7 @@ use crate::{
 };
 
 /// In nanoseconds.
-const SECOND: u64 = 1_000_000_000;
-/// A chat holds its home for so long after a connection was bound to it, which may not be a live flow yet. Not
-/// for its linger: each try renews it, and a replica that takes no connection any more must not keep it.
-const BINDING: u64 = 10 * SECOND;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 
 /// Why a connection goes to its replica.
 #[repr(u32)]
@@ -45,6 +42,8 @@ pub struct Route {
     pub key_hash: u64,
     /// The chat's cookie.
     pub cookie: u64,
+    /// That of the whole chat, if `cookie` stands for a part of it.
+    pub whole: u64,
     /// The replica's number.
     pub replica: u32,
     /// `cookie mod M`.
@@ -68,6 +67,7 @@ impl Route {
     pub const NONE: Self = Self {
         key_hash: 0,
         cookie: 0,
+        whole: 0,
         replica: NO_REPLICA,
         slot: 0,
         slot_replica: NO_REPLICA,
@@ -110,7 +110,7 @@ pub fn steer(
     let chat_hash = match key_hash {
         _ if service.policy != POLICY_HOME => None,
         Some(hash) => Some(hash),
-        None => match without_key(tables, service) {
+        None => match without_key(tables, number, service) {
             WithoutKey::Spread => None,
             WithoutKey::Reject => return Err(NoRoute::MissingKey),
             WithoutKey::Replica(replica) => {
@@ -132,6 +132,7 @@ pub fn steer(
     *route = Route {
         key_hash: chat_hash.unwrap_or(tuple_hash),
         cookie: chat.cookie,
+        whole: chat.whole,
         replica: NO_REPLICA,
         slot: cookie::slot(chat.cookie),
         slot_replica: NO_REPLICA,
@@ -142,9 +143,9 @@ pub fn steer(
         width: chat.width,
     };
     by_slot(tables, service, route);
-    by_pin(tables, route);
+    by_pin(tables, number, route);
     by_home(tables, service, chat_key(number, chat.cookie), route);
-    if route.replica == NO_REPLICA || !is_usable(tables, route.replica) {
+    if route.replica == NO_REPLICA || !is_usable(tables, number, route.replica) {
         return Err(NoRoute::NoReplica);
     }
     Ok(())
@@ -161,10 +162,10 @@ enum WithoutKey {
 }
 
 #[inline(always)]
-fn without_key(tables: &impl Tables, service: &Service) -> WithoutKey {
+fn without_key(tables: &impl Tables, number: u32, service: &Service) -> WithoutKey {
     match service.on_missing_key {
         MISSING_REJECT => WithoutKey::Reject,
-        MISSING_REPLICA if is_usable(tables, service.missing_replica) => {
+        MISSING_REPLICA if is_usable(tables, number, service.missing_replica) => {
             WithoutKey::Replica(service.missing_replica)
         }
         _ => WithoutKey::Spread,
@@ -175,6 +176,7 @@ fn without_key(tables: &impl Tables, service: &Service) -> WithoutKey {
 struct Named {
     /// The cookie of the chat, or of one of its parts.
     cookie: u64,
+    whole: u64,
     overridden: bool,
     pinned: u32,
     width: u32,
@@ -184,7 +186,13 @@ impl Named {
     /// No chat: the connection goes by its tuple.
     #[inline(always)]
     const fn nothing(tuple_hash: u64) -> Self {
-        Self { cookie: tuple_hash, overridden: false, pinned: NO_REPLICA, width: 1 }
+        Self {
+            cookie: tuple_hash,
+            whole: tuple_hash,
+            overridden: false,
+            pinned: NO_REPLICA,
+            width: 1,
+        }
     }
 }
 
@@ -201,6 +209,7 @@ fn look_up(
 ) -> Named {
     let mut chat = Named {
         cookie: key_hash,
+        whole: key_hash,
         overridden: false,
         pinned: NO_REPLICA,
         width: service.width as u32,
@@ -219,6 +228,7 @@ fn look_up(
             chat.width = of_chat.width;
         }
     }
+    chat.whole = chat.cookie;
     if chat.width > 1 {
         chat.cookie = cookie::of_part(secret, chat.cookie, tuple_hash % chat.width as u64);
     }
@@ -239,9 +249,9 @@ fn by_slot(tables: &impl Tables, service: &Service, route: &mut Route) {
 
 /// The one that the chat is pinned to instead, if connections can go there.
 #[inline(always)]
-fn by_pin(tables: &impl Tables, route: &mut Route) {
+fn by_pin(tables: &impl Tables, number: u32, route: &mut Route) {
     let pinned = reread(&route.pinned);
-    if pinned != NO_REPLICA && is_usable(tables, pinned) {
+    if pinned != NO_REPLICA && is_usable(tables, number, pinned) {
         route.replica = pinned;
         route.why = Why::Pinned;
     }
@@ -258,34 +268,62 @@ fn by_home(tables: &impl Tables, service: &Service, key: ChatKey, route: &mut Ro
     }
 }
 
-/// The home of a chat that lives: that has a live flow, or had one or was bound not long ago.
+/// The home of a chat that lives: that has a live flow, or had one not long ago.
 #[inline(always)]
 fn live_home(tables: &impl Tables, service: &Service, key: &ChatKey) -> Option<u32> {
     let chat = tables.chat(key)?;
     let state = chat.state();
-    is_live(tables, service, chat.get(), state).then_some(Chat::home(state))
+    is_live(tables, service, key.service, chat.get(), state).then_some(Chat::home(state))
 }
 
-/// Whether a chat with this state holds on to its home.
+/// Whether a chat of service `number` with this state holds on to its home.
 #[inline(always)]
-pub fn is_live(tables: &impl Tables, service: &Service, chat: &Chat, state: u64) -> bool {
-    let hold = match chat.bound_at & CHAT_LINGERS {
-        0 => BINDING,
-        _ => service.linger as u64 * SECOND,
+pub fn is_live(
+    tables: &impl Tables,
+    service: &Service,
+    number: u32,
+    chat: &Chat,
+    state: u64,
+) -> bool {
+    (Chat::flows(state) > 0 || lingers(service, chat.ended_at, tables.now()))
+        && is_usable(tables, number, Chat::home(state))
+}
+
+/// Whether a chat whose last flow ended then still lingers.
+#[inline(always)]
+pub fn lingers(service: &Service, ended_at: u64, now: u64) -> bool {
+    ended_at != 0 && now.saturating_sub(ended_at) < service.linger as u64 * SECOND
+}
+
+/// Decides again, when its replica has accepted, where a chat begins to live: whether slot table and pins still
+/// give this replica. `whole` is the cookie that pins are looked up by.
+#[inline(always)]
+pub fn still_gives(
+    tables: &impl Tables,
+    number: u32,
+    cookie: u64,
+    whole: u64,
+    replica: u32,
+    route: &mut Route,
+) -> bool {
+    let Some(service) = tables.service(number) else {
+        return false;
     };
-    let holds = tables.now().saturating_sub(chat.bound_at) < hold;
-    (Chat::flows(state) > 0 || holds) && is_usable(tables, Chat::home(state))
+    let pinned = tables.chat_cookie(&chat_key(number, whole)).map_or(NO_REPLICA, |own| own.replica);
+    *route = Route { cookie, whole, slot: cookie::slot(cookie), pinned, ..Route::NONE };
+    by_slot(tables, service, route);
+    by_pin(tables, number, route);
+    route.replica == replica
 }
 
-/// Whether connections can go to this replica.
+/// Whether connections of a service can go to this replica. Where its number was read from may have become
+/// another's meanwhile: a replica of another service is none.
 #[inline(always)]
-pub fn is_usable(tables: &impl Tables, number: u32) -> bool {
+pub fn is_usable(tables: &impl Tables, service: u32, number: u32) -> bool {
+    let usable = |replica: &Replica| {
+        matches!(replica.state, REPLICA_READY | REPLICA_DRAINING) && replica.service == service
+    };
     tables.replica(number).is_some_and(usable)
-}
-
-#[inline(always)]
-fn usable(replica: &Replica) -> bool {
-    matches!(replica.state, REPLICA_READY | REPLICA_DRAINING)
 }
 
 /// The key of a chat in `CHATS` and `CHAT_COOKIES`.

@@ -2,8 +2,8 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, SourceKey,
-        Stash, Tuple, VipKey,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
+        Service, SourceKey, Stash, Tuple, VipKey, Watched, WatchedChat,
     },
     shared::Shared,
     verdict::Counter,
@@ -14,8 +14,10 @@ use crate::{
 pub enum Refused {
     /// There is one with this key.
     Exists,
-    /// It is full, or there is no memory.
+    /// It is full.
     Full,
+    /// There is no memory, or it is too busy.
+    Failed,
 }
 
 /// What is done again and again.
@@ -62,6 +64,8 @@ pub trait FlowTables: Tables {
     fn count(&self, counter: Counter);
     /// Adds to `CHATS`.
     fn add_chat(&self, key: &ChatKey, chat: &Chat) -> Result<(), Refused>;
+    /// Removes from `CHATS`.
+    fn remove_chat(&self, key: &ChatKey);
     /// `FLOWS`, by client and VIP.
     fn flow(&self, tuple: &Tuple) -> Option<Shared<Flow>>;
     /// Adds to `FLOWS`.
@@ -74,6 +78,30 @@ pub trait FlowTables: Tables {
     fn add_flow_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused>;
     /// Removes from `FLOWS_BACK`.
     fn remove_flow_back(&self, tuple: &Tuple);
+    /// `ENDED`, by client and VIP.
+    fn ended(&self, tuple: &Tuple) -> Option<Shared<Flow>>;
+    /// Sets in `ENDED`; another entry may go for it.
+    fn set_ended(&self, tuple: &Tuple, flow: &Flow);
+    /// `ENDED_BACK`, by client and replica.
+    fn ended_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>>;
+    /// Sets in `ENDED_BACK`; another entry may go for it.
+    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack);
+    /// Puts a flow at the end of `FLOW_RING`.
+    fn watch_flow(&self, flow: &Watched) -> Result<(), Refused>;
+    /// Reads the first one of `FLOW_RING`, which stays there. Returns whether there is one.
+    fn first_flow(&self, flow: &mut Watched) -> bool;
+    /// Takes the first one of `FLOW_RING`. Returns whether there is one.
+    fn next_flow(&self, flow: &mut Watched) -> bool;
+    /// Puts a chat at the end of `CHAT_RING`.
+    fn watch_chat(&self, chat: &WatchedChat) -> Result<(), Refused>;
+    /// Reads the first one of `CHAT_RING`, which stays there. Returns whether there is one.
+    fn first_chat(&self, chat: &mut WatchedChat) -> bool;
+    /// Takes the first one of `CHAT_RING`. Returns whether there is one.
+    fn next_chat(&self, chat: &mut WatchedChat) -> bool;
+    /// `LOADS`, by replica.
+    fn load(&self, replica: u32) -> Option<Shared<Load>>;
+    /// Puts into `FAREWELLS`, if there is room.
+    fn farewell(&self, farewell: &Farewell);
     /// `PENDING`, by client and replica.
     fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>>;
     /// Sets in `PENDING`; another entry may go for it.
@@ -126,6 +154,7 @@ impl FlowTables for NoTables {
     fn add_chat(&self, _: &ChatKey, _: &Chat) -> Result<(), Refused> {
         Err(Refused::Full)
     }
+    fn remove_chat(&self, _: &ChatKey) {}
     fn flow(&self, _: &Tuple) -> Option<Shared<Flow>> {
         None
     }
@@ -140,6 +169,36 @@ impl FlowTables for NoTables {
         Err(Refused::Full)
     }
     fn remove_flow_back(&self, _: &Tuple) {}
+    fn ended(&self, _: &Tuple) -> Option<Shared<Flow>> {
+        None
+    }
+    fn set_ended(&self, _: &Tuple, _: &Flow) {}
+    fn ended_back(&self, _: &Tuple) -> Option<Shared<FlowBack>> {
+        None
+    }
+    fn set_ended_back(&self, _: &Tuple, _: &FlowBack) {}
+    fn watch_flow(&self, _: &Watched) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn first_flow(&self, _: &mut Watched) -> bool {
+        false
+    }
+    fn next_flow(&self, _: &mut Watched) -> bool {
+        false
+    }
+    fn watch_chat(&self, _: &WatchedChat) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn first_chat(&self, _: &mut WatchedChat) -> bool {
+        false
+    }
+    fn next_chat(&self, _: &mut WatchedChat) -> bool {
+        false
+    }
+    fn load(&self, _: u32) -> Option<Shared<Load>> {
+        None
+    }
+    fn farewell(&self, _: &Farewell) {}
     fn pending(&self, _: &Tuple) -> Option<Shared<Pending>> {
         None
     }

@@ -76,7 +76,7 @@ counters! {
     ResetUnused = "reset_unused", REPLY;
     /// Connections reset because their replica is gone.
     ResetGone = "reset_gone", REPLY;
-    /// Segments of flows that the sweeper has ended.
+    /// Segments of flows that Roost has ended.
     ResetExpired = "reset_expired", REPLY;
     /// Connections reset because the client has the same port open to the replica through another VIP.
     ResetConflict = "reset_conflict", REPLY;
@@ -109,14 +109,17 @@ counters! {
     DeliveredEmpty = "delivered_empty", TURN;
     /// Segments translated on their way to the client.
     ToClient = "to_client", PASS;
-    /// SYN-ACKs that a replica sent again, dropped: the client's data is on its way.
+    /// SYN-ACKs that a replica sent again, or at a moment when another CPU was at the same chat, dropped.
     DropSynAckAgain = "drop_syn_ack_again", DROP;
     /// Connections that the replica refused: its RST went to the client.
     Refused = "refused", PASS;
     /// Connections refused because FLOWS is full: the client was reset.
     ResetFull = "reset_full", PASS;
-    /// Connections reset because their chat came to live elsewhere before the replica answered.
-    ResetMoved = "reset_moved", PASS;
+    /// Connections refused because a map could not take them though it is not full: there is no memory.
+    ResetFailed = "reset_failed", PASS;
+    /// Replicas reset because their chat is to live elsewhere by now: the connection is decided anew with its
+    /// client's next segment.
+    DecidedAgain = "decided_again", TURN;
     /// Replicas reset because the client is not there any more.
     ResetReplica = "reset_replica", TURN;
     /// RSTs of replicas that answer no SYN of ours.
@@ -144,12 +147,20 @@ counters! {
     MissingTooLong = "missing_too_long", None;
     /// Upgrades on a connection that an earlier request has bound, for a chat that lives elsewhere.
     AffinityViolation = "affinity_violation", None;
-    /// Connections bound without an entry in CHATS because it is full.
+    /// Connections accepted without an entry in CHATS because it is full.
     ChatsFull = "chats_full", None;
     /// Live flows replaced by a new connection on the same tuple.
     Rebound = "rebound", None;
     /// Flows that ended by FINs or an RST.
     Closed = "closed", None;
+    /// Flows ended because their client was silent for the service's idle time-out.
+    EndedIdle = "ended_idle", None;
+    /// Flows ended because one end had closed and nothing came of the client for that time-out.
+    EndedHalfClosed = "ended_half_closed", None;
+    /// Flows ended because both ends had closed and the last acknowledgement did not come.
+    EndedClosing = "ended_closing", None;
+    /// Flows ended because their replica or service is gone.
+    EndedGone = "ended_gone", None;
 }
 
 impl Counter {

@@ -1,5 +1,5 @@
-//! `roost run`: keeps the maps as the configuration file and the cluster say, and sweeps them. The
-//! data path itself needs no daemon.
+//! `roost run`: keeps the maps as the configuration file and the cluster say, and tells the ends of flows
+//! that the kernel has ended. The data path itself needs no daemon.
 
 mod args;
 mod cluster;
@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use router_ebpf::hand::LOOKS;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -38,7 +39,7 @@ use crate::{
         index::{Index, Maps as _, Published, Room, SyncError, Synced},
         origin::Origin,
     },
-    sweeper::{Report, Sweeper, resets::Resets},
+    tend::{Entries, Load, Report, Resets, Tender, Told},
     view::status::{Activity, Failure, Status},
 };
 
@@ -120,8 +121,8 @@ fn check_room(config: &Config) -> Result<()> {
     }
 }
 
-/// The sweeper, what it found, and how long it took.
-type Swept = (Sweeper, Result<Report, Fault>, Duration);
+/// The tender, what it found, and how long it took.
+type Done = (Tender, Result<Report, Fault>, Duration);
 
 struct Daemon {
     data_path: DataPath,
@@ -137,8 +138,8 @@ struct Daemon {
     control: Option<Control>,
     /// Services that are not as their sources say.
     failed: BTreeMap<String, SyncError<WriteError>>,
-    /// Replicas are gone: their flows are not to wait for the next sweep.
-    sweep_at_once: bool,
+    /// Replicas are gone: their flows are not to wait for their turn.
+    ends_flows: bool,
 }
 
 impl Daemon {
@@ -160,9 +161,8 @@ impl Daemon {
         }
         let mut index = Index::new(writer::room(&tables)?, tables.read()?);
         // Numbers that connections still refer to must not be given to others.
-        let mut sweeper = Sweeper::new(pin_dir, args.keep_ended)?;
         let now = secrets::monotonic();
-        index.free_unused(&sweeper.sweep(now)?.used, now);
+        index.free_unused(&Tender::new(pin_dir)?.round(now)?.used, now);
         if args.cluster.kubernetes {
             // The cluster is not heard yet: what it said before the start still holds.
             index.keep(cluster::known(&index, &config));
@@ -177,7 +177,7 @@ impl Daemon {
             leaving: secrets::Leaving::default(),
             status,
             failed: BTreeMap::new(),
-            sweep_at_once: false,
+            ends_flows: false,
         };
         daemon.publish(&daemon.config.clone());
         let mut attached = Vec::new();
@@ -228,7 +228,7 @@ impl Daemon {
         }
         for change in &changes {
             debug!("wrote {}", change.summary());
-            self.sweep_at_once |= change.ends_replica();
+            self.ends_flows |= change.ends_replica();
         }
         if !changes.is_empty() {
             info!(changes = changes.len(), "published");
@@ -244,25 +244,18 @@ impl Daemon {
         interrupt: &mut Signal,
     ) -> Result<()> {
         let mut poll = ticks(POLL);
-        let mut sweeps = ticks(args.sweep_interval);
-        let mut sweeping: Option<JoinHandle<Swept>> = None;
-        let sweeper = Sweeper::new(self.data_path.pin_dir(), args.keep_ended)?;
-        let mut sweeper = Some(match Resets::new() {
-            Ok(resets) => sweeper.with_resets(resets),
-            Err(e) => {
-                warn!(
-                    "clients of ended flows learn of it with their next segment only: no raw \
-                     socket, which needs CAP_NET_RAW: {e}"
-                );
-                sweeper
-            }
-        });
+        let mut rounds = ticks(args.round_interval);
+        let mut round: Option<JoinHandle<Done>> = None;
+        let mut tender = Some(tender(self.data_path.pin_dir())?);
         loop {
-            self.status.does(Activity::WAITING);
-            if self.sweep_at_once && sweeper.is_some() {
-                self.sweep_at_once = false;
-                sweeps.reset_immediately();
+            if self.ends_flows
+                && let Some(tender) = &mut tender
+            {
+                self.ends_flows = false;
+                self.status.does(Activity::ENDING);
+                self.end_flows(tender);
             }
+            self.status.does(Activity::WAITING);
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -290,26 +283,24 @@ impl Daemon {
                 }
                 ended = async { self.control.as_mut().expect("it").ended().await },
                     if self.control.is_some() => ended?,
-                _ = sweeps.tick() => {
+                _ = rounds.tick() => {
                     self.status.does(Activity::REFRESHING);
                     self.refresh();
-                    // A walk of large maps takes a while, and is not to hold up the file.
-                    if let Some(mut sweeper) = sweeper.take() {
-                        sweeping = Some(tokio::task::spawn_blocking(move || {
+                    // To read what is registered and to tell thousands takes a while, and is not to hold up the file.
+                    if let Some(mut tender) = tender.take() {
+                        round = Some(tokio::task::spawn_blocking(move || {
                             let begin = Instant::now();
-                            let report = sweeper.sweep(secrets::monotonic());
-                            (sweeper, report, begin.elapsed())
+                            let report = tender.round(secrets::monotonic());
+                            (tender, report, begin.elapsed())
                         }));
                     }
                 }
-                done = async { sweeping.as_mut().expect("a sweep runs").await },
-                    if sweeping.is_some() =>
-                {
-                    sweeping = None;
-                    self.status.does(Activity::AFTER_SWEEP);
-                    let (back, report, took) = done.context("the sweeper failed")?;
-                    sweeper = Some(back);
-                    self.after_sweep(report, took);
+                done = async { round.as_mut().expect("a round").await }, if round.is_some() => {
+                    round = None;
+                    self.status.does(Activity::AFTER_ROUND);
+                    let (back, report, took) = done.context("a round failed")?;
+                    tender = Some(back);
+                    self.after_round(report, took);
                     if let Some(source) = source.as_mut() {
                         self.tell_failures(source);
                     }
@@ -330,16 +321,47 @@ impl Daemon {
         self.data_path.refresh();
     }
 
-    fn after_sweep(&mut self, report: Result<Report, Fault>, took: Duration) {
+    /// Lets the kernel look at all flows now, and tells the ends of those that are over.
+    fn end_flows(&mut self, tender: &mut Tender) {
+        if let Err(e) = self.end_flows_of_gone(tender) {
+            warn!("flows of replicas that are gone end within seconds, not at once: {e:#}");
+        }
+    }
+
+    fn end_flows_of_gone(&mut self, tender: &mut Tender) -> Result<()> {
+        // Told in between: the queue of those that have ended is short.
+        const AT_ONCE: usize = LOOKS as usize;
+        let found = Load::read(&self.tables, &self.index.published().replicas)?.entries;
+        // As many again may be over already and wait in the ring for their turn.
+        let mut left = 2 * found.flows.max(found.chats);
+        let mut told = Told::default();
+        while left > 0 {
+            let now = left.min(AT_ONCE);
+            self.data_path.look_at_all(now)?;
+            told += tender.tell()?;
+            left -= now;
+        }
+        self.status.told(told);
+        if told.flows > 0 {
+            info!(
+                flows = told.flows,
+                resets = told.resets,
+                "ended flows of replicas that are gone"
+            );
+        }
+        Ok(())
+    }
+
+    fn after_round(&mut self, report: Result<Report, Fault>, took: Duration) {
         let report = match report {
             Ok(report) => report,
             Err(e) => {
-                self.status.sweep_failed();
-                return warn!("a sweep ended early: {e}");
+                self.status.round_failed();
+                return warn!("a round ended early: {e}");
             }
         };
-        self.status.swept(&report, took);
-        log_sweep(&report);
+        self.status.went_round(&report, took);
+        log_round(&report);
         self.index.free_unused(&report.used, secrets::monotonic());
         if self.index.is_behind() {
             self.sync();
@@ -364,20 +386,29 @@ fn follow_events(data_path: &mut DataPath) -> Result<()> {
     Ok(())
 }
 
-fn log_sweep(report: &Report) {
-    let Report { flows, chats, expired, resets, removed, orphans, chats_removed, .. } = report;
-    debug!(flows, chats, expired, resets, removed, orphans, chats_removed, "swept");
-    if *expired > 0 {
-        info!(flows = expired, "ended flows that were idle or had lost their service or replica");
+fn tender(pin_dir: &Path) -> Result<Tender> {
+    let tender = Tender::new(pin_dir)?;
+    Ok(match Resets::new() {
+        Ok(resets) => tender.with_resets(resets),
+        Err(e) => {
+            warn!(
+                "the ends of ended flows learn of it with their next segment only: no raw socket, \
+                 which needs CAP_NET_RAW: {e}"
+            );
+            tender
+        }
+    })
+}
+
+fn log_round(report: &Report) {
+    let Report { load, told, judged, .. } = report;
+    let Entries { flows, chats, .. } = load.entries;
+    debug!(flows, chats, told = told.flows, resets = told.resets, "went round");
+    if judged.repinned > 0 {
+        info!(pins = judged.repinned, "moved pins along with their replica");
     }
-    if report.corrected > 0 {
-        info!(chats = report.corrected, "corrected the number of flows");
-    }
-    if report.repinned > 0 {
-        info!(pins = report.repinned, "moved pins along with their replica");
-    }
-    if report.forgotten > 0 {
-        info!(keys = report.forgotten, "forgot what was registered for services that are no more");
+    if judged.forgotten > 0 {
+        info!(keys = judged.forgotten, "forgot what was registered for services that are no more");
     }
 }
 

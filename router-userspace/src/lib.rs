@@ -8,7 +8,7 @@ pub mod plan;
 pub mod os;
 pub mod maps;
 pub mod attach;
-pub mod sweeper;
+pub mod tend;
 pub mod kube;
 pub mod lead;
 pub mod view;

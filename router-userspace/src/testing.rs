@@ -16,7 +16,7 @@ use crate::{
 
 /// The sizes of the maps of tests.
 pub(crate) const LIMITS: Limits =
-    Limits { flows: 64, chats: 64, pending: 64, stash: 64, services: 4, replicas: 32 };
+    Limits { flows: 64, chats: 64, pending: 64, stash: 64, ended: 64, services: 4, replicas: 32 };
 
 /// Small maps, pinned in a directory of their own until this is dropped.
 pub(crate) struct TestMaps {

@@ -333,6 +333,7 @@ fn every_map_is_described_as_it_is_declared() {
             Kind::LruHashMap => "LRU hash",
             Kind::Array => "array",
             Kind::PerCpuArray => "per-CPU array",
+            Kind::Queue => "queue",
         };
         let (key, value) = map.about();
         let bytes = format!("{} + {}", map.key_size(), map.value_size());

@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use roost::{
+    maps::{secrets::monotonic, tables::Tables},
+    plan::addr::to_map,
+};
 use roost_programs::{NSENTER, UNSHARE, built};
+use router_ebpf::maps::{Flow, FlowBack, STATE_COUNTED, Tuple, Watched};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
@@ -45,7 +50,7 @@ struct Daemon {
     process: Child,
     pin_dir: PathBuf,
     log: NamedTempFile,
-    _config: NamedTempFile,
+    config: NamedTempFile,
 }
 
 impl Drop for Daemon {
@@ -76,23 +81,71 @@ impl Daemon {
             .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let daemon = Self { process, pin_dir, log, _config: config };
+        let daemon = Self { process, pin_dir, log, config };
         daemon.wait_until_ready();
         daemon
     }
 
     fn wait_until_ready(&self) {
-        let start = Instant::now();
-        loop {
+        self.wait(Duration::from_secs(180), "the daemon is not ready", || {
             let output = self.roost(&["status", "-o", "json"], true);
             let status: Option<Value> = serde_json::from_slice(&output.stdout).ok();
-            let ready = |status: &Value| status["interfaces"][0]["ingress"].is_string();
-            if status.is_some_and(|status| ready(&status)) {
-                return;
-            }
-            let log = std::fs::read_to_string(self.log.path()).unwrap();
-            assert!(start.elapsed() < Duration::from_secs(180), "the daemon is not ready: {log}");
-            std::thread::sleep(Duration::from_millis(100));
+            status.is_some_and(|status| status["interfaces"][0]["ingress"].is_string())
+        });
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    fn wait(&self, most: Duration, what: &str, is_so: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !is_so() {
+            assert!(start.elapsed() < most, "{what}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Enters live flows of no chat to a replica, as the data path does.
+    fn enter_flows(&self, replica: u32, ports: std::ops::Range<u8>) {
+        let mut tables = Tables::open(&self.pin_dir).unwrap();
+        let known = tables.replicas.get(replica).unwrap();
+        let client = to_map("192.0.2.99".parse().unwrap());
+        for port in ports {
+            let vip = to_map("192.0.2.1".parse().unwrap());
+            let tuple =
+                Tuple { client, server: vip, client_port: [200, port], server_port: [0, 80] };
+            let now = monotonic().as_nanos() as u64;
+            let flow = Flow {
+                last_seen: now,
+                since: now,
+                replica_addr: known.v4,
+                replica_port: known.port,
+                service: known.service,
+                replica,
+                state: STATE_COUNTED,
+                server_isn: 7,
+                // SAFETY: any bytes are a valid value of the maps' types.
+                ..unsafe { std::mem::zeroed() }
+            };
+            let back = FlowBack {
+                vip,
+                vip_port: [0, 80],
+                // SAFETY: as above.
+                ..unsafe { std::mem::zeroed() }
+            };
+            let side = Tuple { server: known.v4, server_port: known.port, ..tuple };
+            tables.flows_back.set(&side, &back).unwrap();
+            tables.flows.set(&tuple, &flow).unwrap();
+            let mut load = tables.loads.get(replica).unwrap();
+            load.flows += 1;
+            tables.loads.set(replica, &load).unwrap();
+            assert!(
+                tables
+                    .flow_ring
+                    .put(&Watched { tuple, server_isn: 7, ..Watched::default() })
+                    .unwrap()
+            );
         }
     }
 
@@ -154,6 +207,12 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("STASH", "lru_hash"),
         ("FLOWS", "hash"),
         ("FLOWS_BACK", "hash"),
+        ("ENDED", "lru_hash"),
+        ("ENDED_BACK", "lru_hash"),
+        ("FLOW_RING", "queue"),
+        ("CHAT_RING", "queue"),
+        ("LOADS", "array"),
+        ("FAREWELLS", "queue"),
         ("PROBLEMS", "hash"),
         ("SECRETS", "array"),
         ("COUNTERS", "percpu_array"),
@@ -171,6 +230,25 @@ fn the_command_line_sees_what_the_daemon_did() {
     daemon.json(&["chat", "pin", "rooms", "42", "--replica", other]);
     let explained = daemon.json(&["explain", "--service", "rooms", "--key", "42"]);
     assert_eq!((&explained["why"], &explained["replica"]), (&json!("pinned"), &json!(other)));
+
+    // A replica leaves: its flows end at once, and the daemon learns of each.
+    daemon.enter_flows(0, 0..3);
+    daemon.enter_flows(1, 3..5);
+    assert_eq!(daemon.json(&["flows", "--replica", "r0"]).as_array().unwrap().len(), 3);
+    let (before, leaving) = CONFIG.split_once("[[service.replica]]\nname = \"r0\"").unwrap();
+    let (_, stays) = leaving.split_once("[[service.replica]]").unwrap();
+    std::fs::write(daemon.config.path(), format!("{before}[[service.replica]]{stays}")).unwrap();
+    daemon.wait(Duration::from_secs(10), "its flows are there", || {
+        daemon.log().contains("ended flows of replicas that are gone flows=3")
+    });
+    let flows = daemon.json(&["flows"]);
+    assert_eq!(flows.as_array().unwrap().len(), 2, "{flows}");
+    assert!(flows.as_array().unwrap().iter().all(|flow| flow["replica"] == "r1"), "{flows}");
+    let replicas = daemon.json(&["replicas"]);
+    assert_eq!((&replicas[0]["state"], &replicas[0]["flows"]), (&json!("gone"), &json!(0)));
+    let counters = daemon.json(&["counters"]);
+    let ended = |line: &Value| line["counter"] == "ended_gone" && line["packets"] == 3;
+    assert!(counters.as_array().unwrap().iter().any(ended), "{counters}");
 
     // From here the interface is not seen, whatever has its name or its index.
     let output = daemon.roost(&["status", "-o", "json"], false);

@@ -182,8 +182,8 @@ impl Held {
         let mut entries = Vec::new();
         let mut held = Self { max_entries, value_size: None, entries: Vec::new() };
         match raw.shape() {
-            // Counts are nobody's to keep.
-            (MapType::PerCpuArray, ..) => {}
+            // Counts are nobody's to keep, and to read a queue is to take from it.
+            (MapType::PerCpuArray | MapType::Queue, ..) => {}
             (MapType::Array, _, value_size) => {
                 held.value_size = Some(value_size);
                 let mut values = Vec::new();

@@ -101,7 +101,7 @@ fn start(lab: &Lab, config: Option<&str>, more: &[&OsStr]) -> Result<Roost> {
     let mut arguments: Vec<&OsStr> = vec![
         "--listen".as_ref(),
         "127.0.0.1:9469".as_ref(),
-        "--sweep-interval=200ms".as_ref(),
+        "--round-interval=200ms".as_ref(),
         "--log-level=debug".as_ref(),
     ];
     arguments.extend(more);

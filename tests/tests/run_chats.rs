@@ -11,7 +11,8 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, NO_REPLICA, Name, REPLICA_DRAINING, REPLICA_GONE, SLOT_COUNT,
+        CHAT_COUNTED, Chat, ChatCookie, ChatKey, NO_REPLICA, Name, REPLICA_DRAINING, REPLICA_GONE,
+        SLOT_COUNT,
     },
     verdict::Counter,
 };
@@ -67,7 +68,7 @@ fn a_key_that_is_bound_to_a_chat_goes_where_that_lives() {
         assert_eq!(conn.replica, tea.replica);
         let chats = machine.chats();
         let chat = chats.iter().find(|(key, _)| *key == tea_key).unwrap().1;
-        assert_eq!(chat.state, Chat::pack(tea.replica, 2));
+        assert_eq!(chat.state, Chat::pack(tea.replica, 2) | CHAT_COUNTED);
     });
 }
 
@@ -84,9 +85,9 @@ fn a_pin_counts_while_the_chat_has_no_live_home() {
         assert_eq!(conn.replica, tea.replica, "a live chat stays");
         leave(machine, &conn);
         leave(machine, &tea);
-        // As if the last connection had been bound long ago.
+        // As if it had ended long ago.
         let (_, chat) = machine.chats()[0];
-        machine.set_chat(&key, &Chat { bound_at: 0, ..chat });
+        machine.set_chat(&key, &Chat { ended_at: 0, ..chat });
         let mut conn = Conn::new(family, Kind::Home, 1, 3000);
         conn.open(machine);
         conn.bind(machine, &get("tea"), &[Counter::Overridden]);
@@ -107,11 +108,11 @@ fn a_chat_lingers_after_its_last_flow_has_ended() {
     on_all(&World::default(), |machine, family| {
         let (tea, key) = visit(machine, family, 1000, "tea");
         let (_, chat) = machine.chats()[0];
-        machine.set_chat(&key, &Chat { bound_at: 0, ..chat });
+        machine.set_chat(&key, &Chat { ended_at: 0, ..chat });
         leave(machine, &tea);
         let (_, left) = machine.chats()[0];
-        assert_eq!(left.state, Chat::pack(tea.replica, 0));
-        assert!(left.bound_at > 0, "it lingers from the end of its last flow on");
+        assert_eq!(left.state, Chat::pack(tea.replica, 0) | CHAT_COUNTED);
+        assert!(left.ended_at > 0, "it lingers from the end of its last flow on");
         // The table gives every slot to another replica now.
         let other = (tea.replica + 1) % 3;
         machine.set_slots(0, &vec![other; SLOT_COUNT as usize]);
@@ -123,8 +124,91 @@ fn a_chat_lingers_after_its_last_flow_has_ended() {
         };
         assert_eq!(back(machine, 2000, &[Counter::HomeKept]), tea.replica, "a reload comes back");
         let (_, chat) = machine.chats()[0];
-        machine.set_chat(&key, &Chat { bound_at: 0, ..chat });
+        machine.set_chat(&key, &Chat { ended_at: 0, ..chat });
         assert_eq!(back(machine, 3000, &[]), other, "it has lingered long enough");
+    });
+}
+
+/// Who binds keys that no replica has accepted makes no chat of them.
+#[test]
+fn a_chat_begins_when_its_replica_accepts() {
+    on_all(&World { chats: 1, ..World::default() }, |machine, family| {
+        for port in 0..10 {
+            let mut conn = Conn::new(family, Kind::Home, 1, 1000 + port);
+            conn.open(machine);
+            conn.bind(machine, &get(&format!("random-{port}")), &[]);
+            assert_eq!(machine.chats().len(), 0);
+        }
+        let (conn, _) = visit(machine, family, 2000, "tea");
+        let (_, chat) = machine.chats()[0];
+        assert_eq!((chat.key.kept(), live(machine)), (&b"tea"[..], 1));
+        assert_eq!(machine.load(conn.replica), (1, 1));
+    });
+}
+
+/// Two tabs of a chat are bound, a table later; whichever replica answers first, they meet.
+#[test]
+fn a_table_that_changes_before_a_replica_answers_splits_nothing() {
+    on_all(&World::default(), |machine, family| {
+        for (port, first_is_old) in [(1000, true), (2000, false)] {
+            let chat = format!("chat-{port}");
+            machine.set_slots(0, &vec![0; SLOT_COUNT as usize]);
+            let mut old = Conn::new(family, Kind::Home, 1, port);
+            old.open(machine);
+            old.bind(machine, &get(&chat), &[]);
+            machine.set_slots(0, &vec![1; SLOT_COUNT as usize]);
+            let mut new = Conn::new(family, Kind::Home, 1, port + 1);
+            new.open(machine);
+            new.bind(machine, &get(&chat), &[]);
+            assert_eq!((old.replica, new.replica), (0, 1));
+            let moved = |machine: &mut dyn Machine, conn: &mut Conn, also: &[Counter]| {
+                let answer = conn.replica_syn_ack();
+                machine
+                    .run(Hook::Egress, &answer.bytes())
+                    .counts(&[Counter::DecidedAgain])
+                    .leaves(&reset_for(&answer).bytes());
+                assert!(machine.flows_back().iter().all(|(at, _)| *at != conn.replica_side()));
+                // Its client sees nothing of that, and sends its first segment again.
+                conn.bind(machine, &get(&chat), also);
+                conn.accept(machine);
+                assert_eq!(conn.replica, 1);
+            };
+            if first_is_old {
+                moved(machine, &mut old, &[]);
+                new.accept(machine);
+            } else {
+                new.accept(machine);
+                moved(machine, &mut old, &[]);
+            }
+            assert_eq!(key_of(machine, chat.as_bytes()).service, Kind::Home as u32);
+            leave(machine, &old);
+            leave(machine, &new);
+            assert_eq!((machine.load(0), machine.load(1).0), ((0, 0), 0));
+            // What was undone leaves nothing behind that is counted.
+            assert_eq!(live(machine), 0);
+        }
+    });
+}
+
+/// The clock hand removes a chat when it has lingered.
+#[test]
+fn a_chat_goes_when_it_has_lingered() {
+    on_all(&World::default(), |machine, family| {
+        let (tea, key) = visit(machine, family, 1000, "tea");
+        assert_eq!(machine.look(), []);
+        assert_eq!(machine.chats().len(), 1, "it has a flow");
+        leave(machine, &tea);
+        machine.look();
+        assert_eq!((machine.chats().len(), machine.load(tea.replica)), (1, (0, 1)), "it lingers");
+        let (_, chat) = machine.chats()[0];
+        let ended_at = chat.ended_at - 31 * 1_000_000_000;
+        machine.set_chat(&key, &Chat { ended_at, ..chat });
+        machine.look();
+        assert_eq!((machine.chats().len(), machine.load(tea.replica)), (0, (0, 0)));
+        // It is looked at no more, and begins anew.
+        machine.look();
+        let (tea, _) = visit(machine, family, 2000, "tea");
+        assert_eq!(machine.load(tea.replica), (1, 1));
     });
 }
 

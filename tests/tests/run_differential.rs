@@ -19,6 +19,7 @@ use router_ebpf::{
         Chat, ChatCookie, Flow, NO_REPLICA, Name, Pending, REPLICA_DRAINING, REPLICA_GONE,
         REPLICA_READY, SLOT_COUNT, STATE_EXPIRED, STATE_SYN_TICK,
     },
+    steer::chat_key,
     verdict::{Action, Counter},
 };
 
@@ -106,10 +107,23 @@ impl Pair {
             sorted(machine.flows().into_iter().map(|(key, flow)| (key, zero(flow))))
         };
         assert_eq!(flows(&self.kernel), flows(&self.host));
+        let ended = |machine: &dyn Machine| {
+            let zero = |flow: Flow| Flow {
+                last_seen: 0,
+                since: 0,
+                state: flow.state & !STATE_SYN_TICK,
+                ..flow
+            };
+            sorted(machine.ended().into_iter().map(|(key, flow)| (key, zero(flow))))
+        };
+        assert_eq!(ended(&self.kernel), ended(&self.host));
+        for replica in 0..Kind::ALL.len() as u32 * REPLICAS {
+            assert_eq!(self.kernel.load(replica), self.host.load(replica), "of {replica}");
+        }
         let backs = |machine: &dyn Machine| sorted(machine.flows_back().into_iter());
         assert_eq!(backs(&self.kernel), backs(&self.host));
         let chats = |machine: &dyn Machine| {
-            let zero = |chat: Chat| Chat { bound_at: 0, since: 0, ..chat };
+            let zero = |chat: Chat| Chat { ended_at: 0, since: 0, ..chat };
             sorted(machine.chats().into_iter().map(|(key, chat)| (key, zero(chat))))
         };
         assert_eq!(chats(&self.kernel), chats(&self.host));
@@ -143,29 +157,31 @@ fn without_clock(outcome: &Outcome) -> (u32, Vec<u8>) {
     (seg.seq, frame)
 }
 
-/// What the daemon and its sweeper may do meanwhile, to both alike.
+/// What the daemon may do meanwhile, to both alike.
 fn meanwhile(random: &mut Random, pair: &mut Pair) {
     let flows = pair.host.flows();
     let expired = flows.iter().find(|_| random.one_in(20)).copied();
-    let number = random.below(REPLICAS as usize) as u32;
+    let kind = random.pick(&Kind::ALL);
+    let number = kind.replica(random.below(REPLICAS as usize) as u32);
     let mut changed = replica(number);
     changed.state = random.pick(&[REPLICA_READY, REPLICA_READY, REPLICA_DRAINING, REPLICA_GONE]);
     let turn = random.below(3) as u32;
-    let slots: Vec<u32> = (0..SLOT_COUNT).map(|slot| (slot + turn) % REPLICAS).collect();
+    let slots: Vec<u32> =
+        (0..SLOT_COUNT).map(|slot| kind.replica((slot + turn) % REPLICAS)).collect();
     let (moves, forgets) = (random.one_in(2), random.one_in(5));
-    // Either way no chat is close to the end of its binding when the next packets come: the clocks
+    // Either way no chat is close to the end of its linger when the next packets come: the clocks
     // of the two differ by a little.
-    let bound_at = random.pick(&[0, u64::MAX]);
+    let ended_at = random.pick(&[0, u64::MAX]);
     for machine in [&mut pair.host as &mut dyn Machine, &mut pair.kernel] {
         machine.set_replica(number, &changed);
         if moves {
-            machine.set_slots(0, &slots);
+            machine.set_slots(kind.slots(), &slots);
         }
         if forgets {
             machine.clear_stash();
         }
         for (key, chat) in machine.chats() {
-            machine.set_chat(&key, &Chat { bound_at, ..chat });
+            machine.set_chat(&key, &Chat { ended_at, ..chat });
         }
         if let Some((tuple, flow)) = expired {
             let state = flow.state | STATE_EXPIRED;
@@ -421,21 +437,20 @@ fn pair(world: &World) -> Pair {
     let mut pair =
         Pair { host: Host::new(world), kernel: Rig::new(world), verdicts: BTreeMap::new() };
     // Learn the keys of three chats, and bind, pin and widen those.
+    let mut keys = BTreeMap::new();
     for (port, name) in [(50_000, "tea"), (50_001, "bound"), (50_002, "pinned")] {
         for machine in [&mut pair.host as &mut dyn Machine, &mut pair.kernel] {
             let mut conn = Conn::new(Family::V4, Kind::Home, 9999, port);
             conn.greet(machine);
             conn.bind(machine, &get(name), &[]);
+            let cookie = machine.pending()[0].1.cookie;
+            keys.insert(name, chat_key(Kind::Home.number(), cookie));
             // Nothing stays that has a clock's time in it.
             let refusal = conn.down(RST | ACK, 0, 0, b"");
             machine.run(Hook::Egress, &refusal.bytes()).counts(&[Counter::Refused]);
         }
     }
-    let chats = pair.host.chats();
-    let key = |name: &str| {
-        let chat = chats.iter().find(|(_, chat)| chat.key.kept() == name.as_bytes());
-        chat.expect("a chat").0
-    };
+    let key = |name| keys[name];
     let entry = |cookie, replica, width| ChatCookie {
         cookie,
         replica,

@@ -52,11 +52,12 @@ fn a_chat_too_many_goes_without_an_entry() {
         Conn::new(family, Kind::Home, 1, 1000).establish(machine, "tea");
         let mut conn = Conn::new(family, Kind::Home, 1, 1001);
         conn.open(machine);
-        conn.bind(machine, &get("coffee"), &[Counter::ChatsFull]);
-        conn.accept(machine);
+        conn.bind(machine, &get("coffee"), &[]);
+        conn.accept_with(machine, &[Counter::ChatsFull]);
         conn.goes_up(machine, &conn.up(PSH | ACK, 60, 0, b"more"), &[]);
         conn.goes_down(machine, &conn.down(FIN | ACK, 0, 60, b""), &[]);
-        conn.goes_up(machine, &conn.up(FIN | ACK, 64, 1, b""), &[Counter::Closed]);
+        conn.goes_up(machine, &conn.up(FIN | ACK, 64, 1, b""), &[]);
+        conn.goes_down(machine, &conn.down(ACK, 1, 65, b""), &[Counter::Closed]);
         assert_eq!((machine.chats().len(), live(machine)), (1, 1));
     });
 }

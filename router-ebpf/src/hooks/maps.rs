@@ -5,14 +5,17 @@ use core::ptr::{self, NonNull};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     cty::c_void,
-    helpers::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::{
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_peek_elem, bpf_map_pop_elem,
+    },
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue, lpm_trie},
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Name, Pending, Problem, Replica, Secrets,
-        Service, SourceKey, SourceRange, Stash, Tuple, Vip, VipKey,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending, Problem,
+        Replica, Secrets, Service, SourceKey, SourceRange, Stash, Tuple, Vip, VipKey, Watched,
+        WatchedChat,
     },
     schema::{Limits, Map},
     scratch::Scratch,
@@ -23,6 +26,7 @@ use router_ebpf::{
 };
 
 const BPF_NOEXIST: u64 = 1;
+const E2BIG: i32 = -7;
 const EEXIST: i32 = -17;
 
 /// A row of the schema as the kernel's definition. Its size is the default; the daemon sets its own.
@@ -41,6 +45,7 @@ macro_rules! statics {
 macro_rules! of {
     (Array<$key:ty, $value:ty>) => { Array<$value> };
     (PerCpuArray<$key:ty, $value:ty>) => { PerCpuArray<$value> };
+    (Queue<$key:ty, $value:ty>) => { Queue<$value> };
     ($kind:ident<$key:ty, $value:ty>) => { $kind<$key, $value> };
 }
 
@@ -60,7 +65,7 @@ router_ebpf::schema!(statics);
 
 /// Not pinned, and of no interest to anybody else.
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(3, 0);
 
 /// The programs that go on where the attached ones stop, by their numbers. They belong to this very load of
 /// the object, and are never filled anew.
@@ -86,10 +91,12 @@ struct Now {
 #[map]
 static NOW: PerCpuArray<Now> = PerCpuArray::with_max_entries(1, 0);
 
-/// Which working memory: the two hooks do not share one, since a packet may leave while another one
+/// Which working memory: the hooks do not share one, since a packet may leave while another one
 /// comes in.
 pub const INGRESS: u32 = 0;
 pub const EGRESS: u32 = 1;
+/// That of the clock hand, which comes in between the two.
+pub const CLOCK: u32 = 2;
 
 /// Working memory of this CPU.
 #[inline(always)]
@@ -122,7 +129,8 @@ fn refused(result: Result<(), i32>) -> Result<(), Refused> {
     match result {
         Ok(()) => Ok(()),
         Err(EEXIST) => Err(Refused::Exists),
-        Err(_) => Err(Refused::Full),
+        Err(E2BIG) => Err(Refused::Full),
+        Err(_) => Err(Refused::Failed),
     }
 }
 
@@ -212,6 +220,12 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
+    fn remove_chat(&self, key: &ChatKey) {
+        // It may be gone already, which is what is wanted.
+        let _ = CHATS.remove(key);
+    }
+
+    #[inline(always)]
     fn flow(&self, tuple: &Tuple) -> Option<Shared<Flow>> {
         FLOWS.get_ptr_mut(tuple).and_then(shared)
     }
@@ -241,6 +255,84 @@ impl FlowTables for KernelTables {
     fn remove_flow_back(&self, tuple: &Tuple) {
         // It may be gone already, which is what is wanted.
         let _ = FLOWS_BACK.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn ended(&self, tuple: &Tuple) -> Option<Shared<Flow>> {
+        ENDED.get_ptr_mut(tuple).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn set_ended(&self, tuple: &Tuple, flow: &Flow) {
+        // Without it a late segment is answered as one that nobody knows.
+        let _ = ENDED.insert(tuple, flow, 0);
+    }
+
+    #[inline(always)]
+    fn ended_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>> {
+        ENDED_BACK.get_ptr_mut(tuple).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) {
+        let _ = ENDED_BACK.insert(tuple, flow, 0);
+    }
+
+    #[inline(always)]
+    fn watch_flow(&self, flow: &Watched) -> Result<(), Refused> {
+        refused(FLOW_RING.push(flow, 0))
+    }
+
+    #[inline(always)]
+    fn first_flow(&self, flow: &mut Watched) -> bool {
+        // SAFETY: the map's values are of this type.
+        unsafe {
+            bpf_map_peek_elem((&raw const FLOW_RING).cast_mut().cast(), ptr::from_mut(flow).cast())
+                == 0
+        }
+    }
+
+    #[inline(always)]
+    fn next_flow(&self, flow: &mut Watched) -> bool {
+        // SAFETY: the map's values are of this type.
+        unsafe {
+            bpf_map_pop_elem((&raw const FLOW_RING).cast_mut().cast(), ptr::from_mut(flow).cast())
+                == 0
+        }
+    }
+
+    #[inline(always)]
+    fn watch_chat(&self, chat: &WatchedChat) -> Result<(), Refused> {
+        refused(CHAT_RING.push(chat, 0))
+    }
+
+    #[inline(always)]
+    fn first_chat(&self, chat: &mut WatchedChat) -> bool {
+        // SAFETY: the map's values are of this type.
+        unsafe {
+            bpf_map_peek_elem((&raw const CHAT_RING).cast_mut().cast(), ptr::from_mut(chat).cast())
+                == 0
+        }
+    }
+
+    #[inline(always)]
+    fn next_chat(&self, chat: &mut WatchedChat) -> bool {
+        // SAFETY: the map's values are of this type.
+        unsafe {
+            bpf_map_pop_elem((&raw const CHAT_RING).cast_mut().cast(), ptr::from_mut(chat).cast())
+                == 0
+        }
+    }
+
+    #[inline(always)]
+    fn load(&self, replica: u32) -> Option<Shared<Load>> {
+        LOADS.get_ptr_mut(replica).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn farewell(&self, farewell: &Farewell) {
+        // If there is no room, the ends learn it with their next segments.
+        let _ = FAREWELLS.push(farewell, 0);
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! The verdict table of each hook, and nothing else.
 
+mod clock;
 mod frame;
 mod maps;
 mod skb;
@@ -36,6 +37,11 @@ pub fn roost_ingress(ctx: XdpContext) -> u32 {
 }
 
 #[xdp]
+pub fn roost_care(ctx: XdpContext) -> u32 {
+    at_xdp(&ctx, Stage::Care)
+}
+
+#[xdp]
 pub fn roost_open(ctx: XdpContext) -> u32 {
     at_xdp(&ctx, Stage::Open)
 }
@@ -48,6 +54,11 @@ pub fn roost_bind(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn roost_egress(ctx: TcContext) -> i32 {
     at_tc(&ctx, Stage::Egress)
+}
+
+#[classifier]
+pub fn roost_care_back(ctx: TcContext) -> i32 {
+    at_tc(&ctx, Stage::CareBack)
 }
 
 #[classifier]

@@ -1,10 +1,10 @@
 //! Chats: what userspace has said of their keys, and where they live.
 
-use super::Name;
+use super::{NO_REPLICA, Name};
 
 /// Key of `CHATS` and `CHAT_COOKIES`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChatKey {
     /// The cookie (`CHATS`), or the key hash (`CHAT_COOKIES`).
     pub cookie: u64,
@@ -36,25 +36,26 @@ pub struct ChatCookie {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chat {
-    /// The home's replica number in the upper half, the number of live flows in the lower half:
-    /// one word, so that they change together.
+    /// The home's replica number in the upper half, the number of live flows in the lower half, with
+    /// [`CHAT_COUNTED`]: one word, so that they change together.
     pub state: u64,
-    /// When the last connection was bound or the last flow ended, whichever came later, in nanoseconds
-    /// of `CLOCK_MONOTONIC`; [`CHAT_LINGERS`] says which.
-    pub bound_at: u64,
+    /// When the last flow ended, in nanoseconds of `CLOCK_MONOTONIC`; 0 if none did.
+    pub ended_at: u64,
     /// When the chat came to this home, in nanoseconds of `CLOCK_MONOTONIC`.
     pub since: u64,
     /// The key that came first, readable.
     pub key: Name,
-    /// What kind of key that is: a [`KeyKind`]; 0 if it is not known.
+    /// What kind of key that is: a [`KeyKind`](crate::source::KeyKind); 0 if it is not known.
     pub source: u32,
 }
 
-/// The lowest bit of `Chat::bound_at`: it is when the last flow ended, and the chat lingers from then on. Else
-/// a connection was bound, which no replica may have accepted yet.
-pub const CHAT_LINGERS: u64 = 1;
+/// In `Chat::state`: the chat counts for its home in `LOADS`.
+pub const CHAT_COUNTED: u64 = 1 << 31;
 
 impl Chat {
+    /// The state of a chat that is about to go: nobody counts in it any more.
+    pub const OVER: u64 = Self::pack(NO_REPLICA, 0);
+
     /// Packs a home and its number of flows.
     pub const fn pack(home: u32, flows: u32) -> u64 {
         ((home as u64) << 32) | flows as u64
@@ -65,6 +66,28 @@ impl Chat {
     }
     /// The number of flows of a packed state.
     pub const fn flows(state: u64) -> u32 {
-        state as u32
+        state as u32 & !(CHAT_COUNTED as u32)
     }
+}
+
+/// A chat in `CHAT_RING`, which the clock hand looks at in turn: each chat is in it once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchedChat {
+    /// Its key in `CHATS`.
+    pub key: ChatKey,
+    /// When it was looked at: see [`WATCH_SHIFT`](super::WATCH_SHIFT).
+    pub at: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// What a replica carries: a value of `LOADS`, by its number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Live flows.
+    pub flows: u64,
+    /// Chats that have their home there, with those that linger.
+    pub chats: u64,
 }

@@ -1,6 +1,6 @@
 //! Connections: until their replica has answered, and then until their end.
 
-use super::{Addr, Port};
+use super::{Addr, Name, Port, Tuple};
 
 /// Bytes of a connection's head that are stashed and searched at the most.
 pub const STASH_LEN: usize = 4096;
@@ -47,6 +47,12 @@ pub struct Pending {
     pub ts_val: u32,
     /// The client's window scale, 0 if it offered none.
     pub client_scale: u32,
+    /// The cookie of the whole chat, of which `cookie` may stand for a part: what pins are looked up by.
+    pub chat: u64,
+    /// The key, readable, for the chat's entry.
+    pub key: Name,
+    /// What kind of key that is: a [`KeyKind`](crate::source::KeyKind); 0 if it is not known.
+    pub source: u32,
 }
 
 /// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.
@@ -120,30 +126,40 @@ impl Piece {
         Self { seq: 0, sum: 0, at: 0, len: 0, window: 0, tcp_flags: 0, reserved: 0 };
 }
 
-/// The client has sent a FIN.
+/// The client has sent a FIN: [`Flow::client_fin`].
 pub const STATE_CLIENT_FIN: u32 = 1;
-/// The replica has sent a FIN.
+/// The replica has sent a FIN: [`Flow::replica_fin`].
 pub const STATE_REPLICA_FIN: u32 = 2;
-/// The flow has ended, by two FINs or by an RST, and counts no longer; late segments still pass.
+/// The flow has ended, by two acknowledged FINs, by an RST or by its time, and counts no longer; late segments
+/// still pass.
 pub const STATE_CLOSED: u32 = 4;
 /// A SYN came on this tuple: data may belong to a new connection.
 pub const STATE_SYN_SEEN: u32 = 8;
-/// When that SYN came: its tick, modulo 256, in these bits.
+/// Ended by Roost: each end gets an RST, and another with each segment that it still sends.
+pub const STATE_EXPIRED: u32 = 16;
+/// The client has asked for an upgrade: no more requests are looked for.
+pub const STATE_UPGRADED: u32 = 32;
+/// The replica has acknowledged the client's FIN.
+pub const STATE_CLIENT_FIN_ACKED: u32 = 64;
+/// The client has acknowledged the replica's FIN.
+pub const STATE_REPLICA_FIN_ACKED: u32 = 128;
+/// The flow counts for its replica in `LOADS`.
+pub const STATE_COUNTED: u32 = 256;
+/// Any of these: the flow has ended.
+pub const STATE_ENDED: u32 = STATE_CLOSED | STATE_EXPIRED;
+/// When the SYN of [`STATE_SYN_SEEN`] came: its tick, modulo 256, in these bits.
 pub const STATE_SYN_TICK: u32 = 0xff << STATE_SYN_TICK_SHIFT;
 /// Where they are.
 pub const STATE_SYN_TICK_SHIFT: u32 = 24;
 /// Length of a tick as a shift of nanoseconds: 68.7 s. SYN cookies live for one to two.
 pub const TICK_SHIFT: u32 = 36;
-/// Ended by the sweeper: each end gets an RST with its next segment.
-pub const STATE_EXPIRED: u32 = 16;
-/// The client has asked for an upgrade: no more requests are looked for.
-pub const STATE_UPGRADED: u32 = 32;
 
-/// An established connection, client side: a value of `FLOWS`.
+/// An established connection, client side: a value of `FLOWS`, and of `ENDED` when it is over.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// When the client last sent, in nanoseconds of `CLOCK_MONOTONIC` (coarse).
+    /// When the client last sent, or an end said that it will send no more, in nanoseconds of
+    /// `CLOCK_MONOTONIC` (coarse).
     pub last_seen: u64,
     /// When the replica accepted, in nanoseconds of `CLOCK_MONOTONIC`.
     pub since: u64,
@@ -171,9 +187,21 @@ pub struct Flow {
     pub client_isn: u32,
     /// Ours: the SYN cookie.
     pub server_isn: u32,
+    /// The client's highest acknowledgement number, in our numbers.
+    pub acked: u32,
+    /// What follows the client's highest segment.
+    pub sent: u32,
+    /// What follows the client's FIN; meaningless without [`STATE_CLIENT_FIN`].
+    pub client_fin: u32,
+    /// What follows the replica's FIN, in its numbers; meaningless without [`STATE_REPLICA_FIN`].
+    pub replica_fin: u32,
+    /// Where its source's share is counted in `SHARES`: two indexes of 16 bits.
+    pub share: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
-/// An established connection, replica side: a value of `FLOWS_BACK`.
+/// An established connection, replica side: a value of `FLOWS_BACK`, and of `ENDED_BACK` when it is over.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowBack {
@@ -189,10 +217,47 @@ pub struct FlowBack {
     pub seq_delta: u32,
     /// As in [`Flow`].
     pub ts_delta: u32,
-    /// The replica's last acknowledgement number.
+    /// The replica's highest acknowledgement number.
     pub acked: u32,
-    /// What follows the replica's last segment, in the replica's numbers.
+    /// What follows the replica's highest segment, in the replica's numbers.
     pub sent: u32,
-    /// `STATE_EXPIRED`, or 0.
+    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`.
     pub state: u32,
+}
+
+/// A flow in `FLOW_RING`, which the clock hand looks at in turn: each flow is in it once. One of a connection
+/// that is over stays until its turn comes.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// Its key in `FLOWS`.
+    pub tuple: Tuple,
+    /// `Flow::server_isn`: the tuple may be used again.
+    pub server_isn: u32,
+    /// When it was looked at: see [`WATCH_SHIFT`].
+    pub at: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Length of a unit of `at` in the rings, as a shift of nanoseconds: 1.07 s.
+pub const WATCH_SHIFT: u32 = 30;
+
+/// A flow that Roost has ended: what its two ends expect, so that the daemon can tell them at once. A value of
+/// `FAREWELLS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// Client and VIP.
+    pub tuple: Tuple,
+    /// The replica's address.
+    pub replica_addr: Addr,
+    /// The replica's port.
+    pub replica_port: Port,
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// What the client expects from the VIP next, and what it has been acknowledged.
+    pub to_client: [u32; 2],
+    /// What the replica expects from the client next, and what it has been acknowledged.
+    pub to_replica: [u32; 2],
 }

@@ -13,6 +13,15 @@ pub const SOURCE_TEXT_LEN: usize = 64;
 pub const SOURCES: usize = 4;
 /// `Service::linger` unless the configuration says otherwise, in seconds.
 pub const LINGER: u32 = 30;
+/// `Service::handshake_timeout` unless the configuration says otherwise, in seconds: as conntrack has it for
+/// a SYN (nf_conntrack_proto_tcp.c).
+pub const HANDSHAKE_TIMEOUT: u32 = 120;
+/// `Service::client_closed_timeout` unless the configuration says otherwise, in seconds.
+pub const CLIENT_CLOSED_TIMEOUT: u32 = 120;
+/// `Service::replica_closed_timeout` unless the configuration says otherwise, in seconds.
+pub const REPLICA_CLOSED_TIMEOUT: u32 = 120;
+/// `Service::closing_timeout` unless the configuration says otherwise, in seconds.
+pub const CLOSING_TIMEOUT: u32 = 60;
 /// Connections of a chat go to any replica.
 pub const POLICY_SPREAD: u8 = 0;
 /// Connections of a chat go to one replica.
@@ -70,6 +79,14 @@ pub struct Service {
     pub restricted: u8,
     /// Always zero.
     pub reserved: [u8; 3],
+    /// Seconds for which a replica may take to answer a SYN.
+    pub handshake_timeout: u32,
+    /// Seconds without a segment of the client after which a flow is ended whose client has sent a FIN.
+    pub client_closed_timeout: u32,
+    /// Seconds without a segment of the client after which a flow is ended whose replica has sent a FIN.
+    pub replica_closed_timeout: u32,
+    /// Seconds without a segment of the client after which a flow is ended of which both have.
+    pub closing_timeout: u32,
 }
 
 impl Service {
@@ -91,6 +108,10 @@ impl Service {
         linger: LINGER,
         restricted: 0,
         reserved: [0; 3],
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        client_closed_timeout: CLIENT_CLOSED_TIMEOUT,
+        replica_closed_timeout: REPLICA_CLOSED_TIMEOUT,
+        closing_timeout: CLOSING_TIMEOUT,
     };
 }
 

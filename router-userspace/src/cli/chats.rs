@@ -22,7 +22,7 @@ impl Report for ChatsReport {
         if self.0.is_empty() {
             return "no chats\n".to_owned();
         }
-        let columns = ["service", "chat", "from", "home", ">flows", ">age", ">bound", "cookie"];
+        let columns = ["service", "chat", "from", "home", ">flows", ">age", ">ended", "cookie"];
         let mut table = Table::new(columns);
         for line in &self.0 {
             table.row([
@@ -32,7 +32,7 @@ impl Report for ChatsReport {
                 line.home.as_str().into(),
                 line.flows.into(),
                 units::age_ms(line.age_ms).into(),
-                units::age_ms(line.bound_ms).into(),
+                line.ended_ms.map_or(NONE.to_owned(), units::age_ms).into(),
                 line.cookie.as_str().into(),
             ]);
         }

@@ -26,7 +26,7 @@ pub enum MapsCommand {
     /// Secrets are shown as fingerprints only, stashed segments without their payload.
     /// JSON: an array of `{"map", "entries": [{"key": {...}, "value": {...}}]}`.
     Dump {
-        /// Print this map only; without it all but SLOTS
+        /// Print this map only; without it all but SLOTS; queues cannot be printed
         #[arg(value_name = "MAP", value_parser = names(), ignore_case = true)]
         map: Option<Map>,
     },
@@ -93,7 +93,7 @@ impl Report for ListReport {
                 map.kind.into(),
                 map.key_size.into(),
                 map.value_size.into(),
-                map.entries.into(),
+                map.entries.map_or(NONE.into(), Into::into),
                 map.max_entries.into(),
                 map.memory_bytes.map_or(NONE.to_owned(), units::size).into(),
             ]);

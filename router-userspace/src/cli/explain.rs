@@ -97,12 +97,13 @@ impl Report for Explained {
             "live home",
             match &self.chat {
                 None => "none in CHATS".to_owned(),
-                Some(chat) => format!(
-                    "{} with {} flows, last bound {} ago",
-                    chat.home,
-                    chat.flows,
-                    units::age_ms(chat.bound_ms)
-                ),
+                Some(chat) => {
+                    let ended = match chat.ended_ms {
+                        Some(ms) => format!(", the last one ended {} ago", units::age_ms(ms)),
+                        None => String::new(),
+                    };
+                    format!("{} with {} flows{ended}", chat.home, chat.flows)
+                }
             },
         ));
         if let Some(slot) = self.slot {

@@ -42,10 +42,11 @@ impl Report for FlowsReport {
         if self.0.is_empty() {
             return "no flows\n".to_owned();
         }
-        let columns = ["client", "vip", "service", "replica", "chat", "state", ">age", ">idle"];
+        let columns =
+            ["client", "vip", "service", "replica", "chat", "state", ">age", ">idle", ">ends in"];
         let mut table = Table::new(columns);
         for line in &self.0 {
-            let dim = if line.state == "open" {
+            let dim = if line.state == "established" {
                 anstyle::Style::new()
             } else {
                 anstyle::Style::new().dimmed()
@@ -59,6 +60,7 @@ impl Report for FlowsReport {
                 Cell::styled(line.state, dim),
                 units::age_ms(line.age_ms).into(),
                 units::age_ms(line.idle_ms).into(),
+                line.ends_in_ms.map_or(NONE.to_owned(), units::age_ms).into(),
             ]);
         }
         table.to_string()

@@ -32,12 +32,13 @@ impl Report for StatusReport {
         }
         let mut limits = Table::new(["map", ">entries", ">max", ">full"]);
         for limit in &self.limits {
-            let full = 100.0 * limit.entries as f64 / f64::from(limit.max_entries.max(1));
+            let most = f64::from(limit.max_entries.max(1));
+            let full = |entries| format!("{:.1} %", 100.0 * entries as f64 / most);
             limits.row([
                 limit.map.into(),
-                limit.entries.into(),
+                limit.entries.map_or(NONE.into(), Into::into),
                 limit.max_entries.into(),
-                format!("{full:.1} %").into(),
+                limit.entries.map_or(NONE.to_owned(), full).into(),
             ]);
         }
         let _ = writeln!(text, "{limits}");

@@ -27,13 +27,9 @@ pub struct RunArgs {
     #[arg(long)]
     pub events: bool,
 
-    /// Walk the maps every DURATION for what is idle or left over
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
-    pub sweep_interval: Duration,
-
-    /// Keep a flow that has ended for DURATION, for its late segments
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    pub keep_ended: Duration,
+    /// Read every DURATION what replicas carry, and tell the ends of flows that the kernel has ended
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
+    pub round_interval: Duration,
 
     /// Write the log, on standard error, as FORMAT
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]

@@ -8,12 +8,16 @@ use crate::plan::config::{Config, OnMissing, Service};
 use super::PREFIX;
 
 /// Annotations that are fields of the file, and the field.
-const FIELDS: [(&str, &str); 7] = [
+const FIELDS: [(&str, &str); 11] = [
     ("policy", "policy"),
     ("key", "key"),
     ("on-missing-key", "on_missing_key"),
     ("width", "width"),
     ("idle-timeout", "idle_timeout"),
+    ("handshake-timeout", "handshake_timeout"),
+    ("client-closed-timeout", "client_closed_timeout"),
+    ("replica-closed-timeout", "replica_closed_timeout"),
+    ("closing-timeout", "closing_timeout"),
     ("linger", "linger"),
     ("mss", "mss"),
 ];

@@ -95,6 +95,7 @@ pub const fn kind(kind: Kind) -> MapType {
         Kind::LruHashMap => MapType::LruHash,
         Kind::Array => MapType::Array,
         Kind::PerCpuArray => MapType::PerCpuArray,
+        Kind::Queue => MapType::Queue,
     }
 }
 
@@ -156,10 +157,12 @@ impl<K: Pod + Eq + HashKey, V: Pod> Hash<K, V> {
         fault(self.of, entries.map_err(MapError::IoError))
     }
 
-    /// How many entries there are. It may change meanwhile: never more than there is room for.
+    /// How many entries there are. They are all read for it: not to be asked of a large map often.
     pub fn count(&self) -> Asked<usize> {
-        let room = self.room()? as usize;
-        Ok(self.map.keys().take_while(Result::is_ok).take(room).count())
+        let fd = self.data.fd().as_fd();
+        // SAFETY: opening has compared the sizes of both types with the map's.
+        let count = unsafe { sys::count_entries(fd, size_of::<K>(), size_of::<V>()) };
+        fault(self.of, count.map_err(MapError::IoError))
     }
 
     /// The most entries that it takes.
@@ -172,12 +175,13 @@ impl<K: Pod + Eq + HashKey, V: Pod> Hash<K, V> {
 pub struct Array<V: Pod> {
     of: Map,
     map: maps::Array<MapData, V>,
+    data: MapData,
 }
 
 impl<V: Pod> Array<V> {
     /// Opens the pin of a map.
     pub fn open(pin_dir: &Path, of: Map) -> Asked<Self> {
-        open(pin_dir, of).map(|(map, _)| Self { of, map })
+        open(pin_dir, of).map(|(map, data)| Self { of, map, data })
     }
 
     /// A value.
@@ -190,9 +194,12 @@ impl<V: Pod> Array<V> {
         fault(self.of, self.map.set(index, value, 0))
     }
 
-    /// Some of its values; what lies behind the end is left out.
+    /// Some of its values, by one system call; what lies behind the end is left out.
     pub fn range(&self, range: Range<u32>) -> Asked<Vec<V>> {
-        (range.start..range.end.min(self.room())).map(|index| self.get(index)).collect()
+        let range = range.start..range.end.min(self.room());
+        // SAFETY: opening has compared the size of the type with the map's.
+        let values = unsafe { sys::array_values(self.data.fd().as_fd(), range) };
+        fault(self.of, values.map_err(MapError::IoError))
     }
 
     /// How many values it has.
@@ -226,6 +233,39 @@ impl<V: Pod> PerCpuArray<V> {
     /// How many values each CPU has.
     pub fn room(&self) -> u32 {
         self.map.len()
+    }
+}
+
+/// A queue.
+pub struct Queue<V: Pod> {
+    of: Map,
+    map: maps::Queue<MapData, V>,
+}
+
+impl<V: Pod> Queue<V> {
+    /// Opens the pin of a map.
+    pub fn open(pin_dir: &Path, of: Map) -> Asked<Self> {
+        open(pin_dir, of).map(|(map, _)| Self { of, map })
+    }
+
+    /// Takes the first value; `None`: there is none.
+    pub fn take(&mut self) -> Asked<Option<V>> {
+        optional(self.of, self.map.pop(0))
+    }
+
+    /// Puts a value at the end; `false`: there is no room.
+    pub fn put(&mut self, value: &V) -> Asked<bool> {
+        match self.map.push(value, 0) {
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                Ok(false)
+            }
+            result => fault(self.of, result).map(|()| true),
+        }
+    }
+
+    /// How many values it has room for.
+    pub fn room(&self) -> usize {
+        self.map.capacity() as usize
     }
 }
 
@@ -269,5 +309,61 @@ impl<K: Pod, V: Pod> LpmTrie<K, V> {
             Ok((key.prefix_len(), key.data(), value))
         };
         self.map.iter().map(entry).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::TestMaps;
+
+    #[test]
+    fn values_of_an_array_are_read_in_any_range() {
+        let maps = TestMaps::new();
+        let mut tables = maps.tables();
+        let room = tables.slots.room();
+        for index in [0, 1, 5000, room - 1] {
+            tables.slots.set(index, &(index + 7)).unwrap();
+        }
+        let all = tables.slots.range(0..room).unwrap();
+        assert_eq!(all.len(), room as usize);
+        for index in [0, 1, 2, 5000, room - 1] {
+            let value = tables.slots.get(index).unwrap();
+            assert_eq!(all[index as usize], value);
+            assert_eq!(tables.slots.range(index..index + 1).unwrap(), [value]);
+        }
+        assert_eq!(tables.slots.range(1..room).unwrap(), all[1..]);
+        assert_eq!(tables.slots.range(room - 2..room + 9).unwrap(), all[room as usize - 2..]);
+        for none in [0..0, room..room + 1, u32::MAX - 1..u32::MAX] {
+            assert!(tables.slots.range(none).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn entries_are_counted_of_hash_maps_and_lru_ones() {
+        let maps = TestMaps::new();
+        let mut tables = maps.tables();
+        assert_eq!(tables.flows.count().unwrap(), 0);
+        // SAFETY: any bytes are a valid value of the maps' types.
+        let flow = unsafe { std::mem::zeroed() };
+        for port in 0..40 {
+            let tuple = router_ebpf::maps::Tuple { client_port: [0, port], ..Default::default() };
+            tables.flows.set(&tuple, &flow).unwrap();
+            tables.ended.set(&tuple, &flow).unwrap();
+        }
+        assert_eq!((tables.flows.count().unwrap(), tables.ended.count().unwrap()), (40, 40));
+    }
+
+    #[test]
+    fn a_queue_gives_what_was_put_first_and_holds_so_much() {
+        let maps = TestMaps::new();
+        let mut tables = maps.tables();
+        let watched = |at| router_ebpf::maps::WatchedChat { at, ..Default::default() };
+        assert_eq!(tables.chat_ring.take().unwrap(), None);
+        let room = tables.chat_ring.room() as u32;
+        for at in 0..room {
+            assert!(tables.chat_ring.put(&watched(at)).unwrap());
+        }
+        assert!(!tables.chat_ring.put(&watched(room)).unwrap());
+        assert_eq!(tables.chat_ring.take().unwrap(), Some(watched(0)));
     }
 }

@@ -8,8 +8,8 @@ use router_ebpf::{
         Chat, FLOW_CHAT, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD,
         NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, POLICY_HOME,
         POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica, STATE_CLIENT_FIN,
-        STATE_CLOSED, STATE_EXPIRED, STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_SYN_TICK,
-        STATE_UPGRADED, Service,
+        STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_EXPIRED, STATE_REPLICA_FIN,
+        STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN, STATE_SYN_TICK, STATE_UPGRADED, Service,
     },
     source::{self, KeyKind, Shape},
 };
@@ -137,6 +137,9 @@ pub fn flow_state(state: u32) -> Vec<String> {
         (STATE_SYN_SEEN, "syn_seen"),
         (STATE_EXPIRED, "expired"),
         (STATE_UPGRADED, "upgraded"),
+        (STATE_CLIENT_FIN_ACKED, "client_fin_acked"),
+        (STATE_REPLICA_FIN_ACKED, "replica_fin_acked"),
+        (STATE_COUNTED, "counted"),
     ];
     // When that SYN came stands beside its bit.
     bits(state & !STATE_SYN_TICK, &words)
@@ -178,7 +181,7 @@ mod tests {
         assert_eq!(policy(POLICY_HOME), "home");
         assert_eq!(policy(9), "unknown(9)");
         assert_eq!(flow_state(0), Vec::<String>::new());
-        assert_eq!(flow_state(STATE_CLIENT_FIN | 64), ["client_fin", "unknown(0x40)"]);
+        assert_eq!(flow_state(STATE_CLIENT_FIN | 512), ["client_fin", "unknown(0x200)"]);
     }
 
     #[test]

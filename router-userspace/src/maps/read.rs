@@ -80,3 +80,8 @@ pub fn memory(info: &MapInfo) -> Result<Option<u64>> {
 pub fn ms_since(now: Duration, at: u64) -> u64 {
     now.saturating_sub(Duration::from_nanos(at)).as_millis() as u64
 }
+
+/// The same of what may not have happened, which is 0 in the maps.
+pub fn ms_since_some(now: Duration, at: u64) -> Option<u64> {
+    (at != 0).then(|| ms_since(now, at))
+}

@@ -1,19 +1,18 @@
-//! The pinned maps together, for the daemon, the sweeper and the command line. No daemon is needed: the
-//! kernel keeps them.
+//! The pinned maps together, for the daemon and the command line. No daemon is needed: the kernel keeps them.
 
 use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Mark, Name, Pending, Problem, Replica, Secrets,
-        Service, SourceRange, Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending, Problem,
+        Replica, Secrets, Service, SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     schema::Map,
 };
 use thiserror::Error;
 
 use super::{
-    handle::{Array, Asked, Fault, Hash, LpmTrie, PerCpuArray},
+    handle::{Array, Asked, Fault, Hash, LpmTrie, PerCpuArray, Queue},
     record::Record,
 };
 
@@ -27,6 +26,7 @@ macro_rules! handle {
     (Array<$key:ty, $value:ty>) => { Array<$value> };
     (PerCpuArray<$key:ty, $value:ty>) => { PerCpuArray<$value> };
     (LpmTrie<$key:ty, $value:ty>) => { LpmTrie<$key, $value> };
+    (Queue<$key:ty, $value:ty>) => { Queue<$value> };
 }
 
 macro_rules! handles {
@@ -156,13 +156,7 @@ impl Tables {
 
     /// Every replica that is or was, with its number.
     pub fn all_replicas(&self) -> Asked<Vec<(u32, Replica)>> {
-        let mut all = Vec::new();
-        for number in 0..self.replicas.room() {
-            let replica = self.replicas.get(number)?;
-            if replica.state != 0 {
-                all.push((number, replica));
-            }
-        }
-        Ok(all)
+        let all = (0..).zip(self.replicas.range(0..self.replicas.room())?);
+        Ok(all.filter(|(_, replica)| replica.state != 0).collect())
     }
 }

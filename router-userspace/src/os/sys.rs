@@ -6,6 +6,7 @@ use std::{
     ffi::CString,
     fs, io,
     mem::MaybeUninit,
+    ops::Range,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
@@ -168,6 +169,41 @@ pub(crate) unsafe fn each_entry(
     value_size: usize,
     mut each: impl FnMut(&[u8], &[u8]),
 ) -> io::Result<()> {
+    let each = |keys: &[u8], values: &[u8]| {
+        let entries = keys.chunks_exact(key_size).zip(values.chunks_exact(value_size));
+        entries.for_each(|(key, value)| each(key, value));
+    };
+    // SAFETY: the caller's promise.
+    unsafe { each_batch(map, key_size, value_size, each) }
+}
+
+/// Counts the entries of a hash map, by reading them all.
+///
+/// # Safety
+///
+/// The sizes must be those of the map's keys and values.
+pub(crate) unsafe fn count_entries(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+) -> io::Result<usize> {
+    let mut count = 0;
+    // SAFETY: the caller's promise.
+    unsafe { each_batch(map, key_size, value_size, |keys, _| count += keys.len() / key_size) }?;
+    Ok(count)
+}
+
+/// Reads a whole hash map or array, many entries at a time: all their keys, and all their values.
+///
+/// # Safety
+///
+/// The sizes must be those of the map's keys and values.
+unsafe fn each_batch(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
     let mut room = 4096;
     let mut keys = vec![0u8; room * key_size];
     let mut values = vec![0u8; room * value_size];
@@ -202,14 +238,55 @@ pub(crate) unsafe fn each_entry(
             Err(e) => return Err(e),
         };
         let count = (attr.count as usize).min(room);
-        let keys = keys.chunks_exact(key_size).take(count);
-        keys.zip(values.chunks_exact(value_size)).for_each(|(key, value)| each(key, value));
+        each(&keys[..count * key_size], &values[..count * value_size]);
         if is_last {
             return Ok(());
         }
         std::mem::swap(&mut mark, &mut next);
         is_first = false;
     }
+}
+
+/// Reads these values of an array; what lies behind its end is left out.
+///
+/// # Safety
+///
+/// `V` must have the size of the array's values.
+pub(crate) unsafe fn array_values<V: Pod>(
+    map: BorrowedFd<'_>,
+    range: Range<u32>,
+) -> io::Result<Vec<V>> {
+    let mut values = Vec::<V>::with_capacity(range.len());
+    let mut keys = vec![0u32; range.len()];
+    let mut next = 0u32;
+    while values.len() < range.len() {
+        let read = values.len();
+        // The kernel goes on behind this index; without one it begins at the first.
+        let mut before = (range.start + read as u32).wrapping_sub(1);
+        let mut attr = MapBatch {
+            in_batch: if before == u32::MAX { 0 } else { &raw mut before as u64 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.spare_capacity_mut().as_mut_ptr() as u64,
+            count: (range.len() - read) as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: there is room for `count` keys and values of the map's sizes, by the caller's promise; both
+        // marks are an index.
+        let is_last = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+            Ok(_) => attr.count == 0,
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(e) => return Err(e),
+        };
+        // SAFETY: the kernel has written so many more, which there is room for, and any bytes are a `Pod`.
+        unsafe { values.set_len((read + attr.count as usize).min(range.len())) };
+        if is_last {
+            break;
+        }
+    }
+    Ok(values)
 }
 
 /// Reads an entry's value, as bytes; `false`: there is none.

@@ -17,7 +17,7 @@ pub use model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service
 pub use pool::{AddressPool, Kubernetes};
 pub use prefix::Prefix;
 pub use source::{KeySource, SourceProblem, key_sources};
-pub(crate) use value::{address, source as source_prefix};
+pub(crate) use value::{MOST_HANDSHAKE, address, source as source_prefix};
 
 use reader::{Problems, Table};
 

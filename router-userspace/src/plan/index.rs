@@ -27,9 +27,9 @@ use crate::plan::{config, origin::Origin};
 pub use published::{Change, Maps, Published};
 use steps::{Group, Steps};
 
-/// How long a number stays taken at least after it was given up: longer than any connection waits
-/// for its replica.
-const QUARANTINE: Duration = Duration::from_secs(60);
+/// How long a number stays taken at least after it was given up: longer than any connection waits for its replica,
+/// of which nothing else is known here.
+const QUARANTINE: Duration = config::MOST_HANDSHAKE.saturating_add(Duration::from_secs(60));
 
 /// Room in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

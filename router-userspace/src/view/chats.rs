@@ -29,8 +29,8 @@ pub struct ChatLine {
     pub flows: u32,
     /// Milliseconds since it came to this home.
     pub age_ms: u64,
-    /// Milliseconds since the last connection was bound; since the last one ended, where there is none.
-    pub bound_ms: u64,
+    /// Milliseconds since a connection of it ended; null if none did.
+    pub ended_ms: Option<u64>,
     /// Its cookie.
     pub cookie: String,
     /// The number of its service in the maps.
@@ -64,7 +64,7 @@ fn lines(
         home: names.replica(Chat::home(chat.state)),
         flows: Chat::flows(chat.state),
         age_ms: read::ms_since(now, chat.since),
-        bound_ms: read::ms_since(now, chat.bound_at),
+        ended_ms: read::ms_since_some(now, chat.ended_at),
         cookie: text::hex(key.cookie),
         service_number: key.service,
     };
@@ -88,7 +88,7 @@ mod tests {
     fn chats_are_sorted_by_key_and_filtered() {
         let chat = |key: &[u8], home, flows| Chat {
             state: Chat::pack(home, flows),
-            bound_at: 9_000_000_000,
+            ended_at: if flows == 1 { 0 } else { 9_000_000_000 },
             since: 5_000_000_000,
             key: Name::new(key),
             source: router_ebpf::source::KeyKind::Query as u32,
@@ -98,7 +98,8 @@ mod tests {
         let now = std::time::Duration::from_secs(10);
         let all = lines(&Names::default(), &chats, None, None, now);
         assert_eq!(all.iter().map(|line| line.key.as_str()).collect::<Vec<_>>(), ["a\\n", "zoo"]);
-        assert_eq!((all[0].age_ms, all[0].bound_ms, all[0].flows), (5000, 1000, 2));
+        assert_eq!((all[0].age_ms, all[0].ended_ms, all[0].flows), (5000, Some(1000), 2));
+        assert_eq!(all[1].ended_ms, None);
         assert_eq!(lines(&Names::default(), &chats, Some("#1"), Some("zoo"), now).len(), 1);
         assert_eq!(lines(&Names::default(), &chats, Some("other"), None, now), []);
     }

@@ -5,8 +5,9 @@
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, NO_REPLICA, Pending, Piece, Replica, Secrets,
-        Service, SourceRange, Stash, Tuple, Vip,
+        CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, NO_REPLICA, Pending, Piece,
+        Replica, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets, Service, SourceRange, Stash, Tuple,
+        Vip,
     },
     siphash,
 };
@@ -43,7 +44,8 @@ pub fn source_range(prefix_len: u32, range: &SourceRange) -> Value {
     })
 }
 
-/// A key of `FLOWS` and `STASH` (`server` is the VIP), `FLOWS_BACK` and `PENDING` (the replica).
+/// A key of `FLOWS`, `ENDED` and `STASH` (`server` is the VIP), of `FLOWS_BACK`, `ENDED_BACK` and `PENDING` (the
+/// replica).
 pub fn tuple(tuple: &Tuple) -> Value {
     json!({
         "client": text::client(tuple).to_string(),
@@ -75,6 +77,10 @@ pub fn service(service: &Service) -> Value {
         "generation": service.generation,
         "digest": text::hex(service.digest),
         "idle_timeout": service.idle_timeout,
+        "handshake_timeout": service.handshake_timeout,
+        "client_closed_timeout": service.client_closed_timeout,
+        "replica_closed_timeout": service.replica_closed_timeout,
+        "closing_timeout": service.closing_timeout,
         "linger": service.linger,
         "restricted": service.restricted != 0,
         "mss4": service.mss4,
@@ -113,7 +119,8 @@ pub fn chat(names: &Names, service: u32, chat: &Chat) -> Value {
         "home": replica_number(Chat::home(chat.state)),
         "flows": Chat::flows(chat.state),
         "since": chat.since,
-        "bound_at": chat.bound_at,
+        "ended_at": chat.ended_at,
+        "counted": chat.state & CHAT_COUNTED != 0,
     })
 }
 
@@ -132,6 +139,8 @@ pub fn pending(pending: &Pending) -> Value {
         "ts_echo": pending.ts_echo,
         "ts_val": pending.ts_val,
         "client_scale": pending.client_scale,
+        "chat": text::hex(pending.chat),
+        "key": text::name(&pending.key),
     })
 }
 
@@ -160,7 +169,7 @@ fn piece(piece: &Piece) -> Value {
     })
 }
 
-/// A value of `FLOWS`.
+/// A value of `FLOWS` and `ENDED`.
 pub fn flow(flow: &Flow) -> Value {
     json!({
         "replica_address": text::endpoint(&flow.replica_addr, flow.replica_port).to_string(),
@@ -175,11 +184,15 @@ pub fn flow(flow: &Flow) -> Value {
         "ts_delta": flow.ts_delta,
         "client_isn": flow.client_isn,
         "server_isn": flow.server_isn,
+        "acked": flow.acked,
+        "sent": flow.sent,
+        "client_fin": (flow.state & STATE_CLIENT_FIN != 0).then_some(flow.client_fin),
+        "replica_fin": (flow.state & STATE_REPLICA_FIN != 0).then_some(flow.replica_fin),
         "window_shift": flow.window_shift,
     })
 }
 
-/// A value of `FLOWS_BACK`.
+/// A value of `FLOWS_BACK` and `ENDED_BACK`.
 pub fn flow_back(flow: &FlowBack) -> Value {
     json!({
         "vip": text::endpoint(&flow.vip, flow.vip_port).to_string(),
@@ -191,6 +204,11 @@ pub fn flow_back(flow: &FlowBack) -> Value {
         "replica_scale": flow.replica_scale,
         "announced_scale": flow.announced_scale,
     })
+}
+
+/// A value of `LOADS`.
+pub fn load(load: &Load) -> Value {
+    json!({ "flows": load.flows, "chats": load.chats })
 }
 
 /// The value of `SECRETS`.
@@ -252,14 +270,14 @@ mod tests {
     fn a_chat_is_its_home_and_its_flows() {
         let value = Chat {
             state: Chat::pack(2, 3),
-            bound_at: 7,
+            ended_at: 7,
             since: 6,
             key: router_ebpf::maps::Name::new(b"room 42"),
             source: router_ebpf::source::KeyKind::Sni as u32,
         };
         let shown = chat(&Names::default(), 1, &value);
         let expected = json!({
-            "key": "room 42", "source": "sni", "home": 2, "flows": 3, "since": 6, "bound_at": 7,
+            "key": "room 42", "source": "sni", "home": 2, "flows": 3, "since": 6, "ended_at": 7, "counted": false,
         });
         assert_eq!(shown, expected);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use router_ebpf::{
     maps::{NO_REPLICA, SLOT_COUNT, Tuple},
     schema::{Kind, Map},
@@ -12,27 +12,34 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::decode;
-use crate::maps::{handle::Hash, names::Names, problems, read, tables::Tables};
+use crate::{
+    maps::{handle::Hash, names::Names, problems, read, tables::Tables},
+    tend::{Entries, Load},
+};
 
-/// Entries in use. Of arrays these are the ones that mean something.
-fn used(map: Map, tables: &Tables, names: &Names) -> Result<usize> {
-    Ok(match map {
+/// Entries in use. Of arrays these are the ones that mean something; of queues nobody knows. Those of live flows and
+/// of chats are the kernel's own counts, so that nothing walks them.
+fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<Option<usize>> {
+    Ok(Some(match map {
         Map::Vips => tables.vips.entries()?.len(),
         Map::SourceRanges => tables.source_ranges.entries()?.len(),
         Map::Services => names.services.len(),
         Map::Replicas => names.replicas.len(),
         Map::Slots => published(names).count() * SLOT_COUNT as usize,
         Map::ChatCookies => tables.chat_cookies.count()?,
-        Map::Chats => tables.chats.count()?,
+        Map::Chats => entries.chats,
         Map::Pending => tables.pending.count()?,
         Map::Stash => tables.stash.count()?,
-        Map::Flows => tables.flows.count()?,
-        Map::FlowsBack => tables.flows_back.count()?,
+        Map::Flows | Map::FlowsBack => entries.flows,
+        Map::Ended => tables.ended.count()?,
+        Map::EndedBack => tables.ended_back.count()?,
+        Map::Loads => names.replicas.len(),
+        Map::FlowRing | Map::ChatRing | Map::Farewells => return Ok(None),
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
         Map::Counters => Counter::COUNT,
         Map::Schema => tables.schema.count()?,
-    })
+    }))
 }
 
 /// All entries that are in use, decoded.
@@ -61,6 +68,13 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Map::Stash => tuples(&tables.stash, decode::stash)?,
         Map::Flows => tuples(&tables.flows, decode::flow)?,
         Map::FlowsBack => tuples(&tables.flows_back, decode::flow_back)?,
+        Map::Ended => tuples(&tables.ended, decode::flow)?,
+        Map::EndedBack => tuples(&tables.ended_back, decode::flow_back)?,
+        Map::FlowRing | Map::ChatRing | Map::Farewells => bail!(
+            "map {} is a queue, which cannot be shown: to read an entry of it is to take it",
+            map.pin()
+        ),
+        Map::Loads => loads(tables, names)?,
         Map::Problems => each(&problems::read(tables)?, |service, why| {
             (json!({ "service": service }), json!({ "problem": why }))
         }),
@@ -129,6 +143,14 @@ fn slots(tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+fn loads(tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
+    let entry = |number: &u32| -> Result<Entry> {
+        let load = tables.loads.get(*number)?;
+        Ok(Entry { key: json!({ "replica": number }), value: decode::load(&load) })
+    };
+    names.replicas.keys().map(entry).collect()
+}
+
 fn counters(counts: &[u64]) -> Vec<Entry> {
     let entry = |(counter, packets): (&Counter, &u64)| Entry {
         key: json!({ "counter": counter.name() }),
@@ -152,10 +174,11 @@ pub struct Dumped {
 pub struct DumpReport(pub Vec<Dumped>);
 
 /// Reads one map or all of them. `SLOTS` has thousands of entries for each service: it has to be
-/// asked for.
+/// asked for. Queues cannot be shown.
 pub fn dump(tables: &Tables, map: Option<Map>) -> Result<DumpReport> {
     let names = Names::read(tables)?;
-    let asked = |one: &&Map| map.map_or(**one != Map::Slots, |map| map == **one);
+    let by_itself = |one: Map| one != Map::Slots && one.kind() != Kind::Queue;
+    let asked = |one: &&Map| map.map_or(by_itself(**one), |map| map == **one);
     let read = |map: &Map| Ok(Dumped { map: map.pin(), entries: entries(*map, tables, &names)? });
     let dumped: Result<Vec<Dumped>> = Map::ALL.iter().filter(asked).map(read).collect();
     Ok(DumpReport(dumped?))
@@ -172,8 +195,8 @@ pub struct MapLine {
     pub key_size: u32,
     /// Bytes of a value; of one CPU's for a per-CPU map.
     pub value_size: u32,
-    /// Entries in use.
-    pub entries: usize,
+    /// Entries in use; null of a queue.
+    pub entries: Option<usize>,
     /// Entries it has room for.
     pub max_entries: u32,
     /// Bytes of memory it takes now; null if the kernel does not say.
@@ -187,25 +210,42 @@ pub struct ListReport(pub Vec<MapLine>);
 
 /// Asks the kernel about every map.
 pub fn list(tables: &Tables, pin_dir: &Path) -> Result<ListReport> {
-    lines(tables, pin_dir, Map::ALL).map(ListReport)
+    lines(tables, pin_dir, Map::ALL, None).map(ListReport)
 }
 
-/// Asks the kernel about these maps.
-pub fn lines(tables: &Tables, pin_dir: &Path, maps: &[Map]) -> Result<Vec<MapLine>> {
+/// Asks the kernel about these maps. Of one that has room for more bytes than `most` and whose entries are not
+/// counted by the kernel it is not asked how many there are.
+pub fn lines(
+    tables: &Tables,
+    pin_dir: &Path,
+    maps: &[Map],
+    most: Option<usize>,
+) -> Result<Vec<MapLine>> {
     let names = Names::read(tables)?;
+    let entries = Load::read(tables, &names.replicas)?.entries;
     let line = |map: &Map| {
         let info = read::info(pin_dir, *map)?;
+        let bytes = info.max_entries() as usize * (map.key_size() + map.value_size());
+        let is_asked = is_counted(*map) || most.is_none_or(|most| bytes <= most);
         Ok(MapLine {
             name: map.pin(),
             kind: word(map.kind()),
             key_size: info.key_size(),
             value_size: info.value_size(),
-            entries: used(*map, tables, &names)?,
+            entries: match is_asked {
+                true => used(*map, tables, &names, &entries)?,
+                false => None,
+            },
             max_entries: info.max_entries(),
             memory_bytes: read::memory(&info)?,
         })
     };
     maps.iter().map(line).collect()
+}
+
+/// Whether the kernel counts its entries.
+const fn is_counted(map: Map) -> bool {
+    matches!(map, Map::Flows | Map::FlowsBack | Map::Chats)
 }
 
 /// The word for a type of map, as the kernel's own tools have it.
@@ -216,5 +256,6 @@ const fn word(kind: Kind) -> &'static str {
         Kind::Array => "array",
         Kind::PerCpuArray => "percpu_array",
         Kind::LpmTrie => "lpm_trie",
+        Kind::Queue => "queue",
     }
 }

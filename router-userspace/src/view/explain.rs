@@ -91,8 +91,8 @@ pub struct Live {
     pub home: String,
     /// Its live flows.
     pub flows: u32,
-    /// Milliseconds since the last connection was bound; since the last one ended, where there is none.
-    pub bound_ms: u64,
+    /// Milliseconds since a connection of it ended; null if none did.
+    pub ended_ms: Option<u64>,
 }
 
 /// What is given of a connection, beside its ends.
@@ -124,10 +124,12 @@ pub fn explain(
     if let Some(family) = family {
         read::check_family(tables, service_name, number, family)?;
     }
-    let copies = Copies::read(tables, names, number, &service)?;
+    let copies = Copies::read(tables, names, &service)?;
     let tuple = tuple.map(|(tuple, _)| tuple);
     let connection = Connection { number, service: &service, known: &known, tuple, family };
-    Ok(connection.explain(&copies, names))
+    let explained = connection.explain(&copies, names);
+    copies.check()?;
+    Ok(explained)
 }
 
 /// What is known of a connection's key.
@@ -296,7 +298,7 @@ impl Connection<'_> {
             to.chat = Some(Live {
                 home: names.replica(Chat::home(chat.state)),
                 flows: Chat::flows(chat.state),
-                bound_ms: read::ms_since(copies.now, chat.bound_at),
+                ended_ms: read::ms_since_some(copies.now, chat.ended_at),
             });
         }
         to.replica = Some(names.replica(route.replica));
@@ -317,9 +319,9 @@ impl Connection<'_> {
     }
 
     fn overridden(&self, copies: &Copies<'_>, names: &Names, hash: u64) -> Option<Overridden> {
-        let own = copies.chat_cookies.get(&chat_key(self.number, hash))?;
+        let own = copies.registered(&chat_key(self.number, hash))?;
         let bound = own.cookie != hash;
-        let of_chat = copies.chat_cookies.get(&chat_key(self.number, own.cookie));
+        let of_chat = copies.registered(&chat_key(self.number, own.cookie));
         let pinned = of_chat.map_or(NO_REPLICA, |entry| entry.replica);
         Some(Overridden {
             chat: bound.then(|| names.key(self.number, &own.chat)),

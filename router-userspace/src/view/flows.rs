@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use router_ebpf::maps::{
-    Chat, ChatKey, FLOW_CHAT, Flow, STATE_CLIENT_FIN, STATE_CLOSED, STATE_EXPIRED,
-    STATE_REPLICA_FIN, Tuple,
+    Chat, ChatKey, FLOW_CHAT, Flow, STATE_CLIENT_FIN, STATE_ENDED, STATE_REPLICA_FIN, Service,
+    Tuple,
 };
 use serde::Serialize;
 
@@ -37,12 +37,15 @@ pub struct FlowLine {
     pub replica_address: String,
     /// The readable key of its chat; null if it belongs to none.
     pub chat: Option<String>,
-    /// `open`, `client_fin`, `replica_fin`, `closed` or `expired`.
+    /// `established`, `client_closed`, `replica_closed`, `closing`; or `ended`, for a moment.
     pub state: &'static str,
     /// Milliseconds since the replica accepted.
     pub age_ms: u64,
-    /// Milliseconds since the client last sent.
+    /// Milliseconds since the client last sent, or an end closed.
     pub idle_ms: u64,
+    /// Milliseconds until it is ended unless the client sends something; null if it has ended, or if its service is
+    /// gone.
+    pub ends_in_ms: Option<u64>,
 }
 
 /// What `roost flows` prints.
@@ -81,6 +84,7 @@ fn line(
             None => text::hex(flow.cookie),
         }
     });
+    let idle_ms = read::ms_since(now, flow.last_seen);
     FlowLine {
         client: text::client(tuple).to_string(),
         vip: text::server(tuple).to_string(),
@@ -90,32 +94,69 @@ fn line(
         chat,
         state: state(flow.state),
         age_ms: read::ms_since(now, flow.since),
-        idle_ms: read::ms_since(now, flow.last_seen),
+        idle_ms,
+        ends_in_ms: names
+            .services
+            .get(&flow.service)
+            .and_then(|service| Some(time_out_ms(service, flow.state)?.saturating_sub(idle_ms))),
     }
 }
 
-/// The one word that says the most about the `STATE_*` bits.
-const fn state(bits: u32) -> &'static str {
-    match bits {
-        _ if bits & STATE_EXPIRED != 0 => "expired",
-        _ if bits & STATE_CLOSED != 0 => "closed",
-        _ if bits & STATE_CLIENT_FIN != 0 => "client_fin",
-        _ if bits & STATE_REPLICA_FIN != 0 => "replica_fin",
-        _ => "open",
+/// Who has closed a flow that has not ended.
+const fn closed(bits: u32) -> Option<(bool, bool)> {
+    if bits & STATE_ENDED != 0 {
+        return None;
     }
+    Some((bits & STATE_CLIENT_FIN != 0, bits & STATE_REPLICA_FIN != 0))
+}
+
+/// The word for the `STATE_*` bits.
+const fn state(bits: u32) -> &'static str {
+    match closed(bits) {
+        Some((false, false)) => "established",
+        Some((true, false)) => "client_closed",
+        Some((false, true)) => "replica_closed",
+        Some((true, true)) => "closing",
+        None => "ended",
+    }
+}
+
+/// For how long the client may be silent; `None`: it has ended.
+fn time_out_ms(service: &Service, bits: u32) -> Option<u64> {
+    let seconds = match closed(bits)? {
+        (false, false) => service.idle_timeout,
+        (true, false) => service.client_closed_timeout,
+        (false, true) => service.replica_closed_timeout,
+        (true, true) => service.closing_timeout,
+    };
+    Some(u64::from(seconds) * 1000)
 }
 
 #[cfg(test)]
 mod tests {
+    use router_ebpf::maps::{STATE_CLOSED, STATE_COUNTED, STATE_EXPIRED, STATE_SYN_SEEN};
+
     use super::*;
 
     #[test]
-    fn the_last_state_is_shown() {
-        assert_eq!(state(0), "open");
-        assert_eq!(state(STATE_CLIENT_FIN), "client_fin");
-        assert_eq!(state(STATE_CLIENT_FIN | STATE_REPLICA_FIN | STATE_CLOSED), "closed");
-        assert_eq!(state(STATE_CLOSED | STATE_EXPIRED), "expired");
-        assert_eq!(state(router_ebpf::maps::STATE_SYN_SEEN), "open");
+    fn a_state_has_its_word_and_its_time() {
+        let service = Service { idle_timeout: 10_800, ..Service::EMPTY };
+        for (bits, word, seconds) in [
+            (0, "established", Some(10_800)),
+            (STATE_SYN_SEEN | STATE_COUNTED, "established", Some(10_800)),
+            (STATE_CLIENT_FIN, "client_closed", Some(120)),
+            (STATE_REPLICA_FIN, "replica_closed", Some(120)),
+            (STATE_CLIENT_FIN | STATE_REPLICA_FIN, "closing", Some(60)),
+            (STATE_CLIENT_FIN | STATE_REPLICA_FIN | STATE_CLOSED, "ended", None),
+            (STATE_EXPIRED, "ended", None),
+        ] {
+            assert_eq!(state(bits), word);
+            assert_eq!(
+                time_out_ms(&service, bits),
+                seconds.map(|seconds| seconds * 1000),
+                "{word}"
+            );
+        }
     }
 
     #[test]
@@ -135,11 +176,17 @@ mod tests {
             ts_delta: 0,
             client_isn: 0,
             server_isn: 0,
+            acked: 0,
+            sent: 0,
+            client_fin: 0,
+            replica_fin: 0,
+            share: 0,
+            reserved: 0,
         };
         let key = ChatKey { cookie: 0xab, service: 1, reserved: 0 };
         let chat = Chat {
             state: Chat::pack(2, 1),
-            bound_at: 0,
+            ended_at: 0,
             since: 0,
             key: router_ebpf::maps::Name::new(b"42"),
             source: 0,
@@ -149,7 +196,11 @@ mod tests {
         let chats = BTreeMap::from([(key, chat)]);
         let shown = line(&names, &chats, now, &Tuple::default(), &flow);
         assert_eq!(shown.chat.as_deref(), Some("42"));
-        assert_eq!((shown.age_ms, shown.idle_ms), (6000, 1000));
+        assert_eq!((shown.age_ms, shown.idle_ms, shown.ends_in_ms), (6000, 1000, None));
+        let service = Service { idle_timeout: 5, ..Service::EMPTY };
+        let names_it = Names { services: [(1, service)].into(), ..Names::default() };
+        let shown_so = line(&names_it, &chats, now, &Tuple::default(), &flow);
+        assert_eq!(shown_so.ends_in_ms, Some(4000));
         let shown = line(&names, &BTreeMap::new(), now, &Tuple::default(), &flow);
         assert_eq!(shown.chat.as_deref(), Some("00000000000000ab"));
         let spread = Flow { flags: 0, ..flow };

@@ -1,7 +1,7 @@
 //! The metrics: from what is known to what Prometheus reads.
 //!
 //! Nothing is counted here. Each scrape makes the families anew, from the status of the daemon, its
-//! last sweep and the data path's counters, so nothing is shown of what is not there any more.
+//! last round and the data path's counters, so nothing is shown of what is not there any more.
 
 mod cluster;
 mod control;

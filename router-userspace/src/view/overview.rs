@@ -22,6 +22,9 @@ use crate::{
 /// Maps whose filling is watched.
 const BOUNDED: [Map; 5] = [Map::Flows, Map::Chats, Map::ChatCookies, Map::Pending, Map::Stash];
 
+/// Bytes of keys and values that a map may hold of which they are read to be counted: some milliseconds.
+const CHEAP: usize = 16 << 20;
+
 /// What `roost status` prints. JSON: one object with these fields.
 #[derive(Debug, Serialize)]
 pub struct StatusReport {
@@ -57,8 +60,8 @@ pub struct ProblemLine {
 pub struct LimitLine {
     /// The map.
     pub map: &'static str,
-    /// Entries in use.
-    pub entries: usize,
+    /// Entries in use; null if so many would have to be read to know.
+    pub entries: Option<usize>,
     /// Entries it has room for.
     pub max_entries: u32,
 }
@@ -70,7 +73,7 @@ pub fn overview(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
         entries: map.entries,
         max_entries: map.max_entries,
     };
-    let maps = dump::lines(tables, pin_dir, &BOUNDED)?;
+    let maps = dump::lines(tables, pin_dir, &BOUNDED, Some(CHEAP))?;
     let daemon_pid = lock::holder(pin_dir);
     let services = services::services(tables)?.0;
     let mut sources: Vec<&str> = services.iter().map(source).collect();

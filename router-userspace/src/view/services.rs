@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use router_ebpf::maps::{
-    Chat, MISSING_REPLICA, NO_REPLICA, SLOT_COUNT, STATE_CLOSED, STATE_EXPIRED, Service,
-};
+use router_ebpf::maps::{MISSING_REPLICA, NO_REPLICA, SLOT_COUNT, Service};
 use serde::Serialize;
 
 use super::decode;
@@ -17,6 +15,7 @@ use crate::{
         text,
     },
     plan::addr::of_replica,
+    tend::Load,
 };
 
 /// A service as the kernel has it. JSON: an array of these.
@@ -50,6 +49,14 @@ pub struct ServiceLine {
     pub digest: String,
     /// Seconds after which an idle flow is ended.
     pub idle_timeout_s: u32,
+    /// Seconds for which a replica may take to accept.
+    pub handshake_timeout_s: u32,
+    /// Seconds after which a flow is ended whose client has closed and is silent.
+    pub client_closed_timeout_s: u32,
+    /// The same for a flow whose replica has closed.
+    pub replica_closed_timeout_s: u32,
+    /// The same for a flow that both have closed.
+    pub closing_timeout_s: u32,
     /// Seconds for which a chat holds its home after its last flow has ended.
     pub linger_s: u32,
     /// MSS announced to IPv4 clients.
@@ -96,6 +103,10 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             generation: service.generation,
             digest: text::hex(service.digest),
             idle_timeout_s: service.idle_timeout,
+            handshake_timeout_s: service.handshake_timeout,
+            client_closed_timeout_s: service.client_closed_timeout,
+            replica_closed_timeout_s: service.replica_closed_timeout,
+            closing_timeout_s: service.closing_timeout,
             linger_s: service.linger,
             mss4: service.mss4,
             mss6: service.mss6,
@@ -139,7 +150,7 @@ pub struct ReplicaLine {
     pub weight: u32,
     /// Slots that it owns.
     pub slots: usize,
-    /// Chats with a live flow that have their home here.
+    /// Chats that have their home here, with those that linger.
     pub chats: usize,
     /// Live flows.
     pub flows: usize,
@@ -150,29 +161,20 @@ pub struct ReplicaLine {
 #[serde(transparent)]
 pub struct ReplicasReport(pub Vec<ReplicaLine>);
 
-/// Reads all replicas and counts what they carry.
+/// Reads all replicas and what they carry, which the kernel counts.
 pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
     let names = Names::read(tables)?;
-    let mut slots: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut slots = vec![0; tables.replicas.room() as usize];
     for service in names.services.values().filter(|service| service.slots != NO_REPLICA) {
         let end = service.slots.saturating_add(SLOT_COUNT);
         for replica in tables.slots.range(service.slots..end)? {
-            *slots.entry(replica).or_default() += 1;
+            if let Some(slots) = slots.get_mut(replica as usize) {
+                *slots += 1;
+            }
         }
     }
-    let mut chats: BTreeMap<u32, usize> = BTreeMap::new();
-    for chat in read::sorted(&tables.chats)?.values() {
-        if Chat::flows(chat.state) > 0 {
-            *chats.entry(Chat::home(chat.state)).or_default() += 1;
-        }
-    }
-    let mut flows: BTreeMap<u32, usize> = BTreeMap::new();
-    for flow in read::sorted(&tables.flows)?.values() {
-        if flow.state & (STATE_CLOSED | STATE_EXPIRED) == 0 {
-            *flows.entry(flow.replica).or_default() += 1;
-        }
-    }
-    let of = |counts: &BTreeMap<u32, usize>, number| counts.get(&number).copied().unwrap_or(0);
+    let load = Load::read(tables, &names.replicas)?;
+    let carried = |number| load.replicas.get(number).copied().unwrap_or_default();
     let mut lines: Vec<ReplicaLine> = names
         .replicas
         .iter()
@@ -184,9 +186,9 @@ pub fn replicas(tables: &Tables) -> Result<ReplicasReport> {
             port: u16::from_be_bytes(replica.port),
             state: names::replica_state(replica.state),
             weight: replica.weight,
-            slots: of(&slots, *number),
-            chats: of(&chats, *number),
-            flows: of(&flows, *number),
+            slots: slots.get(*number as usize).copied().unwrap_or(0),
+            chats: carried(number).chats,
+            flows: carried(number).flows,
         })
         .collect();
     lines.sort_by(|a, b| {

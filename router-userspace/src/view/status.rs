@@ -16,7 +16,7 @@ use crate::{
     lead::ControlState,
     maps::names::Names,
     plan::index::Published,
-    sweeper::{Load, Report},
+    tend::{Judged, Load, Report, Told},
 };
 
 pub use checks::{Check, health, readiness};
@@ -43,8 +43,10 @@ impl Activity {
     pub const KEYS: Self = Self::new("taking the keys of the Secret");
     /// It looks after clock and interfaces.
     pub const REFRESHING: Self = Self::new("looking after the clock and the interfaces");
-    /// It does what follows from a sweep.
-    pub const AFTER_SWEEP: Self = Self::new("freeing what a sweep found unused");
+    /// It ends the flows of replicas that are gone.
+    pub const ENDING: Self = Self::new("ending the flows of replicas that are gone");
+    /// It does what follows from a round.
+    pub const AFTER_ROUND: Self = Self::new("freeing what a round found unused");
 
     const fn new(what: &'static str) -> Self {
         Self { what, limit: Duration::from_secs(10) }
@@ -94,9 +96,9 @@ pub struct MapsState {
     pub published_at: Option<SystemTime>,
 }
 
-/// What sweeps found and did.
+/// What rounds found and did.
 #[derive(Clone, Debug)]
-pub struct SweepState {
+pub struct RoundState {
     /// How many ended early.
     pub failed: u64,
     /// How long those took that did not.
@@ -105,8 +107,10 @@ pub struct SweepState {
     pub done_at: Option<SystemTime>,
     /// What the last one counted.
     pub load: Load,
-    /// What was done, by all of them; without `used` and `load`.
-    pub total: Report,
+    /// Who was told of ended flows, by all of them.
+    pub told: Told,
+    /// What became of what is registered, by all of them.
+    pub judged: Judged,
 }
 
 /// All that is known.
@@ -124,8 +128,8 @@ pub struct State {
     pub file: Option<FileState>,
     /// The maps.
     pub maps: MapsState,
-    /// The sweeps.
-    pub sweeps: SweepState,
+    /// The rounds.
+    pub rounds: RoundState,
     /// The watches of a cluster; `None`: it is not asked.
     pub watches: Option<WatchState>,
     /// What writes to the cluster; `None`: nothing does.
@@ -159,12 +163,13 @@ impl Status {
             interfaces: Vec::new(),
             file: None,
             maps: MapsState::default(),
-            sweeps: SweepState {
+            rounds: RoundState {
                 failed: 0,
                 took: Histogram::new(seconds),
                 done_at: None,
                 load: Load::default(),
-                total: Report::default(),
+                told: Told::default(),
+                judged: Judged::default(),
             },
             watches: None,
             control: None,
@@ -252,27 +257,25 @@ impl Status {
         }
     }
 
-    /// A sweep has ended.
-    pub fn swept(&self, report: &Report, took: Duration) {
+    /// A round is done.
+    pub fn went_round(&self, report: &Report, took: Duration) {
         let load = report.load.clone();
         let mut state = self.lock();
-        let sweeps = &mut state.sweeps;
-        sweeps.took.observe(took.as_secs_f64());
-        sweeps.done_at = Some(SystemTime::now());
-        sweeps.load = load;
-        let total = &mut sweeps.total;
-        total.expired += report.expired;
-        total.resets += report.resets;
-        total.removed += report.removed;
-        total.orphans += report.orphans;
-        total.chats_removed += report.chats_removed;
-        total.corrected += report.corrected;
-        total.repinned += report.repinned;
-        total.forgotten += report.forgotten;
+        let rounds = &mut state.rounds;
+        rounds.took.observe(took.as_secs_f64());
+        rounds.done_at = Some(SystemTime::now());
+        rounds.load = load;
+        rounds.told += report.told;
+        rounds.judged += report.judged;
     }
 
-    /// A sweep has ended early.
-    pub fn sweep_failed(&self) {
-        self.lock().sweeps.failed += 1;
+    /// Ends of flows were told beside the rounds.
+    pub fn told(&self, told: Told) {
+        self.lock().rounds.told += told;
+    }
+
+    /// A round has ended early.
+    pub fn round_failed(&self) {
+        self.lock().rounds.failed += 1;
     }
 }

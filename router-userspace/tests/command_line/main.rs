@@ -44,6 +44,9 @@ fn lists_say_what_is_in_the_maps() {
     assert_eq!(flows[0]["client"], "198.51.100.7:40000");
     assert_eq!(flows[0]["vip"], "192.0.2.1:80");
     assert_eq!((&flows[0]["chat"], &flows[0]["replica"]), (&json!("42"), &json!("r1")));
+    assert_eq!(flows[0]["state"], "established");
+    let ms = |field: &str| flows[0][field].as_u64().unwrap();
+    assert_eq!(ms("ends_in_ms"), (3 * 3_600_000_u64).saturating_sub(ms("idle_ms")));
 
     let counters = pinned.json(&["counters"]);
     assert_eq!(counters.as_array().unwrap().len(), 1, "zeros are left out");
@@ -62,7 +65,8 @@ fn dumps_are_typed_and_keep_secrets() {
     let dump = pinned.json(&["maps", "dump", "chats"]);
     let expected = json!([{"map": "CHATS", "entries": [{
         "key": {"service": 1, "cookie": format!("{:016x}", hash("42"))},
-        "value": {"key": "42", "source": "query", "home": 1, "flows": 1, "since": 1, "bound_at": 1},
+        "value": {"key": "42", "source": "query", "home": 1, "flows": 1, "since": 1, "ended_at": 0,
+            "counted": false},
     }]}]);
     assert_eq!(dump, expected);
 
@@ -80,12 +84,15 @@ fn dumps_are_typed_and_keep_secrets() {
         "STASH",
         "FLOWS",
         "FLOWS_BACK",
+        "ENDED",
+        "ENDED_BACK",
+        "LOADS",
         "PROBLEMS",
         "SECRETS",
         "COUNTERS",
         "SCHEMA",
     ];
-    assert_eq!(maps, expected, "SLOTS only when asked for");
+    assert_eq!(maps, expected, "SLOTS only when asked for, and no queue");
     for printed in [all.to_string(), pinned.text(&["maps", "dump"])] {
         for word in SECRET {
             assert!(!printed.contains(&word.to_string()), "a secret in clear");
@@ -96,11 +103,29 @@ fn dumps_are_typed_and_keep_secrets() {
     let slots = pinned.json(&["maps", "dump", "SLOTS"]);
     assert_eq!(slots[0]["entries"].as_array().unwrap().len(), SLOT_COUNT as usize);
 
+    let loads = pinned.json(&["maps", "dump", "LOADS"]);
+    let load = json!({"key": {"replica": 1}, "value": {"flows": 1, "chats": 1}});
+    assert_eq!(loads[0]["entries"][1], load);
+
     let list = pinned.json(&["maps", "list"]);
-    let flows = list.as_array().unwrap().iter().find(|map| map["name"] == "FLOWS").unwrap();
+    let map = |name: &str| {
+        let mut lines = list.as_array().unwrap().iter();
+        lines.find(|map| map["name"] == name).unwrap().clone()
+    };
+    let flows = map("FLOWS");
     assert_eq!(flows["kind"], "hash");
-    assert_eq!((&flows["key_size"], &flows["value_size"]), (&json!(36), &json!(72)));
+    assert_eq!((&flows["key_size"], &flows["value_size"]), (&json!(36), &json!(96)));
     assert_eq!((&flows["entries"], &flows["max_entries"]), (&json!(1), &json!(8)));
+    let ring = map("FLOW_RING");
+    assert_eq!((&ring["kind"], &ring["key_size"]), (&json!("queue"), &json!(0)));
+    assert_eq!((&ring["entries"], &ring["max_entries"]), (&Value::Null, &json!(16)));
+    let output = pinned.roost(&["maps", "dump", "FLOW_RING"]);
+    assert!(!output.status.success());
+    assert!(
+        stderr(&output).contains("to read an entry of it is to take it"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -348,6 +373,16 @@ fn status_and_detach_need_no_daemon() {
     assert_eq!(status["counters"], pinned.json(&["counters"]));
     let flows = json!({"map": "FLOWS", "entries": 1, "max_entries": 8});
     assert!(status["limits"].as_array().unwrap().contains(&flows));
+    // By the kernel's own counts: nothing is walked, which here has one flow and one chat.
+    pinned.carry(1, 1_000_000, 300_000);
+    let limits = pinned.json(&["status"])["limits"].clone();
+    let entries =
+        |map: usize| (limits[map]["map"].as_str().unwrap(), limits[map]["entries"].as_u64());
+    assert_eq!(entries(0), ("FLOWS", Some(1_000_000)));
+    assert_eq!(entries(1), ("CHATS", Some(300_000)));
+    assert_eq!(entries(2), ("CHAT_COOKIES", Some(0)));
+    assert_eq!(pinned.json(&["replicas"])[1]["flows"], 1_000_000);
+    pinned.carry(1, 1, 1);
     let text = pinned.text(&["status"]);
     assert!(text.starts_with("daemon  not running"), "{text}");
     assert!(text.contains("not attached to any interface"), "{text}");

@@ -18,8 +18,9 @@ use roost::{
 use roost_programs::{MOUNT, built};
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, MISSING_REJECT, Name, REPLICA_DRAINING,
-        REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, SourceRange, Tuple, Vip,
+        Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, Load, MISSING_REJECT, Name,
+        REPLICA_DRAINING, REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service,
+        SourceRange, Tuple, Vip, Watched,
     },
     schema::FILLED,
     source::KeyKind,
@@ -33,7 +34,7 @@ pub const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
 
 /// The sizes of the maps.
 const LIMITS: Limits =
-    Limits { flows: 8, chats: 8, pending: 8, stash: 8, services: 1, replicas: 4 };
+    Limits { flows: 8, chats: 8, pending: 8, stash: 8, ended: 8, services: 1, replicas: 4 };
 
 /// Maps of the schema in a directory of their own, which is removed in the end.
 pub struct Pinned {
@@ -77,6 +78,8 @@ impl Pinned {
         }
         self.live(hash("42"), "42", 1, 1);
         tables.flows.set(&tuple(), &flow())?;
+        self.carry(1, 1, 1);
+        tables.flow_ring.put(&Watched::default())?;
         tables.secrets.set(0, &secrets())?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
         tables.counters.set(Counter::Bound as u32, PerCpuValues::try_from(vec![2; cpus])?)?;
@@ -88,8 +91,14 @@ impl Pinned {
         let mut tables = Tables::open_unfilled(&self.dir).unwrap();
         let state = Chat::pack(home, flows);
         let chat =
-            Chat { state, bound_at: 1, since: 1, key: name(key), source: KeyKind::Query as u32 };
+            Chat { state, ended_at: 0, since: 1, key: name(key), source: KeyKind::Query as u32 };
         tables.chats.set(&ChatKey { cookie, service: 1, reserved: 0 }, &chat).unwrap();
+    }
+
+    /// Sets what the kernel says that a replica carries.
+    pub fn carry(&self, replica: u32, flows: u64, chats: u64) {
+        let mut tables = Tables::open_unfilled(&self.dir).unwrap();
+        tables.loads.set(replica, &Load { flows, chats }).unwrap();
     }
 
     /// Lets only these clients connect: prefix of IPv4, its length, and whether it may.
@@ -226,6 +235,12 @@ fn flow() -> Flow {
         ts_delta: 6,
         client_isn: 7,
         server_isn: 8,
+        acked: 9,
+        sent: 10,
+        client_fin: 0,
+        replica_fin: 0,
+        share: 0,
+        reserved: 0,
     }
 }
 

@@ -60,6 +60,10 @@ fn annotations_are_the_files_fields() {
                 ("key", " query:room "),
                 ("on-missing-key", "chat-0"),
                 ("idle-timeout", "1h30m"),
+                ("handshake-timeout", "3s"),
+                ("client-closed-timeout", "4s"),
+                ("replica-closed-timeout", "5s"),
+                ("closing-timeout", "6s"),
                 ("linger", "1m"),
                 ("mss", "1380"),
                 ("width", "3"),
@@ -73,7 +77,8 @@ fn annotations_are_the_files_fields() {
     is_set_as(
         &service,
         "policy = \"home\"\nkey = \"query:room\"\non_missing_key = \"reject\"\n\
-         idle_timeout = \"5400s\"\nlinger = \"60s\"\nmss = 1380\nwidth = 3",
+         idle_timeout = \"5400s\"\nhandshake_timeout = \"3s\"\n\
+         client_closed_timeout = \"4s\"\nreplica_closed_timeout = \"5s\"\nclosing_timeout = \"6s\"\nlinger = \"60s\"\nmss = 1380\nwidth = 3",
     );
     assert_eq!(service.replicas[0].name, "uid-chat-0");
 }
@@ -86,6 +91,8 @@ fn wrong_annotations_are_problems_of_their_service_alone() {
         ("key", "[\"query:chat\"", "roost.rs/key: \"[\\\"query:chat\\\"\" is no list"),
         ("key", "[1]", "roost.rs/key"),
         ("idle-timeout", "3", "roost.rs/idle-timeout: \"3\" is not a duration; write"),
+        ("handshake-timeout", "6m", "roost.rs/handshake-timeout: \"6m\": at most 5m"),
+        ("closing-timeout", "0s", "roost.rs/closing-timeout: \"0s\": a duration is 1s to"),
         ("linger", "1d", "roost.rs/linger: \"1d\": at most 1h"),
         ("on-missing-key", "", "roost.rs/on-missing-key: "),
         ("mss", "12", "roost.rs/mss: is 12; write a number, 536 to 65495"),

@@ -230,6 +230,12 @@ fn any_flow() -> Flow {
         ts_delta: 0,
         client_isn: CLIENT_SEQ - 1,
         server_isn: SERVER_SEQ - 1,
+        acked: SERVER_SEQ,
+        sent: CLIENT_SEQ,
+        client_fin: 0,
+        replica_fin: 0,
+        share: 0,
+        reserved: 0,
     }
 }
 

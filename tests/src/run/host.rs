@@ -1,8 +1,8 @@
 //! The same code on the host, with hash maps for maps and bytes for a frame.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    cell::{Cell, RefCell, UnsafeCell},
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::Hash,
     ptr::NonNull,
 };
@@ -10,21 +10,23 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::{
     checksum::Sum,
+    hand::{When, next_chat, next_flow},
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, STASH_LEN, Secrets, Service,
-        SourceKey, SourceRange, Stash, Tuple, VipKey,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, STASH_LEN,
+        Secrets, Service, SourceKey, SourceRange, Stash, Tuple, VipKey, Watched, WatchedChat,
     },
     packet::{Envelope, Packet},
+    run::run_all,
     scratch::Scratch,
     shared::Shared,
-    stage::{Stage, run_all},
+    stage::Stage,
     tables::{FlowTables, Refused, Step, Tables},
     verdict::Counter,
 };
 
 use super::{
     Hook, Machine, Outcome,
-    world::{World, slot_table},
+    world::{Kind, World, slot_table},
 };
 
 /// A frame in memory.
@@ -189,6 +191,12 @@ pub struct HostTables {
     chats: Cells<ChatKey, Chat>,
     flows: Cells<Tuple, Flow>,
     flows_back: Cells<Tuple, FlowBack>,
+    ended: Cells<Tuple, Flow>,
+    ended_back: Cells<Tuple, FlowBack>,
+    flow_ring: RefCell<VecDeque<Watched>>,
+    chat_ring: RefCell<VecDeque<WatchedChat>>,
+    loads: Vec<Box<UnsafeCell<Load>>>,
+    farewells: RefCell<Vec<Farewell>>,
     pending: Cells<Tuple, Pending>,
     stash: Cells<Tuple, Stash>,
     counters: RefCell<Vec<u64>>,
@@ -198,7 +206,7 @@ pub struct HostTables {
 /// The host's machine.
 pub struct Host {
     tables: HostTables,
-    scratch: [Box<Scratch>; 2],
+    scratch: [Box<Scratch>; 3],
 }
 
 impl Host {
@@ -220,15 +228,23 @@ impl Host {
                 chats: Cells::new(world.chats),
                 flows: Cells::new(world.flows),
                 flows_back: Cells::new(world.flows),
+                ended: Cells::new(1024),
+                ended_back: Cells::new(1024),
+                flow_ring: RefCell::default(),
+                chat_ring: RefCell::default(),
+                loads: (0..64).map(|_| Box::default()).collect(),
+                farewells: RefCell::default(),
                 pending: Cells::new(1024),
                 stash: Cells::new(1024),
                 counters: RefCell::new(vec![0; Counter::COUNT]),
                 steps: Cell::new(0),
             },
-            scratch: [Scratch::boxed(), Scratch::boxed()],
+            scratch: [Scratch::boxed(), Scratch::boxed(), Scratch::boxed()],
         };
         host.tables.replicas.resize_with(64, || Replica { state: 0, ..world.replicas[0] });
-        host.set_slots(0, &slot_table());
+        for kind in Kind::ALL {
+            host.set_slots(kind.slots(), &slot_table(kind));
+        }
         host
     }
 
@@ -250,27 +266,20 @@ impl Machine for Host {
 
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let tables = &mut self.tables;
-        tables.chats.bury();
-        tables.flows.bury();
-        tables.flows_back.bury();
-        tables.pending.bury();
-        tables.stash.bury();
-        tables.counters.get_mut().fill(0);
+        tables.begin();
         let mut packet = Bytes { frame: frame.to_vec(), copies: Vec::new() };
-        let [of_ingress, of_egress] = &mut self.scratch;
+        let [of_ingress, of_egress, _] = &mut self.scratch;
         let verdict = match hook {
             Hook::Ingress => run_all(Stage::Ingress, &mut packet, tables, of_ingress),
             Hook::Egress => run_all(Stage::Egress, &mut packet, tables, of_egress),
         };
         tables.count(verdict);
-        let moved = tables.counters.get_mut().iter().zip(Counter::ALL);
-        let moved = moved.filter(|(count, _)| **count > 0);
         Outcome {
             hook,
             action: verdict.action().expect("a verdict"),
             frame: packet.frame,
             copies: packet.copies,
-            moved: moved.map(|(count, counter)| (*counter, *count)).collect(),
+            moved: tables.moved(),
         }
     }
 
@@ -296,6 +305,37 @@ impl Machine for Host {
 
     fn flows_back(&self) -> Vec<(Tuple, FlowBack)> {
         self.tables.flows_back.all()
+    }
+
+    fn ended(&self) -> Vec<(Tuple, Flow)> {
+        self.tables.ended.all()
+    }
+
+    fn ended_back(&self) -> Vec<(Tuple, FlowBack)> {
+        self.tables.ended_back.all()
+    }
+
+    fn load(&self, replica: u32) -> (u64, u64) {
+        // SAFETY: nobody changes it now.
+        let load = unsafe { *self.tables.loads[replica as usize].get() };
+        (load.flows, load.chats)
+    }
+
+    fn farewells(&mut self) -> Vec<Farewell> {
+        std::mem::take(self.tables.farewells.get_mut())
+    }
+
+    fn look(&mut self) -> Vec<(Counter, u64)> {
+        let tables = &mut self.tables;
+        tables.begin();
+        let [.., of_clock] = &mut self.scratch;
+        for _ in 0..tables.flow_ring.get_mut().len() {
+            next_flow(tables, When::Now, &mut of_clock.turn, &mut of_clock.last);
+        }
+        for _ in 0..tables.chat_ring.get_mut().len() {
+            next_chat(tables, When::Now, &mut of_clock.turn);
+        }
+        tables.moved()
     }
 
     fn chats(&self) -> Vec<(ChatKey, Chat)> {
@@ -355,6 +395,32 @@ impl Machine for Host {
             self.tables.stash.remove(&tuple);
         }
     }
+}
+
+impl HostTables {
+    /// Another packet.
+    fn begin(&mut self) {
+        self.chats.bury();
+        self.flows.bury();
+        self.flows_back.bury();
+        self.ended.bury();
+        self.ended_back.bury();
+        self.pending.bury();
+        self.stash.bury();
+        self.counters.get_mut().fill(0);
+    }
+
+    /// The counters that it has moved.
+    fn moved(&mut self) -> Vec<(Counter, u64)> {
+        let moved = self.counters.get_mut().iter().zip(Counter::ALL);
+        let moved = moved.filter(|(count, _)| **count > 0);
+        moved.map(|(count, counter)| (*counter, *count)).collect()
+    }
+}
+
+/// The first of a queue.
+fn first<T: Copy>(queue: &VecDeque<T>, to: &mut T) -> bool {
+    queue.front().map(|value| *to = *value).is_some()
 }
 
 impl Tables for HostTables {
@@ -436,6 +502,62 @@ impl FlowTables for HostTables {
 
     fn remove_flow_back(&self, tuple: &Tuple) {
         self.flows_back.remove(tuple);
+    }
+
+    fn remove_chat(&self, key: &ChatKey) {
+        self.chats.remove(key);
+    }
+
+    fn ended(&self, tuple: &Tuple) -> Option<Shared<Flow>> {
+        self.ended.shared(tuple)
+    }
+
+    fn set_ended(&self, tuple: &Tuple, flow: &Flow) {
+        self.ended.set(tuple, flow);
+    }
+
+    fn ended_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>> {
+        self.ended_back.shared(tuple)
+    }
+
+    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) {
+        self.ended_back.set(tuple, flow);
+    }
+
+    fn watch_flow(&self, flow: &Watched) -> Result<(), Refused> {
+        self.flow_ring.borrow_mut().push_back(*flow);
+        Ok(())
+    }
+
+    fn first_flow(&self, flow: &mut Watched) -> bool {
+        first(&self.flow_ring.borrow(), flow)
+    }
+
+    fn next_flow(&self, flow: &mut Watched) -> bool {
+        self.first_flow(flow) && self.flow_ring.borrow_mut().pop_front().is_some()
+    }
+
+    fn watch_chat(&self, chat: &WatchedChat) -> Result<(), Refused> {
+        self.chat_ring.borrow_mut().push_back(*chat);
+        Ok(())
+    }
+
+    fn first_chat(&self, chat: &mut WatchedChat) -> bool {
+        first(&self.chat_ring.borrow(), chat)
+    }
+
+    fn next_chat(&self, chat: &mut WatchedChat) -> bool {
+        self.first_chat(chat) && self.chat_ring.borrow_mut().pop_front().is_some()
+    }
+
+    fn load(&self, replica: u32) -> Option<Shared<Load>> {
+        let load = NonNull::new(self.loads.get(replica as usize)?.get())?;
+        // SAFETY: it stays where it is for as long as the machine lives.
+        Some(unsafe { Shared::new(load) })
+    }
+
+    fn farewell(&self, farewell: &Farewell) {
+        self.farewells.borrow_mut().push(*farewell);
     }
 
     fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>> {

@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, lpm_trie},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, lpm_trie},
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
 use nix::{
@@ -23,18 +23,18 @@ use nix::{
 use roost::attach::loader::load_programs;
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Secrets, Service, SourceRange,
-        Stash, Tuple, Vip,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
+        Service, SourceRange, Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
-    stage::Stage,
+    stage::{CLOCK, LOOK, Stage},
     verdict::{Action, Counter},
 };
 
 use super::{
     Hook, Machine, Outcome,
     tap::Tap,
-    world::{World, slot_table},
+    world::{Kind, World, slot_table},
 };
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -50,8 +50,15 @@ const TC_ACT_REDIRECT: u32 = 7;
 /// What all maps of the object are.
 const DECLARED: &str = "a map as the schema declares it";
 /// The sizes of the maps, where a world says nothing else.
-const LIMITS: Limits =
-    Limits { flows: 0, chats: 0, pending: 1024, stash: 1024, services: 64, replicas: 64 };
+const LIMITS: Limits = Limits {
+    flows: 0,
+    chats: 0,
+    pending: 1024,
+    stash: 1024,
+    ended: 1024,
+    services: 64,
+    replicas: 64,
+};
 /// No frame of a test run is larger.
 const PAGE: usize = 4096;
 
@@ -155,7 +162,9 @@ impl Rig {
         for (number, replica) in world.replicas.iter().enumerate() {
             self.set_replica(number as u32, replica);
         }
-        self.set_slots(0, &slot_table());
+        for kind in Kind::ALL {
+            self.set_slots(kind.slots(), &slot_table(kind));
+        }
         self
     }
 
@@ -248,16 +257,16 @@ pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
     }
     let mut ebpf = loader.load_file(OBJECT).expect(OBJECT);
     load_programs(&mut ebpf).unwrap_or_else(|e| panic!("{e:#}"));
-    let looked_at = |stage: Stage| {
-        let info = match ebpf.program(stage.program()).expect("the program") {
+    let looked_at = |name| {
+        let info = match ebpf.program(name).expect("the program") {
             Program::Xdp(program) => program.info(),
             Program::SchedClassifier(program) => program.info(),
             program => panic!("{program:?}"),
         };
         let info = info.expect("what the kernel tells of a program");
-        (stage.program(), info.verified_instruction_count().expect("a count since Linux 5.16"))
+        (name, info.verified_instruction_count().expect("a count since Linux 5.16"))
     };
-    Stage::ALL.map(looked_at).to_vec()
+    Stage::ALL.map(Stage::program).into_iter().chain([CLOCK, LOOK]).map(looked_at).collect()
 }
 
 impl Machine for Rig {
@@ -297,6 +306,35 @@ impl Machine for Rig {
 
     fn flows_back(&self) -> Vec<(Tuple, FlowBack)> {
         self.all(Map::FlowsBack)
+    }
+
+    fn ended(&self) -> Vec<(Tuple, Flow)> {
+        self.all(Map::Ended)
+    }
+
+    fn ended_back(&self) -> Vec<(Tuple, FlowBack)> {
+        self.all(Map::EndedBack)
+    }
+
+    fn load(&self, replica: u32) -> (u64, u64) {
+        let loads = Array::<_, Load>::try_from(self.map(Map::Loads)).expect(DECLARED);
+        let Load { flows, chats } = loads.get(&replica, 0).expect("a load");
+        (flows, chats)
+    }
+
+    fn farewells(&mut self) -> Vec<Farewell> {
+        let map = self.map_mut(Map::Farewells);
+        let mut queue = Queue::<_, Farewell>::try_from(map).expect(DECLARED);
+        std::iter::from_fn(|| queue.pop(0).ok()).collect()
+    }
+
+    fn look(&mut self) -> Vec<(Counter, u64)> {
+        let before = self.counters();
+        let program = self.ebpf.program_mut(LOOK).expect("the program that looks");
+        let program: &mut Xdp = program.try_into().expect("an XDP program");
+        let options = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::default() };
+        program.test_run(options).expect("a look");
+        self.moved_since(&before)
     }
 
     fn chats(&self) -> Vec<(ChatKey, Chat)> {

@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Flow, FlowBack, Pending, Replica, Service, SourceRange, Stash,
-        Tuple,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Pending, Replica, Service,
+        SourceRange, Stash, Tuple,
     },
     verdict::{Action, Counter},
 };
@@ -56,6 +56,16 @@ pub trait Machine {
     fn flows(&self) -> Vec<(Tuple, Flow)>;
     /// All of `FLOWS_BACK`.
     fn flows_back(&self) -> Vec<(Tuple, FlowBack)>;
+    /// All of `ENDED`.
+    fn ended(&self) -> Vec<(Tuple, Flow)>;
+    /// All of `ENDED_BACK`.
+    fn ended_back(&self) -> Vec<(Tuple, FlowBack)>;
+    /// What `LOADS` says of a replica: live flows and chats.
+    fn load(&self, replica: u32) -> (u64, u64);
+    /// Takes all of `FAREWELLS`.
+    fn farewells(&mut self) -> Vec<Farewell>;
+    /// The clock hand looks at everything once. Returns the counters that moved.
+    fn look(&mut self) -> Vec<(Counter, u64)>;
     /// All of `CHATS`.
     fn chats(&self) -> Vec<(ChatKey, Chat)>;
     /// All of `PENDING`.

@@ -423,9 +423,15 @@ impl Conn {
     /// The replica accepts, and the stashed segment is delivered to it.
     #[track_caller]
     pub fn accept(&self, machine: &mut dyn Machine) {
+        self.accept_with(machine, &[]);
+    }
+
+    /// The same; these counters move, too.
+    #[track_caller]
+    pub fn accept_with(&self, machine: &mut dyn Machine, also: &[Counter]) {
         machine
             .run(Hook::Egress, &self.replica_syn_ack().bytes())
-            .counts(&[Counter::Delivered])
+            .counts(&[also, &[Counter::Delivered]].concat())
             .leaves(&self.delivered().bytes());
     }
 

@@ -7,8 +7,8 @@ use nix::time::{ClockId, clock_gettime};
 use router_ebpf::{
     maps::{
         Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
-        POLICY_HOME, POLICY_SPREAD, REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service,
-        TICK_SHIFT, Vip,
+        POLICY_HOME, POLICY_SPREAD, REPLICA_READY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES,
+        Secrets, Service, TICK_SHIFT, Vip,
     },
     schema::FILLED,
     source::KeyKind,
@@ -55,6 +55,16 @@ impl Kind {
         self as u32
     }
 
+    /// The number of its `n`th replica.
+    pub fn replica(self, n: u32) -> u32 {
+        self.number() * REPLICAS + n
+    }
+
+    /// Where its slot table begins.
+    pub fn slots(self) -> u32 {
+        self.number() * SLOT_STRIDE
+    }
+
     /// Its address and port.
     pub fn vip(self, family: Family) -> SocketAddr {
         let addr: IpAddr = match (family, self) {
@@ -67,7 +77,7 @@ impl Kind {
     }
 }
 
-/// How many replicas there are, all of each service.
+/// How many replicas each service has. Those of all have the same addresses, and numbers of their own.
 pub const REPLICAS: u32 = 3;
 /// MSS that the IPv4 services announce.
 pub const MSS4: u16 = 1410;
@@ -80,7 +90,7 @@ fn v6(net: u16, host: u16) -> IpAddr {
 
 /// Where a replica listens.
 pub fn replica_addr(family: Family, number: u32) -> SocketAddr {
-    let host = (number + 1) as u16;
+    let host = (number % REPLICAS + 1) as u16;
     let addr = match family {
         Family::V4 => Ipv4Addr::new(10, 8, 0, host as u8).into(),
         Family::V6 => v6(0xfd08, host),
@@ -136,7 +146,7 @@ impl Default for World {
             },
             vips: Vec::new(),
             services: Vec::new(),
-            replicas: (0..REPLICAS).map(replica).collect(),
+            replicas: (0..Kind::ALL.len() as u32 * REPLICAS).map(replica).collect(),
             flows: 4096,
             chats: 4096,
         };
@@ -179,9 +189,9 @@ pub fn replica(number: u32) -> Replica {
         port: replica_addr(Family::V4, number).port().to_be_bytes(),
         state: REPLICA_READY,
         reserved: 0,
-        service: 0,
+        service: number / REPLICAS,
         weight: 100,
-        name: Name::new(format!("replica-{number}").as_bytes()),
+        name: Name::new(format!("replica-{}", number % REPLICAS).as_bytes()),
     }
 }
 
@@ -194,10 +204,11 @@ pub fn service(kind: Kind) -> Service {
         _ => KeySource::new(KeyKind::Query, b"chat"),
     };
     Service {
+        slots: kind.slots(),
         generation: 1,
         usable: if kind == Kind::Empty { 0 } else { REPLICAS },
         missing_replica: match kind {
-            Kind::Fixed => 2,
+            Kind::Fixed => kind.replica(2),
             _ => NO_REPLICA,
         },
         idle_timeout: 9000,
@@ -222,7 +233,7 @@ pub fn sources(list: &[KeySource]) -> [KeySource; SOURCES] {
     sources
 }
 
-/// The table in `SLOTS` at first, of all services: the replicas in turn.
-pub fn slot_table() -> Vec<u32> {
-    (0..SLOT_COUNT).map(|slot| slot % REPLICAS).collect()
+/// The table of a service in `SLOTS` at first: its replicas in turn.
+pub fn slot_table(kind: Kind) -> Vec<u32> {
+    (0..SLOT_COUNT).map(|slot| kind.replica(slot % REPLICAS)).collect()
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, maps::ProgramArray, programs::Program};
-use router_ebpf::stage::Stage;
+use router_ebpf::stage::{CLOCK, LOOK, Stage};
 use tracing::warn;
 
 use crate::os::sys;
@@ -17,9 +17,8 @@ use super::{detach, links::STAGES, load_error};
 
 /// Loads all programs into the kernel, and puts them where those before them find them.
 pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
-    for stage in Stage::ALL {
-        let name = stage.program();
-        let loaded = match program(ebpf, stage)? {
+    for name in Stage::ALL.map(Stage::program).into_iter().chain([CLOCK, LOOK]) {
+        let loaded = match named(ebpf, name)? {
             Program::Xdp(xdp) => xdp.load(),
             Program::SchedClassifier(classifier) => classifier.load(),
             _ => bail!("program {name} is of another type"),
@@ -64,7 +63,10 @@ pub(super) fn attachable(ebpf: &mut Ebpf) -> Result<Vec<Attachable>> {
 }
 
 fn program(ebpf: &mut Ebpf, stage: Stage) -> Result<&mut Program> {
-    let name = stage.program();
+    named(ebpf, stage.program())
+}
+
+pub(super) fn named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
     ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
 }
 

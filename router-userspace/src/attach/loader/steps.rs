@@ -3,7 +3,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use router_ebpf::{maps::LINGER, schema::Map};
+use router_ebpf::{
+    maps::{
+        CLIENT_CLOSED_TIMEOUT, CLOSING_TIMEOUT, HANDSHAKE_TIMEOUT, LINGER, REPLICA_CLOSED_TIMEOUT,
+    },
+    schema::Map,
+};
 
 use crate::maps::record::Record;
 
@@ -36,6 +41,10 @@ pub(super) struct Steps {
 pub(super) static STEPS: Steps = Steps {
     changed: &[
         Step { map: Map::Services.pin(), from: 1, convert: services_2 },
+        Step { map: Map::Services.pin(), from: 2, convert: services_3 },
+        Step { map: Map::Chats.pin(), from: 1, convert: chats_2 },
+        Step { map: Map::Pending.pin(), from: 1, convert: pending_2 },
+        Step { map: Map::Flows.pin(), from: 1, convert: flows_2 },
         Step { map: Map::Stash.pin(), from: 1, convert: not_needed },
     ],
     removed: &[],
@@ -49,6 +58,33 @@ fn not_needed(_: &[u8], _: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 /// Version 2 of `SERVICES`: how long chats linger comes behind what was there.
 fn services_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [value, &LINGER.to_ne_bytes(), &[0; 4]].concat()))
+}
+
+/// Version 3 of `SERVICES`: the time-outs of the states of a flow come behind what was there.
+fn services_3(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let added = [HANDSHAKE_TIMEOUT, CLIENT_CLOSED_TIMEOUT, REPLICA_CLOSED_TIMEOUT, CLOSING_TIMEOUT];
+    Some((key.to_vec(), [value, added.map(u32::to_ne_bytes).as_flattened()].concat()))
+}
+
+/// Version 2 of `CHATS`: when a connection was bound, or the last flow ended, counts as the end of the last flow.
+fn chats_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    Some((key.to_vec(), value.to_vec()))
+}
+
+/// Version 2 of `PENDING`: the cookie of the whole chat, which is that of its part as far as it is known, and no
+/// readable key come behind what was there.
+fn pending_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let cookie = value.get(..8)?;
+    Some((key.to_vec(), [value, cookie, &[0; 72]].concat()))
+}
+
+/// Version 2 of `FLOWS`: how far the client's directions are, which its next segment tells, and the ends of FINs
+/// come behind what was there.
+fn flows_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let [client_isn, server_isn] =
+        [64, 68].map(|at| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?)));
+    let next = [server_isn?, client_isn?].map(|isn| isn.wrapping_add(1).to_ne_bytes());
+    Some((key.to_vec(), [value, next.as_flattened(), &[0; 16]].concat()))
 }
 
 /// What becomes of a map.
@@ -218,12 +254,13 @@ mod tests {
         let [(Map::Flows, Fate::Changed(steps))] = replaced[..] else { panic!("{replaced:?}") };
         assert_eq!(convert(steps, &[1], &[2]), Some((vec![1], vec![2, 0])));
         let none = Steps { changed: &[], removed: &[] };
+        let text = refused(&found(1), &none);
         assert!(
-            refused(&found(1), &none)
-                .contains("FLOWS has version 0, and this version of roost knows no way")
+            text.contains("FLOWS has version 1, and this version of roost knows no way"),
+            "{text}"
         );
         let text = refused(&with("FLOWS", Map::Flows.version() + 1), &FROM_BEFORE);
-        assert!(text.contains("FLOWS has version 2, and this version of roost knows 1"), "{text}");
+        assert!(text.contains("FLOWS has version 3, and this version of roost knows 2"), "{text}");
     }
 
     #[test]

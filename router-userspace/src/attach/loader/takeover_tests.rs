@@ -16,6 +16,8 @@ use crate::{
 };
 
 const LO: &str = "lo";
+/// Bytes of a value of `FLOWS`.
+const FLOW: usize = size_of::<router_ebpf::maps::Flow>();
 /// Bytes of a value of `FLOWS` one version ago: all but the last ones.
 const OLDER: usize = 64;
 /// A connection that is not needed any more.
@@ -133,16 +135,16 @@ fn what_the_new_programs_have_changed_is_not_written_over() {
     age(&maps.pin_dir);
     let (_, mut take_over) = begin(&maps.pin_dir, &LIMITS, false, &STEP).unwrap();
     take_over.fill(&[]).unwrap();
-    let mut new = Hash::<Tuple, [u8; 72]>::open(&maps.pin_dir.join(NEXT), Map::Flows).unwrap();
-    new.set(&tuple(1), &[11; 72]).unwrap();
-    new.set(&tuple(4), &[44; 72]).unwrap();
+    let mut new = Hash::<Tuple, [u8; FLOW]>::open(&maps.pin_dir.join(NEXT), Map::Flows).unwrap();
+    new.set(&tuple(1), &[11; FLOW]).unwrap();
+    new.set(&tuple(4), &[44; FLOW]).unwrap();
     let old = MapData::from_pin(maps.pin_dir.join("FLOWS")).unwrap();
     let mut old = Older::try_from(of_aya::Map::from_map_data(old).unwrap()).unwrap();
     old.insert(tuple(1), [5; OLDER], 0).unwrap();
     old.insert(tuple(4), [5; OLDER], 0).unwrap();
     take_over.catch_up().unwrap();
     take_over.finish().unwrap();
-    let expected = [(1, vec![11; 72]), (2, now(2)), (4, vec![44; 72])];
+    let expected = [(1, vec![11; FLOW]), (2, now(2)), (4, vec![44; FLOW])];
     assert_eq!(flows(&maps.tables()), BTreeMap::from(expected));
 }
 
@@ -161,7 +163,7 @@ fn refused(pin_dir: &Path, limits: &Limits, steps: &Steps, says: &[&str]) {
 fn what_cannot_be_taken_over_is_not_touched() {
     let maps = TestMaps::new();
     age(&maps.pin_dir);
-    refused(&maps.pin_dir, &LIMITS, &NONE, &["FLOWS has version 0", "Nothing was changed"]);
+    refused(&maps.pin_dir, &LIMITS, &NONE, &["FLOWS has version 1", "Nothing was changed"]);
     let unknown = Steps { removed: &[], ..STEP };
     refused(&maps.pin_dir, &LIMITS, &unknown, &["OLD (version 7) is none of this version's"]);
     let much = Limits { flows: u32::MAX, ..LIMITS };
@@ -174,7 +176,7 @@ fn a_map_of_another_shape_is_not_touched() {
     age(&maps.pin_dir);
     let mut schema = Hash::<Mark, u32>::open(&maps.pin_dir, Map::Schema).unwrap();
     schema.set(&Mark::new("map:FLOWS"), &Map::Flows.version()).unwrap();
-    let says = ["its map FLOWS is Hash with keys of 36 and values of 64 bytes", "36 and 72"];
+    let says = ["its map FLOWS is Hash with keys of 36 and values of 64 bytes", "36 and 96"];
     refused(&maps.pin_dir, &LIMITS, &STEP, &says);
     fs::remove_file(maps.pin_dir.join("CHATS")).unwrap();
     schema.set(&Mark::new("map:FLOWS"), &(Map::Flows.version() - 1)).unwrap();

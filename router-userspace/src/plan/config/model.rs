@@ -54,6 +54,14 @@ pub struct Service {
     pub width: u16,
     /// Silence after which a connection is ended.
     pub idle_timeout: Duration,
+    /// How long a replica may take to accept.
+    pub handshake_timeout: Duration,
+    /// Silence of a client after which a connection is ended that it has closed.
+    pub client_closed_timeout: Duration,
+    /// The same for one that its replica has closed.
+    pub replica_closed_timeout: Duration,
+    /// The same for one that both have closed.
+    pub closing_timeout: Duration,
     /// How long a chat holds its home after its last connection has ended.
     pub linger: Duration,
     /// MSS instead of the one that the paths' MTUs give.

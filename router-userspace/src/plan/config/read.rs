@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use router_ebpf::maps::{LINGER, NAME_LEN, SOURCES_OF_SERVICE};
+use router_ebpf::maps::{
+    CLIENT_CLOSED_TIMEOUT, CLOSING_TIMEOUT, HANDSHAKE_TIMEOUT, LINGER, NAME_LEN,
+    REPLICA_CLOSED_TIMEOUT, SOURCES_OF_SERVICE,
+};
 
 use super::{
     check::{self, ReplicaFields, ServiceFields},
@@ -57,7 +60,7 @@ fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {
 }
 
 fn limits(table: &Table<'_>) -> Limits {
-    table.only(&["flows", "chats", "pending", "stash", "services", "replicas"]);
+    table.only(&["flows", "chats", "pending", "stash", "ended", "services", "replicas"]);
     let d = Limits::default();
     let size = |name: &str, most: i64, default: u32| {
         let value = table.get(name).and_then(|field| field.integer(1..=most));
@@ -68,6 +71,7 @@ fn limits(table: &Table<'_>) -> Limits {
         chats: size("chats", 1 << 26, d.chats),
         pending: size("pending", 1 << 24, d.pending),
         stash: size("stash", 1 << 20, d.stash),
+        ended: size("ended", 1 << 24, d.ended),
         services: size("services", 4096, d.services),
         replicas: size("replicas", 1 << 20, d.replicas),
     }
@@ -97,6 +101,10 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         "on_missing_key",
         "width",
         "idle_timeout",
+        "handshake_timeout",
+        "client_closed_timeout",
+        "replica_closed_timeout",
+        "closing_timeout",
         "linger",
         "mss",
         "replica",
@@ -107,6 +115,10 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
     let policy = policy(table);
     let on_missing_key = table.get("on_missing_key");
     let (addresses, address_fields) = addresses(table);
+    let time = |name: &str, default: u32, parse: fn(&str) -> Result<Duration, String>| {
+        let given = parsed(table.get(name), "a duration, \"30s\",", parse);
+        given.unwrap_or(Duration::from_secs(default.into()))
+    };
     let replicas: Vec<_> = table.tables("replica").iter().map(|t| replica(t, port)).collect();
     let (replicas, replica_fields) = replicas.into_iter().unzip();
     let service = Service {
@@ -123,10 +135,20 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
             Some(name) => OnMissing::Replica(name.to_owned()),
         },
         width: width(table, policy),
-        idle_timeout: parsed(table.get("idle_timeout"), "a duration, \"3h\",", value::duration)
-            .unwrap_or(Duration::from_secs(3 * 3600)),
-        linger: parsed(table.get("linger"), "a duration, \"30s\",", value::linger)
-            .unwrap_or(Duration::from_secs(LINGER.into())),
+        idle_timeout: time("idle_timeout", 3 * 3600, value::duration),
+        handshake_timeout: time("handshake_timeout", HANDSHAKE_TIMEOUT, value::handshake_timeout),
+        client_closed_timeout: time(
+            "client_closed_timeout",
+            CLIENT_CLOSED_TIMEOUT,
+            value::duration,
+        ),
+        replica_closed_timeout: time(
+            "replica_closed_timeout",
+            REPLICA_CLOSED_TIMEOUT,
+            value::duration,
+        ),
+        closing_timeout: time("closing_timeout", CLOSING_TIMEOUT, value::duration),
+        linger: time("linger", LINGER, value::linger),
         mss: table.get("mss").and_then(|f| f.integer(536..=65495)).map(|mss| mss as u16),
         replicas,
     };

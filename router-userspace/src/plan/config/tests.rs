@@ -149,6 +149,37 @@ fn a_width_is_of_chats() {
 }
 
 #[test]
+fn each_state_of_a_connection_has_its_time() {
+    let times = |fields: &str| {
+        let service = BASE.replace("= 80", &format!("= 80\n{fields}"));
+        let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{service}");
+        let service = Config::parse(&text, "r.toml").unwrap().services.remove(0);
+        [
+            service.handshake_timeout,
+            service.idle_timeout,
+            service.client_closed_timeout,
+            service.replica_closed_timeout,
+            service.closing_timeout,
+        ]
+        .map(|time| time.as_secs())
+    };
+    assert_eq!(times(""), [120, 10_800, 120, 120, 60]);
+    let set = "handshake_timeout = \"5m\"\nidle_timeout = \"1s\"\nclient_closed_timeout = \"2s\"\n\
+               replica_closed_timeout = \"1d\"\nclosing_timeout = \"3s\"";
+    assert_eq!(times(set), [300, 1, 2, 86_400, 3]);
+    for (name, value, says) in [
+        ("handshake_timeout", "\"301s\"", "\"301s\": at most 5m, for which what is known of a"),
+        ("handshake_timeout", "\"0s\"", "a duration is 1s to"),
+        ("client_closed_timeout", "60", "a duration, \"30s\""),
+        ("closing_timeout", "\"0s\"", "a duration is 1s to"),
+    ] {
+        let text = BASE.replace("= 80", &format!("= 80\n{name} = {value}"));
+        let column = name.len() + 4;
+        refused(&text, &format!("6:{column}: service[0].{name}"), says);
+    }
+}
+
+#[test]
 fn a_chat_lingers_for_an_hour_at_the_most() {
     let with = |linger: &str| BASE.replace("= 80", &format!("= 80\nlinger = {linger}"));
     let linger = |fields: &str| {

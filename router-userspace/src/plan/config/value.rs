@@ -9,6 +9,8 @@ use crate::plan::duration;
 
 /// The most that a chat may linger: until then it takes its room in `CHATS`.
 const MOST_LINGER: Duration = Duration::from_secs(3600);
+/// The most that a replica may take to accept: until then the numbers of those that are gone stay taken.
+pub(crate) const MOST_HANDSHAKE: Duration = Duration::from_secs(300);
 
 /// `10.0.0.1` or `2001:db8::/64`.
 pub(super) fn prefix(text: &str) -> Result<Prefix, String> {
@@ -101,11 +103,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// How long a chat without connections takes its room.
 pub(super) fn linger(text: &str) -> Result<Duration, String> {
-    let linger = duration(text)?;
-    if linger > MOST_LINGER {
-        return Err(format!(
-            "{text:?}: at most 1h, for which a chat without connections takes its room"
-        ));
-    }
-    Ok(linger)
+    let why = "at most 1h, for which a chat without connections takes its room";
+    at_most(MOST_LINGER, why, text)
+}
+
+/// How long a replica may take to accept.
+pub(super) fn handshake_timeout(text: &str) -> Result<Duration, String> {
+    let why = "at most 5m, for which what is known of a replica is kept after it has left";
+    at_most(MOST_HANDSHAKE, why, text)
+}
+
+fn at_most(most: Duration, why: &str, text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time > most { Err(format!("{text:?}: {why}")) } else { Ok(time) }
 }

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -390,7 +391,7 @@ fn settings(service: &config::Service) -> Service {
         *to = from.to_map();
     }
     Service {
-        idle_timeout: u32::try_from(service.idle_timeout.as_secs()).unwrap_or(u32::MAX),
+        idle_timeout: seconds(service.idle_timeout),
         policy: match service.policy {
             Policy::Spread => POLICY_SPREAD,
             Policy::Home => POLICY_HOME,
@@ -403,8 +404,12 @@ fn settings(service: &config::Service) -> Service {
         width: service.width,
         sources,
         name: Name::new(service.name.as_bytes()),
-        linger: u32::try_from(service.linger.as_secs()).unwrap_or(u32::MAX),
+        linger: seconds(service.linger),
         restricted: service.allowed_sources.is_some() as u8,
+        handshake_timeout: seconds(service.handshake_timeout),
+        client_closed_timeout: seconds(service.client_closed_timeout),
+        replica_closed_timeout: seconds(service.replica_closed_timeout),
+        closing_timeout: seconds(service.closing_timeout),
         ..Service::EMPTY
     }
 }
@@ -444,6 +449,10 @@ fn ranges(number: u32, sources: &[Prefix]) -> Ranges {
         ranges.entry(key(&all.into())).or_insert(0);
     }
     ranges
+}
+
+fn seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// What the maps have, by services.

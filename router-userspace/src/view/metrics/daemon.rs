@@ -1,10 +1,10 @@
-//! The daemon itself: what it is, where it is attached, what it has published and swept.
+//! The daemon itself: what it is, where it is attached, what it has published and done.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use router_ebpf::schema::FILLED;
 
-use crate::{sweeper::Report, view::status::State};
+use crate::view::status::{RoundState, State};
 
 use super::{Facts, Family};
 
@@ -14,7 +14,7 @@ pub(super) fn families(facts: &Facts<'_>) -> Vec<Family> {
     all.push(interfaces(facts));
     all.extend(file(state));
     all.extend(publications(state));
-    all.extend(sweeps(state));
+    all.extend(rounds(state));
     all
 }
 
@@ -126,66 +126,57 @@ fn publications(state: &State) -> Vec<Family> {
     ]
 }
 
-/// What sweeps do. The rest of a report is about the present.
-type Done = (&'static str, &'static str, fn(&Report) -> usize);
-const DONE: [Done; 8] = [
+/// What rounds do. The rest of a report is about the present.
+type Done = (&'static str, &'static str, fn(&RoundState) -> usize);
+const DONE: [Done; 4] = [
     (
-        "sweep_flows_expired",
-        "Flows that were ended because they were idle or had lost their service or replica.",
-        |report| report.expired,
+        "farewells",
+        "Flows that the kernel has ended and of which the daemon has learned, to tell their ends.",
+        |rounds| rounds.told.flows,
     ),
-    ("sweep_clients_reset", "Clients that were sent an RST with that.", |report| report.resets),
-    ("sweep_flows_removed", "Ended flows whose entries were removed.", |report| report.removed),
     (
-        "sweep_orphans_removed",
-        "Entries of FLOWS_BACK without a flow that were removed. There should be none.",
-        |report| report.orphans,
+        "farewell_resets",
+        "RSTs that were sent to their ends with that: two for each, unless there is no way.",
+        |rounds| rounds.told.resets,
     ),
-    ("sweep_chats_removed", "Chats without a flow that were removed.", |report| {
-        report.chats_removed
+    ("pins_moved", "Pins that followed their replica to its new number.", |rounds| {
+        rounds.judged.repinned
     }),
     (
-        "sweep_chats_corrected",
-        "Chats whose number of flows was wrong and was corrected. There should be few.",
-        |report| report.corrected,
-    ),
-    ("sweep_pins_moved", "Pins that followed their replica to its new number.", |report| {
-        report.repinned
-    }),
-    (
-        "sweep_keys_forgotten",
+        "keys_forgotten",
         "Entries of CHAT_COOKIES that were removed because their service is no more.",
-        |report| report.forgotten,
+        |rounds| rounds.judged.forgotten,
     ),
 ];
 
-fn sweeps(state: &State) -> Vec<Family> {
-    let sweeps = &state.sweeps;
+fn rounds(state: &State) -> Vec<Family> {
+    let rounds = &state.rounds;
     let mut done_at = Family::gauge(
-        "last_sweep_timestamp_seconds",
-        "When the last sweep ended. What is said of flows and chats is as old as that.",
+        "last_round_timestamp_seconds",
+        "When the last round ended. What is said of flows and chats is as old as that.",
         &[],
     );
-    if let Some(at) = sweeps.done_at {
+    if let Some(at) = rounds.done_at {
         done_at.add_seconds([], unix(at));
     }
     let mut all = vec![
         Family::histogram(
-            "sweep_duration_seconds",
-            "How long walks of the maps for what is idle or left over took.",
-            &sweeps.took,
+            "round_duration_seconds",
+            "How long rounds took, in which the daemon reads what there is and tells the ends of ended flows.",
+            &rounds.took,
         ),
         Family::counter(
-            "sweep_failures",
-            "Sweeps that ended early; the next one does the rest.",
+            "round_failures",
+            "Rounds that ended early; the next one does the rest.",
             &[],
         )
-        .with([], sweeps.failed),
+        .with([], rounds.failed),
         done_at,
     ];
-    all.extend(DONE.iter().map(|(name, help, of)| {
-        Family::counter(*name, help, &[]).with([], of(&sweeps.total) as u64)
-    }));
+    all.extend(
+        DONE.iter()
+            .map(|(name, help, of)| Family::counter(*name, help, &[]).with([], of(rounds) as u64)),
+    );
     all
 }
 

@@ -7,8 +7,9 @@ use router_ebpf::{
 
 use super::{Facts, Family};
 
-/// The maps that can fill up. STASH is not among them: to count its entries is to read 4 KiB of each.
-pub(super) const BOUNDED: [Map; 8] = [
+/// The maps that can fill up and refuse what comes then. Those that forget the oldest instead are not among them:
+/// their entries are counted by nobody.
+pub(super) const BOUNDED: [Map; 7] = [
     Map::Vips,
     Map::SourceRanges,
     Map::Services,
@@ -16,7 +17,6 @@ pub(super) const BOUNDED: [Map; 8] = [
     Map::Flows,
     Map::Chats,
     Map::ChatCookies,
-    Map::Pending,
 ];
 
 pub(super) fn families(facts: &Facts<'_>) -> Vec<Family> {
@@ -60,7 +60,7 @@ fn word(action: Action) -> &'static str {
 fn maps(facts: &Facts<'_>) -> [Family; 2] {
     let mut entries = Family::gauge(
         "map_entries",
-        "Entries of a map: of those that the data path fills at the last sweep, ended flows included.",
+        "Entries of a map: of FLOWS and CHATS at the last round, of CHAT_COOKIES half a minute ago at the most.",
         &["map"],
     );
     let maps = &facts.state.maps;
@@ -70,13 +70,12 @@ fn maps(facts: &Facts<'_>) -> [Family; 2] {
         entries.add([Map::Services.pin()], maps.names.services.len() as u64);
         entries.add([Map::Replicas.pin()], maps.names.replicas.len() as u64);
     }
-    let sweeps = &facts.state.sweeps;
-    if sweeps.done_at.is_some() {
-        let found = sweeps.load.entries;
+    let rounds = &facts.state.rounds;
+    if rounds.done_at.is_some() {
+        let found = rounds.load.entries;
         entries.add([Map::Flows.pin()], found.flows as u64);
         entries.add([Map::Chats.pin()], found.chats as u64);
         entries.add([Map::ChatCookies.pin()], found.chat_cookies as u64);
-        entries.add([Map::Pending.pin()], found.pending as u64);
     }
     let mut room = Family::gauge("map_max_entries", "Entries that a map has room for.", &["map"]);
     for one in facts.rooms {

@@ -10,7 +10,7 @@ use crate::{
         text,
     },
     plan::addr,
-    sweeper::{Carried, Load},
+    tend::{Carried, Load},
 };
 
 use super::{Facts, Family};
@@ -21,8 +21,8 @@ const STATES: [u8; 2] = [REPLICA_READY, REPLICA_DRAINING];
 
 pub(super) fn families(facts: &Facts<'_>) -> Vec<Family> {
     let names = &*facts.state.maps.names;
-    let sweeps = &facts.state.sweeps;
-    let load = sweeps.done_at.is_some().then_some(&sweeps.load);
+    let rounds = &facts.state.rounds;
+    let load = rounds.done_at.is_some().then_some(&rounds.load);
     let mut all = services(names);
     all.extend(states(names));
     all.extend(carried_by_services(names, load));
@@ -83,10 +83,10 @@ fn states(names: &Names) -> Option<Family> {
 }
 
 fn carried_by_services(names: &Names, load: Option<&Load>) -> [Family; 2] {
-    let mut flows = Family::gauge("service_flows", "Live flows, at the last sweep.", SERVICE);
+    let mut flows = Family::gauge("service_flows", "Live flows, at the last round.", SERVICE);
     let mut chats = Family::gauge(
         "service_chats",
-        "Chats with a live flow, at the last sweep; each part of one with a width.",
+        "Chats with a home, those that linger too, at the last round; each part of one with a width.",
         SERVICE,
     );
     for (number, service) in names.services.iter().filter(|_| load.is_some()) {
@@ -146,10 +146,10 @@ fn carried_by_replicas(names: &Names, load: Option<&Load>) -> [Family; 2] {
         carried.chats += found.chats;
     }
     let mut flows =
-        Family::gauge("replica_flows", "Live flows to the replica, at the last sweep.", REPLICA);
+        Family::gauge("replica_flows", "Live flows to the replica, at the last round.", REPLICA);
     let mut chats = Family::gauge(
         "replica_chats",
-        "Chats with a live flow whose home is the replica, at the last sweep.",
+        "Chats whose home is the replica, those that linger too, at the last round.",
         REPLICA,
     );
     for ((service, replica), carried) in &by_name {

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     kube::WatchState,
     plan::addr,
-    sweeper::{Entries, Load, Report},
+    tend::{Carried, Entries, Load, Report, Told},
     view::status::Status,
 };
 
@@ -55,14 +55,14 @@ fn status() -> Status {
     status.published(&published, 4, std::collections::BTreeMap::new());
     let mut load = Load::default();
     for (number, flows, chats) in [(0, 5, 2), (2, 1, 1)] {
-        let carried = crate::sweeper::Carried { flows, chats };
+        let carried = Carried { flows, chats };
         load.replicas.insert(number, carried);
         let all = load.services.entry(1).or_default();
         (all.flows, all.chats) = (all.flows + flows, all.chats + chats);
     }
-    load.entries = Entries { flows: 9, chats: 4, chat_cookies: 1, pending: 2 };
-    let report = Report { expired: 7, load, ..Report::default() };
-    status.swept(&report, Duration::from_millis(3));
+    load.entries = Entries { flows: 9, chats: 4, chat_cookies: 1 };
+    let report = Report { told: Told { flows: 7, resets: 13 }, load, ..Report::default() };
+    status.went_round(&report, Duration::from_millis(3));
     status
 }
 
@@ -114,9 +114,10 @@ fn what_is_known_is_shown() {
         (r#"roost_map_max_entries{map="FLOWS"}"#, 1024.0),
         (r#"roost_packets_total{hook="ingress",action="reply",verdict="syn_answered"}"#, 1.0),
         ("roost_datapath_bound_total", 3.0),
-        ("roost_sweep_flows_expired_total", 7.0),
-        ("roost_sweep_duration_seconds_count", 1.0),
-        (r#"roost_sweep_duration_seconds_bucket{le="0.005"}"#, 1.0),
+        ("roost_farewells_total", 7.0),
+        ("roost_farewell_resets_total", 13.0),
+        ("roost_round_duration_seconds_count", 1.0),
+        (r#"roost_round_duration_seconds_bucket{le="0.005"}"#, 1.0),
         ("roost_publication_changes_total", 4.0),
         (r#"roost_interface_attached{interface="eth0",ingress="",egress=""}"#, 0.0),
         (r#"roost_kubernetes_watch_connected{resource="nodes"}"#, 0.0),

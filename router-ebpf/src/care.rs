@@ -1,0 +1,212 @@
+//! Segments of flows that are more than translated: those that close, come after the end, may begin anew, or are
+//! looked at for requests.
+
+use crate::{
+    egress,
+    flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_near},
+    ingress::{self, Check, check, hear, without_flow},
+    maps::{
+        FLOW_REQUESTS, Flow, REPLICA_GONE, STATE_CLOSED, STATE_ENDED, STATE_EXPIRED,
+        STATE_SYN_SEEN, STATE_UPGRADED,
+    },
+    packet::Packet,
+    reply::{self, reset_replica},
+    scratch::Scratch,
+    segment::Segment,
+    stage::Next,
+    tables::{FlowTables, Tables},
+    verdict::Counter,
+    watch::watch,
+    wire::flags,
+};
+
+/// A segment of the client's.
+#[inline(always)]
+pub fn care<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Next> {
+    match look(packet, tables, scratch) {
+        // From a copy: there the verifier has one place to look at, and it stays what it is when the flow ends.
+        Looked::Translate => {
+            let Scratch { flow, .. } = *scratch;
+            ingress::translate(packet, tables, scratch, &flow).map(Next::Verdict)
+        }
+        Looked::Reset(why) => reply::reset(packet, tables, scratch, why).map(Next::Verdict),
+        Looked::Anew => Some(without_flow(tables, scratch)),
+    }
+}
+
+/// What is to become of a segment of a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// It is translated by `scratch.flow`.
+    Translate,
+    /// Its sender is told that the flow is no more.
+    Reset(Counter),
+    /// It belongs to another connection than the one before on its tuple.
+    Anew,
+}
+
+/// Looks at a segment of the client's.
+#[inline(never)]
+fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> Looked {
+    if !recall(tables, scratch) || begins_anew(packet, tables, scratch) {
+        return Looked::Anew;
+    }
+    let Flow { flags, state, .. } = scratch.flow;
+    if state & STATE_EXPIRED != 0 {
+        return Looked::Reset(Counter::ResetExpired);
+    }
+    // One that has ended meanwhile is translated as late ones are.
+    let Some(shared) = tables.flow(&scratch.vip_side).filter(|_| state & STATE_ENDED == 0) else {
+        return Looked::Translate;
+    };
+    if is_gone(tables, &scratch.flow) {
+        if end(tables, &scratch.vip_side, shared, Ending::Expired, &mut scratch.last) {
+            tables.count(Counter::EndedGone);
+        }
+        return Looked::Reset(Counter::ResetGone);
+    }
+    hear(tables, &scratch.segment, shared);
+    if flags & FLOW_REQUESTS != 0 && state & STATE_UPGRADED == 0 {
+        watch(packet, tables, scratch, shared);
+    }
+    let Scratch { vip_side, segment, last, .. } = scratch;
+    closing(tables, vip_side, shared, segment, End::Client, last);
+    Looked::Translate
+}
+
+/// Copies the segment's flow, a live one or what is left of one. A SYN that nothing can come of any more is
+/// forgotten there. Returns whether there is one.
+#[inline(always)]
+fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    if let Some(live) = tables.flow(&scratch.vip_side) {
+        scratch.flow = *live.get();
+        if !live.has_syn(tables.now()) {
+            scratch.flow.state &= !STATE_SYN_SEEN;
+        }
+        return true;
+    }
+    let Some(ended) = tables.ended(&scratch.vip_side) else {
+        return false;
+    };
+    scratch.flow = *ended.get();
+    // Its map is that of ended ones.
+    scratch.flow.state |= STATE_CLOSED;
+    is_late(scratch.flow.state, scratch.flow.last_seen, tables.now())
+}
+
+#[inline(always)]
+fn is_gone(tables: &impl Tables, flow: &Flow) -> bool {
+    tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE)
+}
+
+/// Whether a segment on the tuple of a flow belongs to another connection: a SYN was seen, or the
+/// flow has ended, and the numbers are those of a handshake of ours, but not of the flow's own. A
+/// replica that got such a segment would reset the new connection.
+#[inline(always)]
+fn begins_anew<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let Scratch { segment, flow: own, .. } = scratch;
+    // Else a SYN that anybody can send would cost two hashes for each segment from then on.
+    if own.state & (STATE_SYN_SEEN | STATE_ENDED) == 0 {
+        return false;
+    }
+    let has_ended = own.state & STATE_ENDED != 0;
+    let acks_own = own.server_isn == segment.ack.wrapping_sub(1);
+    if acks_own && own.client_isn == segment.seq.wrapping_sub(1) {
+        return false;
+    }
+    // A late segment of the flow itself must not be taken for another's that looks like one by chance, once in
+    // 2^15, or before the replica's first byte: nobody would answer it.
+    let goes_on = acks_own || goes_on(segment, own);
+    match check(packet, tables, scratch) {
+        Some(Check::First) => true,
+        // Good enough for what follows the end of a flow only.
+        Some(Check::Later) => has_ended && !goes_on,
+        Some(Check::Before | Check::Foreign) | None => false,
+    }
+}
+
+/// Whether a segment's numbers are near those where its flow stands.
+#[inline(always)]
+const fn goes_on(segment: &Segment, flow: &Flow) -> bool {
+    is_near(segment.seq, flow.sent, RESET_WINDOW) && is_near(segment.ack, flow.acked, RESET_WINDOW)
+}
+
+/// A segment of a replica's.
+#[inline(always)]
+pub fn care_back<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    match look_back(tables, scratch) {
+        LookedBack::Translate => {
+            let Scratch { back, .. } = *scratch;
+            egress::translate(packet, scratch, &back)
+        }
+        LookedBack::Reset => reset_replica(packet, scratch),
+        LookedBack::Drop => Some(Counter::DropSynAckAgain),
+        LookedBack::Pass => Some(Counter::EgressPassed),
+    }
+}
+
+/// What is to become of a segment of a replica's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LookedBack {
+    /// It is translated by `scratch.back`.
+    Translate,
+    /// The replica is told that the flow is no more.
+    Reset,
+    /// It repeats its answer to our SYN.
+    Drop,
+    /// It is none of ours.
+    Pass,
+}
+
+/// Looks at a segment of a replica's.
+#[inline(never)]
+fn look_back(tables: &impl FlowTables, scratch: &mut Scratch) -> LookedBack {
+    let Some(shared) = tables.flow_back(&scratch.replica_side) else {
+        return look_back_late(tables, scratch);
+    };
+    scratch.back = *shared.get();
+    if scratch.back.state & STATE_EXPIRED != 0 {
+        return LookedBack::Reset;
+    }
+    if scratch.segment.has(flags::SYN) {
+        return LookedBack::Drop;
+    }
+    egress::hear(&scratch.segment, shared);
+    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
+    scratch.write_vip_side(&vip, vip_port);
+    if let Some(flow) = tables.flow(&scratch.vip_side) {
+        let Scratch { vip_side, segment, last, .. } = scratch;
+        closing(tables, vip_side, flow, segment, End::Replica, last);
+    }
+    LookedBack::Translate
+}
+
+/// The same for one that came after the end of its flow.
+#[inline(always)]
+fn look_back_late(tables: &impl FlowTables, scratch: &mut Scratch) -> LookedBack {
+    let Some(ended) = tables.ended_back(&scratch.replica_side) else {
+        return LookedBack::Pass;
+    };
+    scratch.back = *ended.get();
+    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
+    scratch.write_vip_side(&vip, vip_port);
+    // When it ended is on the client's side only.
+    let ended_at = tables.ended(&scratch.vip_side).map_or(0, |flow| flow.get().last_seen);
+    let has_syn = scratch.segment.has(flags::SYN);
+    let state = scratch.back.state;
+    if !flow::is_late(if has_syn { 0 } else { state }, ended_at, tables.now()) {
+        return LookedBack::Pass;
+    }
+    if has_syn {
+        return LookedBack::Drop;
+    }
+    if state & STATE_EXPIRED != 0 { LookedBack::Reset } else { LookedBack::Translate }
+}

@@ -1,0 +1,188 @@
+//! The clock hand: what ends because of time, looked at in turn, a few at each step. Every acceptance of a
+//! replica is such a step, and a timer of the kernel makes more, so nothing of this depends on a daemon.
+//!
+//! The rings are queues: what is taken is looked at, and put back at the end if it lives on. So a step costs the
+//! same however many there are, and each is looked at once in a turn.
+
+use crate::{
+    chats,
+    flow::{Ending, end, retire},
+    maps::{
+        Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
+        STATE_REPLICA_FIN, Service, WATCH_SHIFT, Watched,
+    },
+    scratch::{Last, Turn},
+    shared::Shared,
+    steer::SECOND,
+    tables::{FlowTables, Step, Tables},
+    verdict::Counter,
+};
+
+/// One that another CPU is just ending is left to it for so long, in nanoseconds.
+const ENDING: u64 = 10 * SECOND;
+/// Each is looked at once in so many units of `at`: 17 s.
+const TURN: u32 = 16;
+/// How many flows, and how many chats, a step of the clock looks at, at the most. With 20 steps a second that is
+/// a whole turn of two million.
+pub const LOOKS: u32 = 8192;
+
+/// Whether the next one is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// In any case.
+    Now,
+    /// If its last time was a turn ago.
+    Due,
+}
+
+/// Looks at flows, one at each step.
+pub struct Flows<'a, T>(pub &'a T, pub When, pub &'a mut Turn, pub &'a mut Last);
+/// Looks at chats, one at each step.
+pub struct Chats<'a, T>(pub &'a T, pub When, pub &'a mut Turn);
+
+impl<T: FlowTables> Step for Flows<'_, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        next_flow(self.0, self.1, self.2, self.3)
+    }
+}
+
+impl<T: FlowTables> Step for Chats<'_, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        next_chat(self.0, self.1, self.2)
+    }
+}
+
+/// Looks at the next flow. `false`: there is none whose turn it is.
+#[inline(never)]
+pub fn next_flow(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &mut Last) -> bool {
+    let now = units(tables.now());
+    let watched = &mut turn.flow;
+    if when == When::Due && !(tables.first_flow(watched) && is_due(watched.at, now)) {
+        return false;
+    }
+    // Another CPU may have taken that one meanwhile: then it is the one behind.
+    if !tables.next_flow(watched) {
+        return false;
+    }
+    if stays(tables, watched, last) {
+        watched.at = now;
+        // The ring has room for twice as many flows as there can be, and each that comes in lets two be looked
+        // at: those that are over can never be as many as to fill it.
+        let _ = tables.watch_flow(watched);
+    }
+    true
+}
+
+/// Looks at the next chat. `false`: there is none whose turn it is.
+#[inline(never)]
+pub fn next_chat(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool {
+    let now = units(tables.now());
+    let watched = &mut turn.chat;
+    if when == When::Due && !(tables.first_chat(watched) && is_due(watched.at, now)) {
+        return false;
+    }
+    if !tables.next_chat(watched) {
+        return false;
+    }
+    if chats::stays(tables, &watched.key) {
+        watched.at = now;
+        // It was just taken, and there is no more than one for each chat.
+        let _ = tables.watch_chat(watched);
+    }
+    true
+}
+
+#[inline(always)]
+const fn is_due(at: u32, now: u32) -> bool {
+    now.wrapping_sub(at) >= TURN
+}
+
+#[inline(always)]
+const fn units(now: u64) -> u32 {
+    (now >> WATCH_SHIFT) as u32
+}
+
+/// Whether a flow is to be looked at again. One whose time is over is ended.
+#[inline(always)]
+fn stays(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
+    let Some(shared) = tables.flow(&watched.tuple) else {
+        return false;
+    };
+    let flow = shared.get();
+    if flow.server_isn != watched.server_isn {
+        // The tuple came back, and is in the ring by itself.
+        return false;
+    }
+    let state = shared.state();
+    let silent = tables.now().saturating_sub(flow.last_seen);
+    if state & STATE_ENDED != 0 {
+        // It is being ended, or a release before left it here.
+        if silent < ENDING {
+            return true;
+        }
+        let expired = state & STATE_EXPIRED != 0;
+        let how = if expired { Ending::Replaced } else { Ending::Closed };
+        retire(tables, &watched.tuple, shared, how, last);
+        return false;
+    }
+    if let Some((how, counter)) = over(tables, shared, state, silent) {
+        if end(tables, &watched.tuple, shared, how, last) {
+            tables.count(counter);
+        }
+        return false;
+    }
+    if state & STATE_COUNTED == 0 {
+        adopt(tables, shared);
+    }
+    true
+}
+
+/// Why a flow is over, if it is.
+#[inline(always)]
+fn over(
+    tables: &impl Tables,
+    flow: Shared<Flow>,
+    state: u32,
+    silent: u64,
+) -> Option<(Ending, Counter)> {
+    let Flow { service, replica, .. } = *flow.get();
+    let belongs = tables
+        .replica(replica)
+        .is_some_and(|replica| replica.state != REPLICA_GONE && replica.service == service);
+    let Some(known) = tables.service(service).filter(|_| belongs) else {
+        return Some((Ending::Expired, Counter::EndedGone));
+    };
+    let most = time_out(known, state) as u64 * SECOND;
+    if silent < most {
+        return None;
+    }
+    const BOTH: u32 = STATE_CLIENT_FIN | STATE_REPLICA_FIN;
+    Some(match state & BOTH {
+        BOTH => (Ending::Closed, Counter::EndedClosing),
+        0 => (Ending::Expired, Counter::EndedIdle),
+        _ => (Ending::Expired, Counter::EndedHalfClosed),
+    })
+}
+
+/// For how many seconds a client may be silent in this state.
+#[inline(always)]
+const fn time_out(service: &Service, state: u32) -> u32 {
+    match (state & STATE_CLIENT_FIN != 0, state & STATE_REPLICA_FIN != 0) {
+        (false, false) => service.idle_timeout,
+        (true, false) => service.client_closed_timeout,
+        (false, true) => service.replica_closed_timeout,
+        (true, true) => service.closing_timeout,
+    }
+}
+
+/// Counts a flow that a release before has entered.
+#[inline(always)]
+fn adopt(tables: &impl FlowTables, flow: Shared<Flow>) {
+    if flow.set_state(STATE_COUNTED) & (STATE_COUNTED | STATE_ENDED) == 0
+        && let Some(load) = tables.load(flow.get().replica)
+    {
+        load.add_flows(1);
+    }
+}
