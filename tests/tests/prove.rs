@@ -48,3 +48,18 @@ fn many_flows_are_entered_and_listed() -> Result<()> {
     ensure!(cpu.is_some_and(|cpu| cpu < 50.0), "{result}");
     Ok(())
 }
+
+#[test]
+fn connections_come_and_go_without_the_daemon() -> Result<()> {
+    let result = prove(&["orphan", "--flows", "500", "--rate-seconds", "0"])?;
+    ensure!(result["ok"] == true && result["opened"] == 10_000, "{result}");
+    Ok(())
+}
+
+#[test]
+fn half_dead_connections_and_their_chats_leave_without_the_daemon() -> Result<()> {
+    let service = "replica_closed_timeout = \"2s\"\nlinger = \"1s\"";
+    let result = prove(&["half-dead", "--flows", "300", "--service", service])?;
+    ensure!(result["ok"] == true, "{result}");
+    Ok(())
+}

@@ -112,7 +112,8 @@ fn a_flow_goes_on_when_its_client_may_not_connect_any_more() {
         drops(machine, &live.syn());
         live.goes_up(machine, &live.up(PSH | ACK, 65, 4, b"on"), &[]);
         live.goes_down(machine, &live.down(FIN | ACK, 4, 67, b""), &[]);
-        live.goes_up(machine, &live.up(FIN | ACK, 67, 5, b""), &[Counter::Closed]);
+        live.goes_up(machine, &live.up(FIN | ACK, 67, 5, b""), &[]);
+        live.goes_down(machine, &live.down(ACK, 5, 68, b""), &[Counter::Closed]);
         // Its tuple begins anew for nobody.
         drops(machine, &live.syn());
         restrict(machine, 0);
