@@ -1,17 +1,21 @@
 //! The addresses of a Service that Roost answers for.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::plan::config::{self, AllowedAddress};
+
+use super::{
+    PREFIX,
+    annotations::Settings,
+    owners::{Owner, Owners},
+    ports::tcp_ports,
 };
 
-use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
-
-use crate::plan::config;
-
-use super::{PREFIX, annotations::Settings, ports::tcp_ports};
-
+const INGRESS: &str = "status.loadBalancer.ingress";
 const EXTERNAL: &str = "spec.externalIPs";
+const CLUSTER: &str = "spec.clusterIPs";
 
 /// The addresses of a Service, and what is wrong with others.
 #[derive(Debug, Default)]
@@ -25,16 +29,18 @@ pub(super) struct Addresses {
     pub(super) is_without: bool,
 }
 
-/// What is known of this node's addresses.
+/// What is known of addresses.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OfNode<'a> {
-    /// Which there are, if that is known.
-    pub(super) addresses: Option<&'a [IpAddr]>,
-    /// Which a Service may take, and with which ports: what the file says.
-    pub(super) allowed: &'a BTreeSet<SocketAddr>,
+pub(super) struct Around<'a> {
+    /// This node's, if they are known.
+    pub(super) own: Option<&'a [IpAddr]>,
+    /// Whose others are.
+    pub(super) owners: &'a Owners,
+    /// What Services may take: what the file says.
+    pub(super) allowed: &'a [AllowedAddress],
 }
 
-pub(super) fn of(service: &Service, settings: &Settings, node: OfNode<'_>) -> Addresses {
+pub(super) fn of(service: &Service, settings: &Settings, around: Around<'_>) -> Addresses {
     let spec = service.spec.clone().unwrap_or_default();
     let mut out = Addresses::default();
     let is_family = |addr: &IpAddr| {
@@ -44,10 +50,10 @@ pub(super) fn of(service: &Service, settings: &Settings, node: OfNode<'_>) -> Ad
     let ingress = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
     // With mode Proxy, packets arrive with another destination.
     let ingress = ingress.into_iter().flatten().filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
-    let ingress = ingress.filter_map(|i| Some(("status.loadBalancer.ingress", i.ip.as_deref()?)));
+    let ingress = ingress.filter_map(|i| Some((INGRESS, i.ip.as_deref()?)));
     let external = spec.external_ips.iter().flatten().map(|ip| (EXTERNAL, ip.as_str()));
     let cluster = spec.cluster_ips.iter().flatten().filter(|_| settings.cluster_ip);
-    let cluster = cluster.map(|ip| ("spec.clusterIPs", ip.as_str()));
+    let cluster = cluster.map(|ip| (CLUSTER, ip.as_str()));
     for (field, text) in ingress.chain(external).chain(cluster) {
         match config::address(text) {
             Err(e) => out.problems.push(format!("{field}: {e}")),
@@ -56,26 +62,21 @@ pub(super) fn of(service: &Service, settings: &Settings, node: OfNode<'_>) -> Ad
                  translated, and its pods have no such address"
             )),
             Ok(addr) if out.own.contains(&addr) => {}
-            // Whoever may write a Service could take the node's own ports: 22, 6443, the kubelet's.
-            Ok(addr) if field == EXTERNAL && !node.gives(addr, service) => {
-                let right: Vec<_> = tcp_ports(service).map(|port| shown(addr, port)).collect();
-                out.problems.push(format!(
-                    "{field}: {addr} is an address of the node (or nobody knows the node's), and nobody is \
-                     given a node's own ports: use the annotation {PREFIX}node-port, or have {} in \
-                     [kubernetes] allowed_addresses of the configuration file",
-                    right.join(", ")
-                ));
-            }
-            Ok(addr) => out.own.push(addr),
+            // The API server has given it to this very Service.
+            Ok(addr) if field == CLUSTER => out.own.push(addr),
+            Ok(addr) => match around.refuses(addr, field == EXTERNAL, service) {
+                Some(why) => out.problems.push(format!("{field}: {addr} {why}")),
+                None => out.own.push(addr),
+            },
         }
     }
     if settings.node_port {
-        match node.addresses {
+        match around.own {
             None => out.problems.push(format!(
                 "{PREFIX}node-port: the addresses of this node are not known: is --node-name the \
                  name of a Node?"
             )),
-            Some(node) => out.node = node.iter().copied().filter(is_family).collect(),
+            Some(own) => out.node = own.iter().copied().filter(is_family).collect(),
         }
     }
     let waits = spec.type_.as_deref() == Some("LoadBalancer");
@@ -83,37 +84,51 @@ pub(super) fn of(service: &Service, settings: &Settings, node: OfNode<'_>) -> Ad
     out
 }
 
-impl OfNode<'_> {
-    /// Whether a Service may have this address: it is not the node's, or all of its ports are allowed there.
-    fn gives(self, addr: IpAddr, service: &Service) -> bool {
-        let is_allowed = |port: &ServicePort| {
-            let port = u16::try_from(port.port);
-            port.is_ok_and(|port| self.allowed.contains(&SocketAddr::new(addr, port)))
+impl Around<'_> {
+    /// Why a Service may not have an address that a load balancer, or the Service itself, says it has.
+    /// Whoever may write a Service could take what others listen to: sshd, the kubelet, the API server.
+    fn refuses(self, addr: IpAddr, is_external: bool, service: &Service) -> Option<String> {
+        let ports = || tcp_ports(service).filter_map(|port| u16::try_from(port.port).ok());
+        let is_named =
+            |port: u16| self.allowed.contains(&AllowedAddress::Port(SocketAddr::new(addr, port)));
+        let right = || {
+            let all: Vec<_> =
+                ports().map(|port| format!("\"{}\"", SocketAddr::new(addr, port))).collect();
+            format!(
+                "{} in [kubernetes] allowed_addresses of the configuration file",
+                all.join(", ")
+            )
         };
-        self.addresses.is_some_and(|own| !own.contains(&addr)) || tcp_ports(service).all(is_allowed)
-    }
-}
-
-fn shown(addr: IpAddr, port: &ServicePort) -> String {
-    match addr {
-        IpAddr::V4(addr) => format!("\"{addr}:{}\"", port.port),
-        IpAddr::V6(addr) => format!("\"[{addr}]:{}\"", port.port),
-    }
-}
-
-/// The addresses of a node that its node ports are served on.
-pub(super) fn of_node(node: &Node) -> Vec<IpAddr> {
-    let mut out = Vec::new();
-    let all = node.status.as_ref().and_then(|status| status.addresses.as_ref());
-    for address in all.into_iter().flatten() {
-        let of_type = matches!(address.type_.as_str(), "InternalIP" | "ExternalIP");
-        if let Ok(addr) = config::address(&address.address)
-            && of_type
-            && !out.contains(&addr)
-        {
-            out.push(addr);
+        // Who writes a load balancer's status is trusted more than who writes an EndpointSlice.
+        match self.owners.of(addr, is_external) {
+            Some(Owner::Service) => {
+                return Some(format!(
+                    "is the cluster IP of a Service, which has it alone: use the annotation \
+                     {PREFIX}cluster-ip there"
+                ));
+            }
+            Some(Owner::Pod) => return Some("is an address of pods, and never a Service's".into()),
+            Some(Owner::Node) if !ports().all(is_named) => {
+                return Some(format!(
+                    "is an address of a Node, and nobody is given a Node's own ports: use the \
+                     annotation {PREFIX}node-port, or have {}",
+                    right()
+                ));
+            }
+            Some(Owner::Node) | None => {}
         }
+        if ports().all(is_named) {
+            return None;
+        }
+        let is_in = |allowed: &AllowedAddress| matches!(allowed, AllowedAddress::All(prefix) if prefix.contains(&addr));
+        if is_external && !self.allowed.iter().any(is_in) {
+            return Some(format!(
+                "is none that Services may take by themselves: let a load balancer give it one, or \
+                 have \"{addr}\" or {}",
+                right()
+            ));
+        }
+        let taken = ports().find(|port| self.owners.is_balanced(addr, *port))?;
+        Some(format!("with port {taken} is what a load balancer has given to another Service"))
     }
-    out.sort();
-    out
 }

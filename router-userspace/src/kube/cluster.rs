@@ -4,20 +4,22 @@ mod declared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
 };
 
-use k8s_openapi::api::core::v1::{Node, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 
-use crate::plan::config::{self, Prefix, State};
+use crate::plan::config::{self, AllowedAddress, Prefix, State};
 
 use super::{
     ObjectKey, Problem, Reason,
-    addresses::{self, Addresses, OfNode},
+    addresses::{self, Addresses, Around},
     annotations::Settings,
     fitting::fitting,
+    node::{Node, OfNode},
+    owners::{Owners, Says},
     ports::tcp_ports,
     replicas::replicas,
     slices::Slice,
@@ -34,9 +36,12 @@ pub struct Cluster {
     /// Of every Service: any may become Roost's.
     slices: BTreeMap<ObjectKey, Slice>,
     slices_of: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
-    nodes: BTreeMap<String, Vec<IpAddr>>,
-    /// Addresses of the node that Services may take, with these ports.
-    allowed: BTreeSet<SocketAddr>,
+    nodes: BTreeMap<String, OfNode>,
+    /// What every Service says about addresses, and whose they are.
+    says: BTreeMap<ObjectKey, Says>,
+    owners: Owners,
+    /// What Services may take.
+    allowed: Vec<AllowedAddress>,
 }
 
 /// What follows from the cluster's state.
@@ -57,9 +62,9 @@ impl Cluster {
         Self { node_name: node_name.into(), ..Self::default() }
     }
 
-    /// Says which addresses of the node Services may take, with which ports.
-    pub fn allow(&mut self, addresses: &[SocketAddr]) {
-        self.allowed = addresses.iter().copied().collect();
+    /// Says which addresses Services may take.
+    pub fn allow(&mut self, addresses: &[AllowedAddress]) {
+        self.allowed = addresses.to_vec();
     }
 
     /// Takes a Service in. Returns whether that changes anything that matters.
@@ -68,13 +73,18 @@ impl Cluster {
         let old = self.services.remove(&key);
         let new = declared(service, old.as_ref());
         let changed = old != new;
+        let says = Says::of(service, new.is_some());
+        let matters = self.owners.service(self.says.get(&key), Some(&says));
+        self.says.insert(key.clone(), says);
         self.services.extend(new.map(|new| (key, new)));
-        changed
+        changed || matters
     }
 
     /// Forgets a Service.
     pub fn delete_service(&mut self, key: &ObjectKey) -> bool {
-        self.services.remove(key).is_some()
+        let says = self.says.remove(key);
+        let matters = self.owners.service(says.as_ref(), None);
+        self.services.remove(key).is_some() || matters
     }
 
     /// Takes an EndpointSlice in.
@@ -86,7 +96,8 @@ impl Cluster {
         }
         // Its label may have changed, too.
         let before = self.delete_slice(&key);
-        let matters = self.services.contains_key(&new.service);
+        let matters =
+            self.owners.slice(None, Some(&new)) | self.services.contains_key(&new.service);
         self.slices_of.entry(new.service.clone()).or_default().insert(key.clone());
         self.slices.insert(key, new);
         before || matters
@@ -101,25 +112,29 @@ impl Cluster {
                 self.slices_of.remove(&old.service);
             }
         }
-        self.services.contains_key(&old.service)
+        self.owners.slice(Some(&old), None) | self.services.contains_key(&old.service)
     }
 
     /// Takes a Node in.
     pub fn apply_node(&mut self, node: &Node) -> bool {
-        let new = addresses::of_node(node);
-        let old = self.nodes.insert(node.name_any(), new.clone());
-        old.as_ref() != Some(&new) && node.name_any() == self.node_name
+        let (name, new) = (node.name_any(), node.what_matters());
+        let old = self.nodes.get(&name);
+        let matters = self.owners.node(old, Some(&new));
+        let is_own = name == self.node_name && old != Some(&new);
+        self.nodes.insert(name, new);
+        matters || is_own
     }
 
     /// Forgets a Node.
     pub fn delete_node(&mut self, name: &str) -> bool {
-        self.nodes.remove(name).is_some() && name == self.node_name
+        let Some(old) = self.nodes.remove(name) else { return false };
+        self.owners.node(Some(&old), None) || name == self.node_name
     }
 
     /// Takes all Services in: those that are not among them are no more.
     pub fn list_services(&mut self, all: &[Service]) -> bool {
         let keys: BTreeSet<ObjectKey> = all.iter().map(ObjectKey::of).collect();
-        let gone: Vec<_> = self.services.keys().filter(|k| !keys.contains(k)).cloned().collect();
+        let gone: Vec<_> = self.says.keys().filter(|k| !keys.contains(k)).cloned().collect();
         let gone = gone.iter().fold(false, |any, key| self.delete_service(key) | any);
         all.iter().fold(gone, |any, service| self.apply_service(service) | any)
     }
@@ -132,8 +147,12 @@ impl Cluster {
         all.iter().fold(gone, |any, slice| self.apply_slice(slice) | any)
     }
 
-    /// Takes all Nodes in.
+    /// Takes all Nodes in. Where this runs there is a Node: a list without any is wrong, and would give away what
+    /// belongs to them.
     pub fn list_nodes(&mut self, all: &[Node]) -> bool {
+        if all.is_empty() {
+            return false;
+        }
         let names: BTreeSet<String> = all.iter().map(Node::name_any).collect();
         let gone: Vec<_> = self.nodes.keys().filter(|n| !names.contains(*n)).cloned().collect();
         let gone = gone.iter().fold(false, |any, name| self.delete_node(name) | any);
@@ -175,8 +194,8 @@ impl Cluster {
         });
         let mut claims = taken.clone();
         let mut out = Derived::default();
-        let addresses = self.nodes.get(&self.node_name).map(Vec::as_slice);
-        let node = OfNode { addresses, allowed: &self.allowed };
+        let own = self.nodes.get(&self.node_name).map(|node| node.addresses.as_slice());
+        let around = Around { own, owners: &self.owners, allowed: &self.allowed };
         for (key, declared) in by_age {
             let uid = declared.uid();
             let mut problem = |reason, message: String| {
@@ -187,7 +206,7 @@ impl Cluster {
                 problem(*reason, message.clone());
             }
             let Some(settings) = &declared.settings else { continue };
-            let addresses = addresses::of(&declared.service, settings, node);
+            let addresses = addresses::of(&declared.service, settings, around);
             for message in &addresses.problems {
                 problem(Reason::AddressNotServed, message.clone());
             }

@@ -4,15 +4,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
-    net::SocketAddr,
     time::Duration,
 };
 
 use anyhow::{Result, bail};
-use k8s_openapi::api::{
-    core::v1::{Node, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::{
     sync::mpsc,
@@ -22,12 +18,12 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::plan::{
-    config::{self, Prefix},
+    config::{self, AllowedAddress, Prefix},
     index::SyncError,
 };
 
 use super::{
-    Claims, Cluster, ObjectKey, Problem, Reason,
+    Claims, Cluster, Node, ObjectKey, Problem, Reason,
     guard::Guard,
     state::{Kind, WatchState},
     watch::{Closed, Event, SILENCE, Watch},
@@ -151,8 +147,8 @@ impl Source {
                 api: Api::all(client),
                 kind: Kind::Nodes,
                 labels: None,
-                // Nodes change all the time, and there may be thousands.
-                fields: Some(format!("metadata.name={}", options.node_name)),
+                // Of all: no Service may take what belongs to any.
+                fields: None,
                 state: state.clone(),
                 silence: options.silence,
                 updates: sender,
@@ -339,8 +335,8 @@ impl Source {
         self.guard.judge(services, &events, is_current, now - self.begin)
     }
 
-    /// Says which addresses of the node Services may take, with which ports.
-    pub fn allow(&mut self, addresses: &[SocketAddr]) {
+    /// Says which addresses Services may take.
+    pub fn allow(&mut self, addresses: &[AllowedAddress]) {
         self.cluster.allow(addresses);
     }
 

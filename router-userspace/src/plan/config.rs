@@ -14,7 +14,7 @@ use std::path::Path;
 use thiserror::Error;
 
 pub use model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service, State};
-pub use pool::{AddressPool, Kubernetes};
+pub use pool::{AddressPool, AllowedAddress, Kubernetes};
 pub use prefix::Prefix;
 pub use source::{KeySource, SourceProblem, key_sources};
 pub(crate) use value::{MOST_HANDSHAKE, address, source as source_prefix};

@@ -1,12 +1,9 @@
 //! Objects as the API server has them, and what becomes of them.
 
-use k8s_openapi::api::{
-    core::v1::{Node, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use roost::{
-    kube::{Claims, Cluster, Derived, Reason},
-    plan::config::{self, State},
+    kube::{Claims, Cluster, Derived, Node, Reason},
+    plan::config::{self, AllowedAddress, Prefix, State},
 };
 use serde_json::{Value, json};
 
@@ -80,6 +77,16 @@ pub fn with(mut endpoint: Value, ready: Value, serving: Value, terminating: Valu
 
 pub fn terminating(endpoint: Value) -> Value {
     with(endpoint, json!(false), json!(true), json!(true))
+}
+
+/// What a file with this in `allowed_addresses` says.
+pub fn allowed(text: &str) -> AllowedAddress {
+    match text.parse() {
+        Ok(address) => AllowedAddress::Port(address),
+        Err(_) => {
+            AllowedAddress::All(Prefix::from(text.parse::<ipnet::IpNet>().expect("a prefix")))
+        }
+    }
 }
 
 pub fn node(name: &str, addresses: &[(&str, &str)]) -> Node {

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::Service;
 use roost::{
-    kube::{Claims, Derived, ObjectKey, Reason},
+    kube::{Claims, Cluster, Derived, ObjectKey, Reason},
     plan::config::{self, OnMissing, Prefix, State},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::objects::*;
 
@@ -170,6 +171,7 @@ fn addresses_are_ingress_external_and_what_was_asked_for() {
         let spec = service.spec.as_mut().unwrap();
         spec.external_ips = Some(vec!["198.51.100.7".into(), "192.0.2.10".into()]);
         let mut cluster = cluster(&[service], &[]);
+        cluster.allow(&[allowed("198.51.100.0/24")]);
         cluster.list_nodes(&[
             node("other", &[("InternalIP", "172.16.0.9")]),
             node(
@@ -199,38 +201,135 @@ fn addresses_are_ingress_external_and_what_was_asked_for() {
     );
 }
 
-/// Whoever may write a Service must not get what others listen to on the node.
-#[test]
-fn the_nodes_own_ports_are_not_given_away() {
+/// A Service that names these addresses by itself, or has them of a load balancer, and what is refused.
+fn names(addresses: &[&str], is_external: bool) -> Service {
     let mut service = annotated("chat", &[]);
-    service.spec.as_mut().unwrap().external_ips =
-        Some(vec!["172.16.0.1".into(), "203.0.113.9".into(), "198.51.100.7".into()]);
-    let mut cluster = cluster(&[service], &[]);
-    let refused = |cluster: &roost::kube::Cluster, addresses: &[&str]| {
-        let derived = cluster.derive(&Claims::new());
-        let said: Vec<_> = problems(&derived);
-        assert_eq!(said.len(), addresses.len(), "{said:?}");
-        for ((reason, message), addr) in said.iter().zip(addresses) {
-            assert_eq!(*reason, Reason::AddressNotServed);
-            let right = format!("have \"{addr}:80\" in [kubernetes] allowed_addresses");
-            assert!(
-                message.contains(&right) && message.contains("roost.rs/node-port"),
-                "{message}"
-            );
+    let addresses = addresses.iter().map(|addr| (*addr).to_owned());
+    if is_external {
+        service.spec.as_mut().unwrap().external_ips = Some(addresses.collect());
+        return service;
+    }
+    let ingress: Vec<_> = addresses.map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect();
+    let status = json!({"loadBalancer": {"ingress": ingress}});
+    service.status = Some(serde_json::from_value(status).unwrap());
+    service
+}
+
+/// What is served, and what is said of the rest: the address and whether the text has this in it.
+#[track_caller]
+fn refused(cluster: &Cluster, wanted: &[(&str, &str)]) -> Vec<String> {
+    let derived = cluster.derive(&Claims::new());
+    let said: Vec<_> = problems(&derived);
+    assert_eq!(said.len(), wanted.len(), "{said:?}");
+    for (addr, text) in wanted {
+        let of = |(_, message): &&(Reason, &str)| message.contains(&format!(": {addr} "));
+        let (reason, message) = said.iter().find(of).unwrap_or_else(|| panic!("{addr}: {said:?}"));
+        assert_eq!(*reason, Reason::AddressNotServed);
+        assert!(message.contains(text), "{message}");
+    }
+    vips(&derived.services[0].1)
+}
+
+const OF_A_NODE: &str = "is an address of a Node, and nobody is given a Node's own ports: use the annotation \
+                         roost.rs/node-port, or have";
+
+/// Whoever may write a Service must not get what others listen to on a Node, be it this one or another.
+#[test]
+fn no_nodes_own_ports_are_given_away() {
+    let nodes = [
+        node(NODE, &[("InternalIP", "172.16.0.1"), ("ExternalIP", "203.0.113.9")]),
+        node("other", &[("InternalIP", "172.16.0.2")]),
+    ];
+    for is_external in [true, false] {
+        let service = names(&["172.16.0.1", "172.16.0.2", "203.0.113.9"], is_external);
+        let served: &[&str] = if is_external { &["192.0.2.10 80"] } else { &[] };
+        let mut cluster = cluster(&[service], &[]);
+        cluster.list_nodes(&nodes);
+        let of_node = |addr| (addr, OF_A_NODE);
+        let all = ["172.16.0.1", "172.16.0.2", "203.0.113.9"].map(of_node);
+        assert_eq!(refused(&cluster, &all), served);
+        // All of a prefix is not meant for Nodes.
+        cluster.allow(&["172.16.0.0/24", "203.0.113.0/24", "203.0.113.9:81"].map(allowed));
+        assert_eq!(refused(&cluster, &all), served);
+        // The operator may say so; with this port, and no other.
+        cluster.allow(&["172.16.0.1:80", "203.0.113.9:81"].map(allowed));
+        let wanted = [served, &["172.16.0.1 80"]].concat();
+        assert_eq!(refused(&cluster, &all[1..]), wanted);
+        // A list without any Node is wrong, and gives nothing away.
+        assert!(!cluster.list_nodes(&[]));
+        assert_eq!(refused(&cluster, &all[1..]), wanted);
+        // What is no Node's any more is served again, if a load balancer gives it.
+        assert!(cluster.delete_node("other"));
+        let left = "is none that Services may take by themselves";
+        match is_external {
+            true => drop(refused(&cluster, &[("172.16.0.2", left), all[2]])),
+            false => drop(refused(&cluster, &all[2..])),
         }
-        vips(&derived.services[0].1)
+        assert!(cluster.apply_node(&nodes[1]));
+        refused(&cluster, &all[1..]);
+    }
+}
+
+#[test]
+fn external_ips_are_those_that_the_file_allows() {
+    let mut cluster = cluster(&[names(&["198.51.100.7", "198.51.100.8"], true)], &[]);
+    let says = |addr| (addr, "let a load balancer give it one, or have \"198.51.100.");
+    assert_eq!(refused(&cluster, &["198.51.100.7", "198.51.100.8"].map(says)), ["192.0.2.10 80"]);
+    cluster.allow(&["198.51.100.7:80", "198.51.100.8:81"].map(allowed));
+    let served = refused(&cluster, &[says("198.51.100.8")]);
+    assert_eq!(served, ["192.0.2.10 80", "198.51.100.7 80"]);
+    cluster.allow(&[allowed("198.51.100.0/29"), allowed("198.51.100.8/32")]);
+    assert_eq!(refused(&cluster, &[]), ["192.0.2.10 80", "198.51.100.7 80", "198.51.100.8 80"]);
+}
+
+#[test]
+fn addresses_of_pods_and_of_other_services_stay_with_them() {
+    let other = |name: &str, changes: &[(&str, Value)]| {
+        let plain = [("spec.loadBalancerClass", json!(null)), ("metadata.annotations", json!({}))];
+        service(name, &[&plain[..], changes].concat())
     };
-    // Of a node that nobody knows any address might be.
-    let all = ["172.16.0.1", "198.51.100.7", "203.0.113.9"];
-    assert_eq!(refused(&cluster, &all), ["192.0.2.10 80"]);
-    cluster
-        .list_nodes(&[node(NODE, &[("InternalIP", "172.16.0.1"), ("ExternalIP", "203.0.113.9")])]);
-    let own = ["172.16.0.1", "203.0.113.9"];
-    assert_eq!(refused(&cluster, &own), ["192.0.2.10 80", "198.51.100.7 80"]);
-    // The operator may; with this port, and no other.
-    cluster.allow(&["172.16.0.1:80".parse().unwrap(), "203.0.113.9:81".parse().unwrap()]);
-    let served = ["192.0.2.10 80", "172.16.0.1 80", "198.51.100.7 80"];
-    assert_eq!(refused(&cluster, &["203.0.113.9"]), served);
+    let of_pods = "is an address of pods, and never a Service's";
+    let of_service = "is the cluster IP of a Service, which has it alone";
+    let balanced = "with port 80 is what a load balancer has given to another Service";
+    let has_pods: roost::kube::Node = serde_json::from_value(json!({
+        "metadata": {"name": "other"}, "spec": {"podCIDRs": ["10.244.7.0/24", "fd00:7::/64"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "172.16.0.2"}]},
+    }))
+    .unwrap();
+    for is_external in [true, false] {
+        let named = ["10.244.7.3", "10.1.0.9", "10.96.0.99", "192.0.2.77", "192.0.2.78"];
+        let mut cluster = cluster(&[names(&named, is_external)], &[]);
+        // The operator has said so of all of them.
+        cluster.allow(&["0.0.0.0/1", "128.0.0.0/1"].map(allowed));
+        assert_eq!(refused(&cluster, &[]).len(), if is_external { 6 } else { 5 });
+        assert!(cluster.apply_node(&has_pods), "an address that is named");
+        assert!(cluster.apply_slice(&slice("other", "o", &[pod("other-0", "10.1.0.9")])));
+        let changes = [
+            ("spec.clusterIPs", json!(["10.96.0.99"])),
+            ("status.loadBalancer.ingress", json!([{"ip": "192.0.2.77"}])),
+        ];
+        assert!(cluster.apply_service(&other("other", &changes)));
+        // Another port of a shared address is another thing.
+        let shared = [
+            ("spec.clusterIPs", json!(["10.96.0.50"])),
+            ("status.loadBalancer.ingress", json!([{"ip": "192.0.2.78"}])),
+            ("spec.ports", json!([{"port": 443, "protocol": "TCP"}])),
+        ];
+        assert!(cluster.apply_service(&other("shared", &shared)));
+        let mut wanted =
+            vec![("10.244.7.3", of_pods), ("10.96.0.99", of_service), ("192.0.2.77", balanced)];
+        // Who writes a load balancer's status is trusted more than who writes an EndpointSlice.
+        if is_external {
+            wanted.push(("10.1.0.9", of_pods));
+        }
+        let served = refused(&cluster, &wanted);
+        assert!(served.contains(&"192.0.2.78 80".to_owned()), "{served:?}");
+        // When the others are gone, it is free; what they have said is forgotten.
+        assert!(cluster.list_services(&[names(&named, is_external)]));
+        assert!(cluster.list_slices(&[]), "an address that is named");
+        cluster.delete_node("other");
+        assert_eq!(refused(&cluster, &[]).len(), if is_external { 6 } else { 5 });
+    }
 }
 
 #[test]
@@ -341,7 +440,11 @@ fn what_does_not_matter_changes_nothing() {
     assert!(!cluster.apply_slice(&slice("other", "o", &[pod("other-0", "10.1.0.5")])));
     assert!(!cluster.apply_service(&service(
         "other",
-        &[("spec.loadBalancerClass", json!(null)), ("metadata.annotations", json!({}))]
+        &[
+            ("spec.loadBalancerClass", json!(null)),
+            ("metadata.annotations", json!({})),
+            ("status.loadBalancer.ingress", json!([{"ip": "192.0.2.99"}])),
+        ]
     )));
     assert!(!cluster.apply_node(&node("other", &[("InternalIP", "172.16.0.2")])));
     assert!(!cluster.delete_slice(&ObjectKey::new("default", "o")));

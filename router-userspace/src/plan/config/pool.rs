@@ -16,8 +16,17 @@ use super::{
 pub struct Kubernetes {
     /// What Services are given addresses from, in the order in which it is used.
     pub address_pools: Vec<AddressPool>,
-    /// Addresses of the nodes with the ports that Services may take there by `spec.externalIPs`.
-    pub allowed_addresses: Vec<SocketAddr>,
+    /// What Services may take by `spec.externalIPs`, and of the Nodes' addresses.
+    pub allowed_addresses: Vec<AllowedAddress>,
+}
+
+/// What Services may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AllowedAddress {
+    /// An address with this port, whosoever it is.
+    Port(SocketAddr),
+    /// These addresses with any port, but for those of Nodes.
+    All(Prefix),
 }
 
 /// Addresses that may be given, from the first to the last, both of one family.
@@ -68,7 +77,8 @@ pub(super) fn kubernetes(table: &Table<'_>) -> Kubernetes {
     }
     let mut allowed = Vec::new();
     for item in table.get("allowed_addresses").iter().flat_map(Field::list) {
-        let Some(text) = item.text("an address with a port, \"192.0.2.10:443\",") else { continue };
+        let right = "an address with a port, \"192.0.2.10:443\", or without,";
+        let Some(text) = item.text(right) else { continue };
         match allowed_address(text) {
             Err(message) => item.refuse(message),
             Ok(address) => allowed.push(address),
@@ -77,17 +87,19 @@ pub(super) fn kubernetes(table: &Table<'_>) -> Kubernetes {
     Kubernetes { address_pools: pools, allowed_addresses: allowed }
 }
 
-/// `192.0.2.10:443`, or `[2001:db8::10]:443`.
-fn allowed_address(text: &str) -> Result<SocketAddr, String> {
-    let right = "write \"192.0.2.10:443\" or \"[2001:db8::10]:443\"";
-    let address: SocketAddr =
-        text.parse().map_err(|_| format!("{text:?} is no address with a port; {right}"))?;
+/// `192.0.2.10:443`, or `203.0.113.0/28`.
+fn allowed_address(text: &str) -> Result<AllowedAddress, String> {
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        return value::prefix(text).map(AllowedAddress::All).map_err(|e| {
+            format!("{e}; with a port, write \"192.0.2.10:443\" or \"[2001:db8::10]:443\"")
+        });
+    };
     // A scope (`%eth0`) would never match: a Service's addresses have none.
     value::address(text.rsplit_once(':').map_or(text, |(addr, _)| addr).trim_matches(['[', ']']))?;
-    if address.port() == 0 {
-        return Err(format!("{text:?} has no port; {right}"));
+    match address.port() {
+        0 => Err(format!("{text:?} has the port 0; write one from 1 to 65535, or none")),
+        _ => Ok(AllowedAddress::Port(address)),
     }
-    Ok(address)
 }
 
 /// `203.0.113.16/28`, or `2001:db8:1::10-2001:db8:1::2f`.
@@ -141,7 +153,7 @@ const NOT_ROUTED: [(&str, &str, &str); 6] = [
 
 #[cfg(test)]
 mod tests {
-    use super::super::Config;
+    use super::{super::Config, *};
 
     fn read(pools: &str) -> Result<Vec<String>, String> {
         let text = format!("interfaces = [\"eth0\"]\n[kubernetes]\naddress_pools = {pools}\n");
@@ -202,13 +214,16 @@ mod tests {
                 format!("interfaces = [\"eth0\"]\n[kubernetes]\nallowed_addresses = {text}\n");
             crate::plan::config::Config::parse(&text, "r.toml")
         };
-        let good = config("[\"192.0.2.10:443\", \"[2001:db8::10]:80\"]").unwrap();
-        let expected = ["192.0.2.10:443", "[2001:db8::10]:80"].map(|a| a.parse().unwrap());
-        assert_eq!(good.kubernetes.allowed_addresses, expected);
+        let good = config("[\"192.0.2.10:443\", \"[2001:db8::10]:80\", \"203.0.113.0/28\"]");
+        let port = |text: &str| AllowedAddress::Port(text.parse().unwrap());
+        let all = AllowedAddress::All(value::prefix("203.0.113.0/28").unwrap());
+        let expected = [port("192.0.2.10:443"), port("[2001:db8::10]:80"), all];
+        assert_eq!(good.unwrap().kubernetes.allowed_addresses, expected);
         for (text, says) in [
-            ("[\"192.0.2.10\"]", "\"192.0.2.10\" is no address with a port; write"),
-            ("[\"192.0.2.10:0\"]", "has no port"),
+            ("[\"192.0.2\"]", "with a port, write \"192.0.2.10:443\""),
+            ("[\"192.0.2.10:0\"]", "has the port 0"),
             ("[\"127.0.0.1:80\"]", "loopback"),
+            ("[\"203.0.113.1/28\"]", "write \"203.0.113.0/28\""),
             ("[443]", "an address with a port"),
         ] {
             let error = config(text).unwrap_err().to_string();

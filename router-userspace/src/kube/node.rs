@@ -1,0 +1,98 @@
+//! Nodes, as far as they are needed. All of the cluster are watched, of which there may be thousands, and most
+//! of a Node is about its images and conditions: that is not even kept while it is read.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use k8s_openapi::{ClusterResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::Resource;
+use serde::Deserialize;
+
+use crate::plan::config::{self, Prefix};
+
+/// A Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    metadata: ObjectMeta,
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    addresses: Vec<Address>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+/// What matters of a Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OfNode {
+    /// Its addresses, which its node ports are served on.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Where the addresses of its pods are from, if that is said.
+    pub(super) pods: Vec<Prefix>,
+}
+
+impl Node {
+    /// What matters of it.
+    pub(super) fn what_matters(&self) -> OfNode {
+        let mut addresses = Vec::new();
+        for address in &self.status.addresses {
+            let of_type = matches!(address.kind.as_str(), "InternalIP" | "ExternalIP");
+            if let Ok(addr) = config::address(&address.address)
+                && of_type
+                && !addresses.contains(&addr)
+            {
+                addresses.push(addr);
+            }
+        }
+        addresses.sort();
+        let pods = self.spec.pod_cidrs.iter();
+        let pods = pods.filter_map(|text| Some(text.parse::<ipnet::IpNet>().ok()?.into()));
+        OfNode { addresses, pods: pods.collect() }
+    }
+}
+
+impl Resource for Node {
+    type DynamicType = ();
+    type Scope = ClusterResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Node".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "nodes".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
