@@ -192,7 +192,7 @@ fn translate<const N: usize, const L4: usize>(
     let (flow, back);
     let (translation, verdict) = match way {
         Way::ToReplica => {
-            let Some(found) = tables.flow(ends.from_client().tuple()) else {
+            let Some(found) = tables.flow(ends.client_words().tuple()) else {
                 let ours = ingress::service_of(tables, &segment, &mut scratch.vip);
                 return ours.is_none().then_some(Counter::IngressPassed);
             };
@@ -204,7 +204,7 @@ fn translate<const N: usize, const L4: usize>(
             (Translation::to_replica(flow.get()), Counter::ToReplica)
         }
         Way::ToClient => {
-            let ends = ends.from_server();
+            let ends = ends.server_words();
             let Some(found) = tables.flow_back(ends.tuple()) else {
                 let Next::Verdict(verdict) = egress::without_flow(tables, &segment, ends.tuple())
                 else {
@@ -251,13 +251,13 @@ impl Ends {
     }
 
     #[inline(always)]
-    const fn from_client(&self) -> Words {
+    const fn client_words(&self) -> Words {
         let ([a, b, c, d], [e, f, g, h]) = (self.src, self.dst);
         Words([a, b, c, d, e, f, g, h, self.ports])
     }
 
     #[inline(always)]
-    const fn from_server(&self) -> Words {
+    const fn server_words(&self) -> Words {
         let ([a, b, c, d], [e, f, g, h]) = (self.dst, self.src);
         Words([a, b, c, d, e, f, g, h, self.ports.rotate_left(16)])
     }
