@@ -46,6 +46,8 @@ use crate::{
 pub use args::{ClusterArgs, LogFormat, RunArgs};
 use watch::Watch;
 
+/// What could not be published is tried again after this: all is planned anew for it.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How often the file is looked at.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -136,6 +138,8 @@ struct Daemon {
     status: Status,
     /// What writes to the cluster.
     control: Option<Control>,
+    /// When the maps were last brought to what the sources say.
+    synced: Instant,
     /// Services that are not as their sources say.
     failed: BTreeMap<String, SyncError<WriteError>>,
     /// Replicas are gone: their flows are not to wait for their turn.
@@ -176,6 +180,7 @@ impl Daemon {
             control: None,
             leaving: secrets::Leaving::default(),
             status,
+            synced: Instant::now(),
             failed: BTreeMap::new(),
             ends_flows: false,
         };
@@ -206,6 +211,7 @@ impl Daemon {
 
     /// Brings the maps to what the sources say, each service by itself.
     fn sync(&mut self) {
+        self.synced = Instant::now();
         let Synced { changes, failed } = self.index.sync(&mut self.tables, secrets::monotonic());
         let problems: BTreeMap<String, String> =
             failed.iter().map(|(service, e)| (service.clone(), e.to_string())).collect();
@@ -363,7 +369,7 @@ impl Daemon {
         self.status.went_round(&report, took);
         log_round(&report);
         self.index.free_unused(&report.used, secrets::monotonic());
-        if self.index.is_behind() {
+        if self.index.is_behind() && self.synced.elapsed() >= AGAIN {
             self.sync();
         }
     }
