@@ -12,6 +12,9 @@ use crate::lab::{Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT};
 
 /// How often the table of flows is filled.
 const TIMES: u64 = 20;
+/// How often in a second, at the most. A client that closes before its replica has accepted sends its FIN again after
+/// 200 ms, and its flow lives for so long: on a fast machine that alone would fill a small table.
+const PACE: u64 = 4;
 
 /// How much is to be done.
 #[derive(Args, Debug, Clone)]
@@ -36,7 +39,9 @@ pub(super) fn run(options: &Options) -> Result<Report> {
 
     step(&format!("no daemon, room for {} flows, {visits} connections", options.flows));
     let limits = format!("[limits]\nflows = {}\n", options.flows);
-    let plan = Plan::new(visits, Duration::from_secs(options.seconds));
+    let pace = u32::try_from(PACE * options.flows)?;
+    let limit = Duration::from_secs(options.seconds);
+    let plan = Plan { pace: Some(pace), ..Plan::new(visits, limit) };
     let visitors = Visitors::new(&lab, (lab.vip(Family::V4), VIP_PORT).into(), 0..24);
     let outcome = without_daemon(&lab, &visitors, &limits, &plan)?;
     report.part(format!("daemon killed, flows = {}", options.flows));
