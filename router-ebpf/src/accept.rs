@@ -6,7 +6,7 @@ use crate::{
     hand::{self, When},
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending, Piece,
-        STASH_LEN, STATE_COUNTED, WATCH_SHIFT,
+        STASH_LEN, STATE_COUNTED, watch_time,
     },
     options::Offer,
     packet::Packet,
@@ -120,8 +120,7 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.sent = segment.ack;
     flow.client_fin = 0;
     flow.replica_fin = 0;
-    flow.share = 0;
-    flow.reserved = 0;
+    flow.reserved = [0; 2];
 }
 
 /// What became of a flow that was to be entered.
@@ -200,21 +199,18 @@ fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         Err(Refused::Full) => return Entered::Full,
         Err(Refused::Failed) => return Entered::Failed,
     }
-    if let Some(load) = tables.load(scratch.flow.replica) {
-        load.add_flows(1);
-    }
     let watched = &mut scratch.turn.flow;
     watched.tuple = scratch.vip_side;
     watched.server_isn = scratch.flow.server_isn;
-    watched.at = (scratch.flow.since >> WATCH_SHIFT) as u32;
+    watched.at = watch_time(scratch.flow.since);
     watched.reserved = 0;
     if tables.watch_flow(watched).is_err() {
         // Nothing would ever end it.
         tables.remove_flow(&scratch.vip_side);
-        if let Some(load) = tables.load(scratch.flow.replica) {
-            load.add_flows(u64::MAX);
-        }
         return Entered::Full;
+    }
+    if let Some(load) = tables.load(scratch.flow.replica) {
+        load.add_flows(1);
     }
     Entered::Yes
 }

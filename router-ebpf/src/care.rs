@@ -4,17 +4,17 @@
 use crate::{
     egress,
     flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_near},
-    ingress::{self, Check, check, hear, without_flow},
+    ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
-        FLOW_REQUESTS, Flow, REPLICA_GONE, STATE_CLOSED, STATE_ENDED, STATE_EXPIRED,
-        STATE_SYN_SEEN, STATE_UPGRADED,
+        FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXPIRED, STATE_SYN_SEEN,
+        STATE_UPGRADED,
     },
     packet::Packet,
     reply::{self, reset_replica},
     scratch::Scratch,
     segment::Segment,
     stage::Next,
-    tables::{FlowTables, Tables},
+    tables::FlowTables,
     verdict::Counter,
     watch::watch,
     wire::flags,
@@ -63,7 +63,7 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     let Some(shared) = tables.flow(&scratch.vip_side).filter(|_| state & STATE_ENDED == 0) else {
         return Looked::Translate;
     };
-    if is_gone(tables, &scratch.flow) {
+    if is_gone(tables, scratch.flow.replica) {
         if end(tables, &scratch.vip_side, shared, Ending::Expired, &mut scratch.last) {
             tables.count(Counter::EndedGone);
         }
@@ -96,11 +96,6 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     // Its map is that of ended ones.
     scratch.flow.state |= STATE_CLOSED;
     is_late(scratch.flow.state, scratch.flow.last_seen, tables.now())
-}
-
-#[inline(always)]
-fn is_gone(tables: &impl Tables, flow: &Flow) -> bool {
-    tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE)
 }
 
 /// Whether a segment on the tuple of a flow belongs to another connection: a SYN was seen, or the

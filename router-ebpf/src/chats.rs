@@ -4,7 +4,7 @@
 //! between two looks at it. An entry is made when a replica accepts, and goes when its chat has lingered.
 
 use crate::{
-    maps::{CHAT_COUNTED, Chat, ChatKey, WATCH_SHIFT},
+    maps::{CHAT_COUNTED, Chat, ChatKey, watch_time},
     scratch::Scratch,
     shared::Shared,
     steer::{is_usable, lingers},
@@ -89,7 +89,7 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired 
     }
     let watched = &mut scratch.turn.chat;
     watched.key = scratch.chat_key;
-    watched.at = (now >> WATCH_SHIFT) as u32;
+    watched.at = watch_time(now);
     watched.reserved = 0;
     if tables.watch_chat(watched).is_err() {
         // Nothing would ever remove it.

@@ -9,7 +9,7 @@ use crate::{
     flow::{Ending, end, retire},
     maps::{
         Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
-        STATE_REPLICA_FIN, Service, WATCH_SHIFT, Watched,
+        STATE_REPLICA_FIN, Service, Watched, watch_time,
     },
     scratch::{Last, Turn},
     shared::Shared,
@@ -57,7 +57,7 @@ impl<T: FlowTables> Step for Chats<'_, T> {
 /// Looks at the next flow. `false`: there is none whose turn it is.
 #[inline(never)]
 pub fn next_flow(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &mut Last) -> bool {
-    let now = units(tables.now());
+    let now = watch_time(tables.now());
     let watched = &mut turn.flow;
     if when == When::Due && !(tables.first_flow(watched) && is_due(watched.at, now)) {
         return false;
@@ -78,7 +78,7 @@ pub fn next_flow(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &m
 /// Looks at the next chat. `false`: there is none whose turn it is.
 #[inline(never)]
 pub fn next_chat(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool {
-    let now = units(tables.now());
+    let now = watch_time(tables.now());
     let watched = &mut turn.chat;
     if when == When::Due && !(tables.first_chat(watched) && is_due(watched.at, now)) {
         return false;
@@ -97,11 +97,6 @@ pub fn next_chat(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
 #[inline(always)]
 const fn is_due(at: u32, now: u32) -> bool {
     now.wrapping_sub(at) >= TURN
-}
-
-#[inline(always)]
-const fn units(now: u64) -> u32 {
-    (now >> WATCH_SHIFT) as u32
 }
 
 /// Whether a flow is to be looked at again. One whose time is over is ended.

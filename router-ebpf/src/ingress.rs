@@ -231,7 +231,13 @@ pub fn needs_care(tables: &impl FlowTables, segment: &Segment, shared: Shared<Fl
     state & STATES != 0
         || is_watched && segment.payload_len() > 0
         || segment.has_any(flags::FIN | flags::RST)
-        || tables.replica(flow.replica).is_none_or(|replica| replica.state == REPLICA_GONE)
+        || is_gone(tables, flow.replica)
+}
+
+/// Whether a replica is not there any more: its flows are ended.
+#[inline(always)]
+pub fn is_gone(tables: &impl Tables, replica: u32) -> bool {
+    tables.replica(replica).is_none_or(|replica| replica.state == REPLICA_GONE)
 }
 
 /// A segment of a flow, on its way to the replica.

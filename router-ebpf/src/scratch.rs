@@ -14,7 +14,6 @@ use crate::{
     stage::Next,
     stash::Room,
     steer::Route,
-    verdict::Counter,
 };
 
 /// What the end of a flow needs.
@@ -85,8 +84,6 @@ pub struct Scratch {
     pub unfinished: u32,
     /// What became of the packet: see [`crate::verifier::reread`].
     pub next: Next,
-    /// Why a client is refused: the same.
-    pub verdict: Counter,
     /// The client's ISN, by the SYN cookie. Not on the stack: see [`crate::verifier::reread`].
     pub client_isn: u32,
     /// 1 if the replica was chosen before, and `pending` is what was remembered of that.

@@ -30,6 +30,15 @@ macro_rules! word {
     };
 }
 
+/// Writes a number of TCP's if it takes the place of the one that is there.
+macro_rules! renew {
+    ($this:expr, $field:ident = $number:expr) => {
+        if is_newer($number, word!($this, $field)) {
+            word!($this, $field = $number);
+        }
+    };
+}
+
 impl<T: Copy> Shared<T> {
     /// Wraps a pointer to a map value.
     ///
@@ -59,12 +68,8 @@ impl Shared<Flow> {
     /// Notes where the client's two directions stand.
     #[inline(always)]
     pub fn advance(&self, acked: u32, sent: u32) {
-        if is_newer(acked, word!(self, acked)) {
-            word!(self, acked = acked);
-        }
-        if is_newer(sent, word!(self, sent)) {
-            word!(self, sent = sent);
-        }
+        renew!(self, acked = acked);
+        renew!(self, sent = sent);
     }
 
     /// The client's highest acknowledgement number.
@@ -168,12 +173,8 @@ impl Shared<FlowBack> {
     /// Notes where the replica's two directions stand.
     #[inline(always)]
     pub fn advance(&self, acked: u32, sent: u32) {
-        if is_newer(acked, word!(self, acked)) {
-            word!(self, acked = acked);
-        }
-        if is_newer(sent, word!(self, sent)) {
-            word!(self, sent = sent);
-        }
+        renew!(self, acked = acked);
+        renew!(self, sent = sent);
     }
 
     /// What follows the replica's highest segment, in its own numbers.

@@ -17,7 +17,7 @@ use roost_tests::run::{
 use router_ebpf::{
     maps::{
         Chat, ChatCookie, Flow, NO_REPLICA, Name, Pending, REPLICA_DRAINING, REPLICA_GONE,
-        REPLICA_READY, SLOT_COUNT, STATE_EXPIRED, STATE_SYN_TICK,
+        REPLICA_READY, SLOT_COUNT, STATE_EXPIRED, STATE_SYN_TICK, Tuple,
     },
     steer::chat_key,
     verdict::{Action, Counter},
@@ -97,30 +97,20 @@ impl Pair {
     }
 
     fn same_maps(&self) {
-        let flows = |machine: &dyn Machine| {
-            let zero = |flow: Flow| Flow {
-                last_seen: 0,
-                since: 0,
-                state: flow.state & !STATE_SYN_TICK,
-                ..flow
-            };
-            sorted(machine.flows().into_iter().map(|(key, flow)| (key, zero(flow))))
+        let timeless = |(key, flow): (Tuple, Flow)| {
+            let state = flow.state & !STATE_SYN_TICK;
+            (key, Flow { last_seen: 0, since: 0, state, ..flow })
         };
+        let flows = |machine: &dyn Machine| sorted(machine.flows().into_iter().map(timeless));
         assert_eq!(flows(&self.kernel), flows(&self.host));
-        let ended = |machine: &dyn Machine| {
-            let zero = |flow: Flow| Flow {
-                last_seen: 0,
-                since: 0,
-                state: flow.state & !STATE_SYN_TICK,
-                ..flow
-            };
-            sorted(machine.ended().into_iter().map(|(key, flow)| (key, zero(flow))))
-        };
+        let ended = |machine: &dyn Machine| sorted(machine.ended().into_iter().map(timeless));
         assert_eq!(ended(&self.kernel), ended(&self.host));
         for replica in 0..Kind::ALL.len() as u32 * REPLICAS {
             assert_eq!(self.kernel.load(replica), self.host.load(replica), "of {replica}");
         }
         let backs = |machine: &dyn Machine| sorted(machine.flows_back().into_iter());
+        assert_eq!(backs(&self.kernel), backs(&self.host));
+        let backs = |machine: &dyn Machine| sorted(machine.ended_back().into_iter());
         assert_eq!(backs(&self.kernel), backs(&self.host));
         let chats = |machine: &dyn Machine| {
             let zero = |chat: Chat| Chat { ended_at: 0, since: 0, ..chat };

@@ -5,6 +5,10 @@
 #![allow(missing_docs, reason = "the public items are what the macros make")]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../hooks/root.rs"]
+mod root;
+
+#[cfg(target_arch = "bpf")]
 mod flood {
     use core::ptr::{read_unaligned, read_volatile, write_unaligned};
 
@@ -122,15 +126,6 @@ mod flood {
     pub fn flood_drop(_: XdpContext) -> u32 {
         xdp_action::XDP_DROP
     }
-
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
 #[cfg(not(target_arch = "bpf"))]

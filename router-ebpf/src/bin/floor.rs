@@ -4,6 +4,10 @@
 #![allow(missing_docs, reason = "the public items are what the macros make")]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../hooks/root.rs"]
+mod root;
+
+#[cfg(target_arch = "bpf")]
 mod floor {
     use core::ptr::read_unaligned;
 
@@ -87,15 +91,6 @@ mod floor {
             }
         }
     }
-
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
 #[cfg(not(target_arch = "bpf"))]

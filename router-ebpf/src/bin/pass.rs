@@ -4,6 +4,10 @@
 #![allow(missing_docs, reason = "the public items are what the macros make")]
 
 #[cfg(target_arch = "bpf")]
+#[path = "../hooks/root.rs"]
+mod root;
+
+#[cfg(target_arch = "bpf")]
 mod pass {
     use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
@@ -11,15 +15,6 @@ mod pass {
     pub fn roost_pass(_: XdpContext) -> u32 {
         xdp_action::XDP_PASS
     }
-
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
 #[cfg(not(target_arch = "bpf"))]

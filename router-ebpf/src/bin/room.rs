@@ -9,6 +9,9 @@
 #[path = "../hooks/frame.rs"]
 mod frame;
 #[cfg(target_arch = "bpf")]
+#[path = "../hooks/root.rs"]
+mod root;
+#[cfg(target_arch = "bpf")]
 #[path = "../hooks/skb.rs"]
 mod skb;
 
@@ -87,15 +90,6 @@ mod room {
     fn tc_action(done: Option<()>) -> i32 {
         if done.is_some() { TC_ACT_OK } else { TC_ACT_SHOT }
     }
-
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 }
 
 #[cfg(not(target_arch = "bpf"))]

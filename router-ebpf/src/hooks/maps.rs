@@ -134,6 +134,25 @@ fn refused(result: Result<(), i32>) -> Result<(), Refused> {
     }
 }
 
+/// Copies the first value of a queue, which stays there, and says whether there is one. Not through the stack, as
+/// aya's own: there it would not be aligned.
+#[inline(always)]
+fn peek<T>(queue: &Queue<T>, to: &mut T) -> bool {
+    // SAFETY: the map's values are of this type.
+    unsafe {
+        bpf_map_peek_elem(ptr::from_ref(queue).cast_mut().cast(), ptr::from_mut(to).cast()) == 0
+    }
+}
+
+/// Takes the first value of a queue, in the same way.
+#[inline(always)]
+fn pop<T>(queue: &Queue<T>, to: &mut T) -> bool {
+    // SAFETY: the map's values are of this type.
+    unsafe {
+        bpf_map_pop_elem(ptr::from_ref(queue).cast_mut().cast(), ptr::from_mut(to).cast()) == 0
+    }
+}
+
 impl Tables for KernelTables {
     #[inline(always)]
     fn now(&self) -> u64 {
@@ -285,20 +304,12 @@ impl FlowTables for KernelTables {
 
     #[inline(always)]
     fn first_flow(&self, flow: &mut Watched) -> bool {
-        // SAFETY: the map's values are of this type.
-        unsafe {
-            bpf_map_peek_elem((&raw const FLOW_RING).cast_mut().cast(), ptr::from_mut(flow).cast())
-                == 0
-        }
+        peek(&FLOW_RING, flow)
     }
 
     #[inline(always)]
     fn next_flow(&self, flow: &mut Watched) -> bool {
-        // SAFETY: the map's values are of this type.
-        unsafe {
-            bpf_map_pop_elem((&raw const FLOW_RING).cast_mut().cast(), ptr::from_mut(flow).cast())
-                == 0
-        }
+        pop(&FLOW_RING, flow)
     }
 
     #[inline(always)]
@@ -308,20 +319,12 @@ impl FlowTables for KernelTables {
 
     #[inline(always)]
     fn first_chat(&self, chat: &mut WatchedChat) -> bool {
-        // SAFETY: the map's values are of this type.
-        unsafe {
-            bpf_map_peek_elem((&raw const CHAT_RING).cast_mut().cast(), ptr::from_mut(chat).cast())
-                == 0
-        }
+        peek(&CHAT_RING, chat)
     }
 
     #[inline(always)]
     fn next_chat(&self, chat: &mut WatchedChat) -> bool {
-        // SAFETY: the map's values are of this type.
-        unsafe {
-            bpf_map_pop_elem((&raw const CHAT_RING).cast_mut().cast(), ptr::from_mut(chat).cast())
-                == 0
-        }
+        pop(&CHAT_RING, chat)
     }
 
     #[inline(always)]

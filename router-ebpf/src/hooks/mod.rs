@@ -3,6 +3,7 @@
 mod clock;
 mod frame;
 mod maps;
+mod root;
 mod skb;
 
 use aya_ebpf::{
@@ -178,12 +179,3 @@ static NAMES: [[u8; LONGEST]; Counter::COUNT] = {
 };
 
 const LONGEST: usize = 24;
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -76,7 +76,7 @@ impl Chat {
 pub struct WatchedChat {
     /// Its key in `CHATS`.
     pub key: ChatKey,
-    /// When it was looked at: see [`WATCH_SHIFT`](super::WATCH_SHIFT).
+    /// When it was looked at: see [`watch_time`](super::watch_time).
     pub at: u32,
     /// Always zero.
     pub reserved: u32,

@@ -195,10 +195,8 @@ pub struct Flow {
     pub client_fin: u32,
     /// What follows the replica's FIN, in its numbers; meaningless without [`STATE_REPLICA_FIN`].
     pub replica_fin: u32,
-    /// Where its source's share is counted in `SHARES`: two indexes of 16 bits.
-    pub share: u32,
     /// Always zero.
-    pub reserved: u32,
+    pub reserved: [u32; 2],
 }
 
 /// An established connection, replica side: a value of `FLOWS_BACK`, and of `ENDED_BACK` when it is over.
@@ -234,14 +232,18 @@ pub struct Watched {
     pub tuple: Tuple,
     /// `Flow::server_isn`: the tuple may be used again.
     pub server_isn: u32,
-    /// When it was looked at: see [`WATCH_SHIFT`].
+    /// When it was looked at: see [`watch_time`].
     pub at: u32,
     /// Always zero.
     pub reserved: u32,
 }
 
-/// Length of a unit of `at` in the rings, as a shift of nanoseconds: 1.07 s.
-pub const WATCH_SHIFT: u32 = 30;
+/// A time as `at` in the rings has it, in units of 2^30 ns (1.07 s), modulo 2^32. `now` is of `CLOCK_MONOTONIC`, in
+/// nanoseconds.
+#[inline(always)]
+pub const fn watch_time(now: u64) -> u32 {
+    (now >> 30) as u32
+}
 
 /// A flow that Roost has ended: what its two ends expect, so that the daemon can tell them at once. A value of
 /// `FAREWELLS`.

@@ -180,8 +180,7 @@ mod tests {
             sent: 0,
             client_fin: 0,
             replica_fin: 0,
-            share: 0,
-            reserved: 0,
+            reserved: [0; 2],
         };
         let key = ChatKey { cookie: 0xab, service: 1, reserved: 0 };
         let chat = Chat {

@@ -239,8 +239,7 @@ fn flow() -> Flow {
         sent: 10,
         client_fin: 0,
         replica_fin: 0,
-        share: 0,
-        reserved: 0,
+        reserved: [0; 2],
     }
 }
 

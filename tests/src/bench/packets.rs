@@ -234,8 +234,7 @@ fn any_flow() -> Flow {
         sent: CLIENT_SEQ,
         client_fin: 0,
         replica_fin: 0,
-        share: 0,
-        reserved: 0,
+        reserved: [0; 2],
     }
 }
 

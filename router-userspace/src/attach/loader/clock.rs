@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::maps::tables::Tables;
 
-use super::links::STAGES;
+use super::{links::STAGES, program};
 
 /// The map that has the timer.
 const CLOCK: &str = "CLOCK";
@@ -48,9 +48,7 @@ pub(super) fn look(ebpf: &mut Ebpf, entries: usize) -> Result<()> {
 }
 
 fn run(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let program = ebpf.program_mut(name);
-    let program = program.with_context(|| format!("the eBPF object has no program {name}"))?;
-    let program: &mut Xdp = program.try_into()?;
+    let program: &mut Xdp = program(ebpf, name)?;
     loop {
         let options = TestRunOptions { data_in: Some(&FRAME), ..TestRunOptions::default() };
         match program.test_run(options) {

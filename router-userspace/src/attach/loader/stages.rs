@@ -66,7 +66,7 @@ fn program(ebpf: &mut Ebpf, stage: Stage) -> Result<&mut Program> {
     named(ebpf, stage.program())
 }
 
-pub(super) fn named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+fn named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
     ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))
 }
 
