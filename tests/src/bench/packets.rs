@@ -7,7 +7,7 @@ use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
     Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
-    REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
+    REPLICA_READY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
 use router_ebpf::schema::{FILLED, Map};
@@ -134,15 +134,20 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
     kernel.array(Map::Secrets.pin())?.set(0, SECRETS, 0).context("writing the map SECRETS")?;
     for (number, head) in (0u32..).zip(Head::ALL) {
         let mut services = kernel.hash(Map::Services.pin())?;
-        services.insert(number, service(head), 0).context("writing the map SERVICES")?;
-    }
-    for number in 0..REPLICAS {
-        let mut replicas = kernel.array(Map::Replicas.pin())?;
-        replicas.set(number, replica(number), 0).context("writing the map REPLICAS")?;
-    }
-    let mut slots = kernel.array(Map::Slots.pin())?;
-    for slot in 0..SLOT_COUNT {
-        slots.set(slot, slot % REPLICAS, 0).context("writing the map SLOTS")?;
+        let first = number * SLOT_STRIDE;
+        let service = Service { slots: first, ..service(head) };
+        services.insert(number, service, 0).context("writing the map SERVICES")?;
+        // Each has replicas of its own, with the same addresses.
+        let own = |n| number * REPLICAS + n;
+        for n in 0..REPLICAS {
+            let mut replicas = kernel.array(Map::Replicas.pin())?;
+            let replica = Replica { service: number, ..replica(n) };
+            replicas.set(own(n), replica, 0).context("writing the map REPLICAS")?;
+        }
+        let mut slots = kernel.array(Map::Slots.pin())?;
+        for slot in 0..SLOT_COUNT {
+            slots.set(first + slot, own(slot % REPLICAS), 0).context("writing the map SLOTS")?;
+        }
     }
     for family in [Family::V4, Family::V6] {
         for (number, head) in (0u32..).zip(Head::ALL) {
