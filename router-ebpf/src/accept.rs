@@ -5,8 +5,8 @@ use crate::{
     flow::{End, note_fin},
     hand::{self, When},
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending, Piece,
-        STASH_LEN, STATE_COUNTED, watch_time,
+        FLOW_CHAT, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending,
+        Piece, STASH_LEN, STATE_COUNTED, watch_time,
     },
     options::Offer,
     packet::Packet,
@@ -14,6 +14,7 @@ use crate::{
     rewrite::swap_macs,
     scratch::Scratch,
     shared::Shared,
+    shares::{OFF, Table, count_flow, over, source},
     steer::{chat_key, still_gives},
     tables::{FlowTables, Refused},
     translate::rescale,
@@ -58,6 +59,10 @@ pub fn accepted<P: Packet>(
             Some(Counter::DecidedAgain)
         }
         Entered::Full => refuse(packet, scratch, shared).map(|()| Counter::ResetFull),
+        Entered::Over => {
+            tables.count(scratch.over);
+            refuse(packet, scratch, shared).map(|()| Counter::ResetShareLate)
+        }
         Entered::Failed => refuse(packet, scratch, shared).map(|()| Counter::ResetFailed),
     }
 }
@@ -120,7 +125,8 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.sent = segment.ack;
     flow.client_fin = 0;
     flow.replica_fin = 0;
-    flow.reserved = [0; 2];
+    flow.share = source(tables, &scratch.replica_side.client);
+    flow.reserved = 0;
 }
 
 /// What became of a flow that was to be entered.
@@ -137,6 +143,8 @@ enum Entered {
     Failed,
     /// Its chat is to live elsewhere by now.
     Moved,
+    /// Its source or its service has its share, as `scratch.over` says.
+    Over,
 }
 
 /// Enters the flow: the replica's side first, so that no answer is ever seen without it.
@@ -160,6 +168,11 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
 /// Counts the flow for its chat, and enters its client's side.
 #[inline(always)]
 fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
+    let (service, client) = (scratch.flow.service, scratch.replica_side.client);
+    if let Some(over) = over(tables, Table::Flows, service, &client, &mut scratch.trusted) {
+        scratch.over = over;
+        return Entered::Over;
+    }
     if scratch.flow.flags & FLOW_CHAT != 0 {
         scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
         match chats::acquire(tables, scratch) {
@@ -174,6 +187,7 @@ fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
             Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
             Acquired::Elsewhere => return Entered::Moved,
             Acquired::Busy => return Entered::Again,
+            Acquired::Over => return Entered::Over,
         }
     }
     let entered = add(tables, scratch);
@@ -193,11 +207,16 @@ fn is_still_home(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
 /// Enters the client's side of the flow, for the clock hand as well.
 #[inline(always)]
 fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
-    match tables.add_flow(&scratch.vip_side, &scratch.flow) {
-        Ok(()) => {}
-        Err(Refused::Exists) => return Entered::Already,
-        Err(Refused::Full) => return Entered::Full,
-        Err(Refused::Failed) => return Entered::Failed,
+    let Flow { replica, service, share, .. } = scratch.flow;
+    // Before it is there: whoever ends it counts it off.
+    count_flow(tables, replica, service, share, 1);
+    if let Err(why) = tables.add_flow(&scratch.vip_side, &scratch.flow) {
+        count_flow(tables, replica, service, share, OFF);
+        return match why {
+            Refused::Exists => Entered::Already,
+            Refused::Full => Entered::Full,
+            Refused::Failed => Entered::Failed,
+        };
     }
     let watched = &mut scratch.turn.flow;
     watched.tuple = scratch.vip_side;
@@ -207,10 +226,8 @@ fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     if tables.watch_flow(watched).is_err() {
         // Nothing would ever end it.
         tables.remove_flow(&scratch.vip_side);
+        count_flow(tables, replica, service, share, OFF);
         return Entered::Full;
-    }
-    if let Some(load) = tables.load(scratch.flow.replica) {
-        load.add_flows(1);
     }
     Entered::Yes
 }

@@ -83,6 +83,10 @@ fetch! {
     fetch_or_u64, u64, atomic_or, AtomicU64::fetch_or
 }
 fetch! {
+    /// Adds, modulo 2^32, and returns the word before.
+    fetch_add_u32, u32, atomic_xadd, AtomicU32::fetch_add
+}
+fetch! {
     /// Adds, modulo 2^64, and returns the word before.
     fetch_add_u64, u64, atomic_xadd, AtomicU64::fetch_add
 }

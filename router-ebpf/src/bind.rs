@@ -10,8 +10,9 @@ use crate::{
     packet::Packet,
     reply,
     scratch::Scratch,
+    shares::{self, Table},
     stash::Added,
-    steer::{NoRoute, Why, is_usable, steer, tuple_hash},
+    steer::{NoRoute, Why, chat_key, is_usable, steer, tuple_hash},
     syn_cookie,
     tables::FlowTables,
     verdict::Counter,
@@ -58,10 +59,15 @@ pub fn bind<P: Packet>(
             Connected::NoAddress => Counter::ResetNoReplica,
         },
         Chosen::Kept => return Some(Counter::HeadKept),
+        Chosen::Over => Counter::ResetShare,
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
         Chosen::Not(NoRoute::NoReplica) => Counter::ResetNoReplica,
     };
-    reply::reset(packet, tables, scratch, why)
+    let verdict = reply::reset(packet, tables, scratch, why)?;
+    if verdict == Counter::ResetShare {
+        tables.count(scratch.over);
+    }
+    Some(verdict)
 }
 
 /// What a segment looks like.
@@ -257,6 +263,8 @@ enum Chosen {
     Kept,
     /// There is none.
     Not(NoRoute),
+    /// Its source or its service has its share, as `scratch.over` says.
+    Over,
 }
 
 /// Finds the key, the cookie and the home.
@@ -291,6 +299,10 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
         }
         Routed::Yes => {}
     }
+    if exceeds(tables, scratch) {
+        tables.remove_stash(&scratch.vip_side);
+        return Some(Chosen::Over);
+    }
     let route = &scratch.route;
     if route.overridden != 0 {
         tables.count(Counter::Overridden);
@@ -314,6 +326,24 @@ fn name_chat(scratch: &mut Scratch) {
         pending.key = Name::EMPTY;
         pending.source = 0;
     }
+}
+
+/// Whether the connection would be refused when its replica has accepted, which is better said before that is
+/// asked. One that was bound before is not looked at again.
+#[inline(always)]
+fn exceeds(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    if scratch.stash.get().bound != 0 {
+        return false;
+    }
+    let Scratch { service, vip_side, route, trusted, .. } = scratch;
+    let mut over = shares::over(tables, Table::Flows, *service, &vip_side.client, trusted);
+    if over.is_none() && route.chat != 0 && tables.chat(&chat_key(*service, route.cookie)).is_none()
+    {
+        over = shares::over(tables, Table::Chats, *service, &vip_side.client, trusted);
+    }
+    let Some(over) = over else { return false };
+    scratch.over = over;
+    true
 }
 
 /// Counts a connection without a key, by why it has none.

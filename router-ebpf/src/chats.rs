@@ -7,6 +7,7 @@ use crate::{
     maps::{CHAT_COUNTED, Chat, ChatKey, watch_time},
     scratch::Scratch,
     shared::Shared,
+    shares::{self, OFF, Table, count_chat},
     steer::{is_usable, lingers},
     tables::{FlowTables, Refused, Tables},
     verdict::Counter,
@@ -25,6 +26,8 @@ pub enum Acquired {
     Elsewhere,
     /// Another CPU is changing the chat.
     Busy,
+    /// There is no entry for it: its source or its service has its share, as `scratch.over` says.
+    Over,
 }
 
 /// Counts a new flow to `scratch.flow.replica` for the chat `scratch.chat_key`.
@@ -79,10 +82,28 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired 
     chat.since = now;
     chat.key = scratch.pending.key;
     chat.source = scratch.pending.source;
-    match tables.add_chat(&scratch.chat_key, chat) {
+    chat.share = scratch.flow.share;
+    chat.reserved = 0;
+    let (service, share) = (scratch.chat_key.service, scratch.flow.share);
+    if let Some(over) = shares::over(
+        tables,
+        Table::Chats,
+        service,
+        &scratch.replica_side.client,
+        &mut scratch.trusted,
+    ) {
+        scratch.over = over;
+        return Acquired::Over;
+    }
+    // Before it is there: whoever removes it counts it off.
+    count_chat(tables, service, share, replica, 1);
+    match tables.add_chat(&scratch.chat_key, &scratch.chat) {
         Ok(()) => {}
-        Err(Refused::Exists) => return Acquired::Busy,
-        Err(Refused::Full | Refused::Failed) => {
+        Err(why) => {
+            count_chat(tables, service, share, replica, OFF);
+            if why == Refused::Exists {
+                return Acquired::Busy;
+            }
             tables.count(Counter::ChatsFull);
             return Acquired::Uncounted;
         }
@@ -94,11 +115,9 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired 
     if tables.watch_chat(watched).is_err() {
         // Nothing would ever remove it.
         tables.remove_chat(&scratch.chat_key);
+        count_chat(tables, service, share, replica, OFF);
         tables.count(Counter::ChatsFull);
         return Acquired::Uncounted;
-    }
-    if let Some(load) = tables.load(replica) {
-        load.add_chats(1);
     }
     Acquired::First
 }
@@ -145,10 +164,8 @@ pub fn stays(tables: &impl FlowTables, key: &ChatKey) -> bool {
     if state & CHAT_COUNTED == 0 {
         // A release before has entered it.
         let before = chat.set_counted();
-        if before & CHAT_COUNTED == 0
-            && let Some(load) = tables.load(Chat::home(before))
-        {
-            load.add_chats(1);
+        if before & CHAT_COUNTED == 0 {
+            count_chat(tables, key.service, 0, Chat::home(before), 1);
         }
         return true;
     }
@@ -158,9 +175,7 @@ pub fn stays(tables: &impl FlowTables, key: &ChatKey) -> bool {
     {
         return true;
     }
-    if let Some(load) = tables.load(Chat::home(state)) {
-        load.add_chats(u64::MAX);
-    }
+    count_chat(tables, key.service, chat.get().share, Chat::home(state), OFF);
     tables.remove_chat(key);
     false
 }

@@ -11,6 +11,7 @@ use crate::{
     scratch::Last,
     segment::Segment,
     shared::Shared,
+    shares::{OFF, count_flow},
     steer::{SECOND, chat_key},
     tables::FlowTables,
     verdict::Counter,
@@ -163,10 +164,8 @@ pub fn end(
     // For how long its remains count.
     shared.touch(tables.now());
     let flow = shared.get();
-    if before & STATE_COUNTED != 0
-        && let Some(load) = tables.load(flow.replica)
-    {
-        load.add_flows(u64::MAX);
+    if before & STATE_COUNTED != 0 {
+        count_flow(tables, flow.replica, flow.service, flow.share, OFF);
     }
     if flow.flags & FLOW_CHAT != 0 {
         chats::release(tables, &chat_key(flow.service, flow.cookie), flow.replica);

@@ -8,11 +8,12 @@ use crate::{
     chats,
     flow::{Ending, end, retire},
     maps::{
-        Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
+        Addr, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
         STATE_REPLICA_FIN, Service, Watched, watch_time,
     },
     scratch::{Last, Turn},
     shared::Shared,
+    shares::{OFF, count_flow, source},
     steer::SECOND,
     tables::{FlowTables, Step, Tables},
     verdict::Counter,
@@ -129,7 +130,7 @@ fn stays(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
         return false;
     }
     if state & STATE_COUNTED == 0 {
-        adopt(tables, shared);
+        adopt(tables, &watched.tuple.client, shared);
     }
     true
 }
@@ -174,10 +175,13 @@ const fn time_out(service: &Service, state: u32) -> u32 {
 
 /// Counts a flow that a release before has entered.
 #[inline(always)]
-fn adopt(tables: &impl FlowTables, flow: Shared<Flow>) {
-    if flow.set_state(STATE_COUNTED) & (STATE_COUNTED | STATE_ENDED) == 0
-        && let Some(load) = tables.load(flow.get().replica)
-    {
-        load.add_flows(1);
+fn adopt(tables: &impl FlowTables, client: &Addr, flow: Shared<Flow>) {
+    let Flow { replica, service, .. } = *flow.get();
+    let source = source(tables, client);
+    flow.set_share(source);
+    // Before it is said: whoever ends it then counts it off.
+    count_flow(tables, replica, service, source, 1);
+    if flow.set_state(STATE_COUNTED) & (STATE_COUNTED | STATE_ENDED) != 0 {
+        count_flow(tables, replica, service, source, OFF);
     }
 }

@@ -41,6 +41,7 @@ pub mod schema;
 pub mod scratch;
 pub mod segment;
 pub mod shared;
+pub mod shares;
 pub mod shortcut;
 pub mod source;
 pub mod stage;

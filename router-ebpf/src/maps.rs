@@ -10,10 +10,12 @@
 mod chat;
 mod connection;
 mod service;
+mod share;
 
 pub use chat::*;
 pub use connection::*;
 pub use service::*;
+pub use share::*;
 
 /// An IPv6 address, or an IPv4 address mapped into one, in network order.
 pub type Addr = [u8; 16];
@@ -220,7 +222,7 @@ sizes! {
     Replica = 112,
     ChatKey = 16,
     ChatCookie = 152,
-    Chat = 96,
+    Chat = 104,
     Load = 16,
     Pending = 144,
     Piece = 16,
@@ -231,5 +233,7 @@ sizes! {
     WatchedChat = 24,
     Farewell = 72,
     Secrets = 64,
+    Share = 8,
+    Sharing = 16,
     Mark = 32,
 }

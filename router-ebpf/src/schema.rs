@@ -11,9 +11,9 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending, Problem,
-        Replica, SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, SourceRange, Stash, Tuple, Vip,
-        Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending,
+        Problem, Replica, SERVICE_SHARES, SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, Share,
+        Sharing, SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     verdict::Counter,
 };
@@ -92,6 +92,18 @@ macro_rules! schema {
             Loads loads LOADS: Array<u32, Load>, version 1,
                 size(limits) = limits.replicas,
                 "replica number" => "live flows, chats at home";
+            /// What is held of `FLOWS` and `CHATS`, by sources, all together, and by services.
+            Shares shares SHARES: Array<u32, Share>, version 1,
+                size(limits) = SERVICE_SHARES + limits.services,
+                "source, all, service" => "live flows, chats";
+            /// How `FLOWS` and `CHATS` are shared.
+            Sharing sharing SHARING: Array<u32, Sharing>, version 1,
+                size(limits) = 1,
+                "" => "room, number of services, prefix lengths";
+            /// Clients that have no share but their service's. The longest prefix that fits counts.
+            Trusted trusted TRUSTED: LpmTrie<Addr, u32>, version 1,
+                size(limits) = 65536,
+                "address" => "whether it is trusted";
             /// Flows that the kernel has ended, for the daemon to tell their ends. Nothing depends on its being
             /// read: when it is full no more are told before they send something.
             Farewells farewells FAREWELLS: Queue<(), Farewell>, version 1,

@@ -6,14 +6,15 @@ use crate::{
     key::{bytes::Key, scan::Scan},
     limit::Allowance,
     maps::{
-        Addr, Chat, ChatKey, Farewell, Flow, FlowBack, Pending, Port, SourceKey, Tuple, VipKey,
-        Watched, WatchedChat,
+        Addr, Chat, ChatKey, Farewell, Flow, FlowBack, Pending, Port, SourceKey, TrustedKey, Tuple,
+        VipKey, Watched, WatchedChat,
     },
     options::{Cursor, Offer},
     segment::Segment,
     stage::Next,
     stash::Room,
     steer::Route,
+    verdict::Counter,
 };
 
 /// What the end of a flow needs.
@@ -46,6 +47,8 @@ pub struct Scratch {
     pub vip: VipKey,
     /// Where it comes from, to be looked up in `SOURCE_RANGES`.
     pub source: SourceKey,
+    /// Its client, to be looked up in `TRUSTED`.
+    pub trusted: TrustedKey,
     /// Client and VIP.
     pub vip_side: Tuple,
     /// Client and replica.
@@ -84,6 +87,8 @@ pub struct Scratch {
     pub unfinished: u32,
     /// What became of the packet: see [`crate::verifier::reread`].
     pub next: Next,
+    /// Of which share there is no more: the same.
+    pub over: Counter,
     /// The client's ISN, by the SYN cookie. Not on the stack: see [`crate::verifier::reread`].
     pub client_isn: u32,
     /// 1 if the replica was chosen before, and `pending` is what was remembered of that.

@@ -3,10 +3,12 @@
 use core::ptr::NonNull;
 
 use crate::{
-    atomic::{fetch_add_u64, fetch_or_u32, fetch_or_u64, swap_u32, swap_u64, try_some},
+    atomic::{
+        fetch_add_u32, fetch_add_u64, fetch_or_u32, fetch_or_u64, swap_u32, swap_u64, try_some,
+    },
     maps::{
         CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STATE_SYN_SEEN, STATE_SYN_TICK,
-        STATE_SYN_TICK_SHIFT, Stash, TICK_SHIFT,
+        STATE_SYN_TICK_SHIFT, Share, Stash, TICK_SHIFT,
     },
 };
 
@@ -70,6 +72,12 @@ impl Shared<Flow> {
     pub fn advance(&self, acked: u32, sent: u32) {
         renew!(self, acked = acked);
         renew!(self, sent = sent);
+    }
+
+    /// Notes where its source is counted.
+    #[inline(always)]
+    pub fn set_share(&self, source: u32) {
+        word!(self, share = source);
     }
 
     /// The client's highest acknowledgement number.
@@ -263,6 +271,34 @@ impl Shared<Load> {
     pub fn add_chats(&self, by: u64) {
         // SAFETY: see `Shared`; all writers of the field are atomic.
         unsafe { fetch_add_u64(&raw mut (*self.0.as_ptr()).chats, by) };
+    }
+}
+
+impl Shared<Share> {
+    /// Counts live flows more, or less by `u32::MAX`.
+    #[inline(always)]
+    pub fn add_flows(&self, by: u32) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u32(&raw mut (*self.0.as_ptr()).flows, by) };
+    }
+
+    /// Counts chats more, or less by `u32::MAX`.
+    #[inline(always)]
+    pub fn add_chats(&self, by: u32) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u32(&raw mut (*self.0.as_ptr()).chats, by) };
+    }
+
+    /// Live flows, at this moment.
+    #[inline(always)]
+    pub fn flows(&self) -> u32 {
+        word!(self, flows)
+    }
+
+    /// Chats, at this moment.
+    #[inline(always)]
+    pub fn chats(&self) -> u32 {
+        word!(self, chats)
     }
 }
 

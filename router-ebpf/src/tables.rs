@@ -3,7 +3,7 @@
 use crate::{
     maps::{
         Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
-        Service, SourceKey, Stash, Tuple, VipKey, Watched, WatchedChat,
+        Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     shared::Shared,
     verdict::Counter,
@@ -100,6 +100,12 @@ pub trait FlowTables: Tables {
     fn next_chat(&self, chat: &mut WatchedChat) -> bool;
     /// `LOADS`, by replica.
     fn load(&self, replica: u32) -> Option<Shared<Load>>;
+    /// `SHARES`.
+    fn share(&self, index: u32) -> Option<Shared<Share>>;
+    /// `SHARING`, if a daemon has filled it.
+    fn sharing(&self) -> Option<&Sharing>;
+    /// `TRUSTED`: 1 if a client with this address is trusted.
+    fn trusted(&self, key: &TrustedKey) -> Option<u32>;
     /// Puts into `FAREWELLS`, if there is room.
     fn farewell(&self, farewell: &Farewell);
     /// `PENDING`, by client and replica.
@@ -196,6 +202,15 @@ impl FlowTables for NoTables {
         false
     }
     fn load(&self, _: u32) -> Option<Shared<Load>> {
+        None
+    }
+    fn share(&self, _: u32) -> Option<Shared<Share>> {
+        None
+    }
+    fn sharing(&self) -> Option<&Sharing> {
+        None
+    }
+    fn trusted(&self, _: &TrustedKey) -> Option<u32> {
         None
     }
     fn farewell(&self, _: &Farewell) {}

@@ -80,6 +80,9 @@ counters! {
     ResetExpired = "reset_expired", REPLY;
     /// Connections reset because the client has the same port open to the replica through another VIP.
     ResetConflict = "reset_conflict", REPLY;
+    /// Connections reset at their first data because their source or service has its share: one of `over_*` says
+    /// which.
+    ResetShare = "reset_share", REPLY;
     /// Segments that would have been reset, but for the limit on RSTs.
     DropResetLimit = "drop_reset_limit", DROP;
     /// RSTs that belong to no flow.
@@ -117,6 +120,9 @@ counters! {
     ResetFull = "reset_full", PASS;
     /// Connections refused because a map could not take them though it is not full: there is no memory.
     ResetFailed = "reset_failed", PASS;
+    /// Connections refused because their source or service had its share when the replica accepted: the client
+    /// was reset, and one of `over_*` says which.
+    ResetShareLate = "reset_share_late", PASS;
     /// Replicas reset because their chat is to live elsewhere by now: the connection is decided anew with its
     /// client's next segment.
     DecidedAgain = "decided_again", TURN;
@@ -149,6 +155,14 @@ counters! {
     AffinityViolation = "affinity_violation", None;
     /// Connections accepted without an entry in CHATS because it is full.
     ChatsFull = "chats_full", None;
+    /// Connections refused because FLOWS is more than half full and their source holds as much of it as is left.
+    OverSourceFlows = "over_source_flows", None;
+    /// Connections refused because CHATS is more than half full and their source holds as much of it as is left.
+    OverSourceChats = "over_source_chats", None;
+    /// Connections refused because FLOWS is more than half full and their service holds four times of it what is left.
+    OverServiceFlows = "over_service_flows", None;
+    /// Connections refused because CHATS is more than half full and their service holds four times of it what is left.
+    OverServiceChats = "over_service_chats", None;
     /// Live flows replaced by a new connection on the same tuple.
     Rebound = "rebound", None;
     /// Flows that ended by FINs or an RST.

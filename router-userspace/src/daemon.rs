@@ -29,13 +29,13 @@ use crate::{
     lead::Control,
     maps::{
         handle::Fault,
-        problems, secrets,
+        problems, secrets, shares,
         tables::Tables,
         writer::{self, WriteError},
     },
     os::lock::Lock,
     plan::{
-        config::{Config, Kubernetes, Limits, SecretFiles},
+        config::{Config, Kubernetes, Limits, SecretFiles, Shares},
         index::{Index, Maps as _, Published, Room, SyncError, Synced},
         origin::Origin,
     },
@@ -60,6 +60,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
         None => Config {
             interfaces: uplinks::of(&args.cluster.interface, pin_dir)?,
             limits: Limits::default(),
+            shares: Shares::default(),
             secrets: SecretFiles::default(),
             kubernetes: Kubernetes::default(),
             services: Vec::new(),
@@ -238,6 +239,15 @@ impl Daemon {
         }
         if !changes.is_empty() {
             info!(changes = changes.len(), "published");
+        }
+        self.share();
+    }
+
+    /// Says how the tables are shared.
+    fn share(&mut self) {
+        let services = self.index.published().services.len();
+        if let Err(e) = shares::set(&mut self.tables, &self.config.shares, &[], services) {
+            warn!("the tables are not shared as they should be: {e}; trying on");
         }
     }
 

@@ -9,6 +9,7 @@ pub mod raw;
 pub mod read;
 pub(crate) mod record;
 pub mod secrets;
+pub mod shares;
 pub mod tables;
 pub mod text;
 pub mod writer;

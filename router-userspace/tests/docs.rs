@@ -9,7 +9,7 @@ use std::{
 
 use roost::{
     cli::explain::HeadArgs,
-    plan::config::{Config, KeySource, Limits},
+    plan::config::{Config, KeySource, Limits, Shares},
     view::{
         metrics::{self, Facts, Family},
         search::{Outcome, search},
@@ -258,6 +258,7 @@ fn the_reference_has_every_field() {
     for (heading, file) in [
         ("## Top level", format!("{TOP}{ODD}")),
         ("## `[limits]`", format!("{TOP}[limits]\n{ODD}")),
+        ("## `[shares]`", format!("{TOP}[shares]\n{ODD}")),
         ("## `[secrets]`", format!("{TOP}[secrets]\n{ODD}")),
         ("## `[kubernetes]`", format!("{TOP}[kubernetes]\n{ODD}")),
         ("## `[[service]]`", format!("{TOP}[[service]]\n{service}\n{ODD}")),
@@ -277,6 +278,20 @@ fn the_reference_has_the_limits_of_limits() {
         let with = |value| Config::parse(&format!("{TOP}[limits]\n{} = {value}", row[0]), "f");
         let limits = with(default).unwrap().limits;
         assert_eq!(limits, defaults, "{row:?}: its default");
+        assert!(with(least).is_ok() && with(most).is_ok(), "{row:?}: what it allows");
+        assert!(with(least - 1).is_err() && with(most + 1).is_err(), "{row:?}: what it refuses");
+    }
+}
+
+#[test]
+fn the_reference_has_the_lengths_of_prefixes() {
+    let rows = rows("## `[shares]`");
+    let lengths = rows.iter().filter(|row| row[0].ends_with("_prefix"));
+    for row in lengths {
+        let number = |i: usize| row[i].parse::<i64>().unwrap_or_else(|e| panic!("{row:?}: {e}"));
+        let (default, least, most) = (number(1), number(2), number(3));
+        let with = |value| Config::parse(&format!("{TOP}[shares]\n{} = {value}", row[0]), "f");
+        assert_eq!(with(default).unwrap().shares, Shares::default(), "{row:?}: its default");
         assert!(with(least).is_ok() && with(most).is_ok(), "{row:?}: what it allows");
         assert!(with(least - 1).is_err() && with(most + 1).is_err(), "{row:?}: what it refuses");
     }

@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending, Problem,
-        Replica, Secrets, Service, SourceKey, SourceRange, Stash, Tuple, Vip, VipKey, Watched,
-        WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending,
+        Problem, Replica, Secrets, Service, Share, Sharing, SourceKey, SourceRange, Stash,
+        TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
     },
     schema::{Limits, Map},
     scratch::Scratch,
@@ -330,6 +330,24 @@ impl FlowTables for KernelTables {
     #[inline(always)]
     fn load(&self, replica: u32) -> Option<Shared<Load>> {
         LOADS.get_ptr_mut(replica).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn share(&self, index: u32) -> Option<Shared<Share>> {
+        SHARES.get_ptr_mut(index).and_then(shared)
+    }
+
+    #[inline(always)]
+    fn sharing(&self) -> Option<&Sharing> {
+        SHARING.get(0)
+    }
+
+    #[inline(always)]
+    fn trusted(&self, key: &TrustedKey) -> Option<u32> {
+        const { assert!(size_of::<lpm_trie::Key<Addr>>() <= size_of::<TrustedKey>()) };
+        // SAFETY: both are a prefix length and the bits behind it, and the other type is packed.
+        let key = unsafe { &*core::ptr::from_ref(key).cast::<lpm_trie::Key<Addr>>() };
+        TRUSTED.get(key).copied()
     }
 
     #[inline(always)]

@@ -47,6 +47,10 @@ pub struct Chat {
     pub key: Name,
     /// What kind of key that is: a [`KeyKind`](crate::source::KeyKind); 0 if it is not known.
     pub source: u32,
+    /// Where the source that made it is counted: see [`rows`](super::rows); 0 if it is not.
+    pub share: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// In `Chat::state`: the chat counts for its home in `LOADS`.

@@ -195,8 +195,10 @@ pub struct Flow {
     pub client_fin: u32,
     /// What follows the replica's FIN, in its numbers; meaningless without [`STATE_REPLICA_FIN`].
     pub replica_fin: u32,
+    /// Where its source is counted: see [`rows`](super::rows); 0 if it is not.
+    pub share: u32,
     /// Always zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 /// An established connection, replica side: a value of `FLOWS_BACK`, and of `ENDED_BACK` when it is over.

@@ -49,6 +49,7 @@ impl Daemon {
             secrets::set(&mut self.tables, &config.secrets)?;
         }
         self.config = config;
+        self.share();
         self.detach_others();
         paths::warn_unrouted(&self.config.services);
         self.status.file_applied(&self.config.interfaces);

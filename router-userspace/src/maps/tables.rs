@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending, Problem,
-        Replica, Secrets, Service, SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending,
+        Problem, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        Watched, WatchedChat,
     },
     schema::Map,
 };

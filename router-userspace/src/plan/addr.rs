@@ -1,8 +1,9 @@
 //! Addresses as the maps keep them: 16 bytes, IPv4 mapped.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use ipnet::IpNet;
@@ -77,9 +78,21 @@ pub fn vip_bits(prefix: &Prefix) -> u32 {
     PORT_BITS + address_bits(prefix)
 }
 
-/// The length of a prefix of clients as `SOURCE_RANGES` counts it.
-pub fn source_bits(prefix: &Prefix) -> u32 {
-    SERVICE_BITS + address_bits(prefix)
+/// What an LPM trie holds for prefixes of clients, by their length in bits and their addresses: 1, and 0 for those
+/// that are not meant.
+pub fn clients<'a>(prefixes: impl IntoIterator<Item = &'a Prefix>) -> BTreeMap<(u32, Addr), u32> {
+    let key = |prefix: &Prefix| (address_bits(prefix), to_map(prefix.addr()));
+    let mut keys = BTreeMap::new();
+    // Prefixes of IPv6 that IPv4 is mapped into are not meant for that.
+    let mapped = IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
+    for prefix in prefixes {
+        keys.insert(key(prefix), 1);
+        if prefix.contains(&mapped) {
+            let all = IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a length of none");
+            keys.entry(key(&all.into())).or_insert(0);
+        }
+    }
+    keys
 }
 
 fn address_bits(prefix: &Prefix) -> u32 {

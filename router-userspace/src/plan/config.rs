@@ -6,6 +6,7 @@ mod pool;
 mod prefix;
 mod read;
 mod reader;
+mod shares;
 mod source;
 mod value;
 
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub use model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service, State};
 pub use pool::{AddressPool, AllowedAddress, Kubernetes};
 pub use prefix::Prefix;
+pub use shares::Shares;
 pub use source::{KeySource, SourceProblem, key_sources};
 pub(crate) use value::{MOST_HANDSHAKE, address, source as source_prefix};
 

@@ -92,6 +92,8 @@ mod tests {
             since: 5_000_000_000,
             key: Name::new(key),
             source: router_ebpf::source::KeyKind::Query as u32,
+            share: 0,
+            reserved: 0,
         };
         let key = |cookie| ChatKey { cookie, service: 1, reserved: 0 };
         let chats = BTreeMap::from([(key(1), chat(b"zoo", 0, 1)), (key(2), chat(b"a\n", 1, 2))]);

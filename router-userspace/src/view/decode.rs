@@ -5,9 +5,9 @@
 
 use router_ebpf::{
     maps::{
-        CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, NO_REPLICA, Pending, Piece,
-        Replica, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets, Service, SourceRange, Stash, Tuple,
-        Vip,
+        ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, NO_REPLICA,
+        Pending, Piece, Replica, SERVICE_SHARES, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets,
+        Service, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     siphash,
 };
@@ -206,6 +206,26 @@ pub fn flow_back(flow: &FlowBack) -> Value {
     })
 }
 
+/// A key of `SHARES`.
+pub fn share_index(index: u32) -> Value {
+    match index.checked_sub(SERVICE_SHARES) {
+        Some(service) => json!({ "of": "service", "number": service }),
+        None if index == ALL_SHARES => json!({ "of": "all", "number": 0 }),
+        None => json!({ "of": "sources", "number": index }),
+    }
+}
+
+/// The value of `SHARING`.
+pub fn sharing(sharing: &Sharing) -> Value {
+    json!({
+        "flows": sharing.flows,
+        "chats": sharing.chats,
+        "services": sharing.services,
+        "ipv4_prefix": sharing.ipv4_prefix,
+        "ipv6_prefix": sharing.ipv6_prefix,
+    })
+}
+
 /// A value of `LOADS`.
 pub fn load(load: &Load) -> Value {
     json!({ "flows": load.flows, "chats": load.chats })
@@ -274,6 +294,8 @@ mod tests {
             since: 6,
             key: router_ebpf::maps::Name::new(b"room 42"),
             source: router_ebpf::source::KeyKind::Sni as u32,
+            share: 0,
+            reserved: 0,
         };
         let shown = chat(&Names::default(), 1, &value);
         let expected = json!({

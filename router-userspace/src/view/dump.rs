@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use router_ebpf::{
-    maps::{NO_REPLICA, SLOT_COUNT, Tuple},
+    maps::{NO_REPLICA, SLOT_COUNT, Share, Tuple},
     schema::{Kind, Map},
     verdict::Counter,
 };
@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::decode;
 use crate::{
-    maps::{handle::Hash, names::Names, problems, read, tables::Tables},
+    maps::{handle::Hash, names::Names, problems, read, shares::trusted, tables::Tables},
+    plan::addr::prefix_of,
     tend::{Entries, Load},
 };
 
@@ -34,6 +35,9 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Ended => tables.ended.count()?,
         Map::EndedBack => tables.ended_back.count()?,
         Map::Loads => names.replicas.len(),
+        Map::Shares => shares(tables)?.count(),
+        Map::Sharing => 1,
+        Map::Trusted => tables.trusted.entries()?.len(),
         Map::FlowRing | Map::ChatRing | Map::Farewells => return Ok(None),
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
@@ -77,6 +81,20 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Map::Loads => loads(tables, names)?,
         Map::Problems => each(&problems::read(tables)?, |service, why| {
             (json!({ "service": service }), json!({ "problem": why }))
+        }),
+        Map::Shares => shares(tables)?
+            .map(|(index, share)| Entry {
+                key: decode::share_index(index),
+                value: json!({ "flows": share.flows, "chats": share.chats }),
+            })
+            .collect(),
+        Map::Sharing => {
+            let sharing = tables.sharing.get(0)?;
+            vec![Entry { key: json!({ "index": 0 }), value: decode::sharing(&sharing) }]
+        }
+        Map::Trusted => each(&trusted(tables)?, |(bits, addr), value| {
+            let prefix = prefix_of(*bits, *addr).to_string();
+            (json!({ "prefix": prefix }), json!({ "trusted": *value == 1 }))
         }),
         Map::Secrets => {
             let secrets = tables.secrets.get(0)?;
@@ -149,6 +167,12 @@ fn loads(tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Ok(Entry { key: json!({ "replica": number }), value: decode::load(&load) })
     };
     names.replicas.keys().map(entry).collect()
+}
+
+/// What is held of the tables that are shared, by whoever holds something.
+fn shares(tables: &Tables) -> Result<impl Iterator<Item = (u32, Share)>> {
+    let all = tables.shares.range(0..tables.shares.room())?;
+    Ok((0..).zip(all).filter(|(_, share)| *share != Share::default()))
 }
 
 fn counters(counts: &[u64]) -> Vec<Entry> {

@@ -180,7 +180,8 @@ mod tests {
             sent: 0,
             client_fin: 0,
             replica_fin: 0,
-            reserved: [0; 2],
+            share: 0,
+            reserved: 0,
         };
         let key = ChatKey { cookie: 0xab, service: 1, reserved: 0 };
         let chat = Chat {
@@ -189,6 +190,8 @@ mod tests {
             since: 0,
             key: router_ebpf::maps::Name::new(b"42"),
             source: 0,
+            share: 0,
+            reserved: 0,
         };
         let now = Duration::from_secs(10);
         let names = Names::default();

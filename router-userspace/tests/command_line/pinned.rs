@@ -90,8 +90,15 @@ impl Pinned {
     pub fn live(&self, cookie: u64, key: &str, home: u32, flows: u32) {
         let mut tables = Tables::open_unfilled(&self.dir).unwrap();
         let state = Chat::pack(home, flows);
-        let chat =
-            Chat { state, ended_at: 0, since: 1, key: name(key), source: KeyKind::Query as u32 };
+        let chat = Chat {
+            state,
+            ended_at: 0,
+            since: 1,
+            key: name(key),
+            source: KeyKind::Query as u32,
+            share: 0,
+            reserved: 0,
+        };
         tables.chats.set(&ChatKey { cookie, service: 1, reserved: 0 }, &chat).unwrap();
     }
 
@@ -239,7 +246,8 @@ fn flow() -> Flow {
         sent: 10,
         client_fin: 0,
         replica_fin: 0,
-        reserved: [0; 2],
+        share: 0,
+        reserved: 0,
     }
 }
 

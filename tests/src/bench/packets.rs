@@ -239,7 +239,8 @@ fn any_flow() -> Flow {
         sent: CLIENT_SEQ,
         client_fin: 0,
         replica_fin: 0,
-        reserved: [0; 2],
+        share: 0,
+        reserved: 0,
     }
 }
 

@@ -12,8 +12,9 @@ use router_ebpf::{
     checksum::Sum,
     hand::{When, next_chat, next_flow},
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, STASH_LEN,
-        Secrets, Service, SourceKey, SourceRange, Stash, Tuple, VipKey, Watched, WatchedChat,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica,
+        SERVICE_SHARES, STASH_LEN, Secrets, Service, Share, Sharing, SourceKey, SourceRange, Stash,
+        TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     packet::{Envelope, Packet},
     run::run_all,
@@ -196,6 +197,9 @@ pub struct HostTables {
     flow_ring: RefCell<VecDeque<Watched>>,
     chat_ring: RefCell<VecDeque<WatchedChat>>,
     loads: Box<[UnsafeCell<Load>]>,
+    shares: Cells<u32, Share>,
+    sharing: Sharing,
+    trusted: Prefixes,
     farewells: RefCell<Vec<Farewell>>,
     pending: Cells<Tuple, Pending>,
     stash: Cells<Tuple, Stash>,
@@ -233,6 +237,13 @@ impl Host {
                 flow_ring: RefCell::default(),
                 chat_ring: RefCell::default(),
                 loads: (0..64).map(|_| UnsafeCell::default()).collect(),
+                shares: Cells::new(u32::MAX),
+                sharing: world.sharing,
+                trusted: world
+                    .trusted
+                    .iter()
+                    .map(|(len, addr)| (*len, bits(addr, &[]), 1))
+                    .collect(),
                 farewells: RefCell::default(),
                 pending: Cells::new(1024),
                 stash: Cells::new(1024),
@@ -319,6 +330,16 @@ impl Machine for Host {
         // SAFETY: nobody changes it now.
         let load = unsafe { *self.tables.loads[replica as usize].get() };
         (load.flows, load.chats)
+    }
+
+    fn share(&self, index: u32) -> (u32, u32) {
+        // SAFETY: nobody changes it now.
+        let share = self.tables.shares.get(&index).map(|share| unsafe { share.read() });
+        share.map_or((0, 0), |share| (share.flows, share.chats))
+    }
+
+    fn set_share(&mut self, index: u32, share: &Share) {
+        self.tables.shares.set(&index, share);
     }
 
     fn farewells(&mut self) -> Vec<Farewell> {
@@ -554,6 +575,24 @@ impl FlowTables for HostTables {
         let load = NonNull::new(self.loads.get(replica as usize)?.get())?;
         // SAFETY: it stays where it is for as long as the machine lives.
         Some(unsafe { Shared::new(load) })
+    }
+
+    fn share(&self, index: u32) -> Option<Shared<Share>> {
+        if index >= SERVICE_SHARES + 64 {
+            return None;
+        }
+        if self.shares.get(&index).is_none() {
+            self.shares.set(&index, &Share::default());
+        }
+        self.shares.shared(&index)
+    }
+
+    fn sharing(&self) -> Option<&Sharing> {
+        Some(&self.sharing)
+    }
+
+    fn trusted(&self, key: &TrustedKey) -> Option<u32> {
+        longest(&self.trusted, bits(&key.addr, &[]))
     }
 
     fn farewell(&self, farewell: &Farewell) {

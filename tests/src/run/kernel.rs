@@ -23,8 +23,8 @@ use nix::{
 use roost::attach::loader::load_programs;
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
-        Service, SourceRange, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
+        Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
     stage::{CLOCK, LOOK, Stage},
@@ -155,6 +155,14 @@ impl Rig {
         for (prefix_len, vip, service) in &world.vips {
             let key = lpm_trie::Key::new(*prefix_len, *vip);
             vips.insert(&key, service, 0).expect("setting VIPS");
+        }
+        let map = self.map_mut(Map::Sharing);
+        let mut sharing = Array::<_, Sharing>::try_from(map).expect(DECLARED);
+        sharing.set(0, world.sharing, 0).expect("setting SHARING");
+        let map = self.map_mut(Map::Trusted);
+        let mut trusted = aya::maps::LpmTrie::<_, Addr, u32>::try_from(map).expect(DECLARED);
+        for (prefix_len, addr) in &world.trusted {
+            trusted.insert(&lpm_trie::Key::new(*prefix_len, *addr), 1, 0).expect("setting TRUSTED");
         }
         for (number, service) in &world.services {
             self.set_service(*number, service);
@@ -320,6 +328,18 @@ impl Machine for Rig {
         let loads = Array::<_, Load>::try_from(self.map(Map::Loads)).expect(DECLARED);
         let Load { flows, chats } = loads.get(&replica, 0).expect("a load");
         (flows, chats)
+    }
+
+    fn share(&self, index: u32) -> (u32, u32) {
+        let shares = Array::<_, Share>::try_from(self.map(Map::Shares)).expect(DECLARED);
+        let Share { flows, chats } = shares.get(&index, 0).expect("a share");
+        (flows, chats)
+    }
+
+    fn set_share(&mut self, index: u32, share: &Share) {
+        let map = self.map_mut(Map::Shares);
+        let mut shares = Array::<_, Share>::try_from(map).expect(DECLARED);
+        shares.set(index, *share, 0).expect("setting SHARES");
     }
 
     fn farewells(&mut self) -> Vec<Farewell> {

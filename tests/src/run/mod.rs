@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Pending, Replica, Service,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Pending, Replica, Service, Share,
         SourceRange, Stash, Tuple,
     },
     verdict::{Action, Counter},
@@ -62,6 +62,10 @@ pub trait Machine {
     fn ended_back(&self) -> Vec<(Tuple, FlowBack)>;
     /// What `LOADS` says of a replica: live flows and chats.
     fn load(&self, replica: u32) -> (u64, u64);
+    /// What `SHARES` says at an index: live flows and chats.
+    fn share(&self, index: u32) -> (u32, u32);
+    /// Sets in `SHARES`.
+    fn set_share(&mut self, index: u32, share: &Share);
     /// Takes all of `FAREWELLS`.
     fn farewells(&mut self) -> Vec<Farewell>;
     /// The clock hand looks at everything once. Returns the counters that moved.

@@ -8,7 +8,7 @@ use router_ebpf::{
     maps::{
         Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
         POLICY_HOME, POLICY_SPREAD, REPLICA_READY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES,
-        Secrets, Service, TICK_SHIFT, Vip,
+        Secrets, Service, Sharing, TICK_SHIFT, Vip,
     },
     schema::FILLED,
     source::KeyKind,
@@ -131,6 +131,10 @@ pub struct World {
     pub flows: u32,
     /// Room in `CHATS`.
     pub chats: u32,
+    /// `SHARING`.
+    pub sharing: Sharing,
+    /// `TRUSTED`: prefix lengths and addresses.
+    pub trusted: Vec<(u32, Addr)>,
 }
 
 impl Default for World {
@@ -149,6 +153,8 @@ impl Default for World {
             replicas: (0..Kind::ALL.len() as u32 * REPLICAS).map(replica).collect(),
             flows: 4096,
             chats: 4096,
+            sharing: Sharing::default(),
+            trusted: Vec::new(),
         };
         for family in Family::ALL {
             for kind in Kind::ALL {

@@ -66,9 +66,10 @@ fn services_3(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [value, added.map(u32::to_ne_bytes).as_flattened()].concat()))
 }
 
-/// Version 2 of `CHATS`: when a connection was bound, or the last flow ended, counts as the end of the last flow.
+/// Version 2 of `CHATS`: when a connection was bound, or the last flow ended, counts as the end of the last flow. That
+/// no source counts for the chat comes behind what was there.
 fn chats_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    Some((key.to_vec(), value.to_vec()))
+    Some((key.to_vec(), [value, &[0; 8]].concat()))
 }
 
 /// Version 2 of `PENDING`: the cookie of the whole chat, which is that of its part as far as it is known, and no

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use super::{pool::Kubernetes, prefix::Prefix, source::KeySource};
+use super::{pool::Kubernetes, prefix::Prefix, shares::Shares, source::KeySource};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Map sizes.
     pub limits: Limits,
+    /// How they are shared.
+    pub shares: Shares,
     /// Where the keys come from.
     pub secrets: SecretFiles,
     /// What is only for a daemon that follows a cluster.

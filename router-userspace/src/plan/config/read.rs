@@ -13,15 +13,17 @@ use super::{
     pool::{Kubernetes, kubernetes},
     prefix::Prefix,
     reader::{Field, Table},
+    shares::{Shares, shares},
     source::{KeySource, key_sources},
     value,
 };
 
 /// Reads the whole file. With problems noted, the result is incomplete and not to be used.
 pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
-    root.only(&["interfaces", "limits", "secrets", "kubernetes", "service"]);
+    root.only(&["interfaces", "limits", "shares", "secrets", "kubernetes", "service"]);
     let interfaces = interfaces(root, needs_interfaces);
     let limits = root.table("limits").map_or_else(Limits::default, |table| limits(&table));
+    let shares = root.table("shares").map_or_else(Shares::default, |table| shares(&table));
     let secrets = root.table("secrets").map_or_else(SecretFiles::default, |table| secrets(&table));
     let kubernetes =
         root.table("kubernetes").map_or_else(Kubernetes::default, |table| kubernetes(&table));
@@ -31,7 +33,7 @@ pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
         check::across(&read);
     }
     let services = read.into_iter().map(|(service, _)| service).collect();
-    Config { interfaces, limits, secrets, kubernetes, services }
+    Config { interfaces, limits, shares, secrets, kubernetes, services }
 }
 
 fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {

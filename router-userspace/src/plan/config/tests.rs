@@ -135,6 +135,42 @@ fn sources_are_prefixes_of_clients() {
 }
 
 #[test]
+fn shares_are_of_prefixes_and_some_are_trusted() {
+    let with = |fields: &str| format!("[shares]\n{fields}\n[[service]]\n{BASE}");
+    let read = |fields: &str| {
+        let text = format!("interfaces = [\"eth0\"]\n{}\n", with(fields));
+        let shares = Config::parse(&text, "r.toml").unwrap().shares;
+        let trusted: Vec<_> = shares.trusted_sources.iter().map(ToString::to_string).collect();
+        (shares.ipv4_prefix, shares.ipv6_prefix, trusted)
+    };
+    assert_eq!(read(""), (32, 64, vec![]));
+    let all = "ipv4_prefix = 24\nipv6_prefix = 48\ntrusted_sources = [\"10.0.0.0/8\", \"::/0\"]";
+    assert_eq!(read(all), (24, 48, vec!["10.0.0.0/8".to_owned(), "::/0".to_owned()]));
+    let refused = |fields: &str, place: &str, what: &str| {
+        let text = format!("interfaces = [\"eth0\"]\n{}\n", with(fields));
+        let problem = Config::parse(&text, "r.toml").unwrap_err().to_string();
+        assert!(
+            problem.starts_with(&format!("r.toml:{place}")) && problem.contains(what),
+            "{problem}"
+        );
+    };
+    refused("ipv4_prefix = 33", "3:15: shares.ipv4_prefix", "1 to 32");
+    refused("ipv6_prefix = 0", "3:15: shares.ipv6_prefix", "1 to 128");
+    refused("trusted = []", "3:1: shares.trusted", "trusted_sources");
+    let at = "3:19: shares.trusted_sources";
+    refused("trusted_sources = \"10.0.0.0/8\"", at, "write a list");
+    let at = "3:20: shares.trusted_sources[0]";
+    refused("trusted_sources = [7]", at, "write a prefix of clients");
+    refused("trusted_sources = [\"10.0.0.1/8\"]", at, "write \"10.0.0.0/8\"");
+    refused("trusted_sources = [\"nodes\"]", at, "is not an IP address");
+    let twice = "trusted_sources = [\"10.0.0.0/8\", \"10.0.0.0/8\"]";
+    refused(twice, "3:34: shares.trusted_sources[1]", "listed twice");
+    let many: Vec<_> = (0..4097).map(|i| format!("\"10.0.{}.{}\"", i / 256, i % 256)).collect();
+    let at = "3:19: shares.trusted_sources";
+    refused(&format!("trusted_sources = [{}]", many.join(",")), at, "has 4097 prefixes");
+}
+
+#[test]
 fn a_width_is_of_chats() {
     let with = |width: &str| BASE.replace("= 80", &format!("= 80\nwidth = {width}"));
     let width = |fields: &str| {

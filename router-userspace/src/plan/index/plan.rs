@@ -3,12 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
 
-use ipnet::IpNet;
 use roost_place::slots::{self, Candidate, SlotTable};
 use router_ebpf::{
     maps::{
@@ -437,18 +436,11 @@ fn entry(service: u32, replica: &config::Replica) -> Replica {
 
 /// What `SOURCE_RANGES` is to have for a service.
 fn ranges(number: u32, sources: &[Prefix]) -> Ranges {
-    let key = |prefix: &Prefix| {
-        let addr = addr::to_map(prefix.addr());
-        (addr::source_bits(prefix), SourceRange { service: number.to_be_bytes(), addr })
+    let key = |bits, addr| {
+        (addr::SERVICE_BITS + bits, SourceRange { service: number.to_be_bytes(), addr })
     };
-    let mut ranges: Ranges = sources.iter().map(|prefix| (key(prefix), 1)).collect();
-    // Prefixes of IPv6 that IPv4 is mapped into are not meant for that.
-    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
-    if sources.iter().any(|prefix| prefix.contains(&IpAddr::V6(mapped))) {
-        let all = IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a length of none");
-        ranges.entry(key(&all.into())).or_insert(0);
-    }
-    ranges
+    let ranges = addr::clients(sources).into_iter();
+    ranges.map(|((bits, addr), value)| (key(bits, addr), value)).collect()
 }
 
 fn seconds(time: Duration) -> u32 {

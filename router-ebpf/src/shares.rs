@@ -1,0 +1,187 @@
+//! Shares: who is refused when a table gets full. A table that is no more than half full is anybody's. Beyond that a
+//! source, or a service, that holds as much as is left, or four times as much, gets no more of it (the dynamic
+//! thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998):
+//! so the largest holders are refused first, and nothing has to be sorted.
+//!
+//! What sources hold is counted in two rows, at places that a keyed hash gives (Cormode and Muthukrishnan, "An
+//! improved data stream summary: the count-min sketch", 2005): no more is ever kept of sources, however many
+//! there are. A source holds no more than what the smaller of its two counts says.
+
+use crate::{
+    maps::{ALL_SHARES, Addr, SERVICE_SHARES, Sharing, TrustedKey, rows},
+    siphash,
+    tables::FlowTables,
+    verdict::Counter,
+};
+
+/// `by` of what is counted off.
+pub const OFF: u32 = u32::MAX;
+
+/// How much of what is left a source may hold.
+const SOURCE: u32 = 1;
+/// The same for a service: beside four that take what they can, a fifth of a full table stays for others.
+const SERVICE: u32 = 4;
+
+/// Tells what is hashed here from what else is hashed under the same key.
+const DOMAIN: u64 = u64::from_le_bytes(*b"a source");
+
+/// A table that is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// `FLOWS`, and `FLOWS_BACK` with it.
+    Flows,
+    /// `CHATS`.
+    Chats,
+}
+
+impl Table {
+    #[inline(always)]
+    const fn room(self, sharing: &Sharing) -> u32 {
+        match self {
+            Self::Flows => sharing.flows,
+            Self::Chats => sharing.chats,
+        }
+    }
+
+    #[inline(always)]
+    fn held(self, tables: &impl FlowTables, index: u32) -> u32 {
+        tables.share(index).map_or(0, |share| match self {
+            Self::Flows => share.flows(),
+            Self::Chats => share.chats(),
+        })
+    }
+}
+
+/// Whether who holds `held` gets no more of a table with `room` entries of which `used` are in use.
+#[inline(always)]
+pub const fn is_over(held: u32, used: u32, room: u32, factor: u32) -> bool {
+    let left = room.saturating_sub(used);
+    // Of a full one, who holds nothing has no more than anybody's share.
+    held > 0 && used > room / 2 && held as u64 >= left as u64 * factor as u64
+}
+
+/// The number that a client's source is counted by, never 0.
+#[inline(never)]
+pub fn source(tables: &impl FlowTables, client: &Addr) -> u32 {
+    let (Some(secrets), Some(sharing)) = (tables.secrets(), tables.sharing()) else {
+        return 1;
+    };
+    // The key that stays: that of handshakes is replaced all the time.
+    number(&secrets.chat, sharing, client)
+}
+
+/// The same under this key.
+#[inline(always)]
+pub fn number(key: &siphash::Key, sharing: &Sharing, client: &Addr) -> u32 {
+    let [high, low] = prefix(client, sharing);
+    match siphash::words(key, &[DOMAIN, high, low]) as u32 {
+        0 => 1,
+        source => source,
+    }
+}
+
+/// The bits of an address that tell sources from each other.
+#[inline(always)]
+pub fn prefix(client: &Addr, sharing: &Sharing) -> [u64; 2] {
+    let a = client;
+    let high = u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
+    let low = u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]);
+    let bits = match (high, low >> 32) {
+        (0, 0xffff) => 96 + sharing.ipv4_prefix as u32,
+        _ => sharing.ipv6_prefix as u32,
+    };
+    [high & first_bits(bits), low & first_bits(bits.saturating_sub(64))]
+}
+
+/// A word of so many ones, 64 at the most, and zeros.
+#[inline(always)]
+const fn first_bits(ones: u32) -> u64 {
+    if ones >= 64 { u64::MAX } else { !(u64::MAX >> ones) }
+}
+
+/// Counts a flow, or counts it off by [`OFF`], wherever flows are counted.
+#[inline(never)]
+pub fn count_flow(tables: &impl FlowTables, replica: u32, service: u32, source: u32, by: u32) {
+    if let Some(load) = tables.load(replica) {
+        load.add_flows(by as i32 as u64);
+    }
+    let mut add = |index| {
+        if let Some(share) = tables.share(index) {
+            share.add_flows(by);
+        }
+    };
+    each(service, source, &mut add);
+}
+
+/// The same for a chat with an entry.
+#[inline(never)]
+pub fn count_chat(tables: &impl FlowTables, service: u32, source: u32, home: u32, by: u32) {
+    if let Some(load) = tables.load(home) {
+        load.add_chats(by as i32 as u64);
+    }
+    let mut add = |index| {
+        if let Some(share) = tables.share(index) {
+            share.add_chats(by);
+        }
+    };
+    each(service, source, &mut add);
+}
+
+/// Where something is counted in `SHARES`. `source` is 0 for what a release before has left.
+#[inline(always)]
+fn each(service: u32, source: u32, add: &mut impl FnMut(u32)) {
+    add(ALL_SHARES);
+    add(SERVICE_SHARES.wrapping_add(service));
+    if source != 0 {
+        let [first, second] = rows(source);
+        add(first);
+        add(second);
+    }
+}
+
+/// Whether a client gets no more of a table, as the counter that says why.
+#[inline(never)]
+pub fn over(
+    tables: &impl FlowTables,
+    of: Table,
+    service: u32,
+    client: &Addr,
+    key: &mut TrustedKey,
+) -> Option<Counter> {
+    let sharing = tables.sharing()?;
+    let room = of.room(sharing);
+    let used = of.held(tables, ALL_SHARES);
+    if used <= room / 2 || room == 0 {
+        return None;
+    }
+    if exceeds(tables, of, client, used, room) && !is_trusted(tables, client, key) {
+        return Some(match of {
+            Table::Flows => Counter::OverSourceFlows,
+            Table::Chats => Counter::OverSourceChats,
+        });
+    }
+    let held = of.held(tables, SERVICE_SHARES.wrapping_add(service));
+    if sharing.services > 1 && is_over(held, used, room, SERVICE) {
+        return Some(match of {
+            Table::Flows => Counter::OverServiceFlows,
+            Table::Chats => Counter::OverServiceChats,
+        });
+    }
+    None
+}
+
+/// Whether the client's source holds its share.
+#[inline(always)]
+fn exceeds(tables: &impl FlowTables, of: Table, client: &Addr, used: u32, room: u32) -> bool {
+    let [first, second] = rows(source(tables, client));
+    is_over(of.held(tables, first), used, room, SOURCE)
+        && is_over(of.held(tables, second), used, room, SOURCE)
+}
+
+/// Whether a client is of those that have no share but their service's.
+#[inline(always)]
+fn is_trusted(tables: &impl FlowTables, client: &Addr, key: &mut TrustedKey) -> bool {
+    key.prefix_len = TrustedKey::WHOLE;
+    key.addr = *client;
+    tables.trusted(key) == Some(1)
+}
