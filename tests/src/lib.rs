@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod browser;
 pub mod demo;
+pub mod hello;
 pub mod kube;
 pub mod lab;
 #[path = "../peers/command.rs"]

@@ -106,7 +106,8 @@ pub fn with_index<T>(ask: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 /// Downloads packages, installs nothing, and unpacks them into one directory, which appears only when all are there.
-pub fn unpack(packages: &[String], root: &Path) -> Result<()> {
+pub fn unpack(packages: &[impl AsRef<str>], root: &Path) -> Result<()> {
+    let packages: Vec<&str> = packages.iter().map(AsRef::as_ref).collect();
     let list = packages.join(" ");
     say(format_args!("downloading {list} from Debian into {}", root.display()));
     let partial = root.with_extension("partial");
@@ -118,7 +119,7 @@ pub fn unpack(packages: &[String], root: &Path) -> Result<()> {
     with_index(|| {
         let mut download = APT_GET.command()?;
         // As this user: apt's own may not write into the checkout.
-        download.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
+        download.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(&packages);
         run_quietly(download.current_dir(&archives))
     })?;
     let files = fs::read_dir(&archives)?.map(|file| file.map(|file| file.path()));

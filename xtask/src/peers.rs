@@ -1,9 +1,9 @@
-//! WebSocket libraries of other people, which the tests speak with, and nginx.
+//! WebSocket libraries of other people, which the tests speak with, nginx and HAProxy.
 //!
 //! Versions are pinned by files in tests/peers: requirements.txt makes the Python environment
 //! target/peers/venv, package.json with its lock file makes target/peers/node_modules. Java's library
-//! is its own, Go's is Debian's: these clients are compiled into target/peers. nginx is unpacked
-//! there: installed, it would begin to serve on this machine.
+//! is its own, Go's is Debian's: these clients are compiled into target/peers. nginx and HAProxy are
+//! unpacked there: installed, they would begin to serve on this machine.
 
 use std::fs;
 use std::path::Path;
@@ -14,6 +14,12 @@ use roost_programs::{GO, JAVAC, NPM, PYTHON, built};
 use crate::apt;
 use crate::process::{run_quietly, say};
 use crate::workspace::Workspace;
+
+/// Programs that are unpacked into directories of these names, with the libraries that a minimal Debian does not have.
+const UNPACKED: &[(&str, &[&str])] = &[
+    ("nginx", &["nginx", "libnginx-mod-stream"]),
+    ("haproxy", &["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]),
+];
 
 /// Installs the peers, unless they are there in the versions that the files name.
 pub fn ensure(workspace: &Workspace) -> Result<()> {
@@ -37,10 +43,18 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
         say("compiling the Go peer into target/peers (once)");
         go(&pins.join("client.go"), &peers)
     })?;
-    if !peers.join("nginx").exists() {
-        apt::unpack(&["nginx".to_owned()], &peers.join("nginx"))?;
-    }
-    Ok(())
+    unpack_proxies(&peers)
+}
+
+/// Unpacks nginx and HAProxy alone, for those that need no more.
+pub fn ensure_proxies(workspace: &Workspace) -> Result<()> {
+    let _lock = workspace.lock()?;
+    unpack_proxies(&workspace.peers())
+}
+
+fn unpack_proxies(peers: &Path) -> Result<()> {
+    fs::create_dir_all(peers)?;
+    UNPACKED.iter().try_for_each(|(name, packages)| unpacked(peers, name, packages))
 }
 
 /// Does a piece of work unless the stamp holds what the files hold, and then writes the stamp.
@@ -56,6 +70,20 @@ fn once(dir: &Path, files: &[&str], stamp: &Path, work: impl FnOnce() -> Result<
     }
     work()?;
     fs::write(stamp, pinned).with_context(|| format!("writing {}", stamp.display()))
+}
+
+/// Unpacks packages into a directory, unless the stamp beside it says that these are there.
+fn unpacked(peers: &Path, name: &str, packages: &[&str]) -> Result<()> {
+    let (root, stamp) = (peers.join(name), peers.join(format!("{name}.unpacked")));
+    let list = packages.join(" ");
+    if root.exists() {
+        if fs::read_to_string(&stamp).is_ok_and(|done| done == list) {
+            return Ok(());
+        }
+        fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
+    }
+    apt::unpack(packages, &root)?;
+    fs::write(&stamp, list).with_context(|| format!("writing {}", stamp.display()))
 }
 
 fn python(requirements: &Path, venv: &Path) -> Result<()> {

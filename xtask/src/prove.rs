@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::launch::launch;
+use crate::peers;
 use crate::workspace::Workspace;
 
 /// Show in network namespaces what Roost holds, whatever dies, floods or lies.
@@ -21,5 +22,8 @@ pub struct Options {
 
 /// Runs the subcommand. Returns only if it cannot be started.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if options.arguments[0] == "heads" {
+        peers::ensure_proxies(workspace)?;
+    }
     launch(workspace, "roost-prove", &options.arguments)
 }

@@ -1,5 +1,6 @@
 //! The key sources that are measured, each with a service of its own, and what a client sends first.
 
+use crate::hello::{Padding, client_hello, records};
 use router_ebpf::{
     maps::KeySource,
     source::{KeyKind, PATH_ANY, PATH_KEY},
@@ -45,7 +46,9 @@ impl Head {
     /// The first bytes of a connection to this chat.
     pub fn bytes(self, chat: u32) -> Vec<u8> {
         if self == Self::Sni {
-            return client_hello(&format!("room-{chat:04}.chat.example.com"));
+            let message =
+                client_hello(&format!("room-{chat:04}.chat.example.com"), 517, Padding::Last);
+            return records(&message, message.len());
         }
         let target = match self {
             Self::Path => format!("/rooms/room-{chat:04}/ws"),
@@ -63,43 +66,4 @@ impl Head {
         )
         .into_bytes()
     }
-}
-
-/// A TLS 1.3 ClientHello (RFC 8446 section 4.1.2) of the usual 517 bytes, the name behind others.
-fn client_hello(name: &str) -> Vec<u8> {
-    let name = name.as_bytes();
-    let server_name = [&be16(name.len() + 3)[..], &[0], &be16(name.len()), name].concat();
-    let mut extensions = Vec::new();
-    for (kind, body) in [
-        (0x0017, &[][..]),
-        (0x002b, &[4, 3, 4, 3, 3]),
-        (0x000a, &[0, 4, 0, 29, 0, 23]),
-        (0x0033, &[0x42; 38]),
-        (0x0000, &server_name),
-        (0x000d, &[0x43; 20]),
-        (0x0010, &[0, 9, 8, b'h', b't', b't', b'p', b'/', b'1', b'.', b'1']),
-    ] {
-        extensions.extend([&be16(kind)[..], &be16(body.len()), body].concat());
-    }
-    let fixed = 5 + 4 + 34 + 33 + 2 + 32 + 2 + 2;
-    let padding = 517 - fixed - extensions.len() - 4;
-    extensions.extend([&be16(0x0015)[..], &be16(padding), &vec![0; padding]].concat());
-    let hello = [
-        &[3, 3][..],
-        &[0x44; 32],
-        &[32],
-        &[0x45; 32],
-        &be16(32),
-        &[0x13; 32],
-        &[1, 0],
-        &be16(extensions.len()),
-        &extensions,
-    ]
-    .concat();
-    let message = [&[1, 0][..], &be16(hello.len()), &hello].concat();
-    [&[22, 3, 1][..], &be16(message.len()), &message].concat()
-}
-
-fn be16(number: usize) -> [u8; 2] {
-    (number as u16).to_be_bytes()
 }

@@ -1,13 +1,12 @@
 //! nginx in front of the VIP: it ends TLS, as in many a deployment.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Certificate, Lab, Process, try_until};
+use super::proxy::{Proxy, nginx_places};
+use super::{Certificate, Lab, Process};
 
 /// Where it listens for HTTPS, on the IPv4 addresses of the client's namespace.
 pub const HTTPS_PORT: u16 = 443;
@@ -37,17 +36,9 @@ impl Nginx {
         upstream: Upstream,
     ) -> Result<Self> {
         let dir = lab.dir().join("nginx");
-        fs::create_dir_all(&dir)?;
-        let file = dir.join("nginx.conf");
-        fs::write(&file, configuration(&dir, tls, vip, upstream)?)?;
-        let mut nginx = lab.client.command(&binary()?)?;
-        nginx.arg("-e").arg("stderr").arg("-p").arg(&dir).arg("-c").arg(&file);
-        let mut process = Process::spawn("nginx", &mut nginx)?;
         let at = SocketAddr::new(lab.client_addr(super::Family::V4), HTTPS_PORT);
-        try_until(Duration::from_secs(60), "nginx to listen", || {
-            ensure!(process.running(), "it has ended: {}", process.log());
-            Ok(lab.client.connect(at).ok().map(drop))
-        })?;
+        let blocks = configuration(&dir, tls, vip, upstream)?;
+        let Proxy { process } = Proxy::nginx(&lab.client, &dir, &blocks, at)?;
         Ok(Self { process })
     }
 }
@@ -82,20 +73,9 @@ fn configuration(
         ensure!(server.contains(documented), "the block for nginx has no `{documented}`: {server}");
         server = server.replace(documented, &ours);
     }
-    // Of the places where nginx would write, the one that it has been built with is the machine's.
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|what| format!("{what}_temp_path {}/{what};\n", dir.display()))
-        .concat();
     Ok(format!(
-        "daemon off; master_process off; pid {}/nginx.pid;\nevents {{ worker_connections 512; }}\n\
-         http {{\naccess_log off;\n{temporary}upstream vip {{ server {vip}; {keep} }}\n{server}}}\n",
-        dir.display(),
+        "events {{ worker_connections 512; }}\n\
+         http {{\naccess_log off;\n{}upstream vip {{ server {vip}; {keep} }}\n{server}}}\n",
+        nginx_places(dir),
     ))
-}
-
-fn binary() -> Result<PathBuf> {
-    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers");
-    let peers = std::env::var_os("ROOST_PEERS").map_or_else(|| built.into(), PathBuf::from);
-    let binary = peers.join("nginx/usr/sbin/nginx").canonicalize();
-    binary.with_context(|| format!("{} has no nginx: run cargo xtask test", peers.display()))
 }

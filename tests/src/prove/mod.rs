@@ -3,7 +3,9 @@
 //! Each has numbers that must be met, and runs in a laboratory of its own for a bounded time.
 
 mod flood;
+mod front;
 mod half_dead;
+mod heads;
 mod million;
 mod orphan;
 mod random_keys;
@@ -29,6 +31,8 @@ pub enum Scenario {
     RandomKeys(random_keys::Options),
     /// Segments of no connection beside real clients: none fails, and they keep their rate
     Flood(flood::Options),
+    /// Heads of any length in any number of segments, behind Roost and behind proxies: chats stay whole
+    Heads(heads::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
     Million(million::Options),
 }
@@ -42,6 +46,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::HalfDead(options) => half_dead::run(options),
         Scenario::RandomKeys(options) => random_keys::run(options),
         Scenario::Flood(options) => flood::run(options),
+        Scenario::Heads(options) => heads::run(options),
         Scenario::Million(options) => million::run(options),
     }
 }
