@@ -233,7 +233,7 @@ sizes! {
     WatchedChat = 24,
     Farewell = 72,
     Secrets = 64,
-    Share = 8,
-    Sharing = 16,
+    Share = 16,
+    Sharing = 20,
     Mark = 32,
 }

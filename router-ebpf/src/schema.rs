@@ -92,11 +92,11 @@ macro_rules! schema {
             Loads loads LOADS: Array<u32, Load>, version 1,
                 size(limits) = limits.replicas,
                 "replica number" => "live flows, chats at home";
-            /// What is held of `FLOWS` and `CHATS`, by sources, all together, and by services.
+            /// What is held of the tables that are shared, by sources, all together, and by services.
             Shares shares SHARES: Array<u32, Share>, version 1,
                 size(limits) = SERVICE_SHARES + limits.services,
-                "source, all, service" => "live flows, chats";
-            /// How `FLOWS` and `CHATS` are shared.
+                "source, all, service" => "live flows, chats, entries of waiting heads";
+            /// How these tables are shared.
             Sharing sharing SHARING: Array<u32, Sharing>, version 1,
                 size(limits) = 1,
                 "" => "room, number of services, prefix lengths";

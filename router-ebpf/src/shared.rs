@@ -289,10 +289,23 @@ impl Shared<Share> {
         unsafe { fetch_add_u32(&raw mut (*self.0.as_ptr()).chats, by) };
     }
 
+    /// Counts entries of waiting heads more, or less by their negation modulo 2^32.
+    #[inline(always)]
+    pub fn add_heads(&self, by: u32) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u32(&raw mut (*self.0.as_ptr()).heads, by) };
+    }
+
     /// Live flows, at this moment.
     #[inline(always)]
     pub fn flows(&self) -> u32 {
         word!(self, flows)
+    }
+
+    /// Entries of waiting heads, at this moment.
+    #[inline(always)]
+    pub fn heads(&self) -> u32 {
+        word!(self, heads)
     }
 
     /// Chats, at this moment.

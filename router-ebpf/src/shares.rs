@@ -6,9 +6,18 @@
 //! What sources hold is counted in two rows, at places that a keyed hash gives (Cormode and Muthukrishnan, "An
 //! improved data stream summary: the count-min sketch", 2005): no more is ever kept of sources, however many
 //! there are. A source holds no more than what the smaller of its two counts says.
+//!
+//! Two calls charge an entry of a table to who makes it. [`take`] says why not, or the number of the source. That
+//! number is kept with the entry, and whoever removes the entry gives it to [`give`], once: prefix lengths and key may
+//! have changed by then. So what is charged must be in no LRU map, which forgets in silence. Both take how many
+//! entries: a head that has grown by a chunk takes one more of [`Table::Heads`] with the address of its client (or
+//! the one that a proxy has named), and gives back all that it has when it is delivered, refused, or its time is
+//! over. Take before the entry is there, so that nobody gives back what was not taken. `FLOWS` and `CHATS` ask first
+//! ([`over`]) and count later ([`count_flow`], [`count_chat`]), because replicas are counted with them.
 
 use crate::{
-    maps::{ALL_SHARES, Addr, SERVICE_SHARES, Sharing, TrustedKey, rows},
+    maps::{ALL_SHARES, Addr, SERVICE_SHARES, Share, Sharing, TrustedKey, rows},
+    shared::Shared,
     siphash,
     tables::FlowTables,
     verdict::Counter,
@@ -32,6 +41,8 @@ pub enum Table {
     Flows,
     /// `CHATS`.
     Chats,
+    /// What waits for the rest of its head.
+    Heads,
 }
 
 impl Table {
@@ -40,6 +51,7 @@ impl Table {
         match self {
             Self::Flows => sharing.flows,
             Self::Chats => sharing.chats,
+            Self::Heads => sharing.heads,
         }
     }
 
@@ -48,7 +60,35 @@ impl Table {
         tables.share(index).map_or(0, |share| match self {
             Self::Flows => share.flows(),
             Self::Chats => share.chats(),
+            Self::Heads => share.heads(),
         })
+    }
+
+    #[inline(always)]
+    fn add(self, share: &Shared<Share>, by: u32) {
+        match self {
+            Self::Flows => share.add_flows(by),
+            Self::Chats => share.add_chats(by),
+            Self::Heads => share.add_heads(by),
+        }
+    }
+
+    /// Why a source that holds its share is refused.
+    const fn over_source(self) -> Counter {
+        match self {
+            Self::Flows => Counter::OverSourceFlows,
+            Self::Chats => Counter::OverSourceChats,
+            Self::Heads => Counter::OverSourceHeads,
+        }
+    }
+
+    /// The same for a service.
+    const fn over_service(self) -> Counter {
+        match self {
+            Self::Flows => Counter::OverServiceFlows,
+            Self::Chats => Counter::OverServiceChats,
+            Self::Heads => Counter::OverServiceHeads,
+        }
     }
 }
 
@@ -99,18 +139,38 @@ const fn first_bits(ones: u32) -> u64 {
     if ones >= 64 { u64::MAX } else { !(u64::MAX >> ones) }
 }
 
+/// Takes so many entries of a table for a client, before they are there. The number of its source, or the counter
+/// that says why it gets no more. What was taken is given back by [`give`].
+#[inline(always)]
+pub fn take(
+    tables: &impl FlowTables,
+    of: Table,
+    service: u32,
+    client: &Addr,
+    entries: u32,
+    key: &mut TrustedKey,
+) -> Result<u32, Counter> {
+    if let Some(why) = over(tables, of, service, client, key) {
+        return Err(why);
+    }
+    let source = source(tables, client);
+    count(tables, of, service, source, entries);
+    Ok(source)
+}
+
+/// Gives back so many entries of a table that [`take`] has taken for this source.
+#[inline(always)]
+pub fn give(tables: &impl FlowTables, of: Table, service: u32, source: u32, entries: u32) {
+    count(tables, of, service, source, entries.wrapping_neg());
+}
+
 /// Counts a flow, or counts it off by [`OFF`], wherever flows are counted.
 #[inline(never)]
 pub fn count_flow(tables: &impl FlowTables, replica: u32, service: u32, source: u32, by: u32) {
     if let Some(load) = tables.load(replica) {
         load.add_flows(by as i32 as u64);
     }
-    let mut add = |index| {
-        if let Some(share) = tables.share(index) {
-            share.add_flows(by);
-        }
-    };
-    each(service, source, &mut add);
+    add(tables, Table::Flows, service, source, by);
 }
 
 /// The same for a chat with an entry.
@@ -119,17 +179,22 @@ pub fn count_chat(tables: &impl FlowTables, service: u32, source: u32, home: u32
     if let Some(load) = tables.load(home) {
         load.add_chats(by as i32 as u64);
     }
-    let mut add = |index| {
-        if let Some(share) = tables.share(index) {
-            share.add_chats(by);
-        }
-    };
-    each(service, source, &mut add);
+    add(tables, Table::Chats, service, source, by);
 }
 
-/// Where something is counted in `SHARES`. `source` is 0 for what a release before has left.
+#[inline(never)]
+fn count(tables: &impl FlowTables, of: Table, service: u32, source: u32, by: u32) {
+    add(tables, of, service, source, by);
+}
+
+/// Counts in `SHARES`. `source` is 0 for what a release before has left.
 #[inline(always)]
-fn each(service: u32, source: u32, add: &mut impl FnMut(u32)) {
+fn add(tables: &impl FlowTables, of: Table, service: u32, source: u32, by: u32) {
+    let add = |index| {
+        if let Some(share) = tables.share(index) {
+            of.add(&share, by);
+        }
+    };
     add(ALL_SHARES);
     add(SERVICE_SHARES.wrapping_add(service));
     if source != 0 {
@@ -155,17 +220,11 @@ pub fn over(
         return None;
     }
     if exceeds(tables, of, client, used, room) && !is_trusted(tables, client, key) {
-        return Some(match of {
-            Table::Flows => Counter::OverSourceFlows,
-            Table::Chats => Counter::OverSourceChats,
-        });
+        return Some(of.over_source());
     }
     let held = of.held(tables, SERVICE_SHARES.wrapping_add(service));
     if sharing.services > 1 && is_over(held, used, room, SERVICE) {
-        return Some(match of {
-            Table::Flows => Counter::OverServiceFlows,
-            Table::Chats => Counter::OverServiceChats,
-        });
+        return Some(of.over_service());
     }
     None
 }

@@ -163,6 +163,10 @@ counters! {
     OverServiceFlows = "over_service_flows", None;
     /// Connections refused because CHATS is more than half full and their service holds four times of it what is left.
     OverServiceChats = "over_service_chats", None;
+    /// Segments of heads refused because STASH is more than half full and their source holds as much of it as is left.
+    OverSourceHeads = "over_source_heads", None;
+    /// Segments of heads refused because STASH is more than half full and their service holds four times of it what is left.
+    OverServiceHeads = "over_service_heads", None;
     /// Live flows replaced by a new connection on the same tuple.
     Rebound = "rebound", None;
     /// Flows that ended by FINs or an RST.

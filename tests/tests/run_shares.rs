@@ -10,15 +10,17 @@ use roost_tests::run::{
     world::{Kind, World, client, mapped, service},
 };
 use router_ebpf::{
-    maps::{ALL_SHARES, Flow, SERVICE_SHARES, Service, Sharing, TrustedKey, rows},
-    shares::{count_flow, is_over, number, prefix},
+    maps::{ALL_SHARES, Flow, SERVICE_SHARES, Service, Share, Sharing, TrustedKey, rows},
+    shares::{Table, count_flow, give, is_over, number, prefix, take},
+    tables::FlowTables as _,
     verdict::Counter,
 };
 
 /// A world whose tables have room for so many, and so many services.
 fn world(flows: u32, chats: u32, services: u32) -> World {
+    let (ipv4_prefix, ipv6_prefix) = (32, 128);
     let sharing =
-        Sharing { flows, chats, services, ipv4_prefix: 32, ipv6_prefix: 128, reserved: [0; 2] };
+        Sharing { flows, chats, services, ipv4_prefix, ipv6_prefix, ..Sharing::default() };
     World { flows, chats, sharing, ..World::default() }
 }
 
@@ -217,7 +219,7 @@ fn a_tuple_that_comes_back_is_counted_once_and_one_of_a_release_before_is_adopte
         // As if a release without shares had entered it.
         let (tuple, flow) = machine.flows()[0];
         for index in [ALL_SHARES, SERVICE_SHARES].into_iter().chain(rows(flow.share)) {
-            machine.set_share(index, &router_ebpf::maps::Share { flows: 0, chats: 1 });
+            machine.set_share(index, &Share { flows: 0, chats: 1, ..Share::default() });
         }
         machine.set_flow(&tuple, &Flow { state: 0, share: 0, ..flow });
         machine.look();
@@ -227,6 +229,54 @@ fn a_tuple_that_comes_back_is_counted_once_and_one_of_a_release_before_is_adopte
         end(machine, &conn);
         assert_eq!((held(&world, machine, family, 1).0, whole(machine, Kind::Home)[1].0), (0, 0));
     });
+}
+
+#[test]
+fn heads_are_taken_and_given_back_by_entries() {
+    let sharing = Sharing { heads: 1000, services: 1, ipv4_prefix: 32, ..Sharing::default() };
+    let world = trusting(World { sharing, ..World::default() }, &[3]);
+    let mut host = Host::new(&world);
+    let tables = host.parts().0;
+    let taken = |host: u16, entries| {
+        let address = mapped(client(Family::V4, host, 1).ip());
+        let mut key = TrustedKey { prefix_len: 0, addr: [0; 16] };
+        take(tables, Table::Heads, 7, &address, entries, &mut key)
+    };
+    let held = |index| tables.share(index).unwrap().heads();
+    // A hundred heads of one stranger, each of seven chunks. Half a table is his, and what he began there.
+    let mut heads = Vec::new();
+    while let Ok(source) = taken(1, 7) {
+        heads.push(source);
+    }
+    assert_eq!(heads.len(), 72, "504 of 1000 entries");
+    assert_eq!(taken(1, 1), Err(Counter::OverSourceHeads));
+    // Others notice nothing, nor does who is trusted.
+    let other = taken(2, 20).unwrap();
+    let trusted = taken(3, 400).unwrap();
+    assert!(taken(3, 10).is_ok(), "though this is more than what is left");
+    let [a, b] = rows(heads[0]);
+    assert_eq!(
+        [held(ALL_SHARES), held(SERVICE_SHARES + 7), held(a), held(b)],
+        [934, 934, 504, 504]
+    );
+    heads.iter().for_each(|source| give(tables, Table::Heads, 7, *source, 7));
+    give(tables, Table::Heads, 7, other, 20);
+    give(tables, Table::Heads, 7, trusted, 410);
+    assert_eq!([held(ALL_SHARES), held(SERVICE_SHARES + 7), held(a), held(b)], [0; 4]);
+    // Another table is not touched by it.
+    assert!(taken(1, 501).is_ok() && taken(1, 1).is_err());
+    let counts = tables.share(ALL_SHARES).unwrap();
+    assert_eq!((counts.flows(), counts.chats()), (0, 0));
+    // Of two services one may have four fifths.
+    let sharing = Sharing { services: 2, ..sharing };
+    let mut host = Host::new(&trusting(World { sharing, ..World::default() }, &[3]));
+    let tables = host.parts().0;
+    let address = mapped(client(Family::V4, 3, 1).ip());
+    let mut key = TrustedKey { prefix_len: 0, addr: [0; 16] };
+    assert!(take(tables, Table::Heads, 7, &address, 800, &mut key).is_ok());
+    let over = take(tables, Table::Heads, 7, &address, 1, &mut key);
+    assert_eq!(over, Err(Counter::OverServiceHeads));
+    assert!(take(tables, Table::Heads, 8, &address, 1, &mut key).is_ok());
 }
 
 #[test]

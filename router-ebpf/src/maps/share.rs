@@ -2,7 +2,7 @@
 
 use super::Addr;
 
-/// What is held of `FLOWS` and `CHATS`: a value of `SHARES`.
+/// What is held of the tables that are shared: a value of `SHARES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
@@ -10,9 +10,13 @@ pub struct Share {
     pub flows: u32,
     /// Chats with an entry.
     pub chats: u32,
+    /// Entries of heads that wait for their rest.
+    pub heads: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
-/// How `FLOWS` and `CHATS` are shared: the value of `SHARING`.
+/// How the tables are shared: the value of `SHARING`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sharing {
@@ -20,6 +24,8 @@ pub struct Sharing {
     pub flows: u32,
     /// The same for `CHATS`.
     pub chats: u32,
+    /// The same for what waits for the rest of its head.
+    pub heads: u32,
     /// How many services there are: a single one may have all.
     pub services: u32,
     /// Clients of IPv4 whose addresses are equal in so many bits are one source.

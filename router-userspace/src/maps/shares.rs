@@ -18,6 +18,7 @@ pub fn set(tables: &mut Tables, shares: &Shares, nodes: &[Prefix], services: usi
     let sharing = Sharing {
         flows: tables.flows.room()?,
         chats: tables.chats.room()?,
+        heads: tables.stash.room()?,
         services: services.try_into().unwrap_or(u32::MAX),
         ipv4_prefix: shares.ipv4_prefix,
         ipv6_prefix: shares.ipv6_prefix,
@@ -74,7 +75,8 @@ mod tests {
         let nodes = [source_prefix("fd00::/64").unwrap()];
         set(&mut tables, &shares(&["10.0.0.0/8", "::/0"]), &nodes, 3).unwrap();
         let sharing = tables.sharing.get(0).unwrap();
-        assert_eq!((sharing.flows, sharing.chats), (LIMITS.flows, LIMITS.chats));
+        let rooms = [sharing.flows, sharing.chats, sharing.heads];
+        assert_eq!(rooms, [LIMITS.flows, LIMITS.chats, LIMITS.stash]);
         assert_eq!((sharing.services, sharing.ipv4_prefix, sharing.ipv6_prefix), (3, 32, 64));
         let all = [("0.0.0.0/0", 0), ("10.0.0.0/8", 1), ("::/0", 1), ("fd00::/64", 1)];
         assert_eq!(there(&tables), all.map(|(text, value)| (text.to_owned(), value)));

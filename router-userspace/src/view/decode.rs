@@ -7,7 +7,7 @@ use router_ebpf::{
     maps::{
         ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, NO_REPLICA,
         Pending, Piece, Replica, SERVICE_SHARES, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets,
-        Service, Sharing, SourceRange, Stash, Tuple, Vip,
+        Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     siphash,
 };
@@ -215,11 +215,17 @@ pub fn share_index(index: u32) -> Value {
     }
 }
 
+/// A value of `SHARES`.
+pub fn share(share: &Share) -> Value {
+    json!({ "flows": share.flows, "chats": share.chats, "heads": share.heads })
+}
+
 /// The value of `SHARING`.
 pub fn sharing(sharing: &Sharing) -> Value {
     json!({
         "flows": sharing.flows,
         "chats": sharing.chats,
+        "heads": sharing.heads,
         "services": sharing.services,
         "ipv4_prefix": sharing.ipv4_prefix,
         "ipv6_prefix": sharing.ipv6_prefix,

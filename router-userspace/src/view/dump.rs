@@ -85,7 +85,7 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Map::Shares => shares(tables)?
             .map(|(index, share)| Entry {
                 key: decode::share_index(index),
-                value: json!({ "flows": share.flows, "chats": share.chats }),
+                value: decode::share(&share),
             })
             .collect(),
         Map::Sharing => {

@@ -332,7 +332,7 @@ impl Machine for Rig {
 
     fn share(&self, index: u32) -> (u32, u32) {
         let shares = Array::<_, Share>::try_from(self.map(Map::Shares)).expect(DECLARED);
-        let Share { flows, chats } = shares.get(&index, 0).expect("a share");
+        let Share { flows, chats, .. } = shares.get(&index, 0).expect("a share");
         (flows, chats)
     }
 
