@@ -42,7 +42,7 @@ pub fn bind<P: Packet>(
         Collected::Kept => return Some(Counter::HeadKept),
         Collected::Again => {
             let known = scratch.stash.get().known();
-            return reply::acknowledge(packet, scratch, known);
+            return reply::acknowledge(packet, scratch, known, Counter::HeadAcknowledged);
         }
         Collected::Early => return Some(Counter::DropEarly),
         Collected::Limited => return Some(Counter::DropResetLimit),

@@ -110,17 +110,18 @@ fn begins_anew<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Sc
     }
     let has_ended = own.state & STATE_ENDED != 0;
     let acks_own = own.server_isn == segment.ack.wrapping_sub(1);
-    if acks_own && own.client_isn == segment.seq.wrapping_sub(1) {
+    // Its first segment, or a probe before that.
+    if acks_own && segment.seq.wrapping_sub(own.client_isn) <= 1 {
         return false;
     }
     // A late segment of the flow itself must not be taken for another's that looks like one by chance, once in
     // 2^15, or before the replica's first byte: nobody would answer it.
     let goes_on = acks_own || goes_on(segment, own);
     match check(packet, tables, scratch) {
-        Some(Check::First) => true,
+        Some(Check::First | Check::Before) => true,
         // Good enough for what follows the end of a flow only.
         Some(Check::Later) => has_ended && !goes_on,
-        Some(Check::Before | Check::Foreign) | None => false,
+        Some(Check::Foreign) | None => false,
     }
 }
 

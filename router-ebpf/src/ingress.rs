@@ -131,12 +131,8 @@ pub fn open<P: Packet>(
         Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
         }
-        Check::First => Some(Counter::AckSwallowed),
-        // Costs as much of the limit as an RST: else who guesses could tell the two apart.
-        Check::Later | Check::Before if reply::may_reset(tables, scratch)? => {
-            Some(Counter::DropEarly)
-        }
-        Check::Later | Check::Before => Some(Counter::DropResetLimit),
+        Check::First if !is_probe(tables, scratch) => Some(Counter::AckSwallowed),
+        Check::First | Check::Later | Check::Before => probed(packet, tables, scratch),
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     };
     decided.map(Next::Verdict)
@@ -168,7 +164,7 @@ pub enum Check {
     First,
     /// It belongs to a handshake of ours, but something is missing before it.
     Later,
-    /// It belongs to one and begins before the first byte, as a probe does that looks whether we live.
+    /// It belongs to one and begins before the first byte, as a probe does.
     Before,
     /// It has nothing to do with us.
     Foreign,
@@ -194,6 +190,43 @@ pub fn check<P: Packet>(
         1 => Check::First,
         _ => Check::Later,
     })
+}
+
+/// A segment that brings nothing and ends no handshake of ours, but belongs to one. A client that waits before it
+/// sends on may look whether we live (keepalives, RFC 9293 section 3.8.4), and without an answer it gives up.
+#[inline(never)]
+fn probed<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    // Costs as much of the limit as an RST, answered or not: else who guesses could tell them apart.
+    if !reply::may_reset(tables, scratch)? {
+        return Some(Counter::DropResetLimit);
+    }
+    if scratch.segment.has(flags::FIN) || !is_probe(tables, scratch) {
+        return Some(Counter::DropEarly);
+    }
+    let Segment { seq, ack, .. } = scratch.segment;
+    scratch.offer = syn_cookie::offer(ack, &scratch.answer);
+    let known = seq.wrapping_sub(reread(&scratch.client_isn));
+    reply::acknowledge(packet, scratch, known, Counter::ProbeAcknowledged)
+}
+
+/// Whether a segment of a checked handshake is a probe: it begins with the last byte that the client knows to be
+/// here, or, if there is none, with the number before the first one.
+#[inline(always)]
+fn is_probe(tables: &impl FlowTables, scratch: &Scratch) -> bool {
+    let Segment { seq, ack, .. } = scratch.segment;
+    let behind = seq.wrapping_sub(reread(&scratch.client_isn));
+    if behind == 0 {
+        return true;
+    }
+    let Some(entry) = tables.stash(&scratch.vip_side) else {
+        return false;
+    };
+    // Its client was told of no byte but by an acknowledgement of ours, of all that is known.
+    entry.get().known() == behind && entry.server_isn() == ack.wrapping_sub(1)
 }
 
 /// A SYN is always answered with a cookie, and costs no memory. Data in it is left to be sent again.

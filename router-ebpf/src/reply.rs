@@ -10,7 +10,7 @@ use crate::{
     syn_cookie::{self, REACH},
     tables::FlowTables,
     verdict::Counter,
-    verifier::opaque,
+    verifier::{opaque, reread},
     wire::{TCP_CHECK, flags, protocol},
 };
 
@@ -49,9 +49,16 @@ pub fn syn_ack<P: Packet>(
     Some(Counter::SynAnswered)
 }
 
-/// Turns a segment into our acknowledgement of the first `len` bytes of its connection.
+/// Turns a segment into our acknowledgement of the first `len` bytes of its connection, whose client's ISN is in
+/// `scratch.client_isn` and whose client's offer is in `scratch.offer`. It is no longer than what it answers: both
+/// have timestamps, or neither.
 #[inline(never)]
-pub fn acknowledge<P: Packet>(packet: &mut P, scratch: &mut Scratch, len: u32) -> Option<Counter> {
+pub fn acknowledge<P: Packet>(
+    packet: &mut P,
+    scratch: &mut Scratch,
+    len: u32,
+    why: Counter,
+) -> Option<Counter> {
     let offer = &scratch.offer;
     let scale = if offer.has(OFFER_SCALE) { ANNOUNCED_SCALE } else { 0 };
     // Not a newer timestamp: the replica's go on where that stopped which the client echoed.
@@ -61,7 +68,7 @@ pub fn acknowledge<P: Packet>(packet: &mut P, scratch: &mut Scratch, len: u32) -
     let header = &mut scratch.header;
     header.answer(&scratch.segment);
     header.seq = scratch.segment.ack;
-    header.ack = scratch.stash.get().client_isn.wrapping_add(1).wrapping_add(len);
+    header.ack = reread(&scratch.client_isn).wrapping_add(1).wrapping_add(len);
     header.flags = flags::ACK;
     // What is further ahead would look like another connection's.
     let most = (REACH - 1).wrapping_sub(len);
@@ -70,7 +77,7 @@ pub fn acknowledge<P: Packet>(packet: &mut P, scratch: &mut Scratch, len: u32) -
     scratch.answer.write_established(&mut header.options);
     send(packet, scratch)?;
     swap_macs(packet)?;
-    Some(Counter::HeadAcknowledged)
+    Some(why)
 }
 
 /// Turns a segment into the RST that answers it, if the limit allows one more.

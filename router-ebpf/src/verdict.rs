@@ -64,6 +64,8 @@ counters! {
     HeadKept = "head_kept", DROP;
     /// First segments that came again before they told the key, acknowledged: the client waits for it.
     HeadAcknowledged = "head_acknowledged", REPLY;
+    /// Probes of clients that wait before they send on, acknowledged: they hear that the connection lives.
+    ProbeAcknowledged = "probe_acknowledged", REPLY;
     /// Segments translated on their way to the replica.
     ToReplica = "to_replica", PASS;
     /// Connections reset because the service has no usable replica.
@@ -83,7 +85,7 @@ counters! {
     /// Connections reset at their first data because their source or service has its share: one of `over_*` says
     /// which.
     ResetShare = "reset_share", REPLY;
-    /// Segments that would have been reset, but for the limit on RSTs.
+    /// Segments that would have been reset, or acknowledged as probes, but for the limit on RSTs.
     DropResetLimit = "drop_reset_limit", DROP;
     /// RSTs that belong to no flow.
     DropStrayReset = "drop_stray_reset", DROP;

@@ -235,6 +235,47 @@ fn a_client_whose_flow_is_unknown_is_reset() -> Result<()> {
     Ok(())
 }
 
+/// Before its first byte, and within its head.
+#[test]
+fn a_client_that_waits_hears_that_its_connection_lives() -> Result<()> {
+    let site = Site::home("waits")?;
+    let request = REQUEST.strip_suffix(b"\r\n").expect("its end").to_vec();
+    let rest = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let request = [request.as_slice(), rest].concat();
+    let mut clients = Vec::new();
+    for timestamps in ["1", "0"] {
+        site.lab.client.sysctl("net.ipv4.tcp_timestamps", timestamps)?;
+        for family in Family::BOTH {
+            for sent in [0, 1, 10] {
+                let mut client = connect(&site, site.vip(family), None)?;
+                client.set_nodelay(true)?;
+                client.write_all(&request[..sent])?;
+                // Two probes without an answer end it.
+                setsockopt(&client, sockopt::KeepAlive, &true)?;
+                setsockopt(&client, sockopt::TcpKeepIdle, &1)?;
+                setsockopt(&client, sockopt::TcpKeepInterval, &1)?;
+                setsockopt(&client, sockopt::TcpKeepCount, &2)?;
+                clients.push((client, sent));
+            }
+        }
+    }
+    try_until(LIMIT, "five probes of each", || {
+        let answered = site.counter("probe_acknowledged")?;
+        Ok((answered >= 5 * clients.len() as u64).then_some(()))
+    })?;
+    for (client, sent) in &mut clients {
+        let case = format!("{:?}, {sent} bytes", client.peer_addr());
+        client.set_read_timeout(Some(LIMIT))?;
+        client.write_all(&request[*sent..]).with_context(|| case.clone())?;
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).with_context(|| case.clone())?;
+        assert_eq!(&answer, b"HTTP/1.1 101", "{case}");
+    }
+    assert_eq!(site.live_chats()?.len(), 1);
+    Ok(())
+}
+
 #[test]
 fn a_tuple_can_be_used_again() -> Result<()> {
     let raw = Raw::start("reuse")?;

@@ -57,6 +57,15 @@ fn connections_come_and_go_without_the_daemon() -> Result<()> {
 }
 
 #[test]
+fn silent_clients_hear_that_their_connections_live() -> Result<()> {
+    // Unanswered they would have ended a second before.
+    let args = ["keepalive", "--keepalive", "1", "--seconds", "5", "--forgotten", "0"];
+    let result = prove(&args)?;
+    ensure!(result["ok"] == true && result["served"] == 20, "{result}");
+    Ok(())
+}
+
+#[test]
 fn half_dead_connections_and_their_chats_leave_without_the_daemon() -> Result<()> {
     let service = "replica_closed_timeout = \"2s\"\nlinger = \"1s\"";
     let result = prove(&["half-dead", "--flows", "300", "--service", service])?;

@@ -246,15 +246,20 @@ fn request(random: &mut Random) -> Vec<u8> {
 /// A segment of a conversation, in order or not.
 fn client_segment(random: &mut Random, conn: &Conn) -> Seg {
     let (seq, ack) = (random.below(3000) as u32, random.below(3000) as u32);
-    match random.below(12) {
+    match random.below(13) {
         0 => conn.up(ACK, 0, 0, b""),
-        1 | 2 => {
+        // A probe, before anything or behind what may be there.
+        1 => {
+            let (at, byte) = (random.pick(&[u32::MAX, u32::MAX, 0, seq]), random.below(2));
+            Conn { replica: u32::MAX, ..conn.clone() }.up(ACK, at, 0, &[0][..byte])
+        }
+        2 | 3 => {
             let payload = request(random);
             conn.up(random.pick(&[ACK, PSH | ACK, PSH | ACK | FIN]), 0, 0, &payload)
         }
-        3 => conn.up(FIN | ACK, random.pick(&[0, seq]), random.pick(&[0, ack]), b""),
-        4 if random.one_in(2) => conn.up(random.pick(&[RST, RST | ACK]), seq, ack, b""),
-        5 => {
+        4 => conn.up(FIN | ACK, random.pick(&[0, seq]), random.pick(&[0, ack]), b""),
+        5 if random.one_in(2) => conn.up(random.pick(&[RST, RST | ACK]), seq, ack, b""),
+        6 => {
             let count = 1 + random.below(3);
             let edge = |_| (random.number(), random.number());
             let blocks: Vec<_> = (0..count).map(edge).collect();

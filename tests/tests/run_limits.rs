@@ -140,11 +140,19 @@ fn resets_are_limited_and_guesses_that_are_near_cost_as_much() {
             near.up(ACK, 1000, 0, b"early")
         });
         let near: Vec<_> = near.collect();
+        // What looks whether we live is answered.
+        let probes = (8001..10_001).map(|port| {
+            let mut waiting = Conn::new(family, Kind::Home, 1, port);
+            waiting.greet(machine);
+            waiting.up(ACK, u32::MAX, 0, b"")
+        });
+        let probes: Vec<_> = probes.collect();
         let unknown_ones: Vec<_> = (3001..8001).map(|port| unknown(family, 1, port)).collect();
         use_up(machine, &early);
         // One in 2^18 is near.
         are_limited(machine, &early, &unknown_ones, &[Counter::ResetUnknown, Counter::DropEarly]);
         are_limited(machine, &early, &near, &[Counter::HeadKept, Counter::DropEarly]);
+        are_limited(machine, &early, &probes, &[Counter::ProbeAcknowledged]);
         // Another client has a limit of its own, as most others do.
         let other = unknown(family, 2, 1000);
         machine.run(Hook::Ingress, &other.bytes()).counts(&[Counter::ResetUnknown]);

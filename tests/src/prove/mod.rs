@@ -6,6 +6,7 @@ mod flood;
 mod front;
 mod half_dead;
 mod heads;
+mod keepalive;
 mod million;
 mod orphan;
 mod random_keys;
@@ -33,6 +34,8 @@ pub enum Scenario {
     Flood(flood::Options),
     /// Heads of any length in any number of segments, behind Roost and behind proxies: chats stay whole
     Heads(heads::Options),
+    /// Silent clients that probe: they are answered, write after 70 s, and are told when they waited too long
+    Keepalive(keepalive::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
     Million(million::Options),
 }
@@ -47,6 +50,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::RandomKeys(options) => random_keys::run(options),
         Scenario::Flood(options) => flood::run(options),
         Scenario::Heads(options) => heads::run(options),
+        Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),
     }
 }

@@ -378,6 +378,19 @@ impl Conn {
         Seg { macs: swapped(seg.macs), id: 0, ttl: 64, ecn: 0, df: true, flags, options, ..seg }
     }
 
+    /// Our acknowledgement of the client's first bytes, in answer to this segment.
+    pub fn acknowledged(&self, seg: &Seg, bytes: u32) -> Seg {
+        let window = if self.offer.remembered().scale.is_some() { 5840 >> 7 } else { 5840 };
+        let turned = |(value, echo)| options(&[Noop, Noop, Timestamp(echo, value)]);
+        Seg {
+            macs: swapped(seg.macs),
+            vlan: seg.vlan.clone(),
+            window,
+            options: seg.timestamps().map_or_else(Vec::new, turned),
+            ..Seg::new(self.vip, self.client, ACK, after(self.cookie, 0), after(self.isn, bytes))
+        }
+    }
+
     /// SYN and SYN-ACK, and the ACK that is swallowed.
     #[track_caller]
     pub fn open(&mut self, machine: &mut dyn Machine) {
