@@ -5,8 +5,8 @@ use crate::{
     flow::{Ending, end},
     icmp, integrity,
     maps::{
-        Addr, FLOW_REQUESTS, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED, STATE_REPLICA_FIN,
-        STATE_SYN_SEEN, STATE_UPGRADED, Service, SourceKey, VipKey,
+        Addr, FLOW_REQUESTS, Flow, Mac, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED,
+        STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_UPGRADED, Service, SourceKey, VipKey,
     },
     packet::Packet,
     reply,
@@ -53,19 +53,49 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
         && scratch.segment.well_formed()
         && !scratch.segment.has(flags::SYN)
     {
-        if needs_care(tables, &scratch.segment, flow) {
-            return Some(Next::Stage(Stage::Care));
+        if !needs_care(tables, &scratch.segment, flow) {
+            return established(packet, tables, scratch, flow).map(Next::Verdict);
         }
-        return established(packet, tables, scratch, flow).map(Next::Verdict);
+        return go_on(packet, tables, scratch, Stage::Care);
     }
-    let next = without_flow(tables, scratch);
-    if next == Next::Stage(Stage::Open)
-        && !scratch.segment.has(flags::SYN)
-        && tables.ended(&scratch.vip_side).is_some()
-    {
-        return Some(Next::Stage(Stage::Care));
+    match without_flow(tables, scratch) {
+        Next::Stage(_)
+            if !scratch.segment.has(flags::SYN) && tables.ended(&scratch.vip_side).is_some() =>
+        {
+            go_on(packet, tables, scratch, Stage::Care)
+        }
+        Next::Stage(stage) => go_on(packet, tables, scratch, stage),
+        verdict => Some(verdict),
     }
-    Some(next)
+}
+
+/// Goes on where packets are answered, bound and ended, unless the frame is for another machine: Roost sees it on
+/// a port of a bridge, or because the interface takes everything. What is only translated need not be asked, since
+/// the kernel takes it no further.
+#[inline(always)]
+fn go_on<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    stage: Stage,
+) -> Option<Next> {
+    scratch.mac = Mac::new(packet.read(0)?);
+    let is_for_us = is_for_us(tables, &mut scratch.mac);
+    Some(if is_for_us { Next::Stage(stage) } else { Next::Verdict(Counter::PassedOtherMac) })
+}
+
+/// Whether a frame to this MAC address is for this machine. Never one to a group. Where nobody has said lately which
+/// addresses the machine has, all others are.
+#[inline(always)]
+fn is_for_us(tables: &impl Tables, mac: &mut Mac) -> bool {
+    if mac.is_group() {
+        return false;
+    }
+    if tables.mac(mac).is_some() {
+        return true;
+    }
+    *mac = Mac::ALL_KNOWN;
+    tables.mac(mac).is_none_or(|until| until < tables.now())
 }
 
 /// What becomes of a segment that belongs to no flow, or not to the one of its tuple.

@@ -152,6 +152,33 @@ pub struct Tuple {
     pub server_port: Port,
 }
 
+/// Key of `MACS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac {
+    /// The address as it is in a frame.
+    pub bytes: [u8; 6],
+    /// Zero, but in [`Mac::ALL_KNOWN`].
+    pub reserved: [u8; 2],
+}
+
+impl Mac {
+    /// No address: whose value says until when, in nanoseconds of `CLOCK_MONOTONIC`, all that the machine has are in
+    /// the map.
+    pub const ALL_KNOWN: Self = Self { bytes: [0xff; 6], reserved: [0xff; 2] };
+
+    /// An address.
+    pub const fn new(bytes: [u8; 6]) -> Self {
+        Self { bytes, reserved: [0; 2] }
+    }
+
+    /// Whether it is that of many machines: multicast, broadcast.
+    #[inline(always)]
+    pub const fn is_group(&self) -> bool {
+        self.bytes[0] & 1 != 0
+    }
+}
+
 /// Keys and clock of the cluster.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,5 +262,6 @@ sizes! {
     Secrets = 64,
     Share = 16,
     Sharing = 20,
+    Mac = 8,
     Mark = 32,
 }

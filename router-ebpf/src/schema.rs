@@ -11,7 +11,7 @@
 
 use crate::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Mark, Name, Pending,
         Problem, Replica, SERVICE_SHARES, SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, Share,
         Sharing, SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
@@ -109,6 +109,10 @@ macro_rules! schema {
             Farewells farewells FAREWELLS: Queue<(), Farewell>, version 1,
                 size(limits) = 16384,
                 "" => "both ends and the numbers that they expect";
+            /// For which MAC addresses frames come to this machine, by what the kernel says of its interfaces.
+            Macs macs MACS: HashMap<Mac, u64>, version 1,
+                size(limits) = 4096,
+                "MAC address" => "0; at one entry more, until when all are known";
             /// What userspace says of services that are not as their sources say. No program reads it.
             Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
                 size(limits) = most(limits.services, 64),

@@ -6,8 +6,8 @@ use crate::{
     key::{bytes::Key, scan::Scan},
     limit::Allowance,
     maps::{
-        Addr, Chat, ChatKey, Farewell, Flow, FlowBack, Pending, Port, SourceKey, TrustedKey, Tuple,
-        VipKey, Watched, WatchedChat,
+        Addr, Chat, ChatKey, Farewell, Flow, FlowBack, Mac, Pending, Port, SourceKey, TrustedKey,
+        Tuple, VipKey, Watched, WatchedChat,
     },
     options::{Cursor, Offer},
     segment::Segment,
@@ -49,6 +49,8 @@ pub struct Scratch {
     pub source: SourceKey,
     /// Its client, to be looked up in `TRUSTED`.
     pub trusted: TrustedKey,
+    /// What its frame is for, to be looked up in `MACS`.
+    pub mac: Mac,
     /// Client and VIP.
     pub vip_side: Tuple,
     /// Client and replica.

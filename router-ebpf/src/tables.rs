@@ -2,7 +2,7 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Pending, Replica, Secrets,
         Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     shared::Shared,
@@ -38,6 +38,8 @@ pub trait Tables {
     fn service(&self, number: u32) -> Option<&Service>;
     /// `SOURCE_RANGES`: 1 if clients with this address may connect to this service.
     fn source_range(&self, source: &SourceKey) -> Option<u32>;
+    /// `MACS`: what is said of this address, if it is there.
+    fn mac(&self, mac: &Mac) -> Option<u64>;
     /// `REPLICAS`.
     fn replica(&self, number: u32) -> Option<&Replica>;
     /// `SLOTS`: a replica's number.
@@ -139,6 +141,9 @@ impl Tables for NoTables {
         None
     }
     fn source_range(&self, _: &SourceKey) -> Option<u32> {
+        None
+    }
+    fn mac(&self, _: &Mac) -> Option<u64> {
         None
     }
     fn replica(&self, _: u32) -> Option<&Replica> {

@@ -105,6 +105,8 @@ counters! {
     DropFault = "drop_fault", DROP;
     /// ICMP errors translated on their way to the replica.
     IcmpToReplica = "icmp_to_replica", PASS;
+    /// Segments to a VIP in frames for other MAC addresses, passed untouched.
+    PassedOtherMac = "passed_other_mac", PASS;
 
     /// Packets on their way out that are no business of ours, passed untouched.
     EgressPassed = "egress_passed", PASS;

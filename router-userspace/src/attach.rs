@@ -1,5 +1,6 @@
 //! The programs in the kernel and the interfaces that they are attached to.
 
 pub mod loader;
+pub(crate) mod macs;
 pub mod paths;
 pub(crate) mod uplinks;

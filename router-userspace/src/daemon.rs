@@ -24,7 +24,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    attach::{loader::DataPath, paths, uplinks},
+    attach::{loader::DataPath, macs::Macs, paths, uplinks},
     kube::{self, Keeper, Source},
     lead::Control,
     maps::{
@@ -48,7 +48,7 @@ use watch::Watch;
 
 /// What could not be published is tried again after this: all is planned anew for it.
 const AGAIN: Duration = Duration::from_secs(10);
-/// How often the file is looked at.
+/// How often the file and the interfaces are looked at.
 const POLL: Duration = Duration::from_millis(250);
 
 /// Runs the daemon until SIGTERM or SIGINT. What it has pinned under `pin_dir` stays.
@@ -143,6 +143,8 @@ struct Daemon {
     synced: Instant,
     /// Services that are not as their sources say.
     failed: BTreeMap<String, SyncError<WriteError>>,
+    /// Keeps what is known of the interfaces' MAC addresses.
+    macs: Macs,
     /// Replicas are gone: their flows are not to wait for their turn.
     ends_flows: bool,
 }
@@ -183,8 +185,10 @@ impl Daemon {
             status,
             synced: Instant::now(),
             failed: BTreeMap::new(),
+            macs: Macs::new(),
             ends_flows: false,
         };
+        daemon.follow_interfaces();
         daemon.publish(&daemon.config.clone());
         let mut attached = Vec::new();
         if let Err(e) = daemon.attach(&daemon.config.clone(), &mut attached) {
@@ -276,6 +280,7 @@ impl Daemon {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
                 _ = poll.tick() => {
+                    self.follow_interfaces();
                     self.status.does(Activity::FILE);
                     if let Some(found) = watch.look() {
                         self.take(found);
@@ -335,6 +340,10 @@ impl Daemon {
             warn!("{e:#}");
         }
         self.data_path.refresh();
+    }
+
+    fn follow_interfaces(&mut self) {
+        self.macs.follow(&mut self.tables, secrets::monotonic());
     }
 
     /// Lets the kernel look at all flows now, and tells the ends of those that are over.

@@ -216,6 +216,7 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("SHARING", "array"),
         ("TRUSTED", "lpm_trie"),
         ("FAREWELLS", "queue"),
+        ("MACS", "hash"),
         ("PROBLEMS", "hash"),
         ("SECRETS", "array"),
         ("COUNTERS", "percpu_array"),

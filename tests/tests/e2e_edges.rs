@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
-use roost_tests::lab::{Config, Family, Lab, REPLICA_PORT, Roost, Site, VIP_PORT, try_until};
+use roost_programs::IP;
+use roost_tests::lab::{
+    Config, Family, Lab, REPLICA_PORT, Roost, Site, VIP_PORT, run_in, try_until,
+};
 use socket2::{Domain, SockRef, Socket, Type};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -387,5 +390,40 @@ fn other_ports_of_the_vip_are_passed_untouched() -> Result<()> {
         assert_ne!(error.kind(), ErrorKind::TimedOut, "{family}");
     }
     assert_eq!(raw.site.counter("syn_answered")?, 0);
+    Ok(())
+}
+
+/// As with VRRP: the address of a virtual router is that of a macvlan on the machine that has it at the moment.
+#[test]
+fn frames_for_another_machine_wait_until_this_one_has_their_address() -> Result<()> {
+    const VIRTUAL: &str = "00:00:5e:00:01:07";
+    let raw = Raw::start("macs")?;
+    let lab = &raw.site.lab;
+    for (n, family) in (1..).zip(Family::BOTH) {
+        let node = lab.node_addrs()[family as usize].to_string();
+        let neighbour = ["neigh", "replace", &node, "lladdr", VIRTUAL, "dev", "eth0"];
+        run_in(&lab.client, IP, &[&neighbour[..], &["nud", "permanent"]].concat())?;
+        let answered = raw.site.counter("syn_answered")?;
+        thread::scope(|scope| -> Result<()> {
+            let opening = scope.spawn(|| raw.open(family));
+            try_until(LIMIT, "a SYN that is not for the node", || {
+                Ok((raw.site.counter("passed_other_mac")? >= n).then_some(()))
+            })?;
+            assert_eq!(raw.site.counter("syn_answered")?, answered, "{family}");
+            for words in [
+                &["link", "add", "vrrp", "link", "eth0", "address", VIRTUAL, "type", "macvlan"][..],
+                &["link", "set", "vrrp", "up"],
+            ] {
+                run_in(&lab.node, IP, words)?;
+            }
+            let (client, server) = opening.join().expect("the client")?;
+            drop((client, server));
+            raw.wait_until_empty()
+        })?;
+        run_in(&lab.node, IP, &["link", "del", "vrrp"])?;
+        // What is known of it is forgotten, too.
+        let shown = || Ok(raw.site.roost.text(&["maps", "dump", "MACS"])?.contains(VIRTUAL));
+        try_until(LIMIT, "the address to go", || shown().map(|shown| (!shown).then_some(())))?;
+    }
     Ok(())
 }

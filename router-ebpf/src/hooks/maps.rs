@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Mark, Name, Pending,
         Problem, Replica, Secrets, Service, Share, Sharing, SourceKey, SourceRange, Stash,
         TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
     },
@@ -193,6 +193,12 @@ impl Tables for KernelTables {
         // SAFETY: both are a prefix length and the bits behind it, and the other type is packed.
         let key = unsafe { &*core::ptr::from_ref(source).cast::<lpm_trie::Key<SourceRange>>() };
         SOURCE_RANGES.get(key).copied()
+    }
+
+    #[inline(always)]
+    fn mac(&self, mac: &Mac) -> Option<u64> {
+        // SAFETY: a value is one word, and any of them is right.
+        unsafe { MACS.get(mac) }.copied()
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mark, Name, Pending,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Mark, Name, Pending,
         Problem, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
         Watched, WatchedChat,
     },

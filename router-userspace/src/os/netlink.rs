@@ -1,13 +1,13 @@
 //! The questions that only netlink answers: what an interface is, what it is attached to, what is at
 //! its other end, and what its driver can do with XDP.
 
-use std::convert::Infallible;
+use std::{collections::BTreeSet, convert::Infallible, io};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netlink_packet_core::{
-    DefaultNla, Emitable as _, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator, parse_i32, parse_u8, parse_u16,
-    parse_u32, parse_u64,
+    DefaultNla, Emitable as _, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlaBuffer, NlasIterator,
+    parse_i32, parse_u8, parse_u16, parse_u32, parse_u64,
 };
 use netlink_sys::{
     Socket, SocketAddr,
@@ -156,6 +156,51 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// The MAC addresses of all interfaces of this network namespace.
+pub fn macs() -> Result<BTreeSet<[u8; 6]>> {
+    const IFLA_EXT_MASK: u16 = 29;
+    const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+    let no_statistics =
+        DefaultNla::new(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS.to_ne_bytes().into());
+    let links = request_all(libc::RTM_GETLINK, &[0; LINK_HEADER], &[no_statistics])
+        .context("asking for all interfaces")?;
+    Ok(links.iter().filter_map(|link| parse_mac(link)).collect())
+}
+
+fn parse_mac(answer: &[u8]) -> Option<[u8; 6]> {
+    const IFLA_ADDRESS: u16 = 1;
+    let address = attrs(answer.get(LINK_HEADER..)?).find(|attr| attr.kind() == IFLA_ADDRESS)?;
+    address.value().try_into().ok()
+}
+
+/// What the kernel tells of changes to interfaces.
+pub struct LinkChanges(Socket);
+
+impl LinkChanges {
+    /// Hears of all changes from now on.
+    pub fn new() -> Result<Self> {
+        const RTMGRP_LINK: u32 = 1;
+        let mut socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
+        socket
+            .bind(&SocketAddr::new(0, RTMGRP_LINK))
+            .and_then(|()| socket.set_non_blocking(true))
+            .context("cannot hear of changes to interfaces by netlink")?;
+        Ok(Self(socket))
+    }
+
+    /// Whether something has changed since this was asked before.
+    pub fn any(&self) -> bool {
+        let mut any = false;
+        loop {
+            match self.0.recv(&mut &mut [0; 4096][..], 0) {
+                Ok(_) => any = true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return any || e.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+}
+
 /// Whether the driver of an interface can run XDP programs itself; `None` if the kernel does not
 /// say (before 6.3).
 pub fn native_xdp(index: u32) -> Result<Option<bool>> {
@@ -230,19 +275,7 @@ fn request(
     header: &[u8],
     attributes: &[DefaultNla],
 ) -> Result<Vec<u8>> {
-    let mut body = header.to_vec();
-    body.resize(header.len() + attributes.buffer_len(), 0);
-    attributes.emit(&mut body[header.len()..]);
-    let body = NetlinkPayload::InnerMessage(Message { kind, body });
-    let mut message = NetlinkMessage::new(NetlinkHeader::default(), body);
-    message.header.flags = NLM_F_REQUEST;
-    message.finalize();
-    let mut question = vec![0; message.buffer_len()];
-    message.serialize(&mut question);
-
-    let socket = Socket::new(protocol).context("cannot open a netlink socket")?;
-    socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel by netlink")?;
-    socket.send(&question, 0).context("cannot ask the kernel by netlink")?;
+    let socket = ask(protocol, kind, NLM_F_REQUEST, header, attributes)?;
     let (answer, _) = socket.recv_from_full().context("no answer by netlink")?;
     let answer = NetlinkMessage::<Message>::deserialize(&answer);
     match answer.context("a netlink answer that cannot be read")?.payload {
@@ -250,6 +283,57 @@ fn request(
         NetlinkPayload::Error(error) => Err(error.to_io().into()),
         _ => bail!("an empty netlink answer"),
     }
+}
+
+/// Sends one request about interfaces and returns the bodies of its answers, one for each of them.
+fn request_all(kind: u16, header: &[u8], attributes: &[DefaultNla]) -> Result<Vec<Vec<u8>>> {
+    let socket = ask(NETLINK_ROUTE, kind, NLM_F_REQUEST | NLM_F_DUMP, header, attributes)?;
+    let mut bodies = Vec::new();
+    loop {
+        let (answers, _) = socket.recv_from_full().context("no answer by netlink")?;
+        let mut rest = &answers[..];
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<Message>::deserialize(rest);
+            let answer = answer.context("a netlink answer that cannot be read")?;
+            ensure!(
+                answer.header.flags & NLM_F_DUMP_INTR == 0,
+                "something changed while the kernel answered"
+            );
+            match answer.payload {
+                NetlinkPayload::InnerMessage(message) => bodies.push(message.body),
+                NetlinkPayload::Done(_) => return Ok(bodies),
+                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+                _ => {}
+            }
+            // Each begins at a multiple of four bytes.
+            let len = (answer.header.length as usize).next_multiple_of(4);
+            rest = rest.get(len..).unwrap_or_default();
+        }
+    }
+}
+
+/// Sends one request, and returns the socket to which the answer comes.
+fn ask(
+    protocol: isize,
+    kind: u16,
+    flags: u16,
+    header: &[u8],
+    attributes: &[DefaultNla],
+) -> Result<Socket> {
+    let mut body = header.to_vec();
+    body.resize(header.len() + attributes.buffer_len(), 0);
+    attributes.emit(&mut body[header.len()..]);
+    let body = NetlinkPayload::InnerMessage(Message { kind, body });
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), body);
+    message.header.flags = flags;
+    message.finalize();
+    let mut question = vec![0; message.buffer_len()];
+    message.serialize(&mut question);
+
+    let socket = Socket::new(protocol).context("cannot open a netlink socket")?;
+    socket.connect(&SocketAddr::new(0, 0)).context("cannot reach the kernel by netlink")?;
+    socket.send(&question, 0).context("cannot ask the kernel by netlink")?;
+    Ok(socket)
 }
 
 /// The attributes of a message or of a nested attribute; ends at the first that does not fit.
@@ -316,6 +400,18 @@ mod tests {
         assert_eq!(link.link_namespace, Some(-1));
         assert_eq!((link.xdp_mode, link.xdp_programs), (Some(XdpMode::Native), vec![7]));
         assert!(parse_link(&answer[..LINK_HEADER - 1]).is_none());
+    }
+
+    #[test]
+    fn all_interfaces_are_listed_with_their_macs() {
+        assert!(macs().unwrap().contains(&[0; 6]), "the loopback interface's");
+        let attribute = DefaultNla::new(1, vec![2, 0, 0, 0, 0, 7]);
+        let mut link = vec![0; LINK_HEADER + attribute.buffer_len()];
+        attribute.emit(&mut link[LINK_HEADER..]);
+        assert_eq!(parse_mac(&link), Some([2, 0, 0, 0, 0, 7]));
+        // Of a tunnel, whose address is another one.
+        assert_eq!(parse_mac(&link[..LINK_HEADER + 8]), None);
+        assert_eq!(parse_mac(&link[..LINK_HEADER - 1]), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use router_ebpf::{
     maps::{
-        ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, NO_REPLICA,
+        ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, Mac, NO_REPLICA,
         Pending, Piece, Replica, SERVICE_SHARES, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets,
         Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
@@ -235,6 +235,13 @@ pub fn sharing(sharing: &Sharing) -> Value {
 /// A value of `LOADS`.
 pub fn load(load: &Load) -> Value {
     json!({ "flows": load.flows, "chats": load.chats })
+}
+
+/// An entry of `MACS`.
+pub fn mac(mac: &Mac, value: u64) -> (Value, Value) {
+    let hex: Vec<String> = mac.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = if *mac == Mac::ALL_KNOWN { "all".to_owned() } else { hex.join(":") };
+    (json!({ "mac": name }), json!({ "known_until": value }))
 }
 
 /// The value of `SECRETS`.

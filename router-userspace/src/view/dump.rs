@@ -39,6 +39,7 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Sharing => 1,
         Map::Trusted => tables.trusted.entries()?.len(),
         Map::FlowRing | Map::ChatRing | Map::Farewells => return Ok(None),
+        Map::Macs => tables.macs.count()?,
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
         Map::Counters => Counter::COUNT,
@@ -79,6 +80,7 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
             map.pin()
         ),
         Map::Loads => loads(tables, names)?,
+        Map::Macs => each(&read::sorted(&tables.macs)?, |mac, value| decode::mac(mac, *value)),
         Map::Problems => each(&problems::read(tables)?, |service, why| {
             (json!({ "service": service }), json!({ "problem": why }))
         }),

@@ -90,6 +90,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "SHARES",
         "SHARING",
         "TRUSTED",
+        "MACS",
         "PROBLEMS",
         "SECRETS",
         "COUNTERS",

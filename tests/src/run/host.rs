@@ -12,7 +12,7 @@ use router_ebpf::{
     checksum::Sum,
     hand::{When, next_chat, next_flow},
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Pending, Replica,
         SERVICE_SHARES, STASH_LEN, Secrets, Service, Share, Sharing, SourceKey, SourceRange, Stash,
         TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
@@ -185,6 +185,7 @@ pub struct HostTables {
     secrets: Secrets,
     vips: Prefixes,
     source_ranges: Prefixes,
+    macs: HashMap<Mac, u64>,
     services: HashMap<u32, Service>,
     replicas: Vec<Replica>,
     slots: Vec<u32>,
@@ -225,6 +226,7 @@ impl Host {
                     .map(|(len, vip, number)| (*len, bits(&vip.port, &vip.addr), *number))
                     .collect(),
                 source_ranges: Vec::new(),
+                macs: HashMap::new(),
                 services: world.services.iter().copied().collect(),
                 replicas: world.replicas.clone(),
                 slots: Vec::new(),
@@ -396,6 +398,10 @@ impl Machine for Host {
         self.tables.source_ranges.push((prefix_len, bits, value));
     }
 
+    fn set_mac(&mut self, mac: &Mac, value: u64) {
+        self.tables.macs.insert(*mac, value);
+    }
+
     fn set_slots(&mut self, base: u32, table: &[u32]) {
         let slots = &mut self.tables.slots;
         let (from, to) = (base as usize, base as usize + table.len());
@@ -464,6 +470,10 @@ impl Tables for HostTables {
 
     fn source_range(&self, key: &SourceKey) -> Option<u32> {
         longest(&self.source_ranges, bits(&key.range.service, &key.range.addr))
+    }
+
+    fn mac(&self, mac: &Mac) -> Option<u64> {
+        self.macs.get(mac).copied()
     }
 
     fn replica(&self, number: u32) -> Option<&Replica> {

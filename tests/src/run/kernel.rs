@@ -23,8 +23,8 @@ use nix::{
 use roost::attach::loader::load_programs;
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Pending, Replica, Secrets,
-        Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Pending, Replica,
+        Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
     stage::{CLOCK, LOOK, Stage},
@@ -396,6 +396,10 @@ impl Machine for Rig {
         let mut ranges = aya::maps::LpmTrie::<_, SourceRange, u32>::try_from(map).expect(DECLARED);
         let key = lpm_trie::Key::new(prefix_len, *range);
         ranges.insert(&key, value, 0).expect("setting SOURCE_RANGES");
+    }
+
+    fn set_mac(&mut self, mac: &Mac, value: u64) {
+        self.set(Map::Macs, mac, &value);
     }
 
     fn set_slots(&mut self, base: u32, table: &[u32]) {

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Pending, Replica, Service, Share,
+        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Mac, Pending, Replica, Service, Share,
         SourceRange, Stash, Tuple,
     },
     verdict::{Action, Counter},
@@ -88,6 +88,8 @@ pub trait Machine {
     fn set_service(&mut self, number: u32, service: &Service);
     /// Sets in `SOURCE_RANGES`.
     fn set_source_range(&mut self, prefix_len: u32, range: &SourceRange, value: u32);
+    /// Sets in `MACS`.
+    fn set_mac(&mut self, mac: &Mac, value: u64);
     /// Sets a whole table in `SLOTS`.
     fn set_slots(&mut self, base: u32, replicas: &[u32]);
     /// All of `STASH`.

@@ -10,7 +10,9 @@ use std::{
 use anyhow::Result;
 use aya::maps::lpm_trie;
 use router_ebpf::{
-    maps::{Chat, ChatCookie, ChatKey, Replica, SLOT_COUNT, Secrets, Service, SourceKey, VipKey},
+    maps::{
+        Chat, ChatCookie, ChatKey, Mac, Replica, SLOT_COUNT, Secrets, Service, SourceKey, VipKey,
+    },
     shared::Shared,
 };
 
@@ -128,6 +130,9 @@ impl router_ebpf::tables::Tables for Copies<'_> {
     fn source_range(&self, key: &SourceKey) -> Option<u32> {
         let key = lpm_trie::Key::new(key.prefix_len, key.range);
         self.tables.source_ranges.find(&key).ok().flatten()
+    }
+    fn mac(&self, _: &Mac) -> Option<u64> {
+        None
     }
     fn replica(&self, number: u32) -> Option<&Replica> {
         self.replicas.get(&number)
