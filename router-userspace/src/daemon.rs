@@ -9,7 +9,7 @@ mod keys;
 mod watch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
@@ -35,7 +35,7 @@ use crate::{
     },
     os::lock::Lock,
     plan::{
-        config::{Config, Kubernetes, Limits, SecretFiles, Shares},
+        config::{Config, Kubernetes, Limits, Prefix, SecretFiles, Shares},
         index::{Index, Maps as _, Published, Room, SyncError, Synced},
         origin::Origin,
     },
@@ -147,6 +147,8 @@ struct Daemon {
     macs: Macs,
     /// Replicas are gone: their flows are not to wait for their turn.
     ends_flows: bool,
+    /// Clients that are nodes or pods of the cluster; `None` as long as that is not known.
+    nodes: Option<BTreeSet<Prefix>>,
 }
 
 impl Daemon {
@@ -187,6 +189,7 @@ impl Daemon {
             failed: BTreeMap::new(),
             macs: Macs::new(),
             ends_flows: false,
+            nodes: (!args.cluster.kubernetes).then(BTreeSet::new),
         };
         daemon.follow_interfaces();
         daemon.publish(&daemon.config.clone());
@@ -250,7 +253,8 @@ impl Daemon {
     /// Says how the tables are shared.
     fn share(&mut self) {
         let services = self.index.published().services.len();
-        if let Err(e) = shares::set(&mut self.tables, &self.config.shares, &[], services) {
+        let nodes = self.nodes.as_ref();
+        if let Err(e) = shares::set(&mut self.tables, &self.config.shares, nodes, services) {
             warn!("the tables are not shared as they should be: {e}; trying on");
         }
     }

@@ -1,6 +1,6 @@
 //! A cluster as the source: chats while its replicas, its API server and the daemon come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -52,6 +52,17 @@ impl Cluster {
 
     fn vip(&self, family: Family) -> SocketAddr {
         (self.lab.vip(family), VIP_PORT).into()
+    }
+
+    /// Waits until just these clients are trusted.
+    fn wait_for_trusted(&self, wanted: &[String]) -> Result<()> {
+        let wanted: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
+        try_until(LIMIT, &format!("{wanted:?} trusted"), || {
+            let maps = self.roost.json(&["maps", "dump", "TRUSTED"])?;
+            let entries = maps[0]["entries"].as_array().context("a list of entries")?;
+            let prefixes = entries.iter().filter_map(|entry| entry["key"]["prefix"].as_str());
+            Ok((prefixes.collect::<BTreeSet<_>>() == wanted).then_some(()))
+        })
     }
 
     fn pods(&self, pods: &[Pod]) {
@@ -284,18 +295,28 @@ fn without_the_api_server_the_last_state_holds() -> Result<()> {
     let vip = cluster.vip(Family::V4);
     let mut first = open(&clients, vip, "chat-", 40)?;
     let before = homes(first.tabs().iter())?;
+    let own = cluster.lab.node_addrs().map(|addr| addr.to_string());
+    cluster.wait_for_trusted(&own)?;
+    let mut other = node("other", &[]);
+    other["spec"]["podCIDRs"] = json!(["10.244.7.0/24", "0.0.0.0/0"]);
+    cluster.api.apply(other);
+    let trusted = [&own[..], &["10.244.7.0/24".to_owned()]].concat();
+    cluster.wait_for_trusted(&trusted)?;
     cluster.api.stop();
     cluster.roost.kill();
     cluster.roost.restart()?;
     cluster.roost.process().wait_line(LIMIT, "listing failed")?;
+    cluster.wait_for_trusted(&trusted)?;
     let mut second = open(&clients, vip, "chat-", 40)?;
     assert_eq!(homes(second.tabs().iter())?, before);
     cluster.wait(&all(3))?;
     // It comes back, and knows of a change.
     cluster.pods(&all(4));
+    cluster.api.delete("nodes", "", "other");
     let node = Arc::clone(&cluster.lab.node);
     cluster.api.restart(|address| node.listen(address))?;
     cluster.wait(&all(4))?;
+    cluster.wait_for_trusted(&own)?;
     let mut third = open(&clients, vip, "chat-", 40)?;
     assert_eq!(homes(third.tabs().iter())?, before);
     for load in [&mut first, &mut second] {

@@ -58,6 +58,7 @@ impl Daemon {
             of_file.flat_map(|s| s.vips().map(|vip| (vip, s.name.clone()))).collect();
         source.allow(&self.config.kubernetes.allowed_addresses);
         let publication = source.take(claims);
+        self.nodes = Some(publication.trusted.clone());
         self.index.keep(publication.held.clone());
         self.index.reset(Origin::KUBERNETES, publication.services.clone());
         let interfaces = self.config.interfaces.clone();

@@ -27,6 +27,9 @@ use super::{
 };
 use declared::{Declared, declared};
 
+/// Prefixes of all Nodes that are trusted: `TRUSTED` has room for them, and for those of the file.
+const MOST_TRUSTED: usize = 60_000;
+
 /// What is known of the cluster.
 #[derive(Debug, Default)]
 pub struct Cluster {
@@ -121,14 +124,20 @@ impl Cluster {
         let old = self.nodes.get(&name);
         let matters = self.owners.node(old, Some(&new));
         let is_own = name == self.node_name && old != Some(&new);
+        let is_trusted = old.map_or(&[][..], |old| &old.trusted) != new.trusted;
         self.nodes.insert(name, new);
-        matters || is_own
+        matters || is_own || is_trusted
     }
 
     /// Forgets a Node.
     pub fn delete_node(&mut self, name: &str) -> bool {
         let Some(old) = self.nodes.remove(name) else { return false };
-        self.owners.node(Some(&old), None) || name == self.node_name
+        self.owners.node(Some(&old), None) || name == self.node_name || !old.trusted.is_empty()
+    }
+
+    /// Clients that are nodes or pods of the cluster, each prefix once.
+    pub fn trusted(&self) -> BTreeSet<Prefix> {
+        self.nodes.values().flat_map(|node| &node.trusted).take(MOST_TRUSTED).copied().collect()
     }
 
     /// Takes all Services in: those that are not among them are no more.

@@ -46,12 +46,23 @@ pub(super) struct OfNode {
     pub(super) addresses: Vec<IpAddr>,
     /// Where the addresses of its pods are from, if that is said.
     pub(super) pods: Vec<Prefix>,
+    /// Clients that are it, or its pods.
+    pub(super) trusted: Vec<Prefix>,
 }
+
+// A Node's addresses are written by its kubelet, and so are the prefixes of its pods where nobody else has given it
+// any (they are not changed after that). So whoever has taken over one node can name others' addresses: not half the
+// internet, which would keep all Services from theirs, and only a few to be trusted.
+
+/// The widest prefixes of pods that are believed, of IPv4 and of IPv6: what is wider is no single node's.
+const WIDEST: (u8, u8) = (16, 56);
+/// How many prefixes of one Node are trusted.
+const MOST_TRUSTED: usize = 8;
 
 impl Node {
     /// What matters of it.
     pub(super) fn what_matters(&self) -> OfNode {
-        let mut addresses = Vec::new();
+        let (mut addresses, mut internal) = (Vec::new(), Vec::new());
         for address in &self.status.addresses {
             let of_type = matches!(address.kind.as_str(), "InternalIP" | "ExternalIP");
             if let Ok(addr) = config::address(&address.address)
@@ -59,12 +70,18 @@ impl Node {
                 && !addresses.contains(&addr)
             {
                 addresses.push(addr);
+                internal.extend((address.kind == "InternalIP").then_some(addr));
             }
         }
         addresses.sort();
         let pods = self.spec.pod_cidrs.iter();
-        let pods = pods.filter_map(|text| Some(text.parse::<ipnet::IpNet>().ok()?.into()));
-        OfNode { addresses, pods: pods.collect() }
+        let pods = pods.filter_map(|text| text.parse::<ipnet::IpNet>().ok());
+        let widest = |net: &ipnet::IpNet| if net.addr().is_ipv4() { WIDEST.0 } else { WIDEST.1 };
+        let pods = pods.filter(|net| net.prefix_len() >= widest(net));
+        let pods: Vec<Prefix> = pods.map(Prefix::from).collect();
+        let internal = internal.into_iter().map(Prefix::from);
+        let trusted = internal.chain(pods.iter().copied()).take(MOST_TRUSTED).collect();
+        OfNode { addresses, pods, trusted }
     }
 }
 

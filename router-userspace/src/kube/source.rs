@@ -101,6 +101,8 @@ pub struct Publication {
     pub services: Vec<config::Service>,
     /// Names of services that stay as they are for now.
     pub held: BTreeSet<String>,
+    /// Clients that are nodes or pods of the cluster.
+    pub trusted: BTreeSet<Prefix>,
     owners: BTreeMap<String, (ObjectKey, String)>,
     problems: Vec<Problem>,
     first: Instant,
@@ -378,6 +380,7 @@ impl Source {
             owners: derived.services.iter().map(owner).collect(),
             services: derived.services.into_iter().map(|(_, service)| service).collect(),
             held,
+            trusted: self.cluster.trusted(),
             problems: derived.problems,
             first: pending.map_or(now, |pending| pending.first),
         }

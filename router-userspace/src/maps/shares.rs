@@ -1,6 +1,6 @@
 //! How the tables are shared that a stranger could fill: `SHARING` and `TRUSTED`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use router_ebpf::maps::{Addr, Sharing};
 
@@ -10,11 +10,17 @@ use crate::plan::{
     config::{Prefix, Shares},
 };
 
-/// Says how the tables are shared among so many services. `nodes`: what is trusted beside what the file says.
+/// Says how the tables are shared among so many services. `nodes`: what is trusted of the cluster, if the file
+/// trusts it; while that is not known, whoever is trusted stays so.
 ///
 /// Who is trusted anew is so before anybody is no longer: a prefix that another one replaces is never without both.
 /// Where that fails, some are trusted still that should not be, and nobody else is refused.
-pub fn set(tables: &mut Tables, shares: &Shares, nodes: &[Prefix], services: usize) -> Asked<()> {
+pub fn set(
+    tables: &mut Tables,
+    shares: &Shares,
+    nodes: Option<&BTreeSet<Prefix>>,
+    services: usize,
+) -> Asked<()> {
     let sharing = Sharing {
         flows: tables.flows.room()?,
         chats: tables.chats.room()?,
@@ -27,14 +33,17 @@ pub fn set(tables: &mut Tables, shares: &Shares, nodes: &[Prefix], services: usi
     if tables.sharing.get(0)? != sharing {
         tables.sharing.set(0, &sharing)?;
     }
-    let wanted = clients(shares.trusted_sources.iter().chain(nodes));
+    let nobody = BTreeSet::new();
+    let nodes = if shares.trust_cluster { nodes } else { Some(&nobody) };
+    let wanted = clients(shares.trusted_sources.iter().chain(nodes.unwrap_or(&nobody)));
     let there = trusted(tables)?;
     for ((bits, addr), value) in &wanted {
         if there.get(&(*bits, *addr)) != Some(value) {
             tables.trusted.set(*bits, *addr, value)?;
         }
     }
-    for (bits, addr) in there.keys().filter(|key| !wanted.contains_key(*key)) {
+    let left = if nodes.is_some() { there } else { BTreeMap::new() };
+    for (bits, addr) in left.keys().filter(|key| !wanted.contains_key(*key)) {
         tables.trusted.remove(*bits, *addr)?;
     }
     Ok(())
@@ -72,8 +81,9 @@ mod tests {
         let maps = TestMaps::new();
         let mut tables = maps.tables();
         assert_eq!(tables.sharing.get(0).unwrap(), Sharing::default());
-        let nodes = [source_prefix("fd00::/64").unwrap()];
-        set(&mut tables, &shares(&["10.0.0.0/8", "::/0"]), &nodes, 3).unwrap();
+        let (nodes, nobody) =
+            (BTreeSet::from([source_prefix("fd00::/64").unwrap()]), BTreeSet::new());
+        set(&mut tables, &shares(&["10.0.0.0/8", "::/0"]), Some(&nodes), 3).unwrap();
         let sharing = tables.sharing.get(0).unwrap();
         let rooms = [sharing.flows, sharing.chats, sharing.heads];
         assert_eq!(rooms, [LIMITS.flows, LIMITS.chats, LIMITS.stash]);
@@ -81,12 +91,23 @@ mod tests {
         let all = [("0.0.0.0/0", 0), ("10.0.0.0/8", 1), ("::/0", 1), ("fd00::/64", 1)];
         assert_eq!(there(&tables), all.map(|(text, value)| (text.to_owned(), value)));
         // A narrower prefix comes before the wider one goes; one that both say stays when one says so no longer.
-        set(&mut tables, &shares(&["10.1.0.0/16", "fd00::/64"]), &[], 1).unwrap();
+        set(&mut tables, &shares(&["10.1.0.0/16", "fd00::/64"]), Some(&nobody), 1).unwrap();
         let all = [("10.1.0.0/16", 1), ("fd00::/64", 1)];
         assert_eq!(there(&tables), all.map(|(text, value)| (text.to_owned(), value)));
         assert_eq!(tables.sharing.get(0).unwrap().services, 1);
-        set(&mut tables, &shares(&["0.0.0.0/0", "::/0"]), &[], 1).unwrap();
+        set(&mut tables, &shares(&["0.0.0.0/0", "::/0"]), Some(&nobody), 1).unwrap();
         let all = [("0.0.0.0/0", 1), ("::/0", 1)];
         assert_eq!(there(&tables), all.map(|(text, value)| (text.to_owned(), value)));
+        // A daemon that does not know the cluster yet lets nobody go.
+        set(&mut tables, &shares(&["10.0.0.0/8"]), None, 1).unwrap();
+        assert_eq!(there(&tables).len(), 3);
+        set(&mut tables, &shares(&[]), Some(&nodes), 1).unwrap();
+        assert_eq!(there(&tables), [("fd00::/64".to_owned(), 1)]);
+        // Where the file says so, none of the cluster is trusted, known or not.
+        let not = Shares { trust_cluster: false, ..shares(&["10.0.0.0/8"]) };
+        for nodes in [Some(&nodes), None] {
+            set(&mut tables, &not, nodes, 1).unwrap();
+            assert_eq!(there(&tables), [("10.0.0.0/8".to_owned(), 1)]);
+        }
     }
 }

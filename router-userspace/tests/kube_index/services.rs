@@ -410,6 +410,49 @@ fn node_ports_need_a_node_and_a_port() {
     assert!(derived.problems[0].message.contains("no node port"), "{derived:?}");
 }
 
+/// A Node whose kubelet says what it likes is not believed all.
+#[test]
+fn nodes_and_their_pods_are_trusted_but_not_half_the_internet() {
+    let with = |name: &str, addresses: &[(&str, &str)], pods: &[&str]| -> roost::kube::Node {
+        let addresses: Vec<_> =
+            addresses.iter().map(|(kind, addr)| json!({"type": kind, "address": addr})).collect();
+        let node = json!({
+            "metadata": {"name": name},
+            "spec": {"podCIDRs": pods},
+            "status": {"addresses": addresses},
+        });
+        serde_json::from_value(node).unwrap()
+    };
+    let trusted = |cluster: &Cluster| -> Vec<String> {
+        cluster.trusted().iter().map(ToString::to_string).collect()
+    };
+    let mut cluster = Cluster::new(NODE);
+    assert_eq!(trusted(&cluster), [""; 0]);
+    let own = with(
+        NODE,
+        &[("Hostname", NODE), ("InternalIP", "172.16.0.1"), ("ExternalIP", "203.0.113.1")],
+        &["10.244.0.0/24", "fd00:10:244::/64", "nonsense"],
+    );
+    let wide = with(
+        "wide",
+        &[("InternalIP", "127.0.0.1"), ("InternalIP", "0.0.0.0")],
+        &["0.0.0.0/0", "::/0", "10.0.0.0/15", "2001:db8::/55", "10.1.0.0/16", "fd00:1::/56"],
+    );
+    assert!(cluster.list_nodes(&[own.clone(), wide]));
+    let of_own = ["10.244.0.0/24", "172.16.0.1", "fd00:10:244::/64"];
+    let all = ["10.1.0.0/16", of_own[0], of_own[1], "fd00:1::/56", of_own[2]];
+    assert_eq!(trusted(&cluster), all);
+    let addresses: Vec<_> = (1..100).map(|n| format!("198.51.100.{n}")).collect();
+    let many: Vec<_> = addresses.iter().map(|addr| ("InternalIP", addr.as_str())).collect();
+    assert!(cluster.apply_node(&with("wide", &many, &[])));
+    assert_eq!(trusted(&cluster).len(), 3 + 8);
+    assert!(!cluster.apply_node(&with("wide", &many, &[])), "the same again");
+    assert!(cluster.delete_node("wide"));
+    assert_eq!(trusted(&cluster), of_own);
+    assert!(!cluster.list_nodes(&[]) && trusted(&cluster) == of_own, "a list without any is wrong");
+    assert!(!cluster.list_nodes(&[own]));
+}
+
 #[test]
 fn of_two_services_with_one_address_the_older_has_it() {
     let younger = [("metadata.creationTimestamp", json!("2026-02-01T00:00:00Z"))];
@@ -446,7 +489,7 @@ fn what_does_not_matter_changes_nothing() {
             ("status.loadBalancer.ingress", json!([{"ip": "192.0.2.99"}])),
         ]
     )));
-    assert!(!cluster.apply_node(&node("other", &[("InternalIP", "172.16.0.2")])));
+    assert!(!cluster.apply_node(&node("other", &[("ExternalIP", "203.0.113.2")])));
     assert!(!cluster.delete_slice(&ObjectKey::new("default", "o")));
     // Only a new version of the object.
     let mut touched = chat;

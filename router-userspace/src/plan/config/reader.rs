@@ -181,6 +181,15 @@ impl<'a> Field<'a> {
         value
     }
 
+    /// Yes or no.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let value = self.value.get_ref().as_bool();
+        if value.is_none() {
+            self.refuse(format!("is {}; write true or false", self.kind()));
+        }
+        value
+    }
+
     /// The items of a list.
     pub(super) fn list(&self) -> Vec<Field<'a>> {
         let Some(array) = self.value.get_ref().as_array() else {

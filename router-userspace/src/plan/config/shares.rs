@@ -15,11 +15,13 @@ pub struct Shares {
     pub ipv6_prefix: u8,
     /// Clients that have no share but their service's.
     pub trusted_sources: Vec<Prefix>,
+    /// The nodes and pods of the cluster that is followed are such clients, too.
+    pub trust_cluster: bool,
 }
 
 impl Default for Shares {
     fn default() -> Self {
-        Self { ipv4_prefix: 32, ipv6_prefix: 64, trusted_sources: Vec::new() }
+        Self { ipv4_prefix: 32, ipv6_prefix: 64, trusted_sources: Vec::new(), trust_cluster: true }
     }
 }
 
@@ -28,7 +30,7 @@ const MOST: usize = 4096;
 
 /// Reads the table.
 pub(super) fn shares(table: &Table<'_>) -> Shares {
-    table.only(&["ipv4_prefix", "ipv6_prefix", "trusted_sources"]);
+    table.only(&["ipv4_prefix", "ipv6_prefix", "trusted_sources", "trust_cluster"]);
     let d = Shares::default();
     let length = |name: &str, most: i64, default: u8| {
         let value = table.get(name).and_then(|field| field.integer(1..=most));
@@ -41,6 +43,10 @@ pub(super) fn shares(table: &Table<'_>) -> Shares {
             .get("trusted_sources")
             .map(|list| trusted(&list))
             .unwrap_or_default(),
+        trust_cluster: table
+            .get("trust_cluster")
+            .and_then(|field| field.boolean())
+            .unwrap_or(d.trust_cluster),
     }
 }
 

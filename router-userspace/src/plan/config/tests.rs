@@ -146,6 +146,11 @@ fn shares_are_of_prefixes_and_some_are_trusted() {
     assert_eq!(read(""), (32, 64, vec![]));
     let all = "ipv4_prefix = 24\nipv6_prefix = 48\ntrusted_sources = [\"10.0.0.0/8\", \"::/0\"]";
     assert_eq!(read(all), (24, 48, vec!["10.0.0.0/8".to_owned(), "::/0".to_owned()]));
+    let trusts = |line| {
+        let text = format!("interfaces = [\"eth0\"]\n{}\n", with(line));
+        Config::parse(&text, "r.toml").unwrap().shares.trust_cluster
+    };
+    assert!(trusts("") && trusts("trust_cluster = true") && !trusts("trust_cluster = false"));
     let refused = |fields: &str, place: &str, what: &str| {
         let text = format!("interfaces = [\"eth0\"]\n{}\n", with(fields));
         let problem = Config::parse(&text, "r.toml").unwrap_err().to_string();
@@ -156,6 +161,8 @@ fn shares_are_of_prefixes_and_some_are_trusted() {
     };
     refused("ipv4_prefix = 33", "3:15: shares.ipv4_prefix", "1 to 32");
     refused("ipv6_prefix = 0", "3:15: shares.ipv6_prefix", "1 to 128");
+    let at = "3:17: shares.trust_cluster";
+    refused("trust_cluster = \"no\"", at, "is a string; write true or false");
     refused("trusted = []", "3:1: shares.trusted", "trusted_sources");
     let at = "3:19: shares.trusted_sources";
     refused("trusted_sources = \"10.0.0.0/8\"", at, "write a list");
