@@ -66,6 +66,25 @@ fn silent_clients_hear_that_their_connections_live() -> Result<()> {
 }
 
 #[test]
+fn who_claims_random_keys_gets_a_share_and_others_notice_nothing() -> Result<()> {
+    let result = prove(&[
+        "random-keys",
+        "--chats",
+        "800",
+        "--rate",
+        "1000",
+        "--others",
+        "40",
+        "--honest",
+        "1000",
+    ])?;
+    ensure!(result["ok"] == true, "{result}");
+    let refused = result["claims_refused"].as_u64();
+    ensure!(refused.is_some_and(|refused| refused >= 300), "{result}");
+    Ok(())
+}
+
+#[test]
 fn half_dead_connections_and_their_chats_leave_without_the_daemon() -> Result<()> {
     let service = "replica_closed_timeout = \"2s\"\nlinger = \"1s\"";
     let result = prove(&["half-dead", "--flows", "300", "--service", service])?;

@@ -1,4 +1,5 @@
-//! `random-keys`: one source claims chats that nobody else is in, beside chats of others.
+//! `random-keys`: one source claims chats that nobody else is in, by connections that stay, beside chats of others. It gets its
+//! share and no more, and they notice nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use crate::lab::{Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try
 
 /// The address of who claims, and of the honest one; those before it are others'.
 const ONE: u8 = 23;
+
+/// How many claims more than its share may be on their way when it is reached.
+const ON_THEIR_WAY: u64 = 64;
 
 /// How much is to be done.
 #[derive(Args, Debug, Clone)]
@@ -59,6 +63,7 @@ fn claim(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     let (all, limit) = (options.chats + options.chats / 2, Duration::from_secs(300));
     let plan = Plan {
         pace: Some(options.rate),
+        end: End::Forget,
         chat: Arc::new(|n| format!("random-{n}")),
         ..Plan::new(u64::MAX, limit)
     };
@@ -76,6 +81,7 @@ fn claim(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     step(&format!("room for {} chats, {} of others", options.chats, options.others));
     let mut first = vec![("before", open("before")?)];
     step(&format!("one address claims {} random keys a second", options.rate));
+    lab.client.set_mute(UPLINK, true)?;
     let (claimed, second) = thread::scope(|scope| {
         let claiming = scope.spawn(|| claimer.visit(&plan));
         let mut work = || {
@@ -99,11 +105,23 @@ fn claim(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     })?;
 
     report.part(format!("one address claims random keys, room for {} chats", options.chats));
-    report.tell("claimed", claimed.answered as f64, "keys claimed");
+    lab.client.set_mute(UPLINK, false)?;
+    // Half of the table is anybody's.
+    let share = options.chats / 2 + ON_THEIR_WAY;
+    report.at_most("claimed", claimed.answered as f64, share as f64, "keys claimed");
     report.tell("claimed_per_second", claimed.rate().round(), "keys claimed a second");
-    report.tell("claims_refused", claimed.refused as f64, "claims refused");
+    let more = claimed.begun().saturating_sub(share);
+    let refused = claimed.refused as f64;
+    report.at_least("claims_refused", refused, more.max(1) as f64, "claims refused");
+    report.at_most("claims_failed", claimed.failed as f64, 0.0, "of them failed otherwise");
+    let counted = counter(&roost, "reset_share")? + counter(&roost, "reset_share_late")?;
+    report.at_least("claims_counted", counted as f64, refused, "refused because of a share");
+    let sources = counter(&roost, "over_source_chats")?;
+    let words = "of them for their source's chats (`over_source_chats`)";
+    report.at_least("over_source_chats", sources as f64, counted as f64, words);
     let full = counter(&roost, "chats_full")?;
-    report.tell("chats_full", full as f64, "connections of chats that have no entry");
+    let words = "connections of chats that have no entry";
+    report.at_most("chats_full", full as f64, 0.0, words);
     for ((when, first), (_, second)) in first.iter().zip(&second) {
         let missing = 2 * options.others - first.answered - second.answered;
         let split = split(&first.held, &second.held);
