@@ -58,12 +58,14 @@ pub fn accepted<P: Packet>(
             reset_replica(packet, scratch)?;
             Some(Counter::DecidedAgain)
         }
+        Entered::Busy => Some(Counter::EgressDropBusy),
+        Entered::Fault => None,
         Entered::Full => refuse(packet, scratch, shared).map(|()| Counter::ResetFull),
         Entered::Over => {
             tables.count(scratch.over);
             refuse(packet, scratch, shared).map(|()| Counter::ResetShareLate)
         }
-        Entered::Failed => refuse(packet, scratch, shared).map(|()| Counter::ResetFailed),
+        Entered::NoMemory => refuse(packet, scratch, shared).map(|()| Counter::ResetFailed),
     }
 }
 
@@ -135,16 +137,34 @@ enum Entered {
     Yes,
     /// The client's side already has a flow, to another replica.
     Already,
-    /// Another CPU is about to enter it, for the same answer of the replica sent twice, or is changing its chat.
+    /// Another CPU is about to enter it, for the same answer of the replica sent twice.
     Again,
+    /// Another CPU is changing its chat, or a map is busy: the next answer of the replica may have more luck.
+    Busy,
     /// There is no room.
     Full,
-    /// A map could not take it for another reason.
-    Failed,
+    /// There is no memory.
+    NoMemory,
+    /// A map did what it should not.
+    Fault,
     /// Its chat is to live elsewhere by now.
     Moved,
     /// Its source or its service has its share, as `scratch.over` says.
     Over,
+}
+
+impl Entered {
+    /// What comes of a map that did not take its entry. `exists`: what it means that there is one.
+    #[inline(always)]
+    const fn refused(why: Refused, exists: Self) -> Self {
+        match why {
+            Refused::Exists => exists,
+            Refused::Full => Self::Full,
+            Refused::NoMemory => Self::NoMemory,
+            Refused::Busy => Self::Busy,
+            Refused::Fault => Self::Fault,
+        }
+    }
 }
 
 /// Enters the flow: the replica's side first, so that no answer is ever seen without it.
@@ -152,11 +172,8 @@ enum Entered {
 fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     scratch.write_vip_side(&vip, vip_port);
-    match tables.add_flow_back(&scratch.replica_side, &scratch.back) {
-        Ok(()) => {}
-        Err(Refused::Exists) => return Entered::Again,
-        Err(Refused::Full) => return Entered::Full,
-        Err(Refused::Failed) => return Entered::Failed,
+    if let Err(why) = tables.add_flow_back(&scratch.replica_side, &scratch.back) {
+        return Entered::refused(why, Entered::Again);
     }
     let entered = count(tables, scratch);
     if entered != Entered::Yes {
@@ -186,7 +203,8 @@ fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
             }
             Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
             Acquired::Elsewhere => return Entered::Moved,
-            Acquired::Busy => return Entered::Again,
+            Acquired::Busy => return Entered::Busy,
+            Acquired::Fault => return Entered::Fault,
             Acquired::Over => return Entered::Over,
         }
     }
@@ -212,22 +230,18 @@ fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     count_flow(tables, replica, service, share, 1);
     if let Err(why) = tables.add_flow(&scratch.vip_side, &scratch.flow) {
         count_flow(tables, replica, service, share, OFF);
-        return match why {
-            Refused::Exists => Entered::Already,
-            Refused::Full => Entered::Full,
-            Refused::Failed => Entered::Failed,
-        };
+        return Entered::refused(why, Entered::Already);
     }
     let watched = &mut scratch.turn.flow;
     watched.tuple = scratch.vip_side;
     watched.server_isn = scratch.flow.server_isn;
     watched.at = watch_time(scratch.flow.since);
     watched.reserved = 0;
-    if tables.watch_flow(watched).is_err() {
+    if let Err(why) = tables.watch_flow(watched) {
         // Nothing would ever end it.
         tables.remove_flow(&scratch.vip_side);
         count_flow(tables, replica, service, share, OFF);
-        return Entered::Full;
+        return Entered::refused(why, Entered::Fault);
     }
     Entered::Yes
 }

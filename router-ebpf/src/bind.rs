@@ -225,8 +225,9 @@ fn add(packet: &impl Packet, scratch: &mut Scratch) -> Option<()> {
 
 /// Writes the connection's entry in `STASH`, to wait for more.
 #[inline(always)]
-fn keep(tables: &impl FlowTables, scratch: &Scratch) -> Option<()> {
-    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()
+fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
+    let result = tables.set_stash(&scratch.vip_side, scratch.stash.get());
+    scratch.noted(result)
 }
 
 /// Takes the replica that was chosen for a bound connection again, as long as that can be used and `PENDING` says so.

@@ -20,12 +20,14 @@ pub enum Acquired {
     Counted,
     /// The same, and the chat did not live before: what was decided for it at binding may hold no longer.
     First,
-    /// It does not: the map is full.
+    /// It does not: the map is full, or there is no memory.
     Uncounted,
     /// The chat lives elsewhere by now, and the flow must not be.
     Elsewhere,
-    /// Another CPU is changing the chat.
+    /// Another CPU is changing the chat, or a map is busy.
     Busy,
+    /// A map did what it should not.
+    Fault,
     /// There is no entry for it: its source or its service has its share, as `scratch.over` says.
     Over,
 }
@@ -97,29 +99,33 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired 
     }
     // Before it is there: whoever removes it counts it off.
     count_chat(tables, service, share, replica, 1);
-    match tables.add_chat(&scratch.chat_key, &scratch.chat) {
-        Ok(()) => {}
-        Err(why) => {
-            count_chat(tables, service, share, replica, OFF);
-            if why == Refused::Exists {
-                return Acquired::Busy;
-            }
-            tables.count(Counter::ChatsFull);
-            return Acquired::Uncounted;
-        }
+    if let Err(why) = tables.add_chat(&scratch.chat_key, &scratch.chat) {
+        count_chat(tables, service, share, replica, OFF);
+        return without(tables, why);
     }
     let watched = &mut scratch.turn.chat;
     watched.key = scratch.chat_key;
     watched.at = watch_time(now);
     watched.reserved = 0;
-    if tables.watch_chat(watched).is_err() {
+    if let Err(why) = tables.watch_chat(watched) {
         // Nothing would ever remove it.
         tables.remove_chat(&scratch.chat_key);
         count_chat(tables, service, share, replica, OFF);
-        tables.count(Counter::ChatsFull);
-        return Acquired::Uncounted;
+        return without(tables, why);
     }
     Acquired::First
+}
+
+/// What comes of a chat that a map did not take.
+#[inline(always)]
+fn without(tables: &impl FlowTables, why: Refused) -> Acquired {
+    match why {
+        Refused::Exists | Refused::Busy => return Acquired::Busy,
+        Refused::Full => tables.count(Counter::ChatsFull),
+        Refused::NoMemory => tables.count(Counter::ChatsNoMemory),
+        Refused::Fault => return Acquired::Fault,
+    }
+    Acquired::Uncounted
 }
 
 /// Counts a flow to `replica` no longer.

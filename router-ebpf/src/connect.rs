@@ -136,8 +136,10 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) 
     pending.ts_echo = scratch.answer.ts_echo;
     pending.ts_val = scratch.offer.ts_val;
     pending.client_scale = scratch.offer.scale as u32;
-    tables.set_pending(&scratch.replica_side, pending).ok()?;
-    tables.set_stash(&scratch.vip_side, scratch.stash.get()).ok()
+    let result = tables.set_pending(&scratch.replica_side, pending);
+    scratch.noted(result)?;
+    let result = tables.set_stash(&scratch.vip_side, scratch.stash.get());
+    scratch.noted(result)
 }
 
 /// Makes `scratch.header` the SYN to the replica, with the client's own address, ISN and offer: only

@@ -193,7 +193,7 @@ pub fn retire(
 ) {
     let flow = shared.get();
     last.write_replica_side(vip_side, flow);
-    tables.set_ended(vip_side, flow);
+    let mut kept = tables.set_ended(vip_side, flow);
     if let Some(back) = tables.flow_back(&last.replica_side)
         && back.get().vip == vip_side.server
         && back.get().vip_port == vip_side.server_port
@@ -201,11 +201,14 @@ pub fn retire(
         if how != Ending::Closed {
             back.set_state(STATE_EXPIRED);
         }
-        tables.set_ended_back(&last.replica_side, back.get());
+        kept = kept.and(tables.set_ended_back(&last.replica_side, back.get()));
         if how == Ending::Expired {
             tell(tables, vip_side, shared, back, &mut last.farewell);
         }
         tables.remove_flow_back(&last.replica_side);
+    }
+    if kept.is_err() {
+        tables.count(Counter::RemainsLost);
     }
     tables.remove_flow(vip_side);
 }
@@ -227,7 +230,9 @@ fn tell(
     farewell.reserved = [0; 2];
     farewell.to_client = [back.sent().wrapping_sub(delta), back.acked()];
     farewell.to_replica = [back.acked(), shared.acked().wrapping_add(delta)];
-    tables.farewell(farewell);
+    if tables.farewell(farewell).is_err() {
+        tables.count(Counter::Untold);
+    }
 }
 
 impl Last {

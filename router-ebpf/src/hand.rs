@@ -70,8 +70,10 @@ pub fn next_flow(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &m
     if stays(tables, watched, last) {
         watched.at = now;
         // The ring has room for twice as many flows as there can be, and each that comes in lets two be looked
-        // at: those that are over can never be as many as to fill it.
-        let _ = tables.watch_flow(watched);
+        // at: those that are over can never be as many as to fill it. But it may be busy.
+        if tables.watch_flow(watched).is_err() {
+            tables.count(Counter::Unwatched);
+        }
     }
     true
 }
@@ -90,7 +92,9 @@ pub fn next_chat(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
     if chats::stays(tables, &watched.key) {
         watched.at = now;
         // It was just taken, and there is no more than one for each chat.
-        let _ = tables.watch_chat(watched);
+        if tables.watch_chat(watched).is_err() {
+            tables.count(Counter::Unwatched);
+        }
     }
     true
 }

@@ -9,8 +9,9 @@ use crate::{
     scratch::Scratch,
     shortcut,
     stage::{Next, Stage},
-    tables::FlowTables,
+    tables::{FlowTables, Refused},
     verdict::Counter,
+    verifier::reread,
 };
 
 impl Stage {
@@ -26,7 +27,11 @@ impl Stage {
             Self::Ingress => ingress(packet, tables, scratch),
             Self::Care => care(packet, tables, scratch),
             Self::Open => open(packet, tables, scratch),
-            Self::Bind => bind(packet, tables, scratch).map(Next::Verdict),
+            Self::Bind => {
+                scratch.refused = 0;
+                let verdict = bind(packet, tables, scratch);
+                Some(Next::Verdict(verdict.unwrap_or_else(|| lost(reread(&scratch.refused)))))
+            }
             Self::Egress => egress(packet, tables, scratch),
             Self::CareBack => care_back(packet, tables, scratch).map(Next::Verdict),
             Self::Answer => answer(packet, tables, scratch).map(Next::Verdict),
@@ -47,6 +52,18 @@ impl Stage {
             Self::Egress => shortcut::to_client(packet, tables, scratch),
             _ => None,
         }
+    }
+}
+
+/// The verdict on a first segment that was not dealt with. `refused`: why a map did not take it.
+#[inline(always)]
+const fn lost(refused: u32) -> Counter {
+    const BUSY: u32 = Refused::Busy as u32;
+    const NO_MEMORY: u32 = Refused::NoMemory as u32;
+    match refused {
+        BUSY => Counter::DropBusy,
+        NO_MEMORY => Counter::DropNoMemory,
+        _ => Stage::Bind.fault(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     stage::Next,
     stash::Room,
     steer::Route,
+    tables::Refused,
     verdict::Counter,
 };
 
@@ -95,6 +96,8 @@ pub struct Scratch {
     pub client_isn: u32,
     /// 1 if the replica was chosen before, and `pending` is what was remembered of that.
     pub decided: u32,
+    /// Why a map did not take what is to be known of a connection: a [`Refused`], or 0.
+    pub refused: u32,
     /// Why the head has no key: a [`crate::key::scan::Reason`], or 0.
     pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].
@@ -120,6 +123,12 @@ impl Scratch {
         let zeroed = alloc::boxed::Box::<Self>::new_zeroed();
         // SAFETY: `Scratch` is made of integers, and of enums whose first variants are zero.
         unsafe { zeroed.assume_init() }
+    }
+
+    /// Notes why a map did not take an entry, for the verdict on the packet.
+    #[inline(always)]
+    pub fn noted(&mut self, result: Result<(), Refused>) -> Option<()> {
+        result.map_err(|why| self.refused = why as u32).ok()
     }
 
     /// Writes the replica side's tuple of a connection, whose client is that of the VIP side.

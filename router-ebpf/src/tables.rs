@@ -10,14 +10,42 @@ use crate::{
 };
 
 /// Why a map took no new entry.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// There is one with this key.
-    Exists,
+    Exists = 1,
     /// It is full.
     Full,
-    /// There is no memory, or it is too busy.
-    Failed,
+    /// There is no memory. Of an LRU map: none of its entries could be evicted.
+    NoMemory,
+    /// Somebody else was at it, for too long: what comes again may have more luck.
+    Busy,
+    /// It should not have happened.
+    Fault,
+}
+
+impl Refused {
+    /// What the kernel means by the error number of an update or a push, which is negative. A lock that is not got
+    /// is `EBUSY` in hash maps and queues (kernel/bpf/hashtab.c, queue_stack_maps.c), and what the lock itself says
+    /// since Linux 6.15 (kernel/bpf/rqspinlock.c).
+    #[inline(always)]
+    pub const fn of(errno: i32) -> Self {
+        const E2BIG: i32 = -7;
+        const EAGAIN: i32 = -11;
+        const ENOMEM: i32 = -12;
+        const EBUSY: i32 = -16;
+        const EEXIST: i32 = -17;
+        const EDEADLK: i32 = -35;
+        const ETIMEDOUT: i32 = -110;
+        match errno {
+            EEXIST => Self::Exists,
+            E2BIG => Self::Full,
+            ENOMEM => Self::NoMemory,
+            EBUSY | EAGAIN | EDEADLK | ETIMEDOUT => Self::Busy,
+            _ => Self::Fault,
+        }
+    }
 }
 
 /// What is done again and again.
@@ -83,11 +111,11 @@ pub trait FlowTables: Tables {
     /// `ENDED`, by client and VIP.
     fn ended(&self, tuple: &Tuple) -> Option<Shared<Flow>>;
     /// Sets in `ENDED`; another entry may go for it.
-    fn set_ended(&self, tuple: &Tuple, flow: &Flow);
+    fn set_ended(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused>;
     /// `ENDED_BACK`, by client and replica.
     fn ended_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>>;
     /// Sets in `ENDED_BACK`; another entry may go for it.
-    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack);
+    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused>;
     /// Puts a flow at the end of `FLOW_RING`.
     fn watch_flow(&self, flow: &Watched) -> Result<(), Refused>;
     /// Reads the first one of `FLOW_RING`, which stays there. Returns whether there is one.
@@ -108,8 +136,8 @@ pub trait FlowTables: Tables {
     fn sharing(&self) -> Option<&Sharing>;
     /// `TRUSTED`: 1 if a client with this address is trusted.
     fn trusted(&self, key: &TrustedKey) -> Option<u32>;
-    /// Puts into `FAREWELLS`, if there is room.
-    fn farewell(&self, farewell: &Farewell);
+    /// Puts at the end of `FAREWELLS`.
+    fn farewell(&self, farewell: &Farewell) -> Result<(), Refused>;
     /// `PENDING`, by client and replica.
     fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>>;
     /// Sets in `PENDING`; another entry may go for it.
@@ -183,11 +211,15 @@ impl FlowTables for NoTables {
     fn ended(&self, _: &Tuple) -> Option<Shared<Flow>> {
         None
     }
-    fn set_ended(&self, _: &Tuple, _: &Flow) {}
+    fn set_ended(&self, _: &Tuple, _: &Flow) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
     fn ended_back(&self, _: &Tuple) -> Option<Shared<FlowBack>> {
         None
     }
-    fn set_ended_back(&self, _: &Tuple, _: &FlowBack) {}
+    fn set_ended_back(&self, _: &Tuple, _: &FlowBack) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
     fn watch_flow(&self, _: &Watched) -> Result<(), Refused> {
         Err(Refused::Full)
     }
@@ -218,7 +250,9 @@ impl FlowTables for NoTables {
     fn trusted(&self, _: &TrustedKey) -> Option<u32> {
         None
     }
-    fn farewell(&self, _: &Farewell) {}
+    fn farewell(&self, _: &Farewell) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
     fn pending(&self, _: &Tuple) -> Option<Shared<Pending>> {
         None
     }
@@ -233,4 +267,26 @@ impl FlowTables for NoTables {
         Err(Refused::Full)
     }
     fn remove_stash(&self, _: &Tuple) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_the_kernel_are_told_apart() {
+        for (errno, why) in [
+            (17, Refused::Exists),
+            (7, Refused::Full),
+            (12, Refused::NoMemory),
+            (16, Refused::Busy),
+            (11, Refused::Busy),
+            (35, Refused::Busy),
+            (110, Refused::Busy),
+            (22, Refused::Fault),
+            (1, Refused::Fault),
+        ] {
+            assert_eq!(Refused::of(-errno), why, "{errno}");
+        }
+    }
 }

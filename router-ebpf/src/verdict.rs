@@ -107,6 +107,10 @@ counters! {
     IcmpToReplica = "icmp_to_replica", PASS;
     /// Segments to a VIP in frames for other MAC addresses, passed untouched.
     PassedOtherMac = "passed_other_mac", PASS;
+    /// First data segments dropped because a map that has to know of them was busy: they come again.
+    DropBusy = "drop_busy", DROP;
+    /// First data segments dropped because there is no memory for what has to be known of them: they come again.
+    DropNoMemory = "drop_no_memory", DROP;
 
     /// Packets on their way out that are no business of ours, passed untouched.
     EgressPassed = "egress_passed", PASS;
@@ -116,13 +120,13 @@ counters! {
     DeliveredEmpty = "delivered_empty", TURN;
     /// Segments translated on their way to the client.
     ToClient = "to_client", PASS;
-    /// SYN-ACKs that a replica sent again, or at a moment when another CPU was at the same chat, dropped.
+    /// SYN-ACKs that a replica sent again, dropped.
     DropSynAckAgain = "drop_syn_ack_again", DROP;
     /// Connections that the replica refused: its RST went to the client.
     Refused = "refused", PASS;
     /// Connections refused because FLOWS is full: the client was reset.
     ResetFull = "reset_full", PASS;
-    /// Connections refused because a map could not take them though it is not full: there is no memory.
+    /// Connections refused because there is no memory for another entry of a map, full or not.
     ResetFailed = "reset_failed", PASS;
     /// Connections refused because their source or service had its share when the replica accepted: the client
     /// was reset, and one of `over_*` says which.
@@ -138,6 +142,8 @@ counters! {
     EgressDropFault = "egress_drop_fault", DROP;
     /// ICMP errors translated on their way to the client.
     IcmpToClient = "icmp_to_client", PASS;
+    /// SYN-ACKs of replicas dropped because another CPU was at the same chat, or a map was busy: they come again.
+    EgressDropBusy = "egress_drop_busy", DROP;
 
     /// Connections bound by a key in CHAT_COOKIES.
     Overridden = "overridden", None;
@@ -159,6 +165,8 @@ counters! {
     AffinityViolation = "affinity_violation", None;
     /// Connections accepted without an entry in CHATS because it is full.
     ChatsFull = "chats_full", None;
+    /// Connections accepted without an entry in CHATS because there is no memory for it, though it is not full.
+    ChatsNoMemory = "chats_no_memory", None;
     /// Connections refused because FLOWS is more than half full and their source holds as much of it as is left.
     OverSourceFlows = "over_source_flows", None;
     /// Connections refused because CHATS is more than half full and their source holds as much of it as is left.
@@ -183,6 +191,12 @@ counters! {
     EndedClosing = "ended_closing", None;
     /// Flows ended because their replica or service is gone.
     EndedGone = "ended_gone", None;
+    /// Ends of flows whose remains could not be kept: their late segments are answered as those that nobody knows.
+    RemainsLost = "remains_lost", None;
+    /// Flows ended that the daemon cannot tell of, because FAREWELLS is full: their ends learn it with their next segments.
+    Untold = "untold", None;
+    /// Flows and chats that a queue did not take back: they end by themselves, or when the daemon has started anew.
+    Unwatched = "unwatched", None;
 }
 
 impl Counter {

@@ -26,8 +26,6 @@ use router_ebpf::{
 };
 
 const BPF_NOEXIST: u64 = 1;
-const E2BIG: i32 = -7;
-const EEXIST: i32 = -17;
 
 /// A row of the schema as the kernel's definition. Its size is the default; the daemon sets its own.
 macro_rules! statics {
@@ -126,12 +124,7 @@ fn shared<T: Copy>(value: *mut T) -> Option<Shared<T>> {
 
 #[inline(always)]
 fn refused(result: Result<(), i32>) -> Result<(), Refused> {
-    match result {
-        Ok(()) => Ok(()),
-        Err(EEXIST) => Err(Refused::Exists),
-        Err(E2BIG) => Err(Refused::Full),
-        Err(_) => Err(Refused::Failed),
-    }
+    result.map_err(Refused::of)
 }
 
 /// Copies the first value of a queue, which stays there, and says whether there is one. Not through the stack, as
@@ -288,9 +281,8 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
-    fn set_ended(&self, tuple: &Tuple, flow: &Flow) {
-        // Without it a late segment is answered as one that nobody knows.
-        let _ = ENDED.insert(tuple, flow, 0);
+    fn set_ended(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused> {
+        refused(ENDED.insert(tuple, flow, 0))
     }
 
     #[inline(always)]
@@ -299,8 +291,8 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
-    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) {
-        let _ = ENDED_BACK.insert(tuple, flow, 0);
+    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused> {
+        refused(ENDED_BACK.insert(tuple, flow, 0))
     }
 
     #[inline(always)]
@@ -357,9 +349,8 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
-    fn farewell(&self, farewell: &Farewell) {
-        // If there is no room, the ends learn it with their next segments.
-        let _ = FAREWELLS.push(farewell, 0);
+    fn farewell(&self, farewell: &Farewell) -> Result<(), Refused> {
+        refused(FAREWELLS.push(farewell, 0))
     }
 
     #[inline(always)]

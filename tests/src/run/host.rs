@@ -18,6 +18,7 @@ use router_ebpf::{
     },
     packet::{Envelope, Packet},
     run::run_all,
+    schema::Map,
     scratch::Scratch,
     shared::Shared,
     stage::Stage,
@@ -204,6 +205,7 @@ pub struct HostTables {
     farewells: RefCell<Vec<Farewell>>,
     pending: Cells<Tuple, Pending>,
     stash: Cells<Tuple, Stash>,
+    refuses: Option<(Map, Refused)>,
     counters: RefCell<Vec<u64>>,
     steps: Cell<u64>,
 }
@@ -249,6 +251,7 @@ impl Host {
                 farewells: RefCell::default(),
                 pending: Cells::new(1024),
                 stash: Cells::new(1024),
+                refuses: None,
                 counters: RefCell::new(vec![0; Counter::COUNT]),
                 steps: Cell::new(0),
             },
@@ -259,6 +262,12 @@ impl Host {
             host.set_slots(kind.slots(), &slot_table(kind));
         }
         host
+    }
+
+    /// Lets a map refuse what comes from now on, for this reason: the kernel's do so when it has no memory, and such
+    /// things.
+    pub fn refuse(&mut self, what: Option<(Map, Refused)>) {
+        self.tables.refuses = what;
     }
 
     /// How many steps of searches there were since the last time.
@@ -425,6 +434,11 @@ impl Machine for Host {
 }
 
 impl HostTables {
+    /// Whether a map takes entries at the moment.
+    fn takes(&self, map: Map) -> Result<(), Refused> {
+        self.refuses.filter(|(of, _)| *of == map).map_or(Ok(()), |(_, why)| Err(why))
+    }
+
     /// Another packet.
     fn begin(&mut self) {
         self.chats.bury();
@@ -508,6 +522,7 @@ impl FlowTables for HostTables {
     }
 
     fn add_chat(&self, key: &ChatKey, chat: &Chat) -> Result<(), Refused> {
+        self.takes(Map::Chats)?;
         self.chats.add(key, chat)
     }
 
@@ -516,6 +531,7 @@ impl FlowTables for HostTables {
     }
 
     fn add_flow(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused> {
+        self.takes(Map::Flows)?;
         self.flows.add(tuple, flow)
     }
 
@@ -528,6 +544,7 @@ impl FlowTables for HostTables {
     }
 
     fn add_flow_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused> {
+        self.takes(Map::FlowsBack)?;
         self.flows_back.add(tuple, flow)
     }
 
@@ -543,19 +560,24 @@ impl FlowTables for HostTables {
         self.ended.shared(tuple)
     }
 
-    fn set_ended(&self, tuple: &Tuple, flow: &Flow) {
+    fn set_ended(&self, tuple: &Tuple, flow: &Flow) -> Result<(), Refused> {
+        self.takes(Map::Ended)?;
         self.ended.set(tuple, flow);
+        Ok(())
     }
 
     fn ended_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>> {
         self.ended_back.shared(tuple)
     }
 
-    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) {
+    fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused> {
+        self.takes(Map::EndedBack)?;
         self.ended_back.set(tuple, flow);
+        Ok(())
     }
 
     fn watch_flow(&self, flow: &Watched) -> Result<(), Refused> {
+        self.takes(Map::FlowRing)?;
         self.flow_ring.borrow_mut().push_back(*flow);
         Ok(())
     }
@@ -569,6 +591,7 @@ impl FlowTables for HostTables {
     }
 
     fn watch_chat(&self, chat: &WatchedChat) -> Result<(), Refused> {
+        self.takes(Map::ChatRing)?;
         self.chat_ring.borrow_mut().push_back(*chat);
         Ok(())
     }
@@ -605,8 +628,10 @@ impl FlowTables for HostTables {
         longest(&self.trusted, bits(&key.addr, &[]))
     }
 
-    fn farewell(&self, farewell: &Farewell) {
+    fn farewell(&self, farewell: &Farewell) -> Result<(), Refused> {
+        self.takes(Map::Farewells)?;
         self.farewells.borrow_mut().push(*farewell);
+        Ok(())
     }
 
     fn pending(&self, tuple: &Tuple) -> Option<Shared<Pending>> {
@@ -614,6 +639,7 @@ impl FlowTables for HostTables {
     }
 
     fn set_pending(&self, tuple: &Tuple, pending: &Pending) -> Result<(), Refused> {
+        self.takes(Map::Pending)?;
         self.pending.set(tuple, pending);
         Ok(())
     }
@@ -627,6 +653,7 @@ impl FlowTables for HostTables {
     }
 
     fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
+        self.takes(Map::Stash)?;
         self.stash.set(tuple, stash);
         Ok(())
     }
