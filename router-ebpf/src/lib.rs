@@ -35,6 +35,7 @@ pub mod maps;
 pub mod options;
 pub mod packet;
 pub mod reply;
+pub mod request;
 pub mod rewrite;
 pub mod run;
 pub mod schema;

@@ -7,7 +7,8 @@ use std::{
 };
 
 /// The directories of the corpus.
-const DIRS: [&str; 5] = ["requests", "hellos", "fuzz/http", "fuzz/tls", "fuzz/segments"];
+const DIRS: [&str; 7] =
+    ["requests", "smuggling", "hellos", "fuzz/http", "fuzz/requests", "fuzz/tls", "fuzz/segments"];
 
 fn main() -> io::Result<()> {
     let manifest = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");

@@ -24,19 +24,20 @@ struct Target {
     heads: Option<&'static str>,
 }
 
-const TARGETS: [Target; 3] = [
+const TARGETS: [Target; 4] = [
     Target { name: "http", heads: Some("requests") },
+    Target { name: "requests", heads: Some("smuggling") },
     Target { name: "tls", heads: Some("hellos") },
     Target { name: "segments", heads: None },
 ];
 
-/// Fuzz the search for keys against independent parsers.
+/// Fuzz the search for keys, and for where requests begin, against independent parsers.
 ///
 /// Begins with the inputs in tests/corpus, and keeps what it finds in target/fuzz. An input that
 /// fails is written to target/fuzz/artifacts, and its path is printed.
 #[derive(Args)]
 pub struct Options {
-    /// Fuzz only this target: http, tls or segments [default: all, one after the other].
+    /// Fuzz only this target: http, requests, tls or segments [default: all, one after the other].
     target: Option<String>,
     /// Fuzz each target for this long.
     #[arg(long, default_value_t = 60)]

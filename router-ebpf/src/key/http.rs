@@ -46,7 +46,7 @@ const KIND_PATH: u32 = KeyKind::Path as u32;
 const COOKIE: u32 = KeyKind::Cookie as u32;
 
 /// Bytes of a method that are believed to be one.
-const METHOD_LEN: u32 = 32;
+pub const METHOD_LEN: u32 = 32;
 
 /// Looks at the next byte. Returns whether to go on.
 #[inline(always)]
@@ -149,7 +149,7 @@ fn target(source: &KeySource, scan: &mut Scan, byte: u8) -> bool {
 
 /// What may stand in a method (RFC 9110 section 5.6.2).
 #[inline(always)]
-const fn is_token(byte: u8) -> bool {
+pub const fn is_token(byte: u8) -> bool {
     // Bits of the bytes that may, from `!` to `~`.
     const LOW: u64 = {
         let mut bits = 0;

@@ -3,9 +3,11 @@
 //! the replay of `tests/corpus` all go through [`check`].
 
 pub mod check;
+pub mod conversation;
 pub mod corpus;
 pub mod http;
 pub mod random;
+pub mod request;
 pub mod search;
 pub mod source;
 pub mod split;

@@ -1,0 +1,181 @@
+//! What is exact about requests. Against other parsers, and in conversations: `tests/heads`.
+
+use std::{format, vec::Vec};
+
+use super::{Answer, Decision, Doubt, Exchange, Head, Heard, MAX_LENGTH, REACH, Stage};
+
+fn read(bytes: &[u8]) -> Head {
+    let mut head = Head::NEW;
+    for byte in bytes {
+        head.take(*byte);
+    }
+    head
+}
+
+/// Eight bytes at once come to what they come to one by one, or are not taken.
+#[test]
+fn eight_at_once() {
+    let begins: [&[u8]; 6] = [
+        b"",
+        b"GET /",
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\nContent-",
+        b"GET / HTTP/1.1\r\nX: y",
+        b"GET / HTTP/1.1\r\nContent-Length: 1",
+    ];
+    let mut taken = 0;
+    for begin in begins {
+        for usual in [b'a', b'-', b'Z', b'0', 0xff] {
+            for at in 0..8 {
+                for byte in 0..=u8::MAX {
+                    let mut bytes = [usual; 8];
+                    bytes[at] = byte;
+                    let (mut fast, before) = (read(begin), read(begin));
+                    if fast.take_eight(&bytes) {
+                        taken += 1;
+                        assert_eq!(fast, read(&[begin, &bytes].concat()), "{begin:?} {bytes:?}");
+                    } else {
+                        assert_eq!(fast, before, "{begin:?} {bytes:?}");
+                    }
+                }
+            }
+        }
+    }
+    // In a target, in a value, and twice in a name: the five, or four, with each byte that may be there.
+    assert_eq!(taken, 8 * (4 * 94 + 5 * 223 + 2 * 4 * 63));
+}
+
+#[test]
+fn answers() {
+    for (line, expected) in [
+        (b"HTTP/1.1 200 ", Answer::Final),
+        (b"HTTP/1.0 200\r", Answer::Final),
+        (b"HTTP/1.1 599 ", Answer::Final),
+        (b"HTTP/1.1 101 ", Answer::Upgraded),
+        (b"HTTP/1.1 100 ", Answer::Doubt(Doubt::Interim)),
+        (b"HTTP/1.1 103\r", Answer::Doubt(Doubt::Interim)),
+        (b"HTTP/1.1 199 ", Answer::Doubt(Doubt::Interim)),
+        (b"HTTP/1.1 600 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1 099 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1 2000", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1 20 O", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1 2x0 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1  200", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1\t200 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.2 200 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/2.0 200 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"http/1.1 200 ", Answer::Doubt(Doubt::OddAnswer)),
+        (b"HTTP/1.1 200\n", Answer::Doubt(Doubt::OddAnswer)),
+    ] {
+        assert_eq!(Answer::read(line), expected, "{}", line.escape_ascii());
+    }
+}
+
+/// One that was answered, with its next request at `boundary`.
+const fn answered(boundary: u32) -> Exchange {
+    Exchange {
+        stage: Stage::Request,
+        boundary,
+        answer: 70,
+        sent: 100,
+        acked: boundary,
+        closing: false,
+    }
+}
+
+/// Whatever the numbers begin with.
+const ORIGINS: [u32; 5] = [0, 1, 1 << 31, (1 << 31) + 1, u32::MAX - 300];
+
+#[test]
+fn longest_bodies() {
+    for start in ORIGINS {
+        let text = format!("PUT / HTTP/1.1\r\nContent-Length: {MAX_LENGTH}\r\n\r\n");
+        let head = read(text.as_bytes());
+        let mut exchange = Exchange { stage: Stage::Request, ..answered(start) };
+        exchange.begin(start, text.len() as u32, 100, head.read());
+        let whole = text.len() as u32 + MAX_LENGTH;
+        assert_eq!(exchange.boundary, start.wrapping_add(whole));
+        for stage in [Stage::Answer, Stage::Request] {
+            exchange.stage = stage;
+            exchange.acked = exchange.boundary;
+            // Every byte of it, the head again, what came before it, and a probe.
+            for before in [1u64 << 30, 1 << 29, 5000, 1, 0] {
+                let seq = start.wrapping_sub(before as u32);
+                assert_eq!(exchange.decide(seq, 100, 1), Decision::Deliver, "{before} before");
+            }
+            for at in (0..=30).map(|bit| 1u32 << bit).chain([whole - 1460, whole / 3 * 2]) {
+                let seq = start.wrapping_add(at);
+                assert_eq!(exchange.decide(seq, 100, 1460), Decision::Deliver, "{at} behind");
+            }
+            let decided = exchange.decide(exchange.boundary.wrapping_sub(1), 100, 3);
+            match stage {
+                Stage::Answer => assert_eq!(decided, Decision::Doubt(Doubt::Pipelined)),
+                _ => assert_eq!(decided, Decision::Request(1)),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_request_needs() {
+    for start in ORIGINS {
+        let exchange = answered(start);
+        let at = |at: u32| start.wrapping_add(at);
+        assert_eq!(exchange.decide(start, 100, 50), Decision::Request(0));
+        assert_eq!(exchange.decide(at(u32::MAX - 9), 100, 50), Decision::Request(10));
+        // Nothing, or nothing new, in it.
+        assert_eq!(exchange.decide(start, 100, 0), Decision::Deliver);
+        assert_eq!(exchange.decide(at(u32::MAX), 100, 1), Decision::Deliver);
+        // What comes before is missing.
+        assert_eq!(exchange.decide(at(1), 100, 50), Decision::Again);
+        assert_eq!(exchange.decide(at(REACH - 1), 100, 1), Decision::Again);
+        // It acknowledges less than was sent, or what never was.
+        assert_eq!(exchange.decide(start, 99, 50), Decision::Doubt(Doubt::Pipelined));
+        assert_eq!(exchange.decide(start, 101, 50), Decision::Again);
+        // The one before is not acknowledged, or one end is leaving.
+        let late = Exchange { acked: at(u32::MAX), ..exchange };
+        assert_eq!(late.decide(start, 100, 50), Decision::Again);
+        assert_eq!(Exchange { closing: true, ..late }.decide(start, 100, 50), Decision::Deliver);
+        for stage in [Stage::Upgraded, Stage::Doubt(Doubt::Expect)] {
+            assert_eq!(Exchange { stage, ..late }.decide(start, 9, 50), Decision::Deliver);
+        }
+    }
+}
+
+#[test]
+fn where_an_answer_begins() {
+    for start in ORIGINS {
+        let at = |at: u32| start.wrapping_add(at);
+        let exchange = Exchange { stage: Stage::Answer, answer: start, ..answered(7) };
+        let line = b"HTTP/1.1 200 ";
+        let doubt = |doubt| Heard::Answer(Answer::Doubt(doubt));
+        assert_eq!(exchange.hear(start, 13, Some(line)), Heard::Answer(Answer::Final));
+        assert_eq!(exchange.hear(start, 12, None), doubt(Doubt::SplitAnswer));
+        assert_eq!(exchange.hear(at(u32::MAX), 14, Some(line)), doubt(Doubt::MisplacedAnswer));
+        // What was sent before, a bare acknowledgement, and what overtakes it.
+        assert_eq!(exchange.hear(at(u32::MAX - 12), 13, Some(line)), Heard::Nothing);
+        assert_eq!(exchange.hear(start, 0, None), Heard::Nothing);
+        assert_eq!(exchange.hear(at(1), 13, Some(line)), Heard::Nothing);
+        let next = Exchange { stage: Stage::Request, ..exchange };
+        assert_eq!(next.hear(start, 13, Some(line)), Heard::Nothing);
+    }
+}
+
+#[test]
+fn the_highest_number_counts() {
+    for start in ORIGINS {
+        let mut exchange = Exchange { sent: start, ..answered(7) };
+        for end in [5, 3, u32::MAX, 9, 8] {
+            exchange.note(start.wrapping_add(end), Heard::Nothing);
+        }
+        assert_eq!(exchange.sent, start.wrapping_add(9));
+    }
+}
+
+#[test]
+fn doubts_have_numbers() {
+    let numbers: Vec<_> = Doubt::ALL.iter().map(|doubt| *doubt as u32).collect();
+    assert!(numbers.iter().copied().eq(1..=Doubt::ALL.len() as u32));
+    assert!(Doubt::ALL.iter().all(|doubt| Doubt::of(*doubt as u32) == Some(*doubt)));
+    assert_eq!(Doubt::of(0), None);
+}
