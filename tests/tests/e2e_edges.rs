@@ -24,13 +24,17 @@ struct Raw {
 
 impl Raw {
     fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, |config| config)
+    }
+
+    fn start_with(name: &str, config: impl FnOnce(Config) -> Config) -> Result<Self> {
         let lab = Lab::builder(name).replicas(1).build()?;
         let ns = &lab.replicas[0].ns;
         let listeners = [
             ns.listen(lab.replica_at(1, Family::V4, REPLICA_PORT))?,
             ns.listen(lab.replica_at(1, Family::V6, REPLICA_PORT))?,
         ];
-        let roost = Roost::start(&lab, &Config::new(&lab).to_string())?;
+        let roost = Roost::start(&lab, &config(Config::new(&lab)).to_string())?;
         Ok(Self { listeners, site: Site { roost, servers: Vec::new(), lab } })
     }
 
@@ -425,5 +429,33 @@ fn frames_for_another_machine_wait_until_this_one_has_their_address() -> Result<
         let shown = || Ok(raw.site.roost.text(&["maps", "dump", "MACS"])?.contains(VIRTUAL));
         try_until(LIMIT, "the address to go", || shown().map(|shown| (!shown).then_some(())))?;
     }
+    Ok(())
+}
+
+/// Neither end says anything, so nothing but Roost can tell it.
+#[test]
+fn both_ends_that_are_silent_learn_that_their_connection_has_ended() -> Result<()> {
+    let raw = Raw::start_with("told", |config| config.with("idle_timeout = \"6s\""))?;
+    let are_told = |ends: Vec<(TcpStream, TcpStream)>| -> Result<()> {
+        for (mut client, mut server) in ends {
+            assert_reset(client.read(&mut [0]));
+            assert_reset(server.read(&mut [0]));
+        }
+        raw.wait_until_empty()?;
+        for answered in ["reset_expired", "reset_gone", "reset_replica"] {
+            assert_eq!(raw.site.counter(answered)?, 0, "{answered}");
+        }
+        Ok(())
+    };
+    let open = || Family::BOTH.map(|family| raw.open(family)).into_iter().collect::<Result<_>>();
+    are_told(open()?)?;
+    assert_eq!(raw.site.counter("ended_idle")?, 2);
+    let ends = open()?;
+    // They live on, but not for Roost.
+    raw.site
+        .roost
+        .write_config(&Config::new(&raw.site.lab).only(&raw.site.lab, &[]).to_string())?;
+    are_told(ends)?;
+    assert_eq!((raw.site.counter("ended_gone")?, raw.site.counter("ended_idle")?), (2, 2));
     Ok(())
 }

@@ -485,6 +485,65 @@ fn a_service_that_does_not_fit_keeps_back_no_other() -> Result<()> {
 }
 
 #[test]
+fn no_service_takes_what_belongs_to_nodes_pods_or_other_services() -> Result<()> {
+    let allowed = "198.18.200.0/24";
+    let file =
+        format!("interfaces = [\"eth0\"]\n[kubernetes]\nallowed_addresses = [\"{allowed}\"]\n");
+    let cluster = Cluster::start("kube-thief", 2, 2, Some(&file))?;
+    let (lab, clients) = (&cluster.lab, Clients::new(&cluster.lab.client)?);
+    let [own_addr, _] = lab.node_addrs();
+    let own = lab.node.listen((own_addr, VIP_PORT).into())?;
+    let pod = lab.replicas[0].addr(Family::V4);
+    let [free, outside] = [lab.vip_n(Family::V4, 5), "203.0.113.7".parse()?];
+    let given = lab.vip(Family::V4);
+    let mut thief = service("thief", &[]);
+    thief["spec"]["clusterIPs"] = json!(["10.96.0.11"]);
+    thief["spec"]["externalIPs"] = json!([own_addr, pod, "10.96.0.10", outside, free]);
+    cluster.api.apply(slice("thief", "thief-v4", REPLICA_PORT, &[Pod::Ready(1).endpoint(pod)]));
+    cluster.api.apply(thief.clone());
+    let serves = |wanted: &[IpAddr]| {
+        try_until(LIMIT, &format!("{wanted:?} served"), || {
+            let services = cluster.roost.json(&["services"])?;
+            let all = services.as_array().into_iter().flatten();
+            let addresses: Vec<_> = all
+                .filter(|service| service["service"] == "default/thief:ws")
+                .flat_map(|service| service["addresses"].as_array().cloned().unwrap_or_default())
+                .collect();
+            let has = |addr: &IpAddr| {
+                addresses.iter().any(|text| text.to_string().contains(&addr.to_string()))
+            };
+            Ok((addresses.len() == wanted.len() && wanted.iter().all(has)).then_some(()))
+        })
+    };
+    serves(&[free])?;
+    // Each is told of, by an Event of its own.
+    for (addr, why) in [
+        (own_addr.to_string(), "is an address of a Node"),
+        (pod.to_string(), "is an address of pods"),
+        ("10.96.0.10".into(), "is the cluster IP of a Service"),
+        (outside.to_string(), "is none that Services may take by themselves"),
+    ] {
+        let says = format!("spec.externalIPs: {addr} {why}");
+        try_until(LIMIT, &format!("an Event that {says}"), || {
+            let of = |event: &serde_json::Value| {
+                event["regarding"]["name"] == "thief"
+                    && event["reason"] == "AddressNotServed"
+                    && event["note"].as_str().is_some_and(|note| note.starts_with(&says))
+            };
+            Ok(cluster.api.all("events").iter().any(of).then_some(()))
+        })?;
+    }
+    // What it may have works, the node's port is the node's, and the other Service has its own.
+    clients.tab((free, VIP_PORT).into(), "chat")?;
+    let client = lab.client.connect((own_addr, VIP_PORT).into())?;
+    assert_eq!(own.accept()?.1, client.local_addr()?);
+    clients.tab((given, VIP_PORT).into(), "chat")?;
+    // A Node may come to an address that was a Service's before.
+    cluster.api.apply(node("node-9", &[free]));
+    serves(&[])
+}
+
+#[test]
 fn a_file_and_a_cluster_are_active_together() -> Result<()> {
     let config = |lab: &Lab| {
         let mut config = Config::new(lab);
