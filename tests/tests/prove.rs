@@ -67,17 +67,8 @@ fn silent_clients_hear_that_their_connections_live() -> Result<()> {
 
 #[test]
 fn who_claims_random_keys_gets_a_share_and_others_notice_nothing() -> Result<()> {
-    let result = prove(&[
-        "random-keys",
-        "--chats",
-        "800",
-        "--rate",
-        "1000",
-        "--others",
-        "40",
-        "--honest",
-        "1000",
-    ])?;
+    let words = "random-keys --chats 800 --rate 1000 --others 40 --honest 1000 --prefixes 1000";
+    let result = prove(&words.split(' ').collect::<Vec<_>>())?;
     ensure!(result["ok"] == true, "{result}");
     let refused = result["claims_refused"].as_u64();
     ensure!(refused.is_some_and(|refused| refused >= 300), "{result}");

@@ -2,6 +2,7 @@
 //! share and no more, and they notice nothing.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -9,11 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use roost_programs::IP;
 
 use super::report::Report;
 use super::visit::{End, Held, Outcome, Plan, Servers, Visitors, allow_files};
 use super::{counter, listed, step, tell_errors};
-use crate::lab::{Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until};
+use crate::lab::{Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, run_in, try_until};
 
 /// The address of who claims, and of the honest one; those before it are others'.
 const ONE: u8 = 23;
@@ -36,6 +38,9 @@ pub struct Options {
     /// Hold N connections from one honest address; 0: not at all
     #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(..=60_000))]
     pub honest: u64,
+    /// Hold a connection from each of N prefixes of a stranger, a third more than are anybody's; 0: not at all
+    #[arg(long, value_name = "N", default_value_t = 1 << 16, value_parser = clap::value_parser!(u64).range(..=1 << 16))]
+    pub prefixes: u64,
 }
 
 /// Runs it.
@@ -47,6 +52,9 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     claim(&lab, options, &mut report)?;
     if options.honest > 0 {
         honest(&lab, options.honest, &mut report)?;
+    }
+    if options.prefixes > 0 {
+        prefixes(&lab, options, &mut report)?;
     }
     Ok(report)
 }
@@ -176,5 +184,47 @@ fn honest(lab: &Lab, connections: u64, report: &mut Report) -> Result<()> {
     );
     report.at_most("honest_refused", outcome.refused as f64, 0.0, "refused");
     report.at_most("honest_failed", outcome.failed as f64, 0.0, "failed otherwise");
+    Ok(())
+}
+
+/// A stranger has a whole /48, and a connection from each /64 of it: more than half of the table, and no source has more than any other.
+fn prefixes(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
+    let (room, others) = (options.prefixes * 3 / 2, options.others);
+    step(&format!("room for {room} connections, {} prefixes of a stranger", options.prefixes));
+    let top = format!("[limits]\nflows = {room}\n");
+    let roost = Roost::start(lab, &Config { top, ..Config::new(lab) }.to_string())?;
+    let vip = (lab.vip(Family::V6), VIP_PORT).into();
+    // All addresses of the prefix are the client's.
+    run_in(&lab.client, IP, &["route", "add", "local", "2001:db8:7374::/48", "dev", "lo"])?;
+    lab.client.sysctl("net.ipv6.ip_nonlocal_bind", "1")?;
+    lab.client.set_mute(UPLINK, true)?;
+    let net = |n| Ipv6Addr::new(0x2001, 0xdb8, 0x7374, n, 0, 0, 0, 1).into();
+    let stranger = Visitors::from(lab, vip, (0..options.prefixes).map(|n| net(n as u16)).collect());
+    let other = Visitors::from(lab, vip, vec![lab.client_addr_n(Family::V6, ONE)]);
+    let hold = |visitors: &Visitors<'_>, visits, whose: &'static str| {
+        let chat = Arc::new(move |n| format!("{whose}-{}", n / 3));
+        let plan = Plan { end: End::Forget, chat, ..Plan::new(visits, Duration::from_secs(240)) };
+        let outcome = visitors.visit(&plan)?;
+        tell_errors(&roost, &outcome)?;
+        Ok::<_, anyhow::Error>(outcome)
+    };
+    let held = hold(&stranger, options.prefixes, "stranger")?;
+    step(&format!("{others} connections of one other address"));
+    let outcome = hold(&other, others, "other")?;
+    lab.client.set_mute(UPLINK, false)?;
+    report
+        .part(format!("{} prefixes of a stranger, room for {room} connections", options.prefixes));
+    let (answered, wanted) = (held.answered as f64, options.prefixes as f64);
+    report.at_least("prefixes_held", answered, wanted, "connections, each of its own prefix");
+    report.tell("prefixes_per_second", held.rate().round(), "of them a second");
+    let missing = (others - outcome.answered) as f64;
+    report.at_most("prefixes_missing", missing, 0.0, "connections of another address not answered");
+    let refused = counter(&roost, "reset_share")? + counter(&roost, "reset_share_late")?;
+    report.at_most("prefixes_refused", refused as f64, 0.0, "connections refused for a share");
+    let maps = roost.json(&["maps", "list"])?;
+    let shares = maps.as_array().into_iter().flatten().find(|map| map["name"] == "SHARES");
+    let shares = shares.context("`roost maps` lists no SHARES")?;
+    let used = shares["entries"].as_u64().context("no number of its entries")?;
+    report.tell("prefixes_counted", used as f64, "places of SHARES in use");
     Ok(())
 }

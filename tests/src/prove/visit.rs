@@ -78,16 +78,18 @@ enum Phase {
 }
 
 impl Servers {
-    /// Starts them, for IPv4, at this port.
+    /// Starts them at this port.
     pub fn start(lab: &Lab, port: u16) -> Result<Self> {
         let mut listeners = Vec::new();
         for (n, site) in (1..).zip(&lab.replicas) {
             // A queue longer than the usual 4096, or a burst of the clients is not accepted by it.
             site.ns.sysctl("net.core.somaxconn", "65535")?;
-            let at = lab.replica_at(n, Family::V4, port);
-            let listener =
-                site.ns.run(|| listen(at)).with_context(|| format!("listening at {at}"))?;
-            listeners.push((n as u8, listener));
+            for family in Family::BOTH {
+                let at = lab.replica_at(n, family, port);
+                let listener =
+                    site.ns.run(|| listen(at)).with_context(|| format!("listening at {at}"))?;
+                listeners.push((n as u8, listener));
+            }
         }
         let runtime = single()?;
         let (phase, mut ended) = watch::channel(Phase::Hold);
@@ -271,7 +273,11 @@ impl Plan {
 impl<'a> Visitors<'a> {
     /// Clients with these addresses of the client's namespace.
     pub fn new(lab: &'a Lab, to: SocketAddr, addresses: std::ops::Range<u8>) -> Self {
-        let from = addresses.map(|n| lab.client_addr_n(Family::V4, n)).collect();
+        Self::from(lab, to, addresses.map(|n| lab.client_addr_n(Family::V4, n)).collect())
+    }
+
+    /// Clients with any addresses, which the client's namespace has to take for its own.
+    pub fn from(lab: &'a Lab, to: SocketAddr, from: Vec<IpAddr>) -> Self {
         Self { ns: &lab.client, to, from, next: Arc::default() }
     }
 
@@ -337,7 +343,7 @@ async fn visit(
     closes_first: bool,
     end: End,
 ) -> io::Result<(u8, Option<std::net::TcpStream>)> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(from)?;
     let mut stream = socket.connect(to).await?;
