@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod overview;
 pub mod search;
 pub mod services;
+pub mod sources;
 pub mod status;
 pub mod units;

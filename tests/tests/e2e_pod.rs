@@ -157,9 +157,10 @@ fn nothing_but_the_program_is_needed() -> Result<()> {
     let explain = ["explain", "--service", "default/chat:ws", "--key", "lobby"];
     assert_eq!(pod.json(&explain)?["why"], "live_home");
     pod.roost(&["chat", "pin", "default/chat:ws", "other", "--replica", "chat-1"])?;
-    let all: [&[&str]; 12] = [
+    let all: [&[&str]; 13] = [
         &["status"],
         &["services"],
+        &["sources"],
         &["replicas"],
         &["chats"],
         &["flows"],

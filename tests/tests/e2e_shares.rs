@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use roost_tests::lab::{Config, Family, Lab, REPLICA_PORT, Roost, VIP_PORT, try_until};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -63,7 +64,7 @@ impl Shared {
 
     /// So many connections of a client, none of which is refused.
     fn open_all(&self, family: Family, who: u8, count: usize) -> io::Result<Vec<TcpStream>> {
-        (0..count).map(|n| self.open(family, who, &format!("{who}-{n}"))).collect()
+        (0..count).map(|n| self.open(family, who, &format!("{family}-{who}-{n}"))).collect()
     }
 
     fn wait_for_flows(&self, count: usize) -> Result<()> {
@@ -95,7 +96,7 @@ fn a_stranger_beyond_his_share_is_reset_and_others_notice_nothing() -> Result<()
     for (round, family) in (1..).zip(Family::BOTH) {
         let mut strangers = shared.open_all(family, STRANGER, SHARE)?;
         // The handshake is a cookie's; the first data is answered by an RST.
-        let refuse = |n: usize| match shared.open(family, STRANGER, &format!("more-{n}")) {
+        let refuse = |n: usize| match shared.open(family, STRANGER, &format!("{family}-more-{n}")) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
             other => bail!("{family}: expected a reset, not {other:?}"),
         };
@@ -104,6 +105,17 @@ fn a_stranger_beyond_his_share_is_reset_and_others_notice_nothing() -> Result<()
         // More than what is left then, to the very last.
         let mut trusted = shared.open_all(family, TRUSTED, ROOM - SHARE - 4)?;
         shared.wait_for_flows(ROOM)?;
+        let sources = shared.roost.json(&["sources"])?;
+        let holds = |n: usize, who: u8, flows: usize, trusted: bool| {
+            let source = shared.lab.client_addr_n(family, who).to_string();
+            let line =
+                json!({"source": source, "flows": flows, "chats": flows, "trusted": trusted});
+            ensure!(sources[n] == line, "{family}: {sources}");
+            Ok(())
+        };
+        holds(0, STRANGER, SHARE, false)?;
+        holds(1, TRUSTED, ROOM - SHARE - 4, true)?;
+        holds(2, OTHER, 4, false)?;
         for name in ["reset_share", "over_source_flows"] {
             let counted = shared.counted(name)?;
             ensure!(counted == 6 * round - 1, "{family}: {name} is {counted}");

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::{
     chat::ChatCommand, chats::ChatsArgs, check::CheckArgs, dump::MapsCommand, explain::ExplainArgs,
-    flows::FlowsArgs, output::Format,
+    flows::FlowsArgs, output::Format, sources::SourcesArgs,
 };
 use crate::{daemon::RunArgs, maps::tables::PIN_DIR};
 
@@ -92,7 +92,8 @@ pub enum Command {
     /// Nodes with the same replicas have the same digest.
     ///
     /// JSON: `[{service, number, addresses: [text], port, policy, key_sources: [text],
-    /// on_missing_key, replicas, usable, generation, digest, idle_timeout_s, linger_s, mss4, mss6}]`.
+    /// on_missing_key, replicas, usable, flows, chats, generation, digest, idle_timeout_s, linger_s,
+    /// mss4, mss6}]`.
     Services,
 
     /// List the replicas: address, state, and the slots, chats and flows they carry
@@ -113,6 +114,14 @@ pub enum Command {
     /// JSON: `[{client, vip, service, replica, replica_address, chat, state, age_ms, idle_ms}]`; the
     /// state is `open`, `client_fin`, `replica_fin`, `closed` or `expired`.
     Flows(FlowsArgs),
+
+    /// List the sources that hold most connections: prefix of clients, flows, chats that they have made
+    ///
+    /// When a table is more than half full, they are refused first, all but those that are trusted
+    /// (`[shares]`). The chats are those that the source has made, whoever is in them now.
+    ///
+    /// JSON: `[{source, flows, chats, trusted}]`.
+    Sources(SourcesArgs),
 
     /// Print what the data path has counted
     ///

@@ -11,6 +11,7 @@ pub mod flows;
 pub mod form;
 pub mod output;
 pub mod services;
+pub mod sources;
 pub mod status;
 pub mod table;
 
@@ -51,6 +52,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             print(format, &view::chats::chats(&open()?, service, key)?)
         }
         Command::Flows(args) => print(format, &view::flows::flows(&open()?, args.which())?),
+        Command::Sources(args) => print(format, &view::sources::sources(&open()?, args.top)?),
         Command::Counters { all } => print(format, &view::counters::counters(&open()?, all)?),
         Command::Explain(args) => print(format, &explain::explain(&open()?, &args)?),
         Command::Chat(command) => chat::run(format, &mut open()?, &command),

@@ -33,6 +33,8 @@ pub fn table(services: &[ServiceLine]) -> String {
         ">width",
         ">usable",
         ">replicas",
+        ">flows",
+        ">chats",
         ">table",
         "digest",
     ];
@@ -49,6 +51,8 @@ pub fn table(services: &[ServiceLine]) -> String {
             line.width.into(),
             line.usable.into(),
             line.replicas.into(),
+            line.flows.into(),
+            line.chats.into(),
             line.generation.into(),
             line.digest.as_str().into(),
         ]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use router_ebpf::maps::{MISSING_REPLICA, NO_REPLICA, SLOT_COUNT, Service};
+use router_ebpf::maps::{MISSING_REPLICA, NO_REPLICA, SERVICE_SHARES, SLOT_COUNT, Service};
 use serde::Serialize;
 
 use super::decode;
@@ -43,6 +43,10 @@ pub struct ServiceLine {
     pub replicas: usize,
     /// Replicas that take new chats.
     pub usable: u32,
+    /// Its live flows.
+    pub flows: u32,
+    /// Its chats with a home, those that linger too.
+    pub chats: u32,
     /// How many times its slot table was published.
     pub generation: u32,
     /// Digest of its slot table, equal on every node.
@@ -84,7 +88,8 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
     let line = |(number, service): (&u32, &Service)| {
         let (addresses, port) = addresses.remove(number).unwrap_or_default();
         let of_service = |replica: &&_| is_of(replica, *number);
-        ServiceLine {
+        let held = tables.shares.get(SERVICE_SHARES + number)?;
+        Ok(ServiceLine {
             service: text::name(&service.name),
             number: *number,
             addresses,
@@ -100,6 +105,8 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             width: service.width.max(1),
             replicas: names.replicas.values().filter(of_service).count(),
             usable: service.usable,
+            flows: held.flows,
+            chats: held.chats,
             generation: service.generation,
             digest: text::hex(service.digest),
             idle_timeout_s: service.idle_timeout,
@@ -110,9 +117,9 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             linger_s: service.linger,
             mss4: service.mss4,
             mss6: service.mss6,
-        }
+        })
     };
-    Ok(ServicesReport(names.services.iter().map(line).collect()))
+    Ok(ServicesReport(names.services.iter().map(line).collect::<Result<_>>()?))
 }
 
 /// The addresses and their port: the lowest, if there are several. Others, which are node ports, are

@@ -59,6 +59,31 @@ fn lists_say_what_is_in_the_maps() {
 }
 
 #[test]
+fn sources_are_listed_by_what_they_hold() {
+    let pinned = Pinned::filled("sources");
+    let clients = [
+        ("198.51.100.9", 1),
+        ("203.0.113.1", 1),
+        ("203.0.113.1", 2),
+        ("203.0.113.2", 1),
+        ("2001:db8::1", 1),
+        ("2001:db8::2", 1),
+    ];
+    pinned.hold(&[("2001:db8::", 64), ("203.0.113.1", 128)], &clients);
+    let line = |source: &str, flows: u64, chats: u64, trusted: bool| json!({"source": source, "flows": flows, "chats": chats, "trusted": trusted});
+    let lines = [
+        line("203.0.113.0/24", 3, 0, false),
+        line("198.51.100.0/24", 2, 1, false),
+        line("2001:db8::/64", 2, 0, true),
+    ];
+    assert_eq!(pinned.json(&["sources"]), json!(lines));
+    assert_eq!(pinned.json(&["sources", "--top", "1"]), json!(lines[..1]));
+    assert!(pinned.text(&["sources"]).starts_with("SOURCE "));
+    let services = pinned.json(&["services"]);
+    assert_eq!((&services[0]["flows"], &services[0]["chats"]), (&json!(7), &json!(1)));
+}
+
+#[test]
 fn dumps_are_typed_and_keep_secrets() {
     let pinned = Pinned::filled("dumps");
 

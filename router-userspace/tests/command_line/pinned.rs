@@ -19,10 +19,11 @@ use roost_programs::{MOUNT, built};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, Load, MISSING_REJECT, Name,
-        REPLICA_DRAINING, REPLICA_READY, Replica, SLOT_COUNT, SOURCES, Secrets, Service,
-        SourceRange, Tuple, Vip, Watched,
+        REPLICA_DRAINING, REPLICA_READY, Replica, SERVICE_SHARES, SLOT_COUNT, SOURCES, Secrets,
+        Service, Share, Sharing, SourceRange, Tuple, Vip, Watched,
     },
     schema::FILLED,
+    shares::number,
     source::KeyKind,
     verdict::Counter,
 };
@@ -34,7 +35,7 @@ pub const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0x1122_3344_5566_7788];
 
 /// The sizes of the maps.
 const LIMITS: Limits =
-    Limits { flows: 8, chats: 8, pending: 8, stash: 8, ended: 8, services: 1, replicas: 4 };
+    Limits { flows: 8, chats: 8, pending: 8, stash: 8, ended: 8, services: 2, replicas: 4 };
 
 /// Maps of the schema in a directory of their own, which is removed in the end.
 pub struct Pinned {
@@ -117,6 +118,28 @@ impl Pinned {
         }
         let service = tables.services.get(&1).unwrap().unwrap();
         tables.services.set(&1, &Service { restricted: 1, ..service }).unwrap();
+    }
+
+    /// Makes clients of IPv4 one source by 24 bits, trusts some of them, and adds a flow of each client and port.
+    pub fn hold(&self, trusted: &[(&str, u32)], clients: &[(&str, u16)]) {
+        let mut tables = Tables::open_unfilled(&self.dir).unwrap();
+        let sharing = Sharing { ipv4_prefix: 24, ipv6_prefix: 64, ..Sharing::default() };
+        tables.sharing.set(0, &sharing).unwrap();
+        for (address, bits) in trusted {
+            tables.trusted.set(*bits, addr(address), &1).unwrap();
+        }
+        let number = |client| number(&secrets().chat, &sharing, &client);
+        let key = ChatKey { cookie: hash("42"), service: 1, reserved: 0 };
+        let chat = tables.chats.get(&key).unwrap().unwrap();
+        let chat = Chat { share: number(tuple().client), ..chat };
+        tables.chats.set(&key, &chat).unwrap();
+        for (client, port) in clients {
+            let (client, client_port) = (addr(client), port.to_be_bytes());
+            let tuple = Tuple { client, client_port, ..tuple() };
+            tables.flows.set(&tuple, &flow()).unwrap();
+        }
+        let held = Share { flows: 1 + clients.len() as u32, chats: 1, ..Share::default() };
+        tables.shares.set(SERVICE_SHARES + 1, &held).unwrap();
     }
 
     pub fn roost(&self, arguments: &[&str]) -> Output {
