@@ -30,8 +30,8 @@ pub enum Way {
     Single,
 }
 
-/// Makes the packet of a run, by its number.
-pub type Packets = Box<dyn Fn(u32) -> Result<Vec<u8>>>;
+/// Makes the packet of a run, by its number, and whatever has to come before it.
+pub type Packets = Box<dyn Fn(&Kernel, u32) -> Result<Vec<u8>>>;
 
 /// What is measured.
 pub struct Case {
@@ -98,18 +98,22 @@ pub fn measure(kernel: &Kernel, cases: &[Case], effort: Effort) -> Result<Vec<Ti
 
 /// The case and its control, once.
 fn sample(kernel: &Kernel, case: &Case, effort: Effort, number: u32) -> Result<[f64; 2]> {
+    let numbers = match (case.way, case.constant) {
+        (Way::Repeat, _) => 0..1,
+        (Way::Single, true) => number..number + 1,
+        (Way::Single, false) => number..number + effort.single,
+    };
+    let packets: Result<Vec<_>> = numbers.map(|n| (case.packets)(kernel, n)).collect();
+    let packets = packets?;
     let before = kernel.counters()?;
     let (runs, sample) = match case.way {
         Way::Repeat => {
-            let packet = (case.packets)(0)?;
-            let control = kernel.run_control(case.program, &packet, effort.repeat)?;
-            let run = kernel.run(case.program, &packet, effort.repeat)?;
+            let packet = &packets[0];
+            let control = kernel.run_control(case.program, packet, effort.repeat)?;
+            let run = kernel.run(case.program, packet, effort.repeat)?;
             (effort.repeat, [nanos(run), nanos(control)])
         }
         Way::Single => {
-            let count = if case.constant { 1 } else { effort.single };
-            let packets: Result<Vec<_>> = (number..number + count).map(&case.packets).collect();
-            let packets = packets?;
             let (mut runs, mut controls) = (Vec::new(), Vec::new());
             for packet in packets.iter().cycle().take(effort.single as usize) {
                 controls.push(nanos(kernel.run_control(case.program, packet, 1)?));

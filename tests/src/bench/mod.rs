@@ -22,7 +22,7 @@ use kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, Kernel};
 pub use measure::median;
 use measure::{Case, Effort, Way};
 use memory::Memory;
-use packets::{Family, Row};
+use packets::{Family, Row, numbered_client};
 use report::Report;
 use talk::Conn;
 
@@ -36,6 +36,7 @@ const CHATS: u32 = 25_000;
 /// Numbers of clients: those of the rows `bind` begin at 0.
 const FLOWS_FROM: u32 = 1 << 22;
 const MEMORY_FROM: u32 = 1 << 23;
+const ACCEPT_FROM: u32 = 3 << 23;
 
 /// What to measure, and how much.
 #[derive(Args)]
@@ -118,7 +119,7 @@ fn same(
     verdict: Option<Counter>,
     packet: Vec<u8>,
 ) -> Case {
-    let packets = Box::new(move |_| Ok(packet.clone()));
+    let packets = Box::new(move |_: &Kernel, _| Ok(packet.clone()));
     Case { name, key, program, way, verdict, floor: None, packets, constant: true }
 }
 
@@ -131,7 +132,8 @@ fn random(
     packet: fn(&Conn) -> Vec<u8>,
 ) -> Case {
     let flows = Rc::clone(flows);
-    let packets = Box::new(move |n| Ok(packet(&flows[scattered(n) as usize % flows.len()])));
+    let packets =
+        Box::new(move |_: &Kernel, n| Ok(packet(&flows[scattered(n) as usize % flows.len()])));
     Case { name, key, program, way: Way::Single, verdict, floor: None, packets, constant: false }
 }
 
@@ -144,7 +146,7 @@ fn scattered(n: u32) -> u64 {
 }
 
 fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
-    use Counter::{Bound, IngressPassed, SynAnswered, ToClient, ToReplica};
+    use Counter::{Bound, Delivered, IngressPassed, SynAnswered, ToClient, ToReplica};
     use Family::{V4, V6};
     use Way::{Repeat, Single};
     let replica = |name, key, way, family, row, floor| Case {
@@ -162,7 +164,7 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
         way: Single,
         verdict: Some(Bound),
         floor: None,
-        packets: Box::new(move |n| packets::first_data(head, n)),
+        packets: Box::new(move |_, n| packets::first_data(head, n)),
         constant: false,
     };
     let floor = |name, program, packet| same((name, Some("floor")), program, Repeat, None, packet);
@@ -184,6 +186,19 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
         bind("  header", "bind_header", Head::Header),
         bind("  cookie", "bind_cookie", Head::Cookie),
         bind("  sni", "bind_sni", Head::Sni),
+        Case {
+            name: "accept",
+            key: Some("accept"),
+            program: EGRESS,
+            way: Single,
+            verdict: Some(Delivered),
+            floor: None,
+            packets: Box::new(|kernel, n| {
+                let client = numbered_client(V4, ACCEPT_FROM + n);
+                Ok(Conn::bind(kernel, client, V4.vip(), n % CHATS)?.1)
+            }),
+            constant: false,
+        },
         floor(names::FLOOR_XDP, FLOOR_XDP, up),
         replica(
             names::TO_REPLICA,

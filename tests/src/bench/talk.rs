@@ -46,6 +46,18 @@ impl Conn {
         vip: SocketAddr,
         chat: u32,
     ) -> Result<Self> {
+        let (conn, answer) = Self::bind(programs, client, vip, chat)?;
+        programs.transform(EGRESS, &answer)?;
+        Ok(conn)
+    }
+
+    /// The same as far as the answer by which its replica accepts it.
+    pub fn bind(
+        programs: &impl Programs,
+        client: SocketAddr,
+        vip: SocketAddr,
+        chat: u32,
+    ) -> Result<(Self, Vec<u8>)> {
         let answer = programs.transform(INGRESS, &syn_of(client, vip))?;
         let (_, answer, cookie) = parsed(&answer).context("the answer to a SYN")?;
         ensure!(answer.syn && answer.ack, "a SYN was not answered by a SYN-ACK");
@@ -72,9 +84,9 @@ impl Conn {
             TcpOptionElement::Noop,
             TcpOptionElement::WindowScale(7),
         ];
-        programs.transform(EGRESS, &segment(replica, client, accept, &options, &[]))?;
         let seq = CLIENT_SEQ.wrapping_add(head.len() as u32);
-        Ok(Self { client, vip, replica, seq, ack, echo })
+        let answer = segment(replica, client, accept, &options, &[]);
+        Ok((Self { client, vip, replica, seq, ack, echo }, answer))
     }
 
     /// Opens many; fails if one of them was not accepted.
