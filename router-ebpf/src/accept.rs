@@ -39,6 +39,10 @@ pub fn accepted<P: Packet>(
     hand::next_flow(tables, When::Now, &mut scratch.turn, &mut scratch.last);
     hand::next_chat(tables, When::Now, &mut scratch.turn);
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
+    if scratch.pending.charged == [0; 16] {
+        // Bound by a release before.
+        scratch.pending.charged = scratch.replica_side.client;
+    }
     write_flow(tables, scratch);
     match enter(tables, scratch) {
         Entered::Yes => {
@@ -127,7 +131,7 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.sent = segment.ack;
     flow.client_fin = 0;
     flow.replica_fin = 0;
-    flow.share = source(tables, &scratch.replica_side.client);
+    flow.share = source(tables, &pending.charged);
     flow.reserved = 0;
 }
 
@@ -185,8 +189,8 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
 /// Counts the flow for its chat, and enters its client's side.
 #[inline(always)]
 fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
-    let (service, client) = (scratch.flow.service, scratch.replica_side.client);
-    if let Some(over) = over(tables, Table::Flows, service, &client, &mut scratch.trusted) {
+    let Scratch { flow, pending, trusted, .. } = scratch;
+    if let Some(over) = over(tables, Table::Flows, flow.service, &pending.charged, trusted) {
         scratch.over = over;
         return Entered::Over;
     }

@@ -4,9 +4,10 @@
 
 use crate::{
     connect::{Connected, connect},
+    ingress::listed,
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Reason, Search},
-    maps::{Name, PENDING_REFUSED, PIECES, Piece, STASH_LEN},
+    maps::{Name, PENDING_REFUSED, PIECES, PROXIES, Piece, STASH_LEN, Service},
     packet::Packet,
     reply,
     scratch::Scratch,
@@ -289,6 +290,7 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
         count_missing(tables, scratch.missing);
         scratch.stash.get_mut().missing = scratch.missing as u8;
     }
+    scratch.pending.charged = scratch.scan.client(&scratch.vip_side.client);
     match routed {
         Routed::More => {
             keep(tables, scratch)?;
@@ -336,11 +338,11 @@ fn exceeds(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     if scratch.stash.get().bound != 0 {
         return false;
     }
-    let Scratch { service, vip_side, route, trusted, .. } = scratch;
-    let mut over = shares::over(tables, Table::Flows, *service, &vip_side.client, trusted);
+    let Scratch { service, pending, route, trusted, .. } = scratch;
+    let mut over = shares::over(tables, Table::Flows, *service, &pending.charged, trusted);
     if over.is_none() && route.chat != 0 && tables.chat(&chat_key(*service, route.cookie)).is_none()
     {
-        over = shares::over(tables, Table::Chats, *service, &vip_side.client, trusted);
+        over = shares::over(tables, Table::Chats, *service, &pending.charged, trusted);
     }
     let Some(over) = over else { return false };
     scratch.over = over;
@@ -365,6 +367,17 @@ fn count_missing(tables: &impl FlowTables, reason: u32) {
     tables.count(counter);
 }
 
+/// Notes whether the connection begins with the PROXY protocol: it comes from where the service's
+/// `proxy_protocol_from` says so.
+#[inline(always)]
+fn note_proxy(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service) {
+    scratch.from_proxy = 0;
+    if service.proxied != 0 {
+        let list = scratch.service | PROXIES;
+        scratch.from_proxy = listed(tables, list, &scratch.vip_side.client, &mut scratch.source);
+    }
+}
+
 /// What [`route`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routed {
@@ -387,6 +400,7 @@ pub fn route(
     let service = tables.service(scratch.service)?;
     let secrets = tables.secrets()?;
     scratch.missing = 0;
+    note_proxy(tables, scratch, service);
     let tuple_hash = tuple_hash(&secrets.chat, &scratch.vip_side);
     let key_hash = match key::search(tables, service, last, scratch) {
         Search::Found => Some(scratch.key.hash(&secrets.chat)),

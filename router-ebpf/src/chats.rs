@@ -87,13 +87,9 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired 
     chat.share = scratch.flow.share;
     chat.reserved = 0;
     let (service, share) = (scratch.chat_key.service, scratch.flow.share);
-    if let Some(over) = shares::over(
-        tables,
-        Table::Chats,
-        service,
-        &scratch.replica_side.client,
-        &mut scratch.trusted,
-    ) {
+    if let Some(over) =
+        shares::over(tables, Table::Chats, service, &scratch.pending.charged, &mut scratch.trusted)
+    {
         scratch.over = over;
         return Acquired::Over;
     }

@@ -174,17 +174,24 @@ pub fn open<P: Packet>(
 fn may_connect(tables: &impl Tables, scratch: &mut Scratch, service: &Service) -> bool {
     service.restricted == 0 || {
         let Scratch { segment, source, service, .. } = scratch;
-        is_allowed(tables, *service, &segment.src, source)
+        is_listed(tables, *service, &segment.src, source)
     }
 }
 
-/// Whether `SOURCE_RANGES` lets this address connect to this service. `key` is room for its key.
+/// Whether `SOURCE_RANGES` has this address in a list, which is a service's number: then it may connect; or
+/// [`PROXIES`](crate::maps::PROXIES) with that: then it sends the PROXY protocol. `key` is room for its key.
 #[inline(always)]
-pub fn is_allowed(tables: &impl Tables, service: u32, addr: &Addr, key: &mut SourceKey) -> bool {
+pub fn is_listed(tables: &impl Tables, list: u32, addr: &Addr, key: &mut SourceKey) -> bool {
+    listed(tables, list, addr, key) == 1
+}
+
+/// The same as a number: 1 if it has, or 0.
+#[inline(always)]
+pub fn listed(tables: &impl Tables, list: u32, addr: &Addr, key: &mut SourceKey) -> u32 {
     key.prefix_len = SourceKey::WHOLE;
-    key.range.service = service.to_be_bytes();
+    key.range.list = list.to_be_bytes();
     key.range.addr = *addr;
-    tables.source_range(key) == Some(1)
+    tables.source_range(key).unwrap_or(0)
 }
 
 /// What a segment's numbers say about it.

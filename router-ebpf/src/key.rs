@@ -1,9 +1,10 @@
 //! The search for the key that names the chat. Which key sources there are is declared in
 //! [`crate::source`]; what reads a connection's bytes is a state machine in a file of its own: [`http`] and
-//! [`tls`].
+//! [`tls`], and [`proxy`] for what stands before those.
 
 pub mod bytes;
 pub mod http;
+pub mod proxy;
 pub mod scan;
 pub mod tls;
 
@@ -33,7 +34,8 @@ pub enum Search {
 }
 
 /// Finds the key of the connection that begins with what is in `scratch.stash` and puts it into
-/// `scratch.key`. `last`: no more bytes will come, for this reason.
+/// `scratch.key`. `last`: no more bytes will come, for this reason. `scratch.from_proxy`: what a proxy sends stands
+/// before the client's first byte.
 #[inline(always)]
 pub fn search(
     tables: &impl FlowTables,
@@ -63,7 +65,7 @@ pub fn search(
 /// Goes on where the search was when more bytes were needed, unless the key sources are others now.
 #[inline(always)]
 fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
-    let Scratch { stash, scan, key, .. } = scratch;
+    let Scratch { stash, scan, key, from_proxy, .. } = scratch;
     let stash = stash.get();
     let known = stash.known();
     if stash.generation == service.generation {
@@ -71,6 +73,9 @@ fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
         key.resume(&stash.key, stash.key_len);
     } else {
         *scan = Scan::new(known, last);
+        if *from_proxy != 0 {
+            proxy::expect(scan);
+        }
     }
 }
 
@@ -107,11 +112,11 @@ pub fn reads_http(service: &Service) -> bool {
     any
 }
 
-/// What is in `scratch.stash`, as far as it is known. Uses `scratch.key`.
+/// What is in `scratch.stash`, as far as it is known, after a search. Uses `scratch.key`.
 #[inline(always)]
 pub fn kind(tables: &impl FlowTables, service: &Service, scratch: &mut Scratch) -> Kind {
     let known = scratch.stash.get().known();
-    scratch.scan = Scan::new(known, Some(Reason::TooLong));
+    scratch.scan = scratch.scan.anew(known, Some(Reason::TooLong));
     scratch.scan.rewind(scan::UPGRADE, http::METHOD);
     scratch.key.clear();
     tables.repeat(MAX_STEPS, &mut Walk { service, scratch });
@@ -136,6 +141,7 @@ impl Step for Walk<'_> {
         let Scratch { stash, scan, key, .. } = scratch;
         match scan.phase {
             scan::BEGIN => begin(service, scratch),
+            phase if phase >= proxy::FIRST_PHASE => proxy::step(stash, scan, key),
             phase if phase >= tls::FIRST_PHASE => tls::step(service, stash, scan, key),
             _ => http::step(service, stash, scan, key),
         }
@@ -159,7 +165,7 @@ fn begin(service: &Service, scratch: &mut Scratch) -> bool {
     match kind.origin() {
         Origin::Http => return read(scratch, kind, http::METHOD),
         Origin::Tls => return read(scratch, kind, tls::FIRST_PHASE),
-        Origin::Client => scratch.key.set_addr(&scratch.vip_side.client),
+        Origin::Client => scratch.key.set_addr(&scratch.scan.client(&scratch.vip_side.client)),
         Origin::Destination => scratch.key.set_addr(&scratch.vip_side.server),
         Origin::Tuple => scratch.key.set_tuple(&scratch.vip_side),
     }

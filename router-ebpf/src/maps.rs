@@ -111,15 +111,31 @@ impl VipKey {
     pub const WHOLE: u32 = 8 * size_of::<Vip>() as u32;
 }
 
-/// Key of `SOURCE_RANGES` behind the prefix length, which counts these bits: 32 for the service and those
+/// In [`SourceRange::list`]: the service's proxies, and not who may connect to it.
+pub const PROXIES: u32 = 1 << 31;
+
+/// Key of `SOURCE_RANGES` behind the prefix length, which counts these bits: 32 for the list and those
 /// of the address (96 + n for an IPv4 prefix of n bits).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceRange {
-    /// The service's number, the highest byte first.
-    pub service: [u8; 4],
-    /// The client's address or prefix.
+    /// Which list of addresses, the highest byte first: the service's number for those that may connect to it, and
+    /// [`PROXIES`] with that for those that send the PROXY protocol.
+    pub list: [u8; 4],
+    /// The sender's address or prefix.
     pub addr: Addr,
+}
+
+impl SourceRange {
+    /// The number of the service whose list it is in.
+    pub const fn service(&self) -> u32 {
+        u32::from_be_bytes(self.list) & !PROXIES
+    }
+
+    /// Whether that is the list of its proxies.
+    pub const fn is_proxy(&self) -> bool {
+        u32::from_be_bytes(self.list) & PROXIES != 0
+    }
 }
 
 /// A whole key of `SOURCE_RANGES`, as the kernel reads it.
@@ -133,7 +149,7 @@ pub struct SourceKey {
 }
 
 impl SourceKey {
-    /// The bits of a service and a whole address.
+    /// The bits of a list and a whole address.
     pub const WHOLE: u32 = 8 * size_of::<SourceRange>() as u32;
 }
 
@@ -251,9 +267,9 @@ sizes! {
     ChatCookie = 152,
     Chat = 104,
     Load = 16,
-    Pending = 144,
+    Pending = 160,
     Piece = 16,
-    Stash = 4392,
+    Stash = 4416,
     Flow = 96,
     FlowBack = 40,
     Watched = 48,

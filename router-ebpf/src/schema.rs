@@ -34,11 +34,11 @@ macro_rules! schema {
             Services services SERVICES: HashMap<u32, Service>, version 3,
                 size(limits) = limits.services,
                 "service number" => "policy, key sources, slot table, MSS, linger, time-outs, name";
-            /// From where clients may connect to services that not anybody may connect to. The longest
-            /// prefix that fits counts.
+            /// From where clients may connect to services that not anybody may connect to, and from where what comes
+            /// begins with the PROXY protocol. Of each list the longest prefix that fits counts.
             SourceRanges source_ranges SOURCE_RANGES: LpmTrie<SourceRange, u32>, version 1,
                 size(limits) = limits.services * 2 * SOURCES_OF_SERVICE,
-                "service and address" => "whether its clients may connect";
+                "list of a service, and address" => "whether it is in the list";
             /// The replicas of all services.
             Replicas replicas REPLICAS: Array<u32, Replica>, version 1,
                 size(limits) = limits.replicas,

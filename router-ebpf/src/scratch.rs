@@ -98,6 +98,8 @@ pub struct Scratch {
     pub decided: u32,
     /// Why a map did not take what is to be known of a connection: a [`Refused`], or 0.
     pub refused: u32,
+    /// 1 if what a proxy sends stands before the head.
+    pub from_proxy: u32,
     /// Why the head has no key: a [`crate::key::scan::Reason`], or 0.
     pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].

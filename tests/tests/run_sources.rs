@@ -25,7 +25,7 @@ fn restrict(machine: &mut dyn Machine, restricted: u8) {
 /// Says of a prefix of so many bits whether its clients may connect.
 fn set(machine: &mut dyn Machine, number: u32, addr: IpAddr, len: u32, may: u32) {
     let before = if addr.is_ipv4() { 96 } else { 0 };
-    let range = SourceRange { service: number.to_be_bytes(), addr: mapped(addr) };
+    let range = SourceRange { list: number.to_be_bytes(), addr: mapped(addr) };
     machine.set_source_range(SERVICE + before + len, &range, may);
 }
 

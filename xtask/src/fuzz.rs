@@ -24,11 +24,12 @@ struct Target {
     heads: Option<&'static str>,
 }
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     Target { name: "http", heads: Some("requests") },
     Target { name: "requests", heads: Some("smuggling") },
     Target { name: "tls", heads: Some("hellos") },
     Target { name: "segments", heads: None },
+    Target { name: "proxy", heads: None },
 ];
 
 /// Fuzz the search for keys, and for where requests begin, against independent parsers.
@@ -37,7 +38,7 @@ const TARGETS: [Target; 4] = [
 /// fails is written to target/fuzz/artifacts, and its path is printed.
 #[derive(Args)]
 pub struct Options {
-    /// Fuzz only this target: http, requests, tls or segments [default: all, one after the other].
+    /// Fuzz only this target: http, requests, tls, segments or proxy [default: all, one after the other].
     target: Option<String>,
     /// Fuzz each target for this long.
     #[arg(long, default_value_t = 60)]

@@ -3,17 +3,21 @@
 
 use super::bytes::Key;
 use crate::{
-    maps::{KeySource, SCAN_WORDS, SOURCE_TEXT_LEN, STASH_LEN, Service},
+    maps::{Addr, KeySource, SCAN_WORDS, SOURCE_TEXT_LEN, STASH_LEN, Service},
     stash::Room,
     verifier::index,
 };
 
-/// `phase`: the next key source is to be begun. Those of [`super::http`] and [`super::tls`] follow.
+/// `phase`: the next key source is to be begun. Those of [`super::http`], [`super::tls`] and
+/// [`super::proxy`] follow.
 pub const BEGIN: u32 = 0;
 /// `same` after a byte that was not the same.
 pub const DIFFERS: u32 = u32::MAX;
 /// `kind`: not one of the service's key sources, but the header `Upgrade`.
 pub const UPGRADE: u32 = 256;
+
+/// `kind`: not one of the service's key sources, but what a proxy sends first: [`super::proxy`].
+pub const PROXY: u32 = 257;
 
 /// Why a connection has no key. What says more about it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +63,7 @@ pub struct Scan {
     pub source: u32,
     /// Its kind: a [`crate::source::KeyKind`], or [`UPGRADE`].
     pub kind: u32,
-    /// What is expected: `BEGIN`, or one of `http` or `tls`.
+    /// What is expected: `BEGIN`, or one of `http`, `tls` or `proxy`.
     pub phase: u32,
     /// Bytes of a name that were the same so far, or [`DIFFERS`].
     pub same: u32,
@@ -85,6 +89,12 @@ pub struct Scan {
     pub reason: u32,
     /// Why no more bytes will come: a [`Reason`], or 0 if they may.
     last: u32,
+    /// Where the client's bytes begin: behind what a proxy has sent.
+    pub begin: u32,
+    /// 1 if a proxy has named its client's address.
+    pub named: u32,
+    /// That address, the highest word first; meaningless unless `named`.
+    pub client: [u32; 4],
 }
 
 impl Scan {
@@ -92,6 +102,13 @@ impl Scan {
     #[inline(always)]
     pub fn new(known: u32, last: Option<Reason>) -> Self {
         Self { known, last: last.map_or(0, |reason| reason as u32), ..Self::default() }
+    }
+
+    /// Another search in the same bytes.
+    #[inline(always)]
+    pub fn anew(&self, known: u32, last: Option<Reason>) -> Self {
+        let Self { begin, named, client, .. } = *self;
+        Self { begin, named, client, ..Self::new(known, last) }
     }
 
     /// Goes on where it was before more bytes came; with zeros it begins.
@@ -114,10 +131,10 @@ impl Scan {
         unsafe { &*core::ptr::from_ref(self).cast() }
     }
 
-    /// Begins with the first byte again.
+    /// Begins with the client's first byte again.
     #[inline(always)]
     pub fn rewind(&mut self, kind: u32, phase: u32) {
-        self.seek(0);
+        self.seek(self.begin);
         self.kind = kind;
         self.phase = phase;
         self.same = 0;
@@ -136,14 +153,36 @@ impl Scan {
         self.piece_end = 0;
     }
 
+    /// Another byte of the client's address: the bytes before it move up.
+    #[inline(always)]
+    pub fn shift_client(&mut self, byte: u8) {
+        let [a, b, c, d] = self.client;
+        self.client = [a << 8 | b >> 24, b << 8 | c >> 24, c << 8 | d >> 24, d << 8 | byte as u32];
+    }
+
+    /// Whom the connection is of: whom a proxy has named, or who sends it.
+    #[inline(always)]
+    pub fn client(&self, sender: &Addr) -> Addr {
+        if self.named == 0 {
+            return *sender;
+        }
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] =
+            self.client.map(u32::to_be_bytes);
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
     /// This source yields no key: on to the next.
     #[inline(always)]
     pub fn fail(&mut self, reason: Reason) -> bool {
-        let reason = reason as u32;
+        let reason = match reason {
+            // The header is cut off.
+            Reason::Absent if self.kind == PROXY => Reason::Unreadable as u32,
+            reason => reason as u32,
+        };
         if self.reason < reason {
             self.reason = reason;
         }
-        if self.kind == UPGRADE {
+        if self.kind == UPGRADE || self.kind == PROXY {
             self.outcome = Outcome::MISSING;
             return false;
         }

@@ -7,7 +7,7 @@ pub const STASH_LEN: usize = 4096;
 /// Segments of a connection's head that are stashed at the most.
 pub const PIECES: usize = 4;
 /// Words of the state of a search.
-pub const SCAN_WORDS: usize = 19;
+pub const SCAN_WORDS: usize = 25;
 /// Bytes of a key that are kept while its end is missing. A longer one is read again from its begin.
 pub const KEPT_KEY: usize = 128;
 /// The client offered timestamps.
@@ -53,6 +53,8 @@ pub struct Pending {
     pub key: Name,
     /// What kind of key that is: a [`KeyKind`](crate::source::KeyKind); 0 if it is not known.
     pub source: u32,
+    /// Whose share it takes: the client's address, or that which a proxy has named. Zero is the client's.
+    pub charged: Addr,
 }
 
 /// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.

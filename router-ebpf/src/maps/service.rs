@@ -32,7 +32,7 @@ pub const MISSING_SPREAD: u8 = 0;
 pub const MISSING_REJECT: u8 = 1;
 /// A connection without a key goes to `Service::missing_replica`.
 pub const MISSING_REPLICA: u8 = 2;
-/// Prefixes of a service in `SOURCE_RANGES` at the most. There is room for as many again, which come
+/// Prefixes of a list of a service in `SOURCE_RANGES` at the most. There is room for as many again, which come
 /// before those of before go.
 pub const SOURCES_OF_SERVICE: u32 = 256;
 /// Takes new chats.
@@ -77,8 +77,10 @@ pub struct Service {
     pub linger: u32,
     /// 1: only clients may connect whose address `SOURCE_RANGES` has for this service. 0: anybody.
     pub restricted: u8,
+    /// 1: `SOURCE_RANGES` has addresses that send the PROXY protocol to this service.
+    pub proxied: u8,
     /// Always zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// Seconds for which a replica may take to answer a SYN.
     pub handshake_timeout: u32,
     /// Seconds without a segment of the client after which a flow is ended whose client has sent a FIN.
@@ -107,7 +109,8 @@ impl Service {
         name: Name::EMPTY,
         linger: LINGER,
         restricted: 0,
-        reserved: [0; 3],
+        proxied: 0,
+        reserved: [0; 2],
         handshake_timeout: HANDSHAKE_TIMEOUT,
         client_closed_timeout: CLIENT_CLOSED_TIMEOUT,
         replica_closed_timeout: REPLICA_CLOSED_TIMEOUT,

@@ -50,6 +50,7 @@ pub fn explain(tables: &Tables, args: &ExplainArgs) -> Result<Explained> {
     names.find(&args.service)?;
     let head = args.head.read()?;
     let given = match (&head, &args.key, args.address) {
+        (Some(bytes), ..) if args.head.request.is_some() => Given::Bytes(bytes),
         (Some(bytes), ..) => Given::Head(bytes),
         (None, Some(key), _) => Given::Key(key, args.form.form()),
         (None, None, Some(address)) => Given::Address(address),
@@ -68,6 +69,9 @@ impl Report for Explained {
             ("service", format!("{}, policy {}", self.service, self.policy)),
             ("key", self.key_text()),
         ];
+        if let Some(client) = &self.client {
+            lines.insert(1, ("client", format!("{client}, named by a proxy")));
+        }
         if self.why == "incomplete" {
             return lines_text(&lines, "nowhere yet: Roost waits for more bytes", &self.notes);
         }

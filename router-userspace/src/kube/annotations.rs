@@ -8,7 +8,8 @@ use crate::plan::config::{Config, OnMissing, Service};
 use super::PREFIX;
 
 /// Annotations that are fields of the file, and the field.
-const FIELDS: [(&str, &str); 11] = [
+const FIELDS: [(&str, &str); 12] = [
+    ("proxy-protocol-from", "proxy_protocol_from"),
     ("policy", "policy"),
     ("key", "key"),
     ("on-missing-key", "on_missing_key"),
@@ -133,6 +134,7 @@ fn service(
         }
         let value = match field {
             "key" => key(text).map_err(|e| vec![format!("{PREFIX}{name}: {e}")])?,
+            "proxy_protocol_from" => several(text).into(),
             "mss" | "width" => text.trim().parse().map_or(text.into(), toml::Value::Integer),
             _ => text.into(),
         };
@@ -169,9 +171,13 @@ fn key(text: &str) -> Result<toml::Value, String> {
             format!("{text:?} is no list: {}; write [\"query:chat\", \"client\"]", e.message())
         });
     }
-    let mut sources: Vec<&str> = text.split(',').map(str::trim).collect();
-    Ok(match (sources.pop(), sources.is_empty()) {
-        (Some(only), true) => only.into(),
-        (last, _) => sources.into_iter().chain(last).collect::<Vec<_>>().into(),
+    Ok(match several(text).as_slice() {
+        [only] => (*only).into(),
+        all => all.to_vec().into(),
     })
+}
+
+/// What stands between commas.
+fn several(text: &str) -> Vec<&str> {
+    text.split(',').map(str::trim).collect()
 }

@@ -34,13 +34,14 @@ pub fn vips(tables: &Tables) -> Asked<BTreeMap<(u32, Vip), u32>> {
         .collect())
 }
 
-/// From where clients may connect to each service that not anybody may connect to, sorted.
-pub fn ranges(tables: &Tables) -> Asked<BTreeMap<u32, Vec<String>>> {
+/// Prefixes of each service, sorted: of those that may connect, and of those that send the PROXY protocol.
+pub fn ranges(tables: &Tables) -> Asked<[BTreeMap<u32, Vec<String>>; 2]> {
     let mut entries = tables.source_ranges.entries()?;
     entries.sort_by_key(|(bits, range, _)| (range.addr, *bits));
-    let mut ranges: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let mut ranges = <[BTreeMap<u32, Vec<String>>; 2]>::default();
     for (bits, range, _) in entries.iter().filter(|(_, _, may)| *may == 1) {
-        let of_service = ranges.entry(u32::from_be_bytes(range.service)).or_default();
+        let list = &mut ranges[usize::from(range.is_proxy())];
+        let of_service = list.entry(range.service()).or_default();
         of_service.push(source_text(*bits, range));
     }
     Ok(ranges)

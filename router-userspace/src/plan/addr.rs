@@ -68,8 +68,8 @@ impl fmt::Display for Family {
 
 /// Bits of the port in a key of `VIPS`.
 pub const PORT_BITS: u32 = 16;
-/// Bits of the service in a key of `SOURCE_RANGES`.
-pub const SERVICE_BITS: u32 = 32;
+/// Bits of the list in a key of `SOURCE_RANGES`.
+pub const LIST_BITS: u32 = 32;
 /// Bits before an IPv4 address that is mapped into an IPv6 one.
 pub const MAPPED_BITS: u32 = 96;
 
@@ -100,9 +100,9 @@ fn address_bits(prefix: &Prefix) -> u32 {
     before + u32::from(prefix.prefix_len())
 }
 
-/// A key of `SOURCE_RANGES` as people write it, without the service: `192.0.2.0/24`.
+/// A key of `SOURCE_RANGES` as people write it, without the list: `192.0.2.0/24`.
 pub fn source_text(bits: u32, range: &SourceRange) -> String {
-    prefix_of(bits.saturating_sub(SERVICE_BITS), range.addr).to_string()
+    prefix_of(bits.saturating_sub(LIST_BITS), range.addr).to_string()
 }
 
 /// A prefix of so many bits of an address as the maps keep it.

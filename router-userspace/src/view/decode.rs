@@ -18,7 +18,7 @@ use crate::{
         names::{self, Names},
         text,
     },
-    plan::addr::{PORT_BITS, of_replica, prefix_of, source_text},
+    plan::addr::{PORT_BITS, from_map, of_replica, prefix_of, source_text},
 };
 
 /// A replica's number, or null.
@@ -39,7 +39,8 @@ pub fn prefix(prefix_len: u32, vip: &Vip) -> String {
 /// A key of `SOURCE_RANGES`.
 pub fn source_range(prefix_len: u32, range: &SourceRange) -> Value {
     json!({
-        "service": u32::from_be_bytes(range.service),
+        "service": range.service(),
+        "list": if range.is_proxy() { "proxy_protocol_from" } else { "allowed_sources" },
         "prefix": source_text(prefix_len, range),
     })
 }
@@ -83,6 +84,7 @@ pub fn service(service: &Service) -> Value {
         "closing_timeout": service.closing_timeout,
         "linger": service.linger,
         "restricted": service.restricted != 0,
+        "proxied": service.proxied != 0,
         "mss4": service.mss4,
         "mss6": service.mss6,
     })
@@ -141,6 +143,7 @@ pub fn pending(pending: &Pending) -> Value {
         "client_scale": pending.client_scale,
         "chat": text::hex(pending.chat),
         "key": text::name(&pending.key),
+        "charged": from_map(pending.charged).to_string(),
     })
 }
 

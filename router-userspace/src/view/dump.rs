@@ -114,7 +114,7 @@ fn source_ranges(tables: &Tables) -> Result<Vec<Entry>> {
     entries.sort_by_key(|(bits, range, _)| (*range, *bits));
     let entry = |(bits, range, value)| Entry {
         key: decode::source_range(bits, &range),
-        value: json!({ "may_connect": value == 1 }),
+        value: json!({ "listed": value == 1 }),
     };
     Ok(entries.into_iter().map(entry).collect())
 }

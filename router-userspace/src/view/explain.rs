@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::{
-    ingress::is_allowed,
+    ingress::is_listed,
     key::Reason,
-    maps::{Chat, NO_REPLICA, POLICY_HOME, Service, SourceKey, SourceRange, Tuple},
-    source::{Origin, Shape},
+    maps::{Addr, Chat, NO_REPLICA, POLICY_HOME, PROXIES, Service, SourceKey, SourceRange, Tuple},
+    source::{KeyKind, Origin, Shape},
     steer::{NoRoute, Route, Why, chat_key, steer, tuple_hash},
 };
 use serde::Serialize;
@@ -27,7 +27,7 @@ use crate::{
         addr::{Family, from_map, of_replica},
         config::KeySource,
     },
-    view::search::{Outcome, reason_word, search},
+    view::search::{Outcome, reason_word, search, search_proxied},
 };
 
 /// The way of a connection, step by step. What `roost explain` prints. JSON: this object.
@@ -41,6 +41,8 @@ pub struct Explained {
     pub policy: String,
     /// Where the key comes from: the first that yields one.
     pub key_sources: Vec<String>,
+    /// The client's address that a proxy names, by the PROXY protocol; null if none does.
+    pub client: Option<String>,
     /// The key source that yields it; null if none does, or if any of several may.
     pub key_source: Option<String>,
     /// The key; null for a connection without one.
@@ -98,7 +100,9 @@ pub struct Live {
 /// What is given of a connection, beside its ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Given<'a> {
-    /// Its first bytes.
+    /// Its first bytes, as they come to Roost.
+    Bytes(&'a [u8]),
+    /// The first bytes of its client, which may come behind those of a proxy.
     Head(&'a [u8]),
     /// Its key, as people write it.
     Key(&'a str, Form),
@@ -119,17 +123,25 @@ pub fn explain(
 ) -> Result<Explained> {
     let tuple = ends.map(key::parse_tuple).transpose()?;
     let (number, service) = names.find(service_name)?;
-    let known = known(&service, given, tuple.as_ref())?;
+    let copies = Copies::read(tables, names, &service)?;
+    let from_proxy = tuple.is_some_and(|(tuple, _)| {
+        service.proxied != 0 && is_in(&copies, number | PROXIES, &tuple.client)
+    });
+    let (known, client) = known(&service, given, tuple.as_ref(), from_proxy)?;
     let family = tuple.map(|(_, family)| family).or(known.key().and_then(|key| key.family));
     if let Some(family) = family {
         read::check_family(tables, service_name, number, family)?;
     }
-    let copies = Copies::read(tables, names, &service)?;
     let tuple = tuple.map(|(tuple, _)| tuple);
-    let connection = Connection { number, service: &service, known: &known, tuple, family };
+    let connection = Connection { number, service: &service, known: &known, client, tuple, family };
     let explained = connection.explain(&copies, names);
     copies.check()?;
     Ok(explained)
+}
+
+fn is_in(copies: &Copies<'_>, list: u32, addr: &Addr) -> bool {
+    let range = SourceRange { list: [0; 4], addr: [0; 16] };
+    is_listed(copies, list, addr, &mut SourceKey { prefix_len: 0, range })
 }
 
 /// What is known of a connection's key.
@@ -151,10 +163,19 @@ impl Known {
     }
 }
 
-/// The key that a connection has by its first bytes.
-fn searched(service: &Service, tuple: Option<&(Tuple, Family)>, bytes: &[u8]) -> Result<Known> {
+/// The key that a connection has by its first bytes, and the client's address that a proxy names there.
+fn searched(
+    service: &Service,
+    tuple: Option<&(Tuple, Family)>,
+    bytes: &[u8],
+    from_proxy: bool,
+) -> Result<(Known, Option<Addr>)> {
     let ends = tuple.map_or_else(Tuple::default, |(tuple, _)| *tuple);
-    Ok(match search(service, &ends, bytes) {
+    let (outcome, client) = match from_proxy {
+        true => search_proxied(service, &ends, bytes),
+        false => (search(service, &ends, bytes), None),
+    };
+    let known = match outcome {
         Outcome::Found { source, .. } if source.always_yields() && tuple.is_none() => {
             bail!("the first bytes have no key, so it is taken from `{source}`: give --tuple too")
         }
@@ -164,13 +185,20 @@ fn searched(service: &Service, tuple: Option<&(Tuple, Family)>, bytes: &[u8]) ->
         }
         Outcome::Missing(reason) => Known::Nothing(Some(reason)),
         Outcome::More => Known::Incomplete,
-    })
+    };
+    Ok((known, client))
 }
 
-/// What is known of the key by what is given.
-fn known(service: &Service, given: Given<'_>, tuple: Option<&(Tuple, Family)>) -> Result<Known> {
-    match given {
-        Given::Head(bytes) => searched(service, tuple, bytes),
+/// What is known of the key by what is given, and the client's address that a proxy names.
+fn known(
+    service: &Service,
+    given: Given<'_>,
+    tuple: Option<&(Tuple, Family)>,
+    from_proxy: bool,
+) -> Result<(Known, Option<Addr>)> {
+    let known = match given {
+        Given::Bytes(bytes) => return searched(service, tuple, bytes, from_proxy),
+        Given::Head(bytes) => searched(service, tuple, bytes, false).map(|(known, _)| known),
         Given::Key(text, form) => key::parse(service, text, form).map(|key| of_key(service, key)),
         Given::Address(address) => {
             let source = names::addresses(service);
@@ -182,7 +210,19 @@ fn known(service: &Service, given: Given<'_>, tuple: Option<&(Tuple, Family)>) -
             key.map(|key| of_key(service, key))
         }
         Given::Ends => of_ends(service, tuple),
+    }?;
+    // Whom it names is known from its first bytes alone.
+    if from_proxy
+        && let Known::Key { source: Some(source), .. } = &known
+        && source.kind() == Some(KeyKind::Client)
+        && !matches!(given, Given::Key(..) | Given::Address(_))
+    {
+        bail!(
+            "it comes from where `proxy_protocol_from` says, and what is sent there names its client: give \
+             --request with its first bytes, or --address with the client's address"
+        );
     }
+    Ok((known, None))
 }
 
 /// A key, and the source that it is of, if there is one only that it can be of.
@@ -213,6 +253,8 @@ struct Connection<'a> {
     number: u32,
     service: &'a Service,
     known: &'a Known,
+    /// Whom a proxy names.
+    client: Option<Addr>,
     tuple: Option<Tuple>,
     /// Of both its ends, if it is known.
     family: Option<Family>,
@@ -237,6 +279,7 @@ impl Connection<'_> {
             service_number: self.number,
             policy: names::policy(self.service.policy),
             key_sources: names::key_sources(self.service),
+            client: self.client.map(|addr| from_map(addr).to_string()),
             key_source: source.map(|source| source.to_string()),
             key: key.map(|key| match source {
                 Some(source) => text::key(source.shape(), &key.name()),
@@ -274,12 +317,8 @@ impl Connection<'_> {
 
     /// Whether the service's `allowed_sources` are known to keep its client out.
     fn is_refused(&self, copies: &Copies<'_>) -> bool {
-        let range = SourceRange { service: [0; 4], addr: [0; 16] };
-        let mut key = SourceKey { prefix_len: 0, range };
         self.service.restricted != 0
-            && self
-                .tuple
-                .is_some_and(|tuple| !is_allowed(copies, self.number, &tuple.client, &mut key))
+            && self.tuple.is_some_and(|tuple| !is_in(copies, self.number, &tuple.client))
     }
 
     fn follow(&self, to: &mut Explained, copies: &Copies<'_>, names: &Names, route: &Route) {
@@ -345,6 +384,12 @@ impl Connection<'_> {
         if self.service.restricted != 0 && self.tuple.is_none() {
             notes
                 .push("not anybody may connect: give --tuple too to see whether it may".to_owned());
+        }
+        if self.service.proxied != 0 && self.tuple.is_none() {
+            notes.push(
+                "some send the PROXY protocol first: give --tuple too with the address of one to have it read"
+                    .to_owned(),
+            );
         }
         let by_tuple = self.service.policy != POLICY_HOME || self.width(overridden) > 1;
         let by_tuple = by_tuple || matches!(self.known, Known::Nothing(_));

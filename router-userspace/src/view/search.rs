@@ -3,7 +3,7 @@
 
 use router_ebpf::{
     key::{self, Reason, Search},
-    maps::{Piece, STASH_LEN, Service, Tuple},
+    maps::{Addr, Piece, STASH_LEN, Service, Tuple},
     scratch::Scratch,
     tables::NoTables,
 };
@@ -29,15 +29,30 @@ pub enum Outcome {
 /// Looks for the key of a connection that begins with `bytes`. `tuple` is the client and the VIP; it
 /// matters to those key sources only that take the key from it.
 pub fn search(service: &Service, tuple: &Tuple, bytes: &[u8]) -> Outcome {
+    walk(service, tuple, bytes, false).0
+}
+
+/// The same for a connection that begins with the PROXY protocol, and the client's address if that names it.
+pub fn search_proxied(service: &Service, tuple: &Tuple, bytes: &[u8]) -> (Outcome, Option<Addr>) {
+    walk(service, tuple, bytes, true)
+}
+
+fn walk(
+    service: &Service,
+    tuple: &Tuple,
+    bytes: &[u8],
+    from_proxy: bool,
+) -> (Outcome, Option<Addr>) {
     let scratch = &mut *Scratch::boxed();
     scratch.vip_side = *tuple;
+    scratch.from_proxy = from_proxy.into();
     let len = bytes.len().min(STASH_LEN);
     scratch.stash.clear(0, 0);
     scratch.stash.bytes_mut(0)[..len].copy_from_slice(&bytes[..len]);
     // The first byte's sequence number is one more than the client's initial one, which is 0.
     scratch.stash.add(Piece { seq: 1, len: len as u16, ..Piece::NONE });
     let last = (len == STASH_LEN).then_some(Reason::TooLong);
-    match key::search(&NoTables, service, last, scratch) {
+    let outcome = match key::search(&NoTables, service, last, scratch) {
         Search::Found => {
             let source = service.sources.get(scratch.scan.source as usize);
             match source.and_then(KeySource::from_map) {
@@ -50,7 +65,9 @@ pub fn search(service: &Service, tuple: &Tuple, bytes: &[u8]) -> Outcome {
         }
         Search::Missing(reason) => Outcome::Missing(reason),
         Search::More => Outcome::More,
-    }
+    };
+    let scan = &scratch.scan;
+    (outcome, (scan.named != 0).then(|| scan.client(&tuple.client)))
 }
 
 /// The word for a reason, as the counters `missing_*` have it.

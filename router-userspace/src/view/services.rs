@@ -31,6 +31,8 @@ pub struct ServiceLine {
     pub port: u16,
     /// From where clients may connect; null: from anywhere.
     pub allowed_sources: Option<Vec<String>>,
+    /// Prefixes of those that send the PROXY protocol.
+    pub proxy_protocol_from: Vec<String>,
     /// `spread` or `home`.
     pub policy: String,
     /// Where the key comes from: the first that yields one.
@@ -84,7 +86,7 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
     }
     let mut addresses: BTreeMap<u32, (Vec<String>, u16)> =
         vips.into_iter().map(|(number, vips)| (number, with_port(vips))).collect();
-    let mut ranges = read::ranges(tables)?;
+    let [mut clients, mut proxies] = read::ranges(tables)?;
     let line = |(number, service): (&u32, &Service)| {
         let (addresses, port) = addresses.remove(number).unwrap_or_default();
         let of_service = |replica: &&_| is_of(replica, *number);
@@ -95,7 +97,8 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
             addresses,
             port,
             allowed_sources: (service.restricted != 0)
-                .then(|| ranges.remove(number).unwrap_or_default()),
+                .then(|| clients.remove(number).unwrap_or_default()),
+            proxy_protocol_from: proxies.remove(number).unwrap_or_default(),
             policy: names::policy(service.policy),
             key_sources: names::key_sources(service),
             on_missing_key: match service.on_missing_key {

@@ -281,7 +281,7 @@ fn who_may_connect_is_shown() {
     assert_eq!(pinned.json(&["services"])[0]["allowed_sources"], sources);
     assert!(pinned.text(&["services"]).contains("198.51.100.0/24 +1"));
     let dumped = pinned.json(&["maps", "dump", "SOURCE_RANGES"]);
-    let entry = |prefix: &str, may: bool| json!({"key": {"service": 1, "prefix": prefix}, "value": {"may_connect": may}});
+    let entry = |prefix: &str, may: bool| json!({"key": {"service": 1, "list": "allowed_sources", "prefix": prefix}, "value": {"listed": may}});
     let entries = json!([
         entry("198.51.100.0/24", true),
         entry("203.0.113.0/24", true),
@@ -347,6 +347,23 @@ fn explain_reads_what_a_client_sends() {
     roost.arg(&pinned.dir).stdin(std::fs::File::open(head.path()).unwrap());
     let from_stdin: Value = serde_json::from_slice(&roost.output().unwrap().stdout).unwrap();
     assert_eq!(from_stdin["key"], "42", "the path is known before the head is");
+    // From a proxy it begins with what that sends; what a client sends is the same as without.
+    pinned.believe("198.51.100.0", 24);
+    let proxied = found("PROXY TCP4 203.0.113.7 192.0.2.1 1 2\r\nGET / HTTP/1.1\r\n\r\n", &tuple);
+    assert_eq!(
+        (&proxied["client"], &proxied["key"], &proxied["key_source"]),
+        (&json!("203.0.113.7"), &json!("203.0.113.7"), &json!("client"))
+    );
+    let other = ["--tuple", "192.0.2.77:40000,192.0.2.1:80"];
+    let direct = found("GET / HTTP/1.1\r\n\r\n", &other);
+    assert_eq!((&direct["client"], &direct["key"]), (&Value::Null, &json!("192.0.2.77")));
+    let without = found("GET / HTTP/1.1\r\n\r\n", &tuple);
+    assert_eq!((&without["missing"], &without["key"]), (&json!("unreadable"), &Value::Null));
+    let url = explain(&["--url", "ws://rooms.example/rooms/42/ws", tuple[0], tuple[1]]);
+    assert_eq!(url["key"], "42");
+    let output = pinned.roost(&["explain", "--service", "rooms", "--url", "/", tuple[0], tuple[1]]);
+    assert!(stderr(&output).contains("what is sent there names its client"), "{}", stderr(&output));
+    assert_eq!(pinned.json(&["services"])[0]["proxy_protocol_from"], json!(["198.51.100.0/24"]));
     let output = explain_head("", &[]);
     assert!(stderr(&output).contains("is empty"), "{}", stderr(&output));
 }

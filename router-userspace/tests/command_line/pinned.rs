@@ -18,7 +18,7 @@ use roost::{
 use roost_programs::{MOUNT, built};
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, Load, MISSING_REJECT, Name,
+        Addr, Chat, ChatKey, FLOW_CHAT, Flow, KeySource, Load, MISSING_REJECT, Name, PROXIES,
         REPLICA_DRAINING, REPLICA_READY, Replica, SERVICE_SHARES, SLOT_COUNT, SOURCES, Secrets,
         Service, Share, Sharing, SourceRange, Tuple, Vip, Watched,
     },
@@ -113,7 +113,7 @@ impl Pinned {
     pub fn restrict(&self, ranges: &[(&str, u32, u32)]) {
         let mut tables = Tables::open_unfilled(&self.dir).unwrap();
         for (address, len, may) in ranges {
-            let range = SourceRange { service: 1u32.to_be_bytes(), addr: addr(address) };
+            let range = SourceRange { list: 1u32.to_be_bytes(), addr: addr(address) };
             tables.source_ranges.set(32 + 96 + len, range, may).unwrap();
         }
         let service = tables.services.get(&1).unwrap().unwrap();
@@ -140,6 +140,15 @@ impl Pinned {
         }
         let held = Share { flows: 1 + clients.len() as u32, chats: 1, ..Share::default() };
         tables.shares.set(SERVICE_SHARES + 1, &held).unwrap();
+    }
+
+    /// What comes from this prefix of IPv4 begins with the PROXY protocol.
+    pub fn believe(&self, address: &str, len: u32) {
+        let mut tables = Tables::open_unfilled(&self.dir).unwrap();
+        let range = SourceRange { list: (1 | PROXIES).to_be_bytes(), addr: addr(address) };
+        tables.source_ranges.set(32 + 96 + len, range, &1).unwrap();
+        let service = tables.services.get(&1).unwrap().unwrap();
+        tables.services.set(&1, &Service { proxied: 1, ..service }).unwrap();
     }
 
     pub fn roost(&self, arguments: &[&str]) -> Output {

@@ -68,6 +68,7 @@ fn annotations_are_the_files_fields() {
                 ("linger", "1m"),
                 ("mss", "1380"),
                 ("width", "3"),
+                ("proxy-protocol-from", "192.0.2.0/24, 2001:db8::1"),
                 ("identity", "uid"),
             ],
         )],
@@ -79,7 +80,8 @@ fn annotations_are_the_files_fields() {
         &service,
         "policy = \"home\"\nkey = \"query:room\"\non_missing_key = \"reject\"\n\
          idle_timeout = \"5400s\"\nhandshake_timeout = \"3s\"\n\
-         client_closed_timeout = \"4s\"\nreplica_closed_timeout = \"5s\"\nclosing_timeout = \"6s\"\nlinger = \"60s\"\nmss = 1380\nwidth = 3",
+         client_closed_timeout = \"4s\"\nreplica_closed_timeout = \"5s\"\nclosing_timeout = \"6s\"\nlinger = \"60s\"\nmss = 1380\nwidth = 3\n\
+         proxy_protocol_from = [\"192.0.2.0/24\", \"2001:db8::1\"]",
     );
     assert_eq!(service.replicas[0].name, "uid-chat-0");
 }
@@ -102,6 +104,8 @@ fn wrong_annotations_are_problems_of_their_service_alone() {
         ("cluster-ip", "1", "roost.rs/cluster-ip: \"1\"; write"),
         ("identity", "ip", "roost.rs/identity: \"ip\"; write"),
         ("width", "0", "roost.rs/width: is 0; write a number, 1 to 64"),
+        ("proxy-protocol-from", "", "roost.rs/proxy-protocol-from[0]: \"\" is not an IP address"),
+        ("proxy-protocol-from", "192.0.2.1/24", "roost.rs/proxy-protocol-from[0]: "),
         ("width", "wide", "roost.rs/width: is a string; write a number"),
     ];
     for (name, value, message) in wrong {

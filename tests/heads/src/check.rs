@@ -1,14 +1,15 @@
 //! What has to hold for every head.
 
-use std::ops::Range;
+use std::{net::IpAddr, ops::Range};
 
 use router_ebpf::{
     key::{Kind, Reason},
     maps::{KeySource, SOURCES, STASH_LEN, Service},
+    source::KeyKind,
 };
 
 use crate::{
-    http,
+    http, proxy,
     random::Random,
     search::{Answer, Arrival, Searcher, service},
     source::{ALL, Expected, Source},
@@ -39,6 +40,78 @@ pub fn all(head: &[u8]) {
     }
     kinds(&mut pair[0], head, &mut random);
     in_other_records(pair, head, &mut random);
+}
+
+/// A head behind what a proxy sends: what it names is the client, and nothing else is found than without it.
+pub fn proxied(head: &[u8]) {
+    let head = &head[..head.len().min(STASH_LEN)];
+    let mut random = Random::of(head);
+    let sender = IpAddr::from([198, 51, 100, 1]);
+    let (expected, all) = (proxy::expected(head), Some(Reason::TooLong));
+    let [searcher, plain] = &mut [Searcher::default(), Searcher::default()];
+    searcher.comes(sender, true);
+    let client = KeySource::new(KeyKind::Client, b"");
+    let mut sources = pick(&mut random);
+    sources.truncate(SOURCES - 1);
+    sources.push(client);
+    for service in [service(&[client]), service(&sources)] {
+        let found = searcher.whole(&service, head, all);
+        match &expected {
+            proxy::Expected::Header(end, named) => {
+                plain.comes(named.unwrap_or(sender), false);
+                let rest = &head[*end..];
+                let kind = searcher.kind_of_searched(&service);
+                assert_eq!(kind, plain.kind(&service, rest), "{}", escape(head));
+                assert_eq!(
+                    found,
+                    plain.whole(&service, rest, all),
+                    "{expected:?}\n{}",
+                    escape(head)
+                );
+                let as_far = plain.whole(&service, rest, None);
+                let found = searcher.whole(&service, head, None);
+                assert_eq!(found, as_far, "{expected:?}\n{}", escape(head));
+                // No byte of it is enough before the last one.
+                let before = searcher.whole(&service, &head[..random.below(*end)], None);
+                assert_eq!(before, Answer::More, "{expected:?}\n{}", escape(head));
+            }
+            proxy::Expected::Malformed => {
+                assert_eq!(found, Answer::Missing(Reason::Unreadable), "{}", escape(head));
+            }
+            proxy::Expected::Partial => {
+                let seen = matches!(found, Answer::Missing(Reason::TooLong | Reason::Unreadable));
+                assert!(seen, "{found:?}\n{}", escape(head));
+                let found = searcher.whole(&service, head, None);
+                let waits = matches!(found, Answer::More | Answer::Missing(Reason::Unreadable));
+                assert!(waits, "{found:?}\n{}", escape(head));
+                let cut_off = searcher.whole(&service, head, Some(Reason::Absent));
+                assert_eq!(cut_off, Answer::Missing(Reason::Unreadable), "{}", escape(head));
+            }
+        }
+        let cut = random.below(head.len() + 1);
+        grows(searcher, &service, head, cut);
+        in_two(searcher, &service, head, cut);
+    }
+}
+
+/// In two segments it is the same as in one.
+fn in_two(searcher: &mut Searcher, service: &Service, head: &[u8], cut: usize) {
+    let whole = searcher.whole(service, head, None);
+    if cut == 0 || cut == head.len() {
+        return;
+    }
+    searcher.begin();
+    searcher.arrive(0, &head[..cut]);
+    let mut found = searcher.search(service, None);
+    if found == Answer::More {
+        searcher.arrive(cut, &head[cut..]);
+        found = searcher.search(service, None);
+    }
+    assert_eq!(found, whole, "cut at {cut}\n{}", escape(head));
+}
+
+fn escape(head: &[u8]) -> String {
+    head.escape_ascii().to_string()
 }
 
 /// Some sources, in some order.

@@ -6,6 +6,7 @@ pub mod check;
 pub mod conversation;
 pub mod corpus;
 pub mod http;
+pub mod proxy;
 pub mod random;
 pub mod request;
 pub mod search;

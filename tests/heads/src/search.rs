@@ -1,7 +1,12 @@
 //! The data path's search for a key, on the host, without any map.
 
+use std::net::IpAddr;
+
 use router_ebpf::{
-    key::{self, Kind, Reason, Search, scan::Outcome},
+    key::{
+        self, Kind, Reason, Search,
+        scan::{Outcome, Scan},
+    },
     maps::{KeySource, NAME_LEN, Name, PIECES, Piece, SOURCES, STASH_LEN, Service},
     scratch::Scratch,
     siphash,
@@ -64,6 +69,17 @@ impl Default for Searcher {
 }
 
 impl Searcher {
+    /// From now on heads come from this address, behind what a proxy sends or not.
+    pub fn comes(&mut self, from: IpAddr, by_proxy: bool) {
+        let addr = match from {
+            IpAddr::V4(addr) => addr.to_ipv6_mapped(),
+            IpAddr::V6(addr) => addr,
+        };
+        self.scratch.vip_side.client = addr.octets();
+        self.scratch.from_proxy = by_proxy.into();
+        self.scratch.scan = Scan::default();
+    }
+
     /// Searches a head that came in one segment. `last`: nothing more will come, for this reason.
     pub fn whole(&mut self, service: &Service, head: &[u8], last: Option<Reason>) -> Answer {
         self.begin();
@@ -85,6 +101,11 @@ impl Searcher {
         if !head.is_empty() {
             self.arrive(0, head);
         }
+        self.kind_of_searched(service)
+    }
+
+    /// The same for the one that was searched last, which may begin with what a proxy sends.
+    pub fn kind_of_searched(&mut self, service: &Service) -> Kind {
         self.soil();
         let kind = key::kind(&NoTables, service, &mut self.scratch);
         self.check();

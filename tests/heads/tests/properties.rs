@@ -1,7 +1,9 @@
 //! Random heads, written by rules so that most of them are nearly right.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
-use roost_heads::{check, tls::prefixed};
+use roost_heads::{check, proxy, tls::prefixed};
 
 /// Pieces of a request's target.
 fn target() -> impl Strategy<Value = String> {
@@ -82,6 +84,38 @@ fn mutated(heads: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u
     })
 }
 
+/// What a proxy may send.
+fn proxied() -> impl Strategy<Value = Vec<u8>> {
+    let named = (1u8..3, any::<IpAddr>(), any::<IpAddr>(), any::<(u16, u16)>())
+        .prop_map(|(version, client, server, ports)| proxy::header(version, client, server, ports));
+    let line = "PROXY (TCP4|TCP6|TCP5|UNKNOWN|) ?\
+        (([0-9a-fA-F]{0,5}(:|::|\\.)){0,9}[0-9a-f]{0,5}|[0-2]?[0-9]{1,2}(\\.[0-9]{1,3}){3}|::|::ffff:1.2.3.4) \
+        ([0-9a-f]{0,4}(:[0-9a-f]{1,4}){7}|192.0.2.1|1::|::1) [+0-9]{1,5} [0-9]{1,6}\r\n?";
+    let unknown = "PROXY UNKNOWN( |\r|)[ -~\r\u{e9}]{0,90}\r\n";
+    let kinds = vec![0u8, 1, 2, 0x10, 0x11, 0x12, 0x21, 0x22, 0x31, 0x13, 0x41];
+    let commands = vec![0x20u8, 0x21, 0x21, 0x21, 0x22, 0x11];
+    let lens = vec![0usize, 4, 11, 12, 13, 35, 36, 60, 215, 216, 230];
+    let select = prop::sample::select::<u8>;
+    let rest = prop::sample::select(lens);
+    let binary = (select(commands), select(kinds), rest, any::<u8>()).prop_map(
+        |(command, kind, len, byte)| {
+            let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+            bytes.extend([command, kind]);
+            bytes.extend((len as u16).to_be_bytes());
+            bytes.extend((0..len).map(|at| byte.wrapping_add(at as u8)));
+            bytes
+        },
+    );
+    let headers = prop_oneof![
+        2 => named,
+        2 => line.prop_map(String::into_bytes),
+        1 => unknown.prop_map(String::into_bytes),
+        2 => binary,
+    ];
+    let heads = prop_oneof![request().prop_map(String::into_bytes), client_hello()];
+    (headers, heads).prop_map(|(header, head)| [header, head].concat())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
@@ -103,6 +137,16 @@ proptest! {
     #[test]
     fn nearly_client_hellos(head in mutated(client_hello())) {
         check::all(&head);
+    }
+
+    #[test]
+    fn behind_a_proxy(head in proxied()) {
+        check::proxied(&head);
+    }
+
+    #[test]
+    fn nearly_behind_a_proxy(head in mutated(proxied())) {
+        check::proxied(&head);
     }
 
     #[test]

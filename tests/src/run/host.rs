@@ -403,7 +403,7 @@ impl Machine for Host {
     }
 
     fn set_source_range(&mut self, prefix_len: u32, range: &SourceRange, value: u32) {
-        let bits = bits(&range.service, &range.addr);
+        let bits = bits(&range.list, &range.addr);
         self.tables.source_ranges.push((prefix_len, bits, value));
     }
 
@@ -483,7 +483,7 @@ impl Tables for HostTables {
     }
 
     fn source_range(&self, key: &SourceKey) -> Option<u32> {
-        longest(&self.source_ranges, bits(&key.range.service, &key.range.addr))
+        longest(&self.source_ranges, bits(&key.range.list, &key.range.addr))
     }
 
     fn mac(&self, mac: &Mac) -> Option<u64> {

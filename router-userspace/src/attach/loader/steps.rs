@@ -72,11 +72,11 @@ fn chats_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [value, &[0; 8]].concat()))
 }
 
-/// Version 2 of `PENDING`: the cookie of the whole chat, which is that of its part as far as it is known, and no
-/// readable key come behind what was there.
+/// Version 2 of `PENDING`: the cookie of the whole chat, which is that of its part as far as it is known, no
+/// readable key, and nobody whom a proxy has named come behind what was there.
 fn pending_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let cookie = value.get(..8)?;
-    Some((key.to_vec(), [value, cookie, &[0; 72]].concat()))
+    Some((key.to_vec(), [value, cookie, &[0; 88]].concat()))
 }
 
 /// Version 2 of `FLOWS`: how far the client's directions are, which its next segment tells, and the ends of FINs

@@ -46,6 +46,8 @@ pub struct Service {
     pub other_vips: Vec<(Prefix, u16)>,
     /// From where clients may connect; `None`: from anywhere.
     pub allowed_sources: Option<Vec<Prefix>>,
+    /// From where what comes begins with the PROXY protocol; empty: from nowhere.
+    pub proxy_protocol_from: Vec<Prefix>,
     /// How connections are placed.
     pub policy: Policy,
     /// Where the chat's name comes from: the first that yields one counts.

@@ -98,6 +98,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         "addresses",
         "port",
         "allowed_sources",
+        "proxy_protocol_from",
         "policy",
         "key",
         "on_missing_key",
@@ -121,6 +122,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         let given = parsed(table.get(name), "a duration, \"30s\",", parse);
         given.unwrap_or(Duration::from_secs(default.into()))
     };
+    let (allowed_sources, proxy_protocol_from) = sources(table);
     let replicas: Vec<_> = table.tables("replica").iter().map(|t| replica(t, port)).collect();
     let (replicas, replica_fields) = replicas.into_iter().unzip();
     let service = Service {
@@ -128,7 +130,8 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         addresses,
         port,
         other_vips: Vec::new(),
-        allowed_sources: allowed_sources(table),
+        allowed_sources,
+        proxy_protocol_from,
         policy,
         keys: keys(table, policy),
         on_missing_key: match on_missing_key.as_ref().and_then(|f| f.text("\"spread\"")) {
@@ -172,20 +175,38 @@ fn addresses<'a>(table: &Table<'a>) -> (Vec<Prefix>, Vec<Field<'a>>) {
         .unzip()
 }
 
-/// From where clients may connect.
-fn allowed_sources(table: &Table<'_>) -> Option<Vec<Prefix>> {
-    let field = table.get("allowed_sources")?;
-    let items = field.list();
-    let right = "prefixes of clients, allowed_sources = [\"192.0.2.0/24\"], or leave it out: then anybody may";
-    if field.is_list() && items.is_empty() {
-        field.refuse(format!("is empty, so nobody may connect; write {right}"));
+/// From where clients may connect, and from where what comes begins with the PROXY protocol.
+fn sources(table: &Table<'_>) -> (Option<Vec<Prefix>>, Vec<Prefix>) {
+    let mut left = SOURCES_OF_SERVICE as usize;
+    let allowed = table.get("allowed_sources").map(|field| {
+        let right = "so nobody may connect; write prefixes of clients, allowed_sources = [\"192.0.2.0/24\"], or \
+                     leave it out: then anybody may";
+        prefixes(&field, "a prefix of clients, \"192.0.2.0/24\",", right, &mut left)
+    });
+    let proxies = table.get("proxy_protocol_from").map(|field| {
+        let right = "so nobody sends the PROXY protocol; write prefixes of those that do, \
+                     proxy_protocol_from = [\"10.0.0.0/24\"], or leave it out";
+        prefixes(&field, "a prefix of proxies, \"10.0.0.0/24\",", right, &mut left)
+    });
+    (allowed, proxies.unwrap_or_default())
+}
+
+/// A list of prefixes, of which `left` more may be in all.
+fn prefixes(list: &Field<'_>, one: &str, if_empty: &str, left: &mut usize) -> Vec<Prefix> {
+    let items = list.list();
+    if list.is_list() && items.is_empty() {
+        list.refuse(format!("is empty, {if_empty}"));
     }
-    let most = SOURCES_OF_SERVICE as usize;
-    if items.len() > most {
-        field.refuse(format!("has {} prefixes; a service has at most {most}", items.len()));
+    if items.len() > *left {
+        let most = SOURCES_OF_SERVICE;
+        let all = match *left == most as usize {
+            true => "",
+            false => " in all, with those of allowed_sources",
+        };
+        list.refuse(format!("has {} prefixes; a service has at most {most}{all}", items.len()));
     }
-    let parse = |item| parsed(Some(item), "a prefix of clients, \"192.0.2.0/24\",", value::source);
-    Some(items.into_iter().filter_map(parse).collect())
+    *left = left.saturating_sub(items.len());
+    items.into_iter().filter_map(|item| parsed(Some(item), one, value::source)).collect()
 }
 
 fn policy(table: &Table<'_>) -> Policy {

@@ -135,6 +135,42 @@ fn sources_are_prefixes_of_clients() {
 }
 
 #[test]
+fn proxies_are_prefixes_too() {
+    let with = |list: &str| BASE.replace("= 80", &format!("= 80\nproxy_protocol_from = {list}"));
+    let proxies = |fields: &str| {
+        let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{fields}\n");
+        let service = Config::parse(&text, "r.toml").unwrap().services.remove(0);
+        let proxies = service.proxy_protocol_from.iter().map(ToString::to_string);
+        (proxies.collect::<Vec<_>>(), service.allowed_sources)
+    };
+    assert_eq!(proxies(BASE), (vec![], None));
+    let read = proxies(&with("[\"192.0.2.7\", \"10.0.0.0/8\", \"2001:db8::/32\"]"));
+    assert_eq!(read.0, ["192.0.2.7", "10.0.0.0/8", "2001:db8::/32"]);
+    let at = "6:23: service[0].proxy_protocol_from";
+    refused(
+        &with("[]"),
+        at,
+        "is empty, so nobody sends the PROXY protocol; write prefixes of those that do",
+    );
+    refused(&with("\"10.0.0.0/8\""), at, "write a list");
+    refused(&with("true"), at, "write a list");
+    refused(&with("[7]"), "6:24: service[0].proxy_protocol_from[0]", "write a prefix of proxies");
+    refused(&with("[\"10.0.0.1/8\"]"), "6:24", "write \"10.0.0.0/8\"");
+    refused(&with("[\"lb.example\"]"), "6:24", "is not an IP address");
+    let many = |count| {
+        let all = (0..count).map(|i| format!("\"10.0.{}.{}\"", i / 256, i % 256));
+        format!("[{}]", all.collect::<Vec<_>>().join(","))
+    };
+    refused(&with(&many(257)), at, "has 257 prefixes; a service has at most 256");
+    let both = format!("{}\nallowed_sources = {}", many(57), many(200));
+    refused(
+        &with(&both),
+        at,
+        "has 57 prefixes; a service has at most 256 in all, with those of allowed",
+    );
+}
+
+#[test]
 fn shares_are_of_prefixes_and_some_are_trusted() {
     let with = |fields: &str| format!("[shares]\n{fields}\n[[service]]\n{BASE}");
     let read = |fields: &str| {

@@ -12,8 +12,8 @@ use roost_place::slots::{self, Candidate, SlotTable};
 use router_ebpf::{
     maps::{
         Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
-        POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica,
-        SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE, Service, SourceRange, Vip,
+        POLICY_HOME, POLICY_SPREAD, PROXIES, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY,
+        Replica, SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE, Service, SourceRange, Vip,
     },
     schema::Map,
 };
@@ -155,11 +155,9 @@ impl<'a> Desired<'a> {
         let index = self.index;
         let number = self.service_number(service)?;
         let vips = self.unclaimed(service);
-        let ranges = match &service.allowed_sources {
-            Some(sources) => ranges(number, sources),
-            None => Ranges::new(),
-        };
-        let wanted = service.allowed_sources.as_ref().map_or(0, Vec::len);
+        let ranges = ranges(number, service);
+        let allowed = service.allowed_sources.as_ref().map_or(0, Vec::len);
+        let wanted = allowed + service.proxy_protocol_from.len();
         if wanted > SOURCES_OF_SERVICE as usize {
             let (service, room) = (service.name.clone(), SOURCES_OF_SERVICE);
             return Err(PlanError::Sources { service, wanted, room });
@@ -196,10 +194,11 @@ impl<'a> Desired<'a> {
         let here = |key: &VipKey| published.vips.get(key) == Some(&number);
         let replicas: Vec<_> = self.known(number, service).into_iter().flatten().collect();
         let mut ranges = self.own.get(&number).map_or_else(Ranges::new, |own| own.ranges.clone());
-        if let Some(sources) = &service.allowed_sources {
-            let wanted = self::ranges(number, sources);
-            ranges.retain(|key, may| *may == 0 || wanted.contains_key(key));
-        }
+        let wanted = self::ranges(number, service);
+        let is_open = service.allowed_sources.is_none();
+        ranges.retain(|key, may| {
+            *may == 0 || is_open && !key.1.is_proxy() || wanted.contains_key(key)
+        });
         let mut value = *old;
         if replicas.iter().all(|r| r.number != value.missing_replica) {
             value.missing_replica = NO_REPLICA;
@@ -405,6 +404,7 @@ fn settings(service: &config::Service) -> Service {
         name: Name::new(service.name.as_bytes()),
         linger: seconds(service.linger),
         restricted: service.allowed_sources.is_some() as u8,
+        proxied: !service.proxy_protocol_from.is_empty() as u8,
         handshake_timeout: seconds(service.handshake_timeout),
         client_closed_timeout: seconds(service.client_closed_timeout),
         replica_closed_timeout: seconds(service.replica_closed_timeout),
@@ -435,12 +435,17 @@ fn entry(service: u32, replica: &config::Replica) -> Replica {
 }
 
 /// What `SOURCE_RANGES` is to have for a service.
-fn ranges(number: u32, sources: &[Prefix]) -> Ranges {
-    let key = |bits, addr| {
-        (addr::SERVICE_BITS + bits, SourceRange { service: number.to_be_bytes(), addr })
-    };
-    let ranges = addr::clients(sources).into_iter();
-    ranges.map(|((bits, addr), value)| (key(bits, addr), value)).collect()
+fn ranges(number: u32, service: &config::Service) -> Ranges {
+    let clients = service.allowed_sources.iter().flatten().collect::<Vec<_>>();
+    let proxies = service.proxy_protocol_from.iter().collect();
+    let mut ranges = Ranges::new();
+    for (list, prefixes) in [(number, clients), (number | PROXIES, proxies)] {
+        let list = list.to_be_bytes();
+        let key = |bits, addr| (addr::LIST_BITS + bits, SourceRange { list, addr });
+        let all = addr::clients(prefixes).into_iter();
+        ranges.extend(all.map(|((bits, addr), value)| (key(bits, addr), value)));
+    }
+    ranges
 }
 
 fn seconds(time: Duration) -> u32 {
@@ -454,7 +459,7 @@ fn own(published: &Published) -> BTreeMap<u32, Own<'_>> {
         own.entry(*number).or_default().vips.push(*key);
     }
     for (key, may) in &published.ranges {
-        own.entry(u32::from_be_bytes(key.1.service)).or_default().ranges.insert(*key, *may);
+        own.entry(key.1.service()).or_default().ranges.insert(*key, *may);
     }
     for (number, replica) in &published.replicas {
         if replica.state != REPLICA_GONE {

@@ -136,20 +136,25 @@ impl Change {
                 format!("removal of address {}", addr::vip_text(*prefix_len, vip))
             }
             Self::Range { prefix_len, range, value } => {
-                let service = u32::from_be_bytes(range.service);
+                let (what, service) = (kind(range), range.service());
                 let may = if *value == 1 { "" } else { "no " };
                 let text = addr::source_text(*prefix_len, range);
-                format!("{may}clients of {text} for service {service}")
+                format!("{may}{what} of {text} for service {service}")
             }
             Self::RemoveRange { prefix_len, range } => {
-                let service = u32::from_be_bytes(range.service);
+                let (what, service) = (kind(range), range.service());
                 let text = addr::source_text(*prefix_len, range);
-                format!("removal of clients of {text} for service {service}")
+                format!("removal of {what} of {text} for service {service}")
             }
             Self::RemoveService { number } => format!("removal of service {number}"),
             Self::RemoveReplica { number } => format!("replica number {number} as free"),
         }
     }
+}
+
+/// Whose addresses a list has.
+fn kind(range: &SourceRange) -> &'static str {
+    if range.is_proxy() { "proxies" } else { "clients" }
 }
 
 /// The maps of the control plane.

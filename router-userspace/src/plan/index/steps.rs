@@ -67,7 +67,7 @@ fn groups(from: &Published, to: &Published) -> BTreeMap<u32, Group> {
             comes(first / (2 * SLOT_STRIDE), Change::Slots { first: *first, slots });
         }
     }
-    let of = |range: &SourceRange| u32::from_be_bytes(range.service);
+    let of = SourceRange::service;
     let mut ranges: Vec<_> = to.ranges.iter().collect();
     // What lets nobody in first.
     ranges.sort_by_key(|(_, value)| **value);

@@ -363,6 +363,35 @@ fn what_is_kept_gives_way_to_a_claim() {
     assert_eq!(world.maps.services.len(), 2);
 }
 
+/// Nobody is read as a proxy who is none, and what a proxy sends is read before it counts.
+#[test]
+fn proxies_come_before_they_count_and_go_after() {
+    let mut world = World::new();
+    let with = |lines: &str| {
+        let text = service("chat", "10.0.0.1", &[("a", 2, "")]);
+        text.replace("port = 80\n", &format!("port = 80\n{lines}\n"))
+    };
+    world.set(&with(""));
+    let flags = |world: &World| {
+        let service = &world.maps.services[&0];
+        (service.restricted, service.proxied)
+    };
+    assert_eq!(kinds(&world.set(&with("proxy_protocol_from = [\"192.0.2.0/24\"]"))), "ps");
+    assert_eq!(flags(&world), (0, 1));
+    // The same prefix in the other list is another entry.
+    let both =
+        with("proxy_protocol_from = [\"192.0.2.0/24\"]\nallowed_sources = [\"192.0.2.0/24\"]");
+    assert_eq!(kinds(&world.set(&both)), "ps");
+    assert_eq!((flags(&world), world.maps.ranges.len()), ((1, 1), 2));
+    world.restart();
+    assert_eq!(world.set(&both), []);
+    assert_eq!(kinds(&world.set(&with("allowed_sources = [\"192.0.2.0/24\"]"))), "sP");
+    assert_eq!(flags(&world), (1, 0));
+    world.set(&both);
+    assert_eq!(kinds(&world.set("")), "VSPPg");
+    assert_eq!(world.maps.ranges, BTreeMap::new());
+}
+
 /// Never are there fewer ranges than are meant while only they may connect, and never may anybody connect
 /// while not all of them are there.
 #[test]
