@@ -34,6 +34,9 @@ const SERVICE: u32 = 4;
 /// Tells what is hashed here from what else is hashed under the same key.
 const DOMAIN: u64 = u64::from_le_bytes(*b"a source");
 
+/// No table has more entries.
+const MOST: u32 = i32::MAX as u32;
+
 /// A table that is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
@@ -55,13 +58,16 @@ impl Table {
         }
     }
 
+    /// What is held at an index of `SHARES`. Less than nothing is nothing: an entry that came back while maps were
+    /// carried over to another release is counted off twice, and for that nobody is to be refused.
     #[inline(always)]
     fn held(self, tables: &impl FlowTables, index: u32) -> u32 {
-        tables.share(index).map_or(0, |share| match self {
+        let count = tables.share(index).map_or(0, |share| match self {
             Self::Flows => share.flows(),
             Self::Chats => share.chats(),
             Self::Heads => share.heads(),
-        })
+        });
+        if count > MOST { 0 } else { count }
     }
 
     #[inline(always)]

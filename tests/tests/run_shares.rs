@@ -232,6 +232,20 @@ fn a_tuple_that_comes_back_is_counted_once_and_one_of_a_release_before_is_adopte
 }
 
 #[test]
+fn for_what_was_counted_off_twice_nobody_is_refused() {
+    let world = world(8, 64, 1);
+    on_all(&world, |machine, family| {
+        let less = Share { flows: u32::MAX - 1, chats: u32::MAX, ..Share::default() };
+        machine.set_share(ALL_SHARES, &less);
+        for i in 0..5 {
+            establish(machine, family, Kind::Home, 1, 1000 + i);
+        }
+        assert_eq!(whole(machine, Kind::Home), [(3, 0), (5, 1)]);
+        establish(machine, family, Kind::Home, 1, 1005);
+    });
+}
+
+#[test]
 fn heads_are_taken_and_given_back_by_entries() {
     let sharing = Sharing { heads: 1000, services: 1, ipv4_prefix: 32, ..Sharing::default() };
     let world = trusting(World { sharing, ..World::default() }, &[3]);

@@ -195,12 +195,14 @@ fn prefixes(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     let roost = Roost::start(lab, &Config { top, ..Config::new(lab) }.to_string())?;
     let vip = (lab.vip(Family::V6), VIP_PORT).into();
     // All addresses of the prefix are the client's.
-    run_in(&lab.client, IP, &["route", "add", "local", "2001:db8:7374::/48", "dev", "lo"])?;
+    run_in(&lab.client, IP, &["route", "add", "local", "2001:db8:7374::/47", "dev", "lo"])?;
     lab.client.sysctl("net.ipv6.ip_nonlocal_bind", "1")?;
     lab.client.set_mute(UPLINK, true)?;
     let net = |n| Ipv6Addr::new(0x2001, 0xdb8, 0x7374, n, 0, 0, 0, 1).into();
     let stranger = Visitors::from(lab, vip, (0..options.prefixes).map(|n| net(n as u16)).collect());
-    let other = Visitors::from(lab, vip, vec![lab.client_addr_n(Family::V6, ONE)]);
+    let one = |net| Visitors::from(lab, vip, vec![net]);
+    let other = one(lab.client_addr_n(Family::V6, ONE));
+    let greedy = one(Ipv6Addr::new(0x2001, 0xdb8, 0x7375, 0, 0, 0, 0, 1).into());
     let hold = |visitors: &Visitors<'_>, visits, whose: &'static str| {
         let chat = Arc::new(move |n| format!("{whose}-{}", n / 3));
         let plan = Plan { end: End::Forget, chat, ..Plan::new(visits, Duration::from_secs(240)) };
@@ -209,6 +211,10 @@ fn prefixes(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
         Ok::<_, anyhow::Error>(outcome)
     };
     let held = hold(&stranger, options.prefixes, "stranger")?;
+    // What is left is a third of the room, and the half of that is a share.
+    let share = options.prefixes / 4;
+    step(&format!("one address more that takes what it can: {share} connections"));
+    let greedy = hold(&greedy, share + 2 * ON_THEIR_WAY, "greedy")?;
     step(&format!("{others} connections of one other address"));
     let outcome = hold(&other, others, "other")?;
     lab.client.set_mute(UPLINK, false)?;
@@ -219,8 +225,13 @@ fn prefixes(lab: &Lab, options: &Options, report: &mut Report) -> Result<()> {
     report.tell("prefixes_per_second", held.rate().round(), "of them a second");
     let missing = (others - outcome.answered) as f64;
     report.at_most("prefixes_missing", missing, 0.0, "connections of another address not answered");
+    report.at_most("prefixes_refused", held.refused as f64, 0.0, "of the prefixes' refused");
+    let most = (share + ON_THEIR_WAY) as f64;
+    let words = "connections of one address that takes what it can";
+    report.at_most("greedy_held", greedy.answered as f64, most, words);
     let refused = counter(&roost, "reset_share")? + counter(&roost, "reset_share_late")?;
-    report.at_most("prefixes_refused", refused as f64, 0.0, "connections refused for a share");
+    let words = "connections refused for a share, all of them that address's";
+    report.at_least("greedy_refused", greedy.refused as f64, refused.max(1) as f64, words);
     let maps = roost.json(&["maps", "list"])?;
     let shares = maps.as_array().into_iter().flatten().find(|map| map["name"] == "SHARES");
     let shares = shares.context("`roost maps` lists no SHARES")?;
