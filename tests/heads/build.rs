@@ -7,8 +7,17 @@ use std::{
 };
 
 /// The directories of the corpus.
-const DIRS: [&str; 7] =
-    ["requests", "smuggling", "hellos", "fuzz/http", "fuzz/requests", "fuzz/tls", "fuzz/segments"];
+const DIRS: [&str; 9] = [
+    "requests",
+    "smuggling",
+    "hellos",
+    "proxied",
+    "fuzz/http",
+    "fuzz/requests",
+    "fuzz/tls",
+    "fuzz/segments",
+    "fuzz/proxy",
+];
 
 fn main() -> io::Result<()> {
     let manifest = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");

@@ -29,7 +29,7 @@ const TARGETS: [Target; 5] = [
     Target { name: "requests", heads: Some("smuggling") },
     Target { name: "tls", heads: Some("hellos") },
     Target { name: "segments", heads: None },
-    Target { name: "proxy", heads: None },
+    Target { name: "proxy", heads: Some("proxied") },
 ];
 
 /// Fuzz the search for keys, and for where requests begin, against independent parsers.

@@ -48,6 +48,12 @@ fn segments() {
     replay("fuzz/segments", check::segments);
 }
 
+#[test]
+fn proxied() {
+    replay("proxied", check::proxied);
+    replay("fuzz/proxy", check::proxied);
+}
+
 /// The key of a file, or the reason why there is none.
 fn key(dir: &str, name: &str, source: &Source) -> Result<String, String> {
     let head = corpus::file(dir, name);
