@@ -1,17 +1,20 @@
 //! Heads behind the PROXY protocol, packet by packet.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, fmt::Debug, net::IpAddr};
 
+use proptest::{prelude::*, sample::Index};
 use roost_heads::proxy::header;
 use roost_tests::run::{
     Family, Hook, Machine,
     frame::{ACK, FIN, PSH, Seg},
+    host::Host,
+    kernel::Rig,
     on_all,
     talk::{Conn, get, reset_for},
     world::{Kind, World, client, mapped, service},
 };
 use router_ebpf::{
-    maps::{FLOW_REQUESTS, PROXIES, Service, Sharing, SourceRange},
+    maps::{FLOW_REQUESTS, PROXIES, Pending, Service, Sharing, SourceRange},
     source::KeyKind,
     verdict::Counter,
 };
@@ -231,5 +234,54 @@ fn an_upgrade_is_seen_behind_it() {
                 assert_eq!(pending.source, KeyKind::Query as u32);
             }
         }
+    });
+}
+
+/// What becomes of a head in two segments: the counters, and what waits then.
+fn outcome(
+    machine: &mut dyn Machine,
+    head: &[u8],
+    cut: usize,
+    port: u16,
+) -> impl PartialEq + Debug + use<> {
+    // A client of its own for each, or the limit on RSTs would count in.
+    let mut conn = Conn::new(Family::V4, Kind::Client, PROXY + port % 256, port);
+    conn.open(machine);
+    let mut moved = Vec::new();
+    for (at, bytes) in [(0, &head[..cut]), (cut, &head[cut..])] {
+        if !bytes.is_empty() && machine.pending().is_empty() {
+            let seg = conn.up(PSH | ACK, at as u32, 0, bytes);
+            moved.push(machine.run(Hook::Ingress, &seg.bytes()).moved);
+        }
+    }
+    let pending = machine.pending();
+    for (tuple, _) in &pending {
+        machine.forget_pending(tuple);
+    }
+    let known = |value: &Pending| (value.key.kept().to_vec(), value.charged, value.replica);
+    (moved, pending.iter().map(|(_, value)| known(value)).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_kernel_does_as_the_host() {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) };
+    let world = World::default();
+    let (mut host, mut kernel) = (Host::new(&world), Rig::new(&world));
+    for machine in [&mut host as &mut dyn Machine, &mut kernel] {
+        believe(machine, Family::V4);
+    }
+    let machines = RefCell::new((host, kernel, 1000u16));
+    let ends = (1u8..3, any::<IpAddr>(), any::<IpAddr>(), any::<(u16, u16)>());
+    let change = prop::option::of((any::<Index>(), any::<u8>()));
+    proptest!(config, |((version, client, server, ports) in ends, change in change, cut in any::<Index>())| {
+        let mut head = behind(&header(version, client, server, ports), b"GET / HTTP/1.1\r\n");
+        if let Some((at, byte)) = change {
+            let at = at.index(head.len());
+            head[at] = byte;
+        }
+        let (host, kernel, port) = &mut *machines.borrow_mut();
+        *port += 1;
+        let cut = cut.index(head.len() + 1);
+        prop_assert_eq!(outcome(host, &head, cut, *port), outcome(kernel, &head, cut, *port));
     });
 }
