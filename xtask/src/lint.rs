@@ -89,7 +89,7 @@ fn dependencies(workspace: &Workspace, offline: bool) -> Result<()> {
         say(format_args!("warning: advisories are not checked: {error:#}"));
         return Ok(());
     }
-    run_command(&mut deny(&["check", "--disable-fetch", "advisories"])?)
+    run_command(&mut deny(&["--offline", "check", "advisories"])?)
 }
 
 /// A cargo-deny of the right series: the user's, or one in target/tools.
