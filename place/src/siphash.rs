@@ -51,16 +51,43 @@ impl State {
     }
 }
 
-/// Hash of `N` words, which are `8 * N` bytes in little-endian order.
+/// The hash of words so far: of texts that begin alike, that is done once.
+#[derive(Clone, Copy)]
+pub struct Words {
+    state: State,
+    count: u64,
+}
+
+impl Words {
+    /// Of none.
+    #[inline(always)]
+    pub const fn new(key: &Key) -> Self {
+        Self { state: State::new(key), count: 0 }
+    }
+
+    /// With `N` more, which are `8 * N` bytes in little-endian order.
+    #[inline(always)]
+    pub const fn and<const N: usize>(mut self, more: &[u64; N]) -> Self {
+        let mut i = 0;
+        while i < N {
+            self.state = self.state.block(more[i]);
+            i += 1;
+        }
+        self.count += N as u64;
+        self
+    }
+
+    /// The hash of them.
+    #[inline(always)]
+    pub const fn finish(self) -> u64 {
+        self.state.block((self.count * 8) << 56).finish()
+    }
+}
+
+/// Hash of `N` words.
 #[inline(never)]
 pub fn words<const N: usize>(key: &Key, input: &[u64; N]) -> u64 {
-    let mut state = State::new(key);
-    let mut i = 0;
-    while i < N {
-        state = state.block(input[i]);
-        i += 1;
-    }
-    state.block(((N as u64 * 8) & 0xff) << 56).finish()
+    Words::new(key).and(input).finish()
 }
 
 /// Hash of the first `len` bytes of `data`; `len` is cut to `N`, a multiple of eight.

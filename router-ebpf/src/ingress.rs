@@ -49,16 +49,21 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
     }
     // Most segments of ours belong to a flow, which is found faster than the service.
     scratch.vip_side = scratch.segment.tuple_from_client();
-    if let Some(flow) = tables.flow(&scratch.vip_side)
-        && scratch.segment.well_formed()
-        && !scratch.segment.has(flags::SYN)
-    {
-        if !needs_care(tables, &scratch.segment, flow) {
-            return established(packet, tables, scratch, flow).map(Next::Verdict);
+    let is_known = reread(&scratch.absent) != 0;
+    if !is_known && !scratch.segment.has(flags::SYN) {
+        match tables.flow(&scratch.vip_side) {
+            Some(flow) if scratch.segment.well_formed() => {
+                if !needs_care(tables, &scratch.segment, flow) {
+                    return established(packet, tables, scratch, flow).map(Next::Verdict);
+                }
+                return go_on(packet, tables, scratch, Stage::Care);
+            }
+            Some(_) => {}
+            None => scratch.absent = 1,
         }
-        return go_on(packet, tables, scratch, Stage::Care);
     }
-    match without_flow(tables, scratch) {
+    let next = if is_known { Next::Stage(Stage::Open) } else { without_flow(tables, scratch) };
+    match next {
         Next::Stage(_)
             if !scratch.segment.has(flags::SYN) && tables.ended(&scratch.vip_side).is_some() =>
         {
@@ -132,7 +137,10 @@ pub fn open<P: Packet>(
     if !may_connect(tables, scratch, service) {
         return Some(Next::Verdict(Counter::DropSource));
     }
-    let flow = tables.flow(&scratch.vip_side);
+    let flow = match reread(&scratch.absent) {
+        0 => tables.flow(&scratch.vip_side),
+        _ => None,
+    };
     if scratch.segment.has(flags::SYN) {
         if let Some(flow) = flow {
             flow.note_syn(tables.now());

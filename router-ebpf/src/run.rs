@@ -7,7 +7,7 @@ use crate::{
     ingress::{ingress, open},
     packet::Packet,
     scratch::Scratch,
-    shortcut,
+    shortcut::{self, Short},
     stage::{Next, Stage},
     tables::{FlowTables, Refused},
     verdict::Counter,
@@ -46,7 +46,7 @@ impl Stage {
         packet: &mut P,
         tables: &impl FlowTables,
         scratch: &mut Scratch,
-    ) -> Option<Counter> {
+    ) -> Option<Short> {
         match self {
             Self::Ingress => shortcut::to_replica(packet, tables, scratch),
             Self::Egress => shortcut::to_client(packet, tables, scratch),
@@ -75,6 +75,7 @@ pub fn run_all<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Counter {
+    scratch.absent = 0;
     loop {
         match stage.run(packet, tables, scratch) {
             Next::Verdict(verdict) => return verdict,

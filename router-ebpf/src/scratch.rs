@@ -54,6 +54,8 @@ pub struct Scratch {
     pub mac: Mac,
     /// Client and VIP.
     pub vip_side: Tuple,
+    /// 1 if it is known that there is no flow between these, so that nobody looks again.
+    pub absent: u32,
     /// Client and replica.
     pub replica_side: Tuple,
     /// The service's number.

@@ -90,6 +90,15 @@ impl<const N: usize> Packet for Headers<'_, N> {
     }
 }
 
+/// What has come of the short way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Short {
+    /// It is decided: the packet is passed.
+    Passed(Counter),
+    /// It has no flow, and is for the service `scratch.service`.
+    Absent,
+}
+
 /// Which way a segment goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -103,7 +112,7 @@ pub fn to_replica<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Option<Counter> {
+) -> Option<Short> {
     shortcut(packet, tables, scratch, Way::ToReplica)
 }
 
@@ -113,7 +122,7 @@ pub fn to_client<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Option<Counter> {
+) -> Option<Short> {
     shortcut(packet, tables, scratch, Way::ToClient)
 }
 
@@ -123,7 +132,7 @@ fn shortcut<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     way: Way,
-) -> Option<Counter> {
+) -> Option<Short> {
     // The kernel knows of these that their checksum is unfinished, whatever it looks like.
     if packet.is_merged() {
         return None;
@@ -163,7 +172,7 @@ fn translate<const N: usize, const L4: usize>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     way: Way,
-) -> Option<Counter> {
+) -> Option<Short> {
     let mut headers = Headers { bytes, len };
     let mut segment = Segment::EMPTY;
     match L4 {
@@ -194,7 +203,11 @@ fn translate<const N: usize, const L4: usize>(
         Way::ToReplica => {
             let Some(found) = tables.flow(ends.client_words().tuple()) else {
                 let ours = ingress::service_of(tables, &segment, &mut scratch.vip);
-                return ours.is_none().then_some(Counter::IngressPassed);
+                let Some(service) = ours else {
+                    return Some(Short::Passed(Counter::IngressPassed));
+                };
+                scratch.service = service;
+                return Some(Short::Absent);
             };
             flow = found;
             if ingress::needs_care(tables, &segment, flow) {
@@ -210,7 +223,7 @@ fn translate<const N: usize, const L4: usize>(
                 else {
                     return None;
                 };
-                return Some(verdict);
+                return Some(Short::Passed(verdict));
             };
             back = found;
             if egress::needs_care(&segment, back) {
@@ -222,7 +235,7 @@ fn translate<const N: usize, const L4: usize>(
     };
     let changed = translation.apply_to_plain(&mut headers, &segment)?;
     changed.update(&mut headers, Place { l3: L3, l4: L4, v6: L4 == L4_V6 })?;
-    Some(verdict)
+    Some(Short::Passed(verdict))
 }
 
 /// A segment's ends in words, as they lie: what is written in bytes cannot be read in words at once by a CPU.

@@ -7,7 +7,7 @@
 //! | bits with timestamps | without | what |
 //! | --- | --- | --- |
 //! | 18 | 15 | MAC over 4-tuple, tick, offer and the client's ISN: the segment belongs to a handshake of ours |
-//! | 13 | 13 | the lowest bits of the client's ISN, hidden by a MAC over the rest: where the segment is in its stream |
+//! | 13 | 13 | the lowest bits of the client's ISN, hidden by a MAC over 4-tuple and tick: where the segment is in its stream |
 //! | 1 | 1 | parity of the tick |
 //! | 0 | 3 | offer: one of [`offer::USUAL`] |
 //!
@@ -21,7 +21,7 @@ mod tests;
 use crate::{
     maps::{Secrets, TICK_SHIFT, Tuple},
     options::Offer,
-    siphash,
+    siphash::{self, Words},
 };
 
 use self::offer::{Form, STAMPED_BITS};
@@ -40,10 +40,10 @@ pub fn make(secrets: &Secrets, tuple: &Tuple, client_isn: u32, offer: &Offer, no
     let form = Form::of(offer);
     let bits = form.pack(offer);
     let tick = tick(secrets, now);
-    let mac = mac(form, &secrets.handshake, tuple, bits, tick);
-    let hidden = client_isn.wrapping_add(pad(mac)) & (REACH - 1);
+    let begun = begin(&secrets.handshake, tuple, tick);
+    let hidden = client_isn.wrapping_add(pad(begun)) & (REACH - 1);
     let rest = hidden << 1 | tick as u32 & 1;
-    let number = proof(&secrets.handshake, mac, client_isn) << (REACH_BITS + 1) | rest;
+    let number = proof(begun, form, bits, client_isn) << (REACH_BITS + 1) | rest;
     match form {
         Form::Stamped => number,
         Form::Plain => number << form.shift() | bits as u32,
@@ -69,11 +69,11 @@ pub fn check(
         tick = tick.wrapping_sub(1);
     }
     let check_with = |key| {
-        let mac = mac(form, key, tuple, bits, tick);
-        let isn = (number >> 1).wrapping_sub(pad(mac));
+        let begun = begin(key, tuple, tick);
+        let isn = (number >> 1).wrapping_sub(pad(begun));
         let isn = seq.wrapping_sub(seq.wrapping_sub(isn) & (REACH - 1));
         let mask = u32::MAX >> form.shift() >> (REACH_BITS + 1);
-        let right = (proof(key, mac, isn) ^ number >> (REACH_BITS + 1)) & mask == 0;
+        let right = (proof(begun, form, bits, isn) ^ number >> (REACH_BITS + 1)) & mask == 0;
         right.then_some(isn)
     };
     match check_with(&secrets.handshake) {
@@ -89,24 +89,31 @@ const fn tick(secrets: &Secrets, now: u64) -> u64 {
     now.wrapping_add(secrets.clock_offset) >> TICK_SHIFT
 }
 
-/// The MAC over all but the client's ISN.
+/// What both MACs begin with, the 4-tuple and the tick: two words of IPv4, five of IPv6.
 #[inline(always)]
-fn mac(form: Form, key: &siphash::Key, tuple: &Tuple, bits: u8, tick: u64) -> u64 {
+fn begin(key: &siphash::Key, tuple: &Tuple, tick: u64) -> Words {
+    const MAPPED: u64 = 0xffff_0000;
     let [a, b, c, d, ports] = tuple_words(tuple);
+    let begun = Words::new(key);
+    let last = ports | tick << 32;
+    if a == 0 && b & 0xffff_ffff == MAPPED {
+        begun.and(&[b >> 32 | d & !0xffff_ffff, last])
+    } else {
+        begun.and(&[a, b, c, d, last])
+    }
+}
+
+/// What hides the client's ISN, in the lowest bits: the MAC over that alone.
+#[inline(always)]
+const fn pad(begun: Words) -> u32 {
+    begun.finish() as u32
+}
+
+/// The MAC over the offer and the client's ISN, too: as many of its lowest bits count as there are.
+#[inline(always)]
+const fn proof(begun: Words, form: Form, bits: u8, client_isn: u32) -> u32 {
     let about = (form.shift() as u64) << STAMPED_BITS | bits as u64;
-    siphash::words(key, &[a, b, c, d, ports | about << 32, tick])
-}
-
-/// What hides the client's ISN, in the lowest bits.
-#[inline(always)]
-const fn pad(mac: u64) -> u32 {
-    (mac >> 32) as u32
-}
-
-/// The MAC over all: as many of its lowest bits count as there are.
-#[inline(always)]
-fn proof(key: &siphash::Key, mac: u64, client_isn: u32) -> u32 {
-    siphash::words(key, &[mac, client_isn as u64]) as u32
+    begun.and(&[about << 32 | client_isn as u64]).finish() as u32
 }
 
 /// A tuple as words to hash: the four of the addresses, and the ports in the low half of the last.

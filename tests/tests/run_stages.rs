@@ -9,6 +9,7 @@ use roost_tests::run::{
     world::{Kind, World, client},
 };
 use router_ebpf::{
+    shortcut::Short,
     stage::Stage,
     verdict::{Action, Counter},
 };
@@ -80,27 +81,35 @@ fn usual_segments_go_the_short_way_and_others_the_long_one() {
         for payload in [&b""[..], b"a longer one"] {
             let up = conn.up(PSH | ACK, 60, 0, payload);
             let gone = short(&mut host, Hook::Ingress, &up.bytes());
-            assert_eq!(gone, Some((Counter::ToReplica, conn.to_replica(&up).bytes())));
+            assert_eq!(
+                gone,
+                Some((Short::Passed(Counter::ToReplica), conn.to_replica(&up).bytes()))
+            );
             let down = conn.down(PSH | ACK, 0, 60, payload);
             let gone = short(&mut host, Hook::Egress, &down.bytes());
-            assert_eq!(gone, Some((Counter::ToClient, conn.to_client(&down).bytes())));
+            assert_eq!(
+                gone,
+                Some((Short::Passed(Counter::ToClient), conn.to_client(&down).bytes()))
+            );
             let others = [
                 Seg { vlan: vec![7], ..up.clone() },
                 Seg { flags: FIN | ACK, ..up.clone() },
                 Seg { flags: RST, ..up.clone() },
                 Seg { flags: SYN, ..up.clone() },
                 Seg { flags: PSH, ..up.clone() },
-                Seg { dst: Kind::Home.vip(family), ..up.clone() },
                 conn.up_sack(60, 0, &[(100, 200)]),
             ];
             for other in others {
                 assert_eq!(short(&mut host, Hook::Ingress, &other.bytes()), None, "{other:?}");
             }
+            let other = Seg { dst: Kind::Home.vip(family), ..up.clone() }.bytes();
+            let known = short(&mut host, Hook::Ingress, &other);
+            assert_eq!(known, Some((Short::Absent, other)), "that it has no flow is known");
             let padded = [up.bytes(), vec![0; 6]].concat();
             let expected = [conn.to_replica(&up).bytes(), vec![0; 6]].concat();
             assert_eq!(
                 short(&mut host, Hook::Ingress, &padded),
-                Some((Counter::ToReplica, expected))
+                Some((Short::Passed(Counter::ToReplica), expected))
             );
             let mut cut = up.bytes();
             cut.pop();
@@ -110,11 +119,11 @@ fn usual_segments_go_the_short_way_and_others_the_long_one() {
         let far = Seg { dst: client(family, 9, 80), ..conn.up(ACK, 0, 0, b"not ours") }.bytes();
         assert_eq!(
             short(&mut host, Hook::Ingress, &far),
-            Some((Counter::IngressPassed, far.clone()))
+            Some((Short::Passed(Counter::IngressPassed), far.clone()))
         );
         assert_eq!(
             short(&mut host, Hook::Egress, &far),
-            Some((Counter::EgressPassed, far.clone()))
+            Some((Short::Passed(Counter::EgressPassed), far.clone()))
         );
         // Of a flow that a new connection may take the place of.
         host.run(Hook::Ingress, &conn.syn().bytes());

@@ -20,6 +20,7 @@ use aya_log_ebpf::{
 use router_ebpf::{
     scratch::Scratch,
     segment::Segment,
+    shortcut::Short,
     stage::{Next, Stage},
     tables::FlowTables as _,
     verdict::{Action, Counter},
@@ -74,9 +75,13 @@ fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
         return xdp_action::XDP_PASS;
     };
     // Only what is passed goes a short way.
-    if let Some(verdict) = stage.run_short(&mut Frame::new(ctx), &KernelTables, scratch) {
+    let short = stage.run_short(&mut Frame::new(ctx), &KernelTables, scratch);
+    if let Some(Short::Passed(verdict)) = short {
         KernelTables.count(verdict);
         return xdp_action::XDP_PASS;
+    }
+    if stage.is_attached() {
+        scratch.absent = (short == Some(Short::Absent)) as u32;
     }
     scratch.next = stage.run(&mut Frame::new(ctx), &KernelTables, scratch);
     let verdict = match reread(&scratch.next) {
@@ -103,7 +108,8 @@ fn at_tc(ctx: &TcContext, stage: Stage) -> i32 {
         return TC_ACT_OK;
     };
     // Only what is passed goes a short way.
-    if let Some(verdict) = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch) {
+    let short = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch);
+    if let Some(Short::Passed(verdict)) = short {
         KernelTables.count(verdict);
         return TC_ACT_OK;
     }

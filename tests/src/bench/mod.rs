@@ -253,10 +253,15 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
 
 /// Packets that end earlier on the path of an established one, in the order in which they do.
 fn detail() -> Vec<Case> {
-    use Counter::{DropStrayReset, EgressPassed, IngressPassed, ToClient, ToReplica};
+    use Counter::{DropStrayReset, EgressPassed, IngressPassed, ResetUnknown, ToClient, ToReplica};
     use Family::V4;
     let case = |name, program, verdict, packet| {
         same((name, None), program, Way::Repeat, Some(verdict), packet)
+    };
+    // As many as the limit on RSTs lets through.
+    let stray = |name, data| {
+        let packet = packets::stray(data);
+        same((name, None), INGRESS, Way::Single, Some(ResetUnknown), packet)
     };
     let up = || packets::to_replica(V4, Row::AllToReplica);
     let down = || packets::to_client(V4, Row::AllToClient);
@@ -266,6 +271,8 @@ fn detail() -> Vec<Case> {
         case("ingress: no VIP's port", INGRESS, IngressPassed, packets::other_port()),
         case("ingress: no VIP", INGRESS, IngressPassed, packets::not_ours()),
         case("ingress: no flow", INGRESS, DropStrayReset, packets::stray_reset()),
+        stray("ingress: ACK of nobody", 0),
+        stray("ingress: data of nobody", 100),
         case("ingress: no timestamps", INGRESS, ToReplica, packets::bare_to_replica()),
         case("ingress: all", INGRESS, ToReplica, up()),
         case("egress: not IP", EGRESS, EgressPassed, packets::not_ip()),

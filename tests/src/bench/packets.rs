@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
-    Addr, Flow, FlowBack, KeySource, Name, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
+    Addr, Flow, FlowBack, KeySource, Mac, Name, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
     REPLICA_READY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
@@ -148,6 +148,10 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
         for slot in 0..SLOT_COUNT {
             slots.set(first + slot, own(slot % REPLICAS), 0).context("writing the map SLOTS")?;
         }
+    }
+    let mut macs = kernel.hash(Map::Macs.pin())?;
+    for (mac, until) in [(Mac::new(MAC), 0), (Mac::ALL_KNOWN, u64::MAX)] {
+        macs.insert(mac, until, 0).context("writing the map MACS")?;
     }
     for family in [Family::V4, Family::V6] {
         for (number, head) in (0u32..).zip(Head::ALL) {
@@ -315,6 +319,12 @@ pub fn stray_reset() -> Vec<u8> {
         &timestamps(1000),
         &[],
     )
+}
+
+/// One that belongs to no connection, with so many bytes of data.
+pub fn stray(data: usize) -> Vec<u8> {
+    let client = Family::V4.client(Row::Stranger);
+    segment(client, Family::V4.vip(), |_| {}, &timestamps(1000), &vec![0; data])
 }
 
 /// A segment of the flow to itself, from its client, without options.
