@@ -28,14 +28,22 @@ pub fn care<P: Packet>(
     scratch: &mut Scratch,
 ) -> Option<Next> {
     match look(packet, tables, scratch) {
-        // From a copy: there the verifier has one place to look at, and it stays what it is when the flow ends.
-        Looked::Translate => {
-            let Scratch { flow, .. } = *scratch;
-            ingress::translate(packet, tables, scratch, &flow).map(Next::Verdict)
-        }
+        Looked::Translate => translate(packet, tables, scratch).map(Next::Verdict),
         Looked::Reset(why) => reply::reset(packet, tables, scratch, why).map(Next::Verdict),
         Looked::Anew => Some(without_flow(tables, scratch)),
     }
+}
+
+/// Translates from a copy: there the verifier has one place to look at, and it stays what it is when the flow ends. A
+/// function of its own, so that the copy is not below [`look`] and the search for a key on the stack.
+#[inline(never)]
+fn translate<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    let Scratch { flow, .. } = *scratch;
+    ingress::translate(packet, tables, scratch, &flow)
 }
 
 /// What is to become of a segment of a flow.
