@@ -50,6 +50,15 @@ fn many_flows_are_entered_and_listed() -> Result<()> {
 }
 
 #[test]
+fn many_nodes_are_watched() -> Result<()> {
+    let result = prove(&["nodes", "--nodes", "700", "--seconds", "1"])?;
+    ensure!(result["nodes"] == 700 && result["heartbeats"].as_f64() > Some(0.0), "{result}");
+    let memory = result["memory_more_mb"].as_f64();
+    ensure!(memory.is_some_and(|memory| memory < 64.0), "{result}");
+    Ok(())
+}
+
+#[test]
 fn connections_come_and_go_without_the_daemon() -> Result<()> {
     let result = prove(&["orphan", "--flows", "500", "--rate-seconds", "0"])?;
     ensure!(result["ok"] == true && result["opened"] == 10_000, "{result}");

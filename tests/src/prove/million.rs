@@ -1,6 +1,5 @@
 //! `million`: so many live flows that whatever looks at each of them is seen.
 
-use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,10 +12,10 @@ use aya::programs::{
 use aya::sys::{Stats, enable_stats};
 use aya_obj::programs::XdpAttachType;
 use clap::Args;
-use nix::unistd::{SysconfVar, sysconf};
 use router_ebpf::schema::Map;
 
 use super::report::Report;
+use super::usage::{cpu_time, resident, soft_interrupts};
 use super::{counter, listed, step};
 use crate::bench::kernel::{EGRESS, INGRESS};
 use crate::bench::median;
@@ -161,39 +160,4 @@ impl Programs for Loaded {
         out.truncate(len as usize);
         Ok(out)
     }
-}
-
-/// Time that a process has had a CPU (proc_pid_stat(5): utime and stime).
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    // Behind the name, which may have spaces in it.
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
-    let ticks = fields.and_then(|fields| {
-        let tick = |n: usize| fields.get(n)?.parse::<u64>().ok();
-        Some(tick(11)? + tick(12)?)
-    });
-    let ticks = ticks.with_context(|| format!("no times in {path}: {stat}"))?;
-    duration(ticks)
-}
-
-/// Time that all CPUs have spent in soft interrupts (proc_stat(5)).
-fn soft_interrupts() -> Result<Duration> {
-    let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    let ticks = stat.split_whitespace().nth(7).and_then(|ticks| ticks.parse().ok());
-    duration(ticks.with_context(|| format!("no soft interrupts in /proc/stat: {stat}"))?)
-}
-
-fn duration(ticks: u64) -> Result<Duration> {
-    let second = sysconf(SysconfVar::CLK_TCK)?.context("this system has no clock ticks")?;
-    Ok(Duration::from_secs_f64(ticks as f64 / second as f64))
-}
-
-/// Memory of a process, in MB (proc_pid_status(5): VmRSS).
-fn resident(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kb.with_context(|| format!("no VmRSS in {path}"))? / 1000.0)
 }

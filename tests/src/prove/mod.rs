@@ -8,10 +8,12 @@ mod half_dead;
 mod heads;
 mod keepalive;
 mod million;
+mod nodes;
 mod orphan;
 mod random_keys;
 mod report;
 mod storm;
+mod usage;
 mod visit;
 
 use anyhow::{Context, Result};
@@ -38,6 +40,8 @@ pub enum Scenario {
     Keepalive(keepalive::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
     Million(million::Options),
+    /// A cluster of thousands of Nodes: what it costs the daemon to watch them all
+    Nodes(nodes::Options),
 }
 
 /// Runs a scenario. An error says that it could not be run; what it has found is in the report.
@@ -52,6 +56,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Heads(options) => heads::run(options),
         Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),
+        Scenario::Nodes(options) => nodes::run(options),
     }
 }
 
