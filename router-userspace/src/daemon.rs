@@ -149,6 +149,8 @@ struct Daemon {
     ends_flows: bool,
     /// Clients that are nodes or pods of the cluster; `None` as long as that is not known.
     nodes: Option<BTreeSet<Prefix>>,
+    /// How the tables are shared by now: what the file says, the nodes and pods, the number of services.
+    shared: Option<(Shares, Option<BTreeSet<Prefix>>, usize)>,
 }
 
 impl Daemon {
@@ -190,6 +192,7 @@ impl Daemon {
             macs: Macs::new(),
             ends_flows: false,
             nodes: (!args.cluster.kubernetes).then(BTreeSet::new),
+            shared: None,
         };
         daemon.follow_interfaces();
         daemon.publish(&daemon.config.clone());
@@ -250,12 +253,17 @@ impl Daemon {
         self.share();
     }
 
-    /// Says how the tables are shared.
+    /// Says how the tables are shared, if that has changed: of a large cluster thousands of entries would be read for it.
     fn share(&mut self) {
         let services = self.index.published().services.len();
-        let nodes = self.nodes.as_ref();
-        if let Err(e) = shares::set(&mut self.tables, &self.config.shares, nodes, services) {
-            warn!("the tables are not shared as they should be: {e}; trying on");
+        let (shares, nodes) = (&self.config.shares, &self.nodes);
+        let is_so = |(s, n, count): &(_, _, _)| s == shares && n == nodes && *count == services;
+        if self.shared.as_ref().is_some_and(is_so) {
+            return;
+        }
+        match shares::set(&mut self.tables, shares, nodes.as_ref(), services) {
+            Ok(()) => self.shared = Some((shares.clone(), nodes.clone(), services)),
+            Err(e) => warn!("the tables are not shared as they should be: {e}; trying on"),
         }
     }
 
@@ -344,6 +352,7 @@ impl Daemon {
             warn!("{e:#}");
         }
         self.data_path.refresh();
+        self.share();
     }
 
     fn follow_interfaces(&mut self) {
