@@ -4,9 +4,10 @@ use crate::{
     chats::{self, Acquired},
     flow::{End, note_fin},
     hand::{self, When},
+    head::{Found, claim, forget, release},
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, Pending,
-        Piece, STASH_LEN, STATE_COUNTED, watch_time,
+        FLOW_CHAT, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART, PENDING_REFUSED,
+        Pending, STATE_COUNTED, watch_time,
     },
     options::Offer,
     packet::Packet,
@@ -16,9 +17,10 @@ use crate::{
     shared::Shared,
     shares::{OFF, Table, count_flow, over, source},
     steer::{chat_key, still_gives},
-    tables::{FlowTables, Refused},
+    tables::{FlowTables, Refused, Step},
     translate::rescale,
     verdict::Counter,
+    verifier::reread,
     wire::flags,
 };
 
@@ -48,7 +50,6 @@ pub fn accepted<P: Packet>(
         Entered::Yes => {
             let counter = deliver(packet, tables, scratch)?;
             tables.remove_pending(&scratch.replica_side);
-            tables.remove_stash(&scratch.vip_side);
             Some(counter)
         }
         Entered::Already => {
@@ -250,6 +251,12 @@ fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     Entered::Yes
 }
 
+/// Segments of a head at the most: of 64 bytes each they are enough for the longest.
+const SEGMENTS: u32 = 256;
+/// The largest segment for a replica that says nothing (RFC 9293 section 3.7.1), and the smallest that is sent.
+const USUAL: u16 = 536;
+const SMALLEST: u16 = 76;
+
 /// Turns the replica's SYN-ACK around into the client's first data segment; if there are more, copies
 /// of it go before the last one.
 #[inline(always)]
@@ -271,78 +278,133 @@ fn deliver<P: Packet>(
     header.ack = scratch.segment.seq.wrapping_add(1);
     header.flags = flags::ACK;
     ours.write_established(&mut header.options);
-    scratch.delivered = 0;
-    scratch.fin = 0;
-    if recall(tables, scratch) {
-        // Written out: indexes that the verifier knows.
-        deliver_piece(packet, tables, scratch, 0)?;
-        deliver_piece(packet, tables, scratch, 1)?;
-        deliver_piece(packet, tables, scratch, 2)?;
-        deliver_piece(packet, tables, scratch, 3)?;
+    scratch.delivery.made = 0;
+    let there = recall(tables, scratch);
+    if there {
+        deliver_all(packet, tables, scratch)?;
+        forget(tables, scratch);
     }
-    if scratch.delivered == 0 {
+    if reread(&scratch.delivery.made) == 0 {
         // Not zero, which would stop the replica; the client's next segment tells the true one.
         scratch.header.window = 1;
-        replace(packet, scratch, Piece::NONE)?;
+        replace(packet, scratch, 0, 0)?;
         swap_macs(packet)?;
         return Some(Counter::DeliveredEmpty);
-    }
-    if scratch.fin != 0
-        && let Some(flow) = tables.flow(&scratch.vip_side)
-    {
-        let back = tables.flow_back(&scratch.replica_side);
-        note_fin(tables, flow, back, scratch.fin_at, End::Client);
     }
     Some(Counter::Delivered)
 }
 
-/// Copies what is stashed for the connection. Returns whether there is anything to deliver.
+/// Claims the head of the connection. Returns whether there is anything to deliver: another client's request must not
+/// go to this one's replica.
 #[inline(always)]
 fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    let server_isn = scratch.pending.server_isn;
-    let Some(entry) = tables.stash(&scratch.vip_side) else {
+    if claim(tables, scratch) != Found::Head {
         return false;
-    };
-    scratch.stash.copy_from(entry.get());
-    // Only now is it sure that all of it is of this connection: entries are used again at once, and
-    // another client's request must not go to this one's replica.
+    }
     let stash = scratch.stash.get();
-    stash.server_isn == server_isn && entry.server_isn() == server_isn && stash.known() > 0
+    let is_ours = stash.server_isn() == scratch.pending.server_isn && stash.known > 0;
+    if !is_ours {
+        release(tables, scratch);
+    }
+    is_ours
 }
 
-/// Makes the packet the stashed segment number `i`, if there is one. One that was made before goes
-/// out as a copy.
-#[inline(never)]
-fn deliver_piece<P: Packet>(
+/// Makes the packet the segments of the head that the replica has room for.
+#[inline(always)]
+fn deliver_all<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-    i: usize,
 ) -> Option<()> {
-    let stash = scratch.stash.get();
-    let piece = *stash.pieces.get(i)?;
-    if piece.len == 0 || stash.start(&piece) >= STASH_LEN as u32 {
-        return Some(());
+    let Scratch { stash: room, chunk_key: key, delivery, .. } = scratch;
+    let known = room.get().known;
+    room.load_all(tables, key, 0, known);
+    let window = room.get().window;
+    let offered = if scratch.answer.mss == 0 { USUAL } else { scratch.answer.mss };
+    delivery.at = 0;
+    delivery.limit = known.min(scratch.segment.window as u32);
+    delivery.most = offered.max(SMALLEST) as u32 - scratch.header.options.len * 4;
+    delivery.failed = 0;
+    scratch.header.window = rescale(window, scratch.flow.window_shift, 0);
+    tables.repeat(SEGMENTS, &mut Deliver { packet, tables, scratch });
+    (reread(&scratch.delivery.failed) == 0).then_some(())
+}
+
+/// What of a head is delivered. In map memory: on the stack the verifier would follow the numbers through each segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delivery {
+    /// The next byte.
+    at: u32,
+    /// What follows the last one.
+    limit: u32,
+    /// Bytes of a segment at the most.
+    most: u32,
+    /// How many segments were made.
+    made: u32,
+    /// 1 if one could not be made.
+    failed: u32,
+}
+
+/// The segments of a head, one at each step.
+struct Deliver<'a, P, T> {
+    packet: &'a mut P,
+    tables: &'a T,
+    scratch: &'a mut Scratch,
+}
+
+impl<P: Packet, T: FlowTables> Step for Deliver<'_, P, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let Self { packet, tables, scratch } = self;
+        if deliver_segment(*packet, *tables, scratch).is_none() {
+            scratch.delivery.failed = 1;
+            return false;
+        }
+        scratch.delivery.at < scratch.delivery.limit
     }
-    if scratch.delivered != 0 {
+}
+
+/// Makes the packet the next segment of the head. One that was made before goes out as a copy.
+#[inline(always)]
+fn deliver_segment<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let Delivery { at, limit, most, made, .. } = reread(&scratch.delivery);
+    if made != 0 {
         packet.duplicate()?;
         tables.count(Counter::DeliveredMore);
-        scratch.segment.parse_ip(packet)?;
-        scratch.segment.parse_tcp(packet)?;
     }
-    if piece.tcp_flags & flags::FIN != 0 {
-        scratch.fin = 1;
-        scratch.fin_at = piece.seq.wrapping_add(piece.len as u32).wrapping_add(1);
-    }
-    let window = rescale(piece.window, scratch.flow.window_shift, 0);
+    let len = limit.wrapping_sub(at).min(most).min(PART as u32);
+    let end = at.wrapping_add(len);
+    let stash = scratch.stash.get();
+    let is_last = end == stash.known;
+    let fin = if is_last && stash.is_whole() { flags::FIN } else { 0 };
+    let push = if is_last { stash.tcp_flags } else { 0 };
     let header = &mut scratch.header;
-    header.seq = piece.seq;
-    header.flags = piece.tcp_flags;
-    header.window = window;
-    replace(packet, scratch, piece)?;
-    if scratch.delivered == 0 {
+    header.seq = scratch.pending.client_isn.wrapping_add(1).wrapping_add(at);
+    header.flags = flags::ACK | push | fin;
+    replace(packet, scratch, at, len)?;
+    if made == 0 {
         swap_macs(packet)?;
     }
-    scratch.delivered = 1;
+    scratch.segment.becomes(packet, &scratch.header, len)?;
+    if fin != 0 {
+        ends(tables, scratch, end);
+    }
+    scratch.delivery.at = end;
+    scratch.delivery.made = made.wrapping_add(1);
     Some(())
+}
+
+/// Notes that the client's direction ends behind so many bytes.
+#[inline(never)]
+fn ends(tables: &impl FlowTables, scratch: &Scratch, len: u32) {
+    if let Some(flow) = tables.flow(&scratch.vip_side) {
+        let back = tables.flow_back(&scratch.replica_side);
+        let end = scratch.pending.client_isn.wrapping_add(len).wrapping_add(2);
+        note_fin(tables, flow, back, end, End::Client);
+    }
 }

@@ -4,18 +4,19 @@
 
 use crate::{
     connect::{Connected, connect},
+    head::{Found, Held, Kept, claim, forget, keep, release},
     ingress::listed,
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Reason, Search},
-    maps::{Name, PENDING_REFUSED, PIECES, PROXIES, Piece, STASH_LEN, Service},
+    maps::{HEAD_LEN, Name, PART, PENDING_REFUSED, PROXIES, Service},
     packet::Packet,
     reply,
     scratch::Scratch,
     shares::{self, Table},
-    stash::Added,
+    stash::{Added, Room},
     steer::{NoRoute, Why, chat_key, is_usable, steer, tuple_hash},
     syn_cookie,
-    tables::FlowTables,
+    tables::{FlowTables, Step},
     verdict::Counter,
     verifier::reread,
     wire::flags,
@@ -23,28 +24,36 @@ use crate::{
 
 /// Takes a data segment of a connection without a flow, whose client's ISN is in `scratch.client_isn`, and
 /// binds the connection when its key is known.
-///
-/// Four steps, each with a stack frame of its own that is gone before the next one.
 #[inline(always)]
 pub fn bind<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<Counter> {
-    match read(packet, scratch)? {
-        Read::Right => {}
-        Read::TooLong => return Some(Counter::DropOversize),
-        Read::Wrong => return Some(Counter::DropChecksum),
+    scratch.held = Held::No;
+    let decided = decide(packet, tables, scratch);
+    if reread(&scratch.held) != Held::No {
+        release(tables, scratch);
+    }
+    decided
+}
+
+/// Four steps, each with a stack frame of its own that is gone before the next one.
+#[inline(always)]
+fn decide<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    if !read(packet, tables, scratch)? {
+        return Some(Counter::DropChecksum);
     }
     scratch.decided = 0;
     match collect(packet, tables, scratch)? {
         Collected::Searchable => {}
         Collected::Bound => recall_decision(tables, scratch)?,
         Collected::Kept => return Some(Counter::HeadKept),
-        Collected::Again => {
-            let known = scratch.stash.get().known();
-            return reply::acknowledge(packet, scratch, known, Counter::HeadAcknowledged);
-        }
+        Collected::Again => return acknowledge(packet, tables, scratch),
         Collected::Early => return Some(Counter::DropEarly),
         Collected::Limited => return Some(Counter::DropResetLimit),
     }
@@ -61,6 +70,7 @@ pub fn bind<P: Packet>(
         },
         Chosen::Kept => return Some(Counter::HeadKept),
         Chosen::Over => Counter::ResetShare,
+        Chosen::NoRoom => return Some(Counter::DropEarly),
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
         Chosen::Not(NoRoute::NoReplica) => Counter::ResetNoReplica,
     };
@@ -71,35 +81,19 @@ pub fn bind<P: Packet>(
     Some(verdict)
 }
 
-/// What a segment looks like.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Read {
-    /// It can be bound.
-    Right,
-    /// It has more bytes than can be stashed.
-    TooLong,
-    /// Its checksum is wrong.
-    Wrong,
-}
-
-/// Reads the segment.
+/// Reads the segment. Returns whether its checksum is right.
 #[inline(never)]
-fn read<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<Read> {
-    let len = scratch.segment.payload_len();
-    if len > STASH_LEN {
-        return Some(Read::TooLong);
-    }
-    let sum = payload_sum(packet, scratch, len)?;
+fn read<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool> {
+    let sum = payload_sum(packet, tables, scratch)?;
     scratch.unfinished = 0;
     if !checksum_is_right(packet, &scratch.segment, sum)? {
         if !is_unfinished(packet, &scratch.segment)? {
-            return Some(Read::Wrong);
+            return Some(false);
         }
         scratch.unfinished = 1;
     }
-    scratch.payload_sum = sum.fold() as u32;
     scratch.offer = syn_cookie::offer(scratch.segment.ack, &scratch.answer);
-    Some(Read::Right)
+    Some(true)
 }
 
 /// What became of a segment among those of its connection.
@@ -128,107 +122,144 @@ fn collect<P: Packet>(
 ) -> Option<Collected> {
     let server_isn = scratch.segment.ack.wrapping_sub(1);
     let client_isn = reread(&scratch.client_isn);
-    let (seq, len) = (scratch.segment.seq, scratch.segment.payload_len() as u32);
-    let is_first = seq == client_isn.wrapping_add(1);
-    let found = recall(tables, scratch, server_isn);
-    if found != Found::Ours {
-        // Whoever guesses must not learn more from this than from an RST, nor push many out.
+    let is_first = scratch.segment.seq == client_isn.wrapping_add(1);
+    let found = claim(tables, scratch);
+    if found == Found::Busy {
+        return Some(Collected::Early);
+    }
+    if found == Found::Nothing || scratch.stash.get().server_isn() != server_isn {
+        // Whoever guesses must not learn more from this than from an RST, nor take the place of many.
         if !is_first && !reply::may_reset(tables, scratch)? {
             return Some(Collected::Limited);
         }
-        if !is_first && (found == Found::Foreign || !scratch.allowance.may_keep_early(tables.now()))
+        if !is_first && (found != Found::Nothing || !scratch.allowance.may_keep_early(tables.now()))
         {
             return Some(Collected::Early);
         }
-        scratch.stash.clear(server_isn, client_isn);
-    }
-    if is_first && scratch.stash.get().known() == 0 && scratch.stash.fits(seq, len) == Added::Full {
-        // What overtook it leaves no room for it. That was not acknowledged, and comes again.
-        scratch.stash.clear(server_isn, client_isn);
-    }
-    scratch.added = scratch.stash.fits(seq, len) as u32;
-    let known = scratch.added == Added::Known as u32;
-    if !known && scratch.stash.get().leaves_no_room_before(seq, len) {
-        return Some(Collected::Early);
-    }
-    if scratch.added == Added::New as u32 {
-        add(packet, scratch)?;
-    }
-    if known && scratch.segment.has(flags::FIN) && scratch.stash.end_at(seq.wrapping_add(len)) {
-        // Its bytes are known, and now also that no more will come.
-        scratch.added = Added::New as u32;
-    }
-    let again = scratch.added == Added::Known as u32;
-    let stash = scratch.stash.get();
-    if stash.known() == 0 || stash.bound != 0 && !is_first && !again {
-        // To be delivered when the replica accepts, or to be searched when the first one is there.
-        if scratch.added != Added::New as u32 {
+        if scratch.segment.payload_len() == 0 {
             return Some(Collected::Early);
         }
-        keep(tables, scratch)?;
-        return Some(Collected::Kept);
+        forget(tables, scratch);
+        scratch.held = Held::New;
+        scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
     }
-    if stash.bound != 0 {
-        if scratch.added == Added::New as u32 {
-            keep(tables, scratch)?;
+    let from = scratch.stash.get().place(scratch.segment.seq);
+    let end = from.wrapping_add(scratch.segment.payload_len() as u32);
+    let to = end.min(HEAD_LEN as u32);
+    let mut added = match scratch.segment.payload_len() {
+        // Only the end of the connection, if it is not too far away.
+        0 if end == to => Added::Known,
+        _ => scratch.stash.get().fits(from, to),
+    };
+    if added == Added::New {
+        add(packet, tables, scratch, from, to)?;
+    }
+    if scratch.segment.has(flags::FIN)
+        && added != Added::No
+        && end == to
+        && scratch.stash.get_mut().end_at(end)
+    {
+        // Its bytes may have been known, but not that no more will come.
+        added = Added::New;
+    }
+    let stash = scratch.stash.get_mut();
+    if added == Added::New {
+        stash.window = scratch.segment.window;
+        stash.tcp_flags |= scratch.segment.flags & flags::PSH;
+    }
+    let again = added == Added::Known;
+    let (known, bound) = (stash.known, stash.bound != 0);
+    if known == 0 || bound && !is_first && !again {
+        // To be delivered when the replica accepts, or to be searched when the first one is there.
+        let kept = added == Added::New && keep(tables, scratch) == Kept::Yes;
+        return Some(if kept { Collected::Kept } else { Collected::Early });
+    }
+    if bound {
+        if added == Added::New {
+            keep(tables, scratch);
         }
         return Some(Collected::Bound);
     }
-    Some(if again { Collected::Again } else { Collected::Searchable })
+    Some(match added {
+        Added::New => Collected::Searchable,
+        Added::Known => Collected::Again,
+        Added::No => Collected::Early,
+    })
 }
 
-/// What is in `STASH` on this tuple.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    /// Segments of this connection.
-    Ours,
-    /// Those of another one, before or after it.
-    Foreign,
+/// Copies a payload, part by part.
+struct Copy<'a, P> {
+    packet: &'a P,
+    room: &'a mut Room,
+    /// Offset of the next part.
+    at: u32,
+    /// Its place.
+    to: u32,
+    /// Bytes that are left.
+    left: u32,
 }
 
-/// Copies the connection's entry in `STASH`, if there is one.
-#[inline(always)]
-fn recall(tables: &impl FlowTables, scratch: &mut Scratch, server_isn: u32) -> Found {
-    let Some(entry) = tables.stash(&scratch.vip_side) else {
-        return Found::Nothing;
-    };
-    if entry.server_isn() != server_isn {
-        return Found::Foreign;
+impl<P: Packet> Step for Copy<'_, P> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let len = self.left.min(PART as u32);
+        if self.packet.load(self.at as usize, self.room.bytes_mut(self.to), len as usize).is_none()
+        {
+            return false;
+        }
+        self.at += len;
+        self.to += len;
+        self.left -= len;
+        self.left > 0
     }
-    scratch.stash.copy_from(entry.get());
-    // It may have become another connection's meanwhile.
-    if scratch.stash.get().server_isn == server_isn && entry.server_isn() == server_isn {
-        Found::Ours
-    } else {
-        Found::Nothing
-    }
 }
 
-/// Adds the segment in hand.
+/// Parts of the longest head.
+const PARTS: u32 = (HEAD_LEN / PART) as u32;
+
+/// Adds the bytes from `from` to `to` of the segment in hand, but for those that are known: what was searched does not
+/// change any more.
 #[inline(always)]
-fn add(packet: &impl Packet, scratch: &mut Scratch) -> Option<()> {
-    let segment = &scratch.segment;
-    let len = segment.payload_len();
-    let at = scratch.stash.get().used;
-    packet.load(segment.l4() + segment.header_len(), scratch.stash.bytes_mut(at), len)?;
-    scratch.stash.add(Piece {
-        seq: segment.seq,
-        sum: scratch.payload_sum,
-        at: at as u16,
-        len: len as u16,
-        window: segment.window,
-        tcp_flags: segment.flags & (flags::FIN | flags::PSH | flags::ACK),
-        reserved: 0,
-    });
+fn add(
+    packet: &impl Packet,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    from: u32,
+    to: u32,
+) -> Option<()> {
+    let Scratch { segment, stash: room, chunk_key: key, .. } = scratch;
+    let known = room.get().known;
+    let skipped = if from < known { known - from } else { 0 };
+    let from = from + skipped;
+    if room.get().chunks != 0 {
+        room.load_all(tables, key, from, to);
+    }
+    let at = (segment.l4() + segment.header_len()) as u32 + skipped;
+    let mut copy = Copy { packet, room, at, to: from, left: to - from };
+    tables.repeat(PARTS, &mut copy);
+    if reread(&copy.left) != 0 {
+        return None;
+    }
+    room.add(from, to);
     Some(())
 }
 
-/// Writes the connection's entry in `STASH`, to wait for more.
+/// Acknowledges what is known, to a client that sends nothing else before that. From then on it is ours to
+/// deliver.
 #[inline(always)]
-fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
-    let result = tables.set_stash(&scratch.vip_side, scratch.stash.get());
-    scratch.noted(result)
+fn acknowledge<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    let stash = scratch.stash.get_mut();
+    let known = stash.known;
+    stash.acked = known;
+    stash.unacked = 0;
+    if keep(tables, scratch) == Kept::No {
+        return Some(Counter::DropEarly);
+    }
+    reply::acknowledge(packet, scratch, known, Counter::HeadAcknowledged)
 }
 
 /// Takes the replica that was chosen for a bound connection again, as long as that can be used and `PENDING` says so.
@@ -248,7 +279,8 @@ fn recall_decision(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()
     scratch.pending = *entry.get();
     let (pending, stash) = (&scratch.pending, scratch.stash.get());
     // Asked again: the entry may have become another connection's meanwhile.
-    let is_ours = pending.server_isn == stash.server_isn && entry.server_isn() == stash.server_isn;
+    let server_isn = stash.server_isn();
+    let is_ours = pending.server_isn == server_isn && entry.server_isn() == server_isn;
     if is_ours && pending.client_isn == stash.client_isn && pending.flags & PENDING_REFUSED == 0 {
         scratch.route.replica = number;
         scratch.decided = 1;
@@ -263,6 +295,8 @@ enum Chosen {
     Replica,
     /// Nobody can tell yet: what is known is kept.
     Kept,
+    /// Nobody can tell yet, and there is no room for it.
+    NoRoom,
     /// There is none.
     Not(NoRoute),
     /// Its source or its service has its share, as `scratch.over` says.
@@ -273,14 +307,9 @@ enum Chosen {
 #[inline(never)]
 fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     let stash = scratch.stash.get();
-    let known = stash.known();
-    let last = if stash.bound != 0
-        || scratch.added == Added::Full as u32
-        || stash.count as usize >= PIECES
-        || known >= STASH_LEN as u32
-    {
+    let last = if stash.bound != 0 || stash.known >= HEAD_LEN as u32 {
         Some(Reason::TooLong)
-    } else if stash.ends(known, flags::FIN) {
+    } else if stash.is_whole() {
         Some(Reason::Absent)
     } else {
         None
@@ -293,11 +322,13 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     scratch.pending.charged = scratch.scan.client(&scratch.vip_side.client);
     match routed {
         Routed::More => {
-            keep(tables, scratch)?;
-            return Some(Chosen::Kept);
+            return Some(match keep(tables, scratch) {
+                Kept::Yes => Chosen::Kept,
+                Kept::No => Chosen::NoRoom,
+            });
         }
         Routed::Not(why) => {
-            tables.remove_stash(&scratch.vip_side);
+            forget(tables, scratch);
             return Some(Chosen::Not(why));
         }
         Routed::Yes => {}

@@ -117,15 +117,11 @@ const BLOCK: usize = 64;
 
 /// The sum of the first `len` bytes of `data`, an odd last byte padded with zero.
 ///
-/// Bytes behind `len` up to the next multiple of eight must be zero: the caller's buffer is read
-/// in whole words.
+/// Bytes behind `len` do not matter.
 #[inline(always)]
 pub fn sum_words<const N: usize>(data: &[u8; N], len: usize) -> Sum {
     // Both halves of a word are 16-bit aligned, so they may be added as they lie.
-    let halves = |word: &[u8; 8]| {
-        let word = u64::from_ne_bytes(*word);
-        (word & 0xffff_ffff) + (word >> 32)
-    };
+    let halves = |word: u64| (word & 0xffff_ffff) + (word >> 32);
     let mut sum = 0u64;
     let mut blocks = 0;
     for block in data.as_chunks::<BLOCK>().0 {
@@ -133,7 +129,7 @@ pub fn sum_words<const N: usize>(data: &[u8; N], len: usize) -> Sum {
             break;
         }
         for word in block.as_chunks::<8>().0 {
-            sum += halves(word);
+            sum += halves(u64::from_ne_bytes(*word));
         }
         blocks += 1;
     }
@@ -145,7 +141,9 @@ pub fn sum_words<const N: usize>(data: &[u8; N], len: usize) -> Sum {
             break;
         }
         if let Some(word) = data.as_chunks::<8>().0.get(index(at as u32)) {
-            sum += halves(word);
+            let left = len - at * 8;
+            let behind = if left < 8 { u64::MAX << (left * 8 & 63) } else { 0 };
+            sum += halves((u64::from_le_bytes(*word) & !behind).to_le());
         }
     }
     Sum(sum)

@@ -2,6 +2,7 @@
 //! answer will need is remembered.
 
 use crate::{
+    head::keep,
     key::{self, Kind},
     maps::{FLOW_CHAT, FLOW_REQUESTS, FlowBack, POLICY_HOME, STATE_ENDED, Service},
     packet::Packet,
@@ -132,14 +133,15 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) 
     pending.service = scratch.service;
     pending.replica = scratch.route.replica;
     pending.client_isn = stash.client_isn;
-    pending.server_isn = stash.server_isn;
+    pending.server_isn = stash.server_isn();
     pending.ts_echo = scratch.answer.ts_echo;
     pending.ts_val = scratch.offer.ts_val;
     pending.client_scale = scratch.offer.scale as u32;
     let result = tables.set_pending(&scratch.replica_side, pending);
     scratch.noted(result)?;
-    let result = tables.set_stash(&scratch.vip_side, scratch.stash.get());
-    scratch.noted(result)
+    // If there is no room, the client's retransmission brings its first bytes when the replica has accepted.
+    keep(tables, scratch);
+    Some(())
 }
 
 /// Makes `scratch.header` the SYN to the replica, with the client's own address, ISN and offer: only

@@ -7,9 +7,10 @@
 use crate::{
     chats,
     flow::{Ending, end, retire},
+    head,
     maps::{
-        Addr, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
-        STATE_REPLICA_FIN, Service, Watched, watch_time,
+        Addr, ChunkKey, Flow, REPLICA_GONE, STASH_CLAIMED, STATE_CLIENT_FIN, STATE_COUNTED,
+        STATE_ENDED, STATE_EXPIRED, STATE_REPLICA_FIN, Service, Watched, watch_time,
     },
     scratch::{Last, Turn},
     shared::Shared,
@@ -27,6 +28,11 @@ const TURN: u32 = 16;
 /// a whole turn of two million.
 pub const LOOKS: u32 = 8192;
 
+/// For so long a head is waited for, from its first byte to its key, in nanoseconds.
+pub const HEAD_TIMEOUT: u64 = 30 * SECOND;
+/// For so long it is kept for a replica that is to accept.
+const BOUND_TIMEOUT: u64 = 4 * HEAD_TIMEOUT;
+
 /// Whether the next one is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -40,6 +46,8 @@ pub enum When {
 pub struct Flows<'a, T>(pub &'a T, pub When, pub &'a mut Turn, pub &'a mut Last);
 /// Looks at chats, one at each step.
 pub struct Chats<'a, T>(pub &'a T, pub When, pub &'a mut Turn);
+/// Looks at heads, one at each step.
+pub struct Heads<'a, T>(pub &'a T, pub When, pub &'a mut Turn);
 
 impl<T: FlowTables> Step for Flows<'_, T> {
     #[inline(always)]
@@ -52,6 +60,13 @@ impl<T: FlowTables> Step for Chats<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         next_chat(self.0, self.1, self.2)
+    }
+}
+
+impl<T: FlowTables> Step for Heads<'_, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        next_head(self.0, self.1, self.2)
     }
 }
 
@@ -97,6 +112,48 @@ pub fn next_chat(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
         }
     }
     true
+}
+
+/// Looks at the next head. `false`: there is none whose turn it is.
+#[inline(never)]
+pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool {
+    let now = watch_time(tables.now());
+    let Turn { flow: watched, chunk, .. } = turn;
+    if when == When::Due && !(tables.first_head(watched) && is_due(watched.at, now)) {
+        return false;
+    }
+    if !tables.next_head(watched) {
+        return false;
+    }
+    if head_stays(tables, watched, chunk) {
+        watched.at = now;
+        // It was just taken, and the ring has room for twice as many as there can be.
+        let _ = tables.watch_head(watched);
+    }
+    true
+}
+
+/// Whether a head is to be looked at again. One whose time is over goes.
+#[inline(always)]
+fn head_stays(tables: &impl FlowTables, watched: &Watched, key: &mut ChunkKey) -> bool {
+    let Some(entry) = tables.stash(&watched.tuple) else {
+        return false;
+    };
+    let (owner, stash) = (entry.owner(), entry.get());
+    if (owner >> 32) as u32 != watched.server_isn {
+        return false;
+    }
+    let most = if stash.bound != 0 { BOUND_TIMEOUT } else { HEAD_TIMEOUT };
+    if tables.now().saturating_sub(stash.since) < most {
+        return true;
+    }
+    // One that is claimed for so long is of a program that could not end as it should.
+    if owner & STASH_CLAIMED == 0 && !entry.claim(owner) {
+        return true;
+    }
+    head::remove(tables, &watched.tuple, stash, key);
+    tables.count(Counter::EndedHead);
+    false
 }
 
 #[inline(always)]

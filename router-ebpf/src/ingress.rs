@@ -154,7 +154,11 @@ pub fn open<P: Packet>(
         return Some(Next::Verdict(Counter::DropFlags));
     }
     let has_data = scratch.segment.payload_len() > 0;
-    let decided = match check(packet, tables, scratch)? {
+    let checked = match check(packet, tables, scratch)? {
+        Check::Foreign if is_of_head(tables, scratch) => Check::Later,
+        checked => checked,
+    };
+    let decided = match checked {
         Check::First if has_data => {
             // Its replica, should it still have the old connection, is reset with the next segment that it
             // sends on it; the one that gets the new SYN answers that with such a segment.
@@ -165,7 +169,9 @@ pub fn open<P: Packet>(
             }
             return Some(Next::Stage(Stage::Bind));
         }
-        Check::Later if has_data => return Some(Next::Stage(Stage::Bind)),
+        Check::Later if has_data || scratch.segment.has(flags::FIN) => {
+            return Some(Next::Stage(Stage::Bind));
+        }
         Check::First if scratch.segment.has(flags::FIN) => {
             reply::reset(packet, tables, scratch, Counter::ResetUnused)
         }
@@ -174,6 +180,19 @@ pub fn open<P: Packet>(
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     };
     decided.map(Next::Verdict)
+}
+
+/// Whether a segment is further behind the first byte of a head than a cookie can tell, or comes when its cookie is
+/// good no longer.
+#[inline(always)]
+fn is_of_head(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let Some(entry) = tables.stash(&scratch.vip_side) else {
+        return false;
+    };
+    let Segment { seq, ack, .. } = scratch.segment;
+    scratch.client_isn = entry.get().client_isn;
+    entry.server_isn() == ack.wrapping_sub(1)
+        && seq.wrapping_sub(scratch.client_isn) <= 2 * syn_cookie::REACH
 }
 
 /// Whether the client is one that the service's `allowed_sources` let in. Flows that there are go on
@@ -270,8 +289,8 @@ fn is_probe(tables: &impl FlowTables, scratch: &Scratch) -> bool {
     let Some(entry) = tables.stash(&scratch.vip_side) else {
         return false;
     };
-    // Its client was told of no byte but by an acknowledgement of ours, of all that is known.
-    entry.get().known() == behind && entry.server_isn() == ack.wrapping_sub(1)
+    // Its client was told of no byte but by an acknowledgement of ours.
+    entry.get().acked == behind && entry.server_isn() == ack.wrapping_sub(1)
 }
 
 /// A SYN is always answered with a cookie, and costs no memory. Data in it is left to be sent again.

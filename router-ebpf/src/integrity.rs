@@ -2,25 +2,13 @@
 
 use crate::{
     checksum::{Sum, pseudo_header, sum_words},
-    maps::STASH_LEN,
+    maps::PART,
     packet::Packet,
     scratch::Scratch,
     segment::Segment,
     tables::{FlowTables, Step},
-    verifier::pad,
     wire::{TCP_CHECK, protocol},
 };
-
-/// Loads the payload, of 1 to [`STASH_LEN`] bytes, where the key will be, and adds it up.
-#[inline(always)]
-pub fn payload_sum<P: Packet>(packet: &P, scratch: &mut Scratch, len: usize) -> Option<Sum> {
-    // The key is not known yet, or not needed any more.
-    let payload = &mut scratch.key.bytes;
-    packet.load(scratch.segment.l4() + scratch.segment.header_len(), payload, len)?;
-    // The sum reads whole words.
-    pad(payload, len as u32);
-    Some(sum_words(payload, len))
-}
 
 /// Whether the checksum of a segment with this sum of its payload is right. Established segments are
 /// not checked here: their checksum is only updated, so what was wrong stays wrong for the replica.
@@ -50,9 +38,11 @@ pub fn is_unfinished(packet: &impl Packet, segment: &Segment) -> Option<bool> {
     Some(pseudo.fold().to_ne_bytes() == field)
 }
 
-/// Parts of a payload, of [`STASH_LEN`] bytes each, that are added up at the most: a jumbo frame of 9000
-/// bytes has three.
-const PARTS: u32 = 3;
+/// Parts of a payload, of [`PART`] bytes each, that are added up at the most: all of the largest packet, merged from
+/// several by the kernel.
+const PARTS: u32 = 16;
+/// Larger ones are no frames, but merged from several.
+const FRAME_PARTS: usize = 3;
 
 /// A payload that is added up part by part.
 struct Adding<'a, P> {
@@ -68,10 +58,9 @@ struct Adding<'a, P> {
 impl<P: Packet> Adding<'_, P> {
     #[inline(always)]
     fn part(&mut self) -> Option<()> {
-        let len = if self.left > STASH_LEN as u32 { STASH_LEN as u32 } else { self.left };
+        let len = if self.left > PART as u32 { PART as u32 } else { self.left };
         let bytes = &mut self.scratch.key.bytes;
         self.packet.load(self.at as usize, bytes, len as usize)?;
-        pad(bytes, len);
         // All parts but the last have an even length: their sums are that of the whole.
         self.sum = self.sum.plus(sum_words(bytes, len as usize));
         self.at += len;
@@ -97,18 +86,27 @@ pub fn is_really_unfinished<P: Packet>(
     scratch: &mut Scratch,
 ) -> Option<bool> {
     let len = scratch.segment.payload_len();
-    if len > PARTS as usize * STASH_LEN {
+    if len > FRAME_PARTS * PART {
         // Larger than any frame: merged from several in generic mode, which leaves it unfinished.
         return Some(true);
     }
+    let sum = payload_sum(packet, tables, scratch)?;
+    Some(!checksum_is_right(packet, &scratch.segment, sum)?)
+}
+
+/// Adds up the payload of the segment. Uses the room of the key, which is not known yet, or not needed any more.
+#[inline(always)]
+pub fn payload_sum<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Sum> {
+    let left = scratch.segment.payload_len() as u32;
     let at = (scratch.segment.l4() + scratch.segment.header_len()) as u32;
-    let mut adding = Adding { packet, scratch, at, left: len as u32, sum: Sum::ZERO };
-    if len > 0 {
+    let mut adding = Adding { packet, scratch, at, left, sum: Sum::ZERO };
+    if left > 0 {
         tables.repeat(PARTS, &mut adding);
     }
     let Adding { left, sum, .. } = adding;
-    if left > 0 {
-        return None;
-    }
-    Some(!checksum_is_right(packet, &scratch.segment, sum)?)
+    (left == 0).then_some(sum)
 }

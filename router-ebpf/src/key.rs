@@ -9,7 +9,7 @@ pub mod scan;
 pub mod tls;
 
 use crate::{
-    maps::Service,
+    maps::{CHUNK, Service},
     scratch::Scratch,
     source::{self, KeyKind, Origin},
     tables::{FlowTables, Step},
@@ -19,8 +19,8 @@ use self::scan::{Outcome, Scan};
 pub use self::{bytes::Key, scan::Reason};
 
 /// Steps of a search at the most: enough for a full stash and each source, with percent signs that
-/// are read twice.
-const MAX_STEPS: u32 = 1 << 15;
+/// are read twice, and a long key that is, too.
+const MAX_STEPS: u32 = 1 << 18;
 
 /// What the search for a key came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub fn search(
     scratch: &mut Scratch,
 ) -> Search {
     resume(service, last, scratch);
-    tables.repeat(MAX_STEPS, &mut Walk { service, scratch });
+    tables.repeat(MAX_STEPS, &mut Walk { tables, service, scratch });
     match scratch.scan.outcome {
         Outcome::FOUND => Search::Found,
         Outcome::MORE => {
@@ -67,7 +67,7 @@ pub fn search(
 fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
     let Scratch { stash, scan, key, from_proxy, .. } = scratch;
     let stash = stash.get();
-    let known = stash.known();
+    let known = stash.known;
     if stash.generation == service.generation {
         scan.resume(&stash.scan, known, last);
         key.resume(&stash.key, stash.key_len);
@@ -79,16 +79,15 @@ fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
     }
 }
 
-/// Remembers where the search is, if what is known of the key fits; else it goes on from where that was so last.
+/// Remembers where the search is.
 #[inline(always)]
 fn pause(service: &Service, scratch: &mut Scratch) {
     let Scratch { stash, scan, key, .. } = scratch;
     let stash = stash.get_mut();
-    if key.pause(&mut stash.key) {
-        stash.key_len = key.len;
-        stash.generation = service.generation;
-        stash.scan = *scan.words();
-    }
+    key.pause(&mut stash.key);
+    stash.key_len = key.len;
+    stash.generation = service.generation;
+    stash.scan = *scan.words();
 }
 
 /// What a connection begins with.
@@ -115,11 +114,11 @@ pub fn reads_http(service: &Service) -> bool {
 /// What is in `scratch.stash`, as far as it is known, after a search. Uses `scratch.key`.
 #[inline(always)]
 pub fn kind(tables: &impl FlowTables, service: &Service, scratch: &mut Scratch) -> Kind {
-    let known = scratch.stash.get().known();
+    let known = scratch.stash.get().known;
     scratch.scan = scratch.scan.anew(known, Some(Reason::TooLong));
     scratch.scan.rewind(scan::UPGRADE, http::METHOD);
     scratch.key.clear();
-    tables.repeat(MAX_STEPS, &mut Walk { service, scratch });
+    tables.repeat(MAX_STEPS, &mut Walk { tables, service, scratch });
     match (scratch.scan.outcome, scratch.scan.reason) {
         (Outcome::FOUND, _) => Kind::Upgrade,
         (_, reason) if reason == Reason::Unreadable as u32 => Kind::Other,
@@ -128,17 +127,24 @@ pub fn kind(tables: &impl FlowTables, service: &Service, scratch: &mut Scratch) 
 }
 
 /// A search under way.
-struct Walk<'a> {
+struct Walk<'a, T> {
+    tables: &'a T,
     service: &'a Service,
     scratch: &'a mut Scratch,
 }
 
-impl Step for Walk<'_> {
+impl<T: FlowTables> Step for Walk<'_, T> {
     /// A byte, or several that do not matter.
     #[inline(always)]
     fn step(&mut self) -> bool {
         let (service, scratch) = (self.service, &mut *self.scratch);
-        let Scratch { stash, scan, key, .. } = scratch;
+        let Scratch { stash, scan, key, chunk_key, .. } = scratch;
+        if scan.is_to_be_loaded() {
+            let number = scan.at / CHUNK as u32;
+            if stash.load(self.tables, chunk_key, number) {
+                scan.ready = ((number + 1) * CHUNK as u32).min(scan.known);
+            }
+        }
         match scan.phase {
             scan::BEGIN => begin(service, scratch),
             phase if phase >= proxy::FIRST_PHASE => proxy::step(stash, scan, key),

@@ -25,6 +25,7 @@ pub mod connect;
 pub mod egress;
 pub mod flow;
 pub mod hand;
+pub mod head;
 pub mod header;
 pub mod icmp;
 pub mod ingress;

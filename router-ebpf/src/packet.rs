@@ -1,7 +1,7 @@
 //! What the pipeline needs of a packet, whatever holds it: an XDP frame, a socket buffer at TC, or
 //! bytes in a test.
 
-use crate::{checksum::Sum, maps::STASH_LEN};
+use crate::{checksum::Sum, maps::PART};
 
 /// Headers around a packet: of IP, UDP and a tunnel, in front of the packet's own IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +92,11 @@ pub trait Packet {
     /// Sends a copy of the frame as it is now back into the interface that it was about to leave.
     fn duplicate(&mut self) -> Option<()>;
 
-    /// Copies `len` bytes (1..=[`STASH_LEN`]) at `offset` to the front of `to`.
-    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()>;
+    /// Copies `len` bytes (1..=[`PART`]) at `offset` to the front of `to`.
+    fn load(&self, offset: usize, to: &mut [u8; PART], len: usize) -> Option<()>;
 
-    /// Copies `len` bytes (1..=[`STASH_LEN`]) from the front of `from` to `offset`.
-    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()>;
+    /// Copies `len` bytes (1..=[`PART`]) from the front of `from` to `offset`.
+    fn store(&mut self, offset: usize, from: &[u8; PART], len: usize) -> Option<()>;
 
     /// Brings the TCP or ICMPv6 checksum field at `offset` up to date with what was changed in the
     /// pseudo-header (`pseudo`) and in the segment (`body`).

@@ -1,8 +1,8 @@
 //! Segments that we send ourselves, in place of the one in hand.
 
 use crate::{
-    checksum::{Sum, pseudo_header},
-    maps::{OFFER_SCALE, Piece, Service},
+    checksum::{Sum, pseudo_header, sum_words},
+    maps::{HEAD_LEN, OFFER_SCALE, Service},
     packet::Packet,
     rewrite::swap_macs,
     scratch::Scratch,
@@ -14,10 +14,13 @@ use crate::{
     wire::{TCP_CHECK, flags, protocol},
 };
 
-/// The window that a client may fill before its replica has accepted: four segments of the usual size.
-/// It is more than can be stashed, because a client sends whole segments only and would keep to itself
-/// what a smaller window has no room for: then nobody could tell that its head is too long.
-pub const HANDSHAKE_WINDOW: u16 = 5840;
+/// The window that a client may fill before its replica has accepted: what is kept, less the byte that would be too
+/// far ahead for a cookie.
+pub const HANDSHAKE_WINDOW: u16 = HEAD_LEN as u16 - 1;
+const _: () = assert!(HANDSHAKE_WINDOW as u32 == REACH - 1);
+/// Bytes of a usual segment, and of one of the largest frames.
+const USUAL_SEGMENT: usize = 1460;
+const LARGE_SEGMENT: usize = 9000;
 /// The window scale that we announce, the usual one of Linux; a replica's other one is translated.
 pub const ANNOUNCED_SCALE: u8 = 7;
 
@@ -70,10 +73,11 @@ pub fn acknowledge<P: Packet>(
     header.seq = scratch.segment.ack;
     header.ack = reread(&scratch.client_isn).wrapping_add(1).wrapping_add(len);
     header.flags = flags::ACK;
-    // What is further ahead would look like another connection's.
-    let most = (REACH - 1).wrapping_sub(len);
-    let window = if most < HANDSHAKE_WINDOW as u32 { most as u16 } else { HANDSHAKE_WINDOW };
-    header.window = window >> scale;
+    // A segment more than is kept: clients send whole ones, and one with a longer head would keep a part to itself
+    // and wait. What belongs to a head is known by that, not by its cookie.
+    let whole = scratch.segment.payload_len().clamp(USUAL_SEGMENT, LARGE_SEGMENT);
+    let window = (HEAD_LEN + whole) as u32 - len.min(HEAD_LEN as u32);
+    header.window = (window >> scale) as u16;
     scratch.answer.write_established(&mut header.options);
     send(packet, scratch)?;
     swap_macs(packet)?;
@@ -142,7 +146,7 @@ pub fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option
         return Some(Counter::EgressDropStray);
     }
     write_reset(scratch);
-    replace(packet, scratch, Piece::NONE)?;
+    replace(packet, scratch, 0, 0)?;
     swap_macs(packet)?;
     Some(Counter::ResetReplica)
 }
@@ -161,28 +165,29 @@ pub fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<
     header.seq = pending.server_isn.wrapping_add(1);
     header.ack = pending.client_isn.wrapping_add(1);
     header.flags = flags::RST | flags::ACK;
-    replace(packet, scratch, Piece::NONE)
+    replace(packet, scratch, 0, 0)
 }
 
-/// Replaces the segment by `scratch.header`, with a stashed segment's payload.
+/// Replaces the segment by `scratch.header`, with `len` bytes of the head from `at` on, a part at the most.
 ///
 /// The checksum field may hold a full checksum or a partial one, and only the kernel knows which:
 /// so it is not written, but told what changed, like any other segment's.
 #[inline(never)]
-pub fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, piece: Piece) -> Option<()> {
+pub fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, at: u32, len: u32) -> Option<()> {
     let segment = &scratch.segment;
     let header = &scratch.header;
     let l4 = segment.l4();
     let old_len = segment.end().wrapping_sub(l4) as u16;
     let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
-    let payload_len = piece.len as usize;
+    let payload_len = len as usize;
     let payload_at = l4 + header.len();
     packet.resize(payload_at + payload_len)?;
     packet.reach(payload_at);
     let mut new_body = header.sum();
     if payload_len > 0 {
-        packet.store(payload_at, scratch.stash.bytes(piece.at as u32), payload_len)?;
-        new_body = new_body.plus(Sum::from_raw(piece.sum));
+        let payload = scratch.stash.bytes(at);
+        packet.store(payload_at, payload, payload_len)?;
+        new_body = new_body.plus(sum_words(payload, payload_len));
     }
     // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
     let (header, new_body) = (opaque(header), opaque(new_body));

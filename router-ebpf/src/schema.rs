@@ -11,9 +11,10 @@
 
 use crate::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Mark, Name, Pending,
-        Problem, Replica, SERVICE_SHARES, SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, Share,
-        Sharing, SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
+        Addr, CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack,
+        Load, Mac, Mark, Name, Pending, Problem, Replica, SERVICE_SHARES, SLOT_STRIDE,
+        SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        Watched, WatchedChat,
     },
     verdict::Counter,
 };
@@ -59,10 +60,19 @@ macro_rules! schema {
             Pending pending PENDING: LruHashMap<Tuple, Pending>, version 2,
                 size(limits) = limits.pending,
                 "client, replica" => "what the handshake needs until the replica answers";
-            /// The first bytes of such connections.
-            Stash stash STASH: LruHashMap<Tuple, Stash>, version 2,
+            /// What is known of the first bytes of such connections.
+            Stash stash STASH: HashMap<Tuple, Stash>, version 3,
                 size(limits) = limits.stash,
-                "client, VIP" => "first data segments, where the search for the key is, replica";
+                "client, VIP" => "which first bytes are there, where the search for the key is, replica";
+            /// Those bytes.
+            Chunks chunks CHUNKS: HashMap<ChunkKey, Chunk>, version 1,
+                size(limits) = limits.stash.saturating_mul(CHUNKS_OF_HEAD),
+                "client, VIP, which part" => "416 bytes of the first ones";
+            /// The heads in `STASH`, for the clock hand. Twice as many as there are, because one that is gone stays
+            /// until its turn comes.
+            HeadRing head_ring HEAD_RING: Queue<(), Watched>, version 1,
+                size(limits) = limits.stash.saturating_mul(2),
+                "" => "client, VIP, our initial sequence number, when looked at";
             /// Live connections, as the client sees them. Never evicted by newer ones: no LRU map.
             Flows flows FLOWS: HashMap<Tuple, Flow>, version 2,
                 size(limits) = limits.flows,
@@ -144,7 +154,7 @@ pub struct Limits {
     pub chats: u32,
     /// Connections that wait for their replica.
     pub pending: u32,
-    /// First segments that wait for a replica.
+    /// Connections whose first bytes are kept until their replica has answered.
     pub stash: u32,
     /// Connections that are over and may still send.
     pub ended: u32,
@@ -160,7 +170,7 @@ impl Limits {
         flows: 262_144,
         chats: 65_536,
         pending: 65_536,
-        stash: 4096,
+        stash: 65_536,
         ended: 32_768,
         services: 64,
         replicas: 4096,

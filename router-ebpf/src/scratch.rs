@@ -2,12 +2,14 @@
 //! through the pipeline lives in map memory: one element for each CPU and direction.
 
 use crate::{
+    accept::Delivery,
+    head::Held,
     header::Header,
     key::{bytes::Key, scan::Scan},
     limit::Allowance,
     maps::{
-        Addr, Chat, ChatKey, Farewell, Flow, FlowBack, Mac, Pending, Port, SourceKey, TrustedKey,
-        Tuple, VipKey, Watched, WatchedChat,
+        Addr, Chat, ChatKey, ChunkKey, Farewell, Flow, FlowBack, Mac, Pending, Port, SourceKey,
+        TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     options::{Cursor, Offer},
     segment::Segment,
@@ -32,10 +34,12 @@ pub struct Last {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Turn {
-    /// Of `FLOW_RING`.
+    /// Of `FLOW_RING`, or of `HEAD_RING`.
     pub flow: Watched,
     /// Of `CHAT_RING`.
     pub chat: WatchedChat,
+    /// A part of a head.
+    pub chunk: ChunkKey,
 }
 
 /// One packet's working memory. Nothing in it is read before it is written, but for the limits, which
@@ -96,6 +100,10 @@ pub struct Scratch {
     pub over: Counter,
     /// The client's ISN, by the SYN cookie. Not on the stack: see [`crate::verifier::reread`].
     pub client_isn: u32,
+    /// Whose head is in `stash`.
+    pub held: Held,
+    /// A part of it.
+    pub chunk_key: ChunkKey,
     /// 1 if the replica was chosen before, and `pending` is what was remembered of that.
     pub decided: u32,
     /// Why a map did not take what is to be known of a connection: a [`Refused`], or 0.
@@ -106,17 +114,13 @@ pub struct Scratch {
     pub missing: u32,
     /// What became of the segment in hand: a [`crate::stash::Added`].
     pub added: u32,
-    /// 1 after the first stashed segment was made.
-    pub delivered: u32,
-    /// 1 if one of them had a FIN.
-    pub fin: u32,
-    /// What follows that.
-    pub fin_at: u32,
+    /// What of the head is delivered.
+    pub delivery: Delivery,
     /// State of the search for a key.
     pub scan: Scan,
     /// The key, or a payload to be summed up.
     pub key: Key,
-    /// The first segments of the connection.
+    /// The first bytes of the connection.
     pub stash: Room,
 }
 

@@ -7,9 +7,10 @@ use crate::{
         fetch_add_u32, fetch_add_u64, fetch_or_u32, fetch_or_u64, swap_u32, swap_u64, try_some,
     },
     maps::{
-        CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STATE_SYN_SEEN, STATE_SYN_TICK,
-        STATE_SYN_TICK_SHIFT, Share, Stash, TICK_SHIFT,
+        CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STASH_CLAIMED, STATE_SYN_SEEN,
+        STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Share, Stash, TICK_SHIFT,
     },
+    stash::copy_words,
 };
 
 /// A value in a map that several CPUs change at the same time.
@@ -316,10 +317,49 @@ impl Shared<Share> {
 }
 
 impl Shared<Stash> {
+    /// Which connection it belongs to, and whether it is claimed, at this moment.
+    #[inline(always)]
+    pub fn owner(&self) -> u64 {
+        word!(self, owner)
+    }
+
     /// Which connection it belongs to, at this moment.
     #[inline(always)]
     pub fn server_isn(&self) -> u32 {
-        word!(self, server_isn)
+        (self.owner() >> 32) as u32
+    }
+
+    /// Claims it, if it is still `owner`'s, whom nobody has claimed it of.
+    #[inline(always)]
+    pub fn claim(&self, owner: u64) -> bool {
+        // SAFETY: see `Shared`; all writers of the field swap it.
+        unsafe { swap_u64(&raw mut (*self.0.as_ptr()).owner, owner, owner | STASH_CLAIMED) }
+    }
+
+    /// Lets it go.
+    #[inline(always)]
+    pub fn release(&self, owner: u64) {
+        let (claimed, free) = (owner | STASH_CLAIMED, owner & !STASH_CLAIMED);
+        // SAFETY: as above.
+        unsafe { swap_u64(&raw mut (*self.0.as_ptr()).owner, claimed, free) };
+    }
+
+    /// Writes it, if it is claimed for this connection, and lets it go.
+    #[inline(always)]
+    pub fn put(&self, stash: &Stash) {
+        let claimed = stash.owner | STASH_CLAIMED;
+        if self.owner() == claimed {
+            let from: *const Stash = stash;
+            // SAFETY: both are aligned, and nobody else reads or writes what is claimed. The first word is the same.
+            unsafe { copy_words(from.cast(), self.0.as_ptr().cast()) };
+            self.release(claimed);
+        }
+    }
+
+    /// Where it is, to be copied.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *const Stash {
+        self.0.as_ptr()
     }
 }
 

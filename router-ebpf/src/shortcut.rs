@@ -13,7 +13,7 @@ use crate::{
     checksum::Sum,
     egress, ingress,
     integrity::is_unfinished,
-    maps::{STASH_LEN, Tuple},
+    maps::{PART, Tuple},
     options::{PLAIN_LEN, is_plain},
     packet::{Envelope, Packet},
     rewrite::Place,
@@ -75,11 +75,11 @@ impl<const N: usize> Packet for Headers<'_, N> {
         None
     }
 
-    fn load(&self, _: usize, _: &mut [u8; STASH_LEN], _: usize) -> Option<()> {
+    fn load(&self, _: usize, _: &mut [u8; PART], _: usize) -> Option<()> {
         None
     }
 
-    fn store(&mut self, _: usize, _: &[u8; STASH_LEN], _: usize) -> Option<()> {
+    fn store(&mut self, _: usize, _: &[u8; PART], _: usize) -> Option<()> {
         None
     }
 

@@ -1,29 +1,39 @@
-//! The first segments of a connection, put together: in which order they came, whether they overlap
-//! and whether something is missing between them.
+//! The first bytes of a connection, put together: in which order their segments came, whether they overlap and
+//! whether something is missing between them.
 
 use crate::{
-    maps::{PIECES, Piece, SCAN_WORDS, STASH_LEN, Stash},
-    verifier::{index, masked, opaque},
-    wire::flags,
+    maps::{
+        CHUNK, CHUNKS, Chunk, ChunkKey, HEAD_LEN, HOLES, PART, Range, SCAN_WORDS, STASH_CLAIMED,
+        Stash,
+    },
+    tables::{FlowTables, Step},
+    verifier::{index, masked},
 };
 
-/// A [`Stash`] with room behind it, so that a helper can be given any place in it and any length.
-#[repr(C)]
+/// A [`Stash`] with the bytes, as far as they are needed, and room behind them, so that a helper can be given any
+/// place and the length of a part.
+#[repr(C, align(8))]
 pub struct Room {
     stash: Stash,
-    slack: [u8; STASH_LEN],
+    /// Which chunks are in `data`: a bit for each.
+    loaded: u64,
+    /// Those that have changed since the head was claimed.
+    touched: u64,
+    data: [u8; HEAD_LEN + PART],
 }
+
+const _: () = assert!(CHUNKS * CHUNK <= HEAD_LEN + PART && CHUNKS <= 64);
 
 /// What became of a segment that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Added {
-    /// It is in the stash.
+    /// It is in the stash, or as much of it as fits.
     New,
     /// All of it was there before.
     Known,
-    /// There is no room: too many segments, or too many bytes.
-    Full,
+    /// There would be too many holes, or it is behind all that is kept.
+    No,
 }
 
 impl Room {
@@ -39,195 +49,256 @@ impl Room {
         &mut self.stash
     }
 
-    /// The bytes from `at` on, with room for a payload.
+    /// The bytes from `at` on, a part of them.
     #[inline(always)]
-    pub fn bytes_mut(&mut self, at: u32) -> &mut [u8; STASH_LEN] {
-        let at = masked::<STASH_LEN>(at);
-        let this: *mut Self = self;
-        // SAFETY: `data` is the last field of `Stash`, which has no padding, and `slack` follows it:
-        // 2 * STASH_LEN bytes in all, of which those from `at` < STASH_LEN on are taken.
-        unsafe {
-            let data = this.cast::<u8>().add(core::mem::offset_of!(Stash, data));
-            &mut *data.add(at).cast()
-        }
+    pub fn bytes(&self, at: u32) -> &[u8; PART] {
+        let at = masked::<HEAD_LEN>(at);
+        // SAFETY: there are PART bytes behind each place below HEAD_LEN.
+        unsafe { &*self.data.as_ptr().add(at).cast() }
     }
 
-    /// The bytes from `at` on.
+    /// The same, to write.
     #[inline(always)]
-    pub fn bytes(&self, at: u32) -> &[u8; STASH_LEN] {
-        let at = masked::<STASH_LEN>(at);
-        let this: *const Self = self;
+    pub fn bytes_mut(&mut self, at: u32) -> &mut [u8; PART] {
+        let at = masked::<HEAD_LEN>(at);
         // SAFETY: as above.
-        unsafe {
-            let data = this.cast::<u8>().add(core::mem::offset_of!(Stash, data));
-            &*data.add(at).cast()
+        unsafe { &mut *self.data.as_mut_ptr().add(at).cast() }
+    }
+
+    /// All bytes that may be searched.
+    #[inline(always)]
+    pub fn head(&self) -> &[u8; HEAD_LEN] {
+        // SAFETY: the first HEAD_LEN ones.
+        unsafe { &*self.data.as_ptr().cast() }
+    }
+
+    /// A chunk.
+    #[inline(always)]
+    pub fn chunk(&mut self, number: u32) -> Option<&Chunk> {
+        self.chunk_mut(number).map(|chunk| &*chunk)
+    }
+
+    #[inline(always)]
+    fn chunk_mut(&mut self, number: u32) -> Option<&mut Chunk> {
+        let number = index(number);
+        if number >= CHUNKS {
+            return None;
         }
+        // SAFETY: there is room for all chunks, see above, and both lengths are multiples of eight.
+        Some(unsafe { &mut *self.data.as_mut_ptr().add(number * CHUNK).cast() })
     }
 
     /// Begins a connection that has sent nothing yet.
     #[inline(always)]
-    pub fn clear(&mut self, server_isn: u32, client_isn: u32) {
+    pub fn clear(&mut self, server_isn: u32, client_isn: u32, service: u32, now: u64) {
+        self.loaded = 0;
+        self.touched = 0;
         let stash = &mut self.stash;
-        stash.server_isn = server_isn;
+        stash.owner = (server_isn as u64) << 32 | STASH_CLAIMED;
+        stash.since = now;
+        stash.chunks = 0;
         stash.client_isn = client_isn;
-        stash.used = 0;
-        stash.count = 0;
-        stash.bound = 0;
-        stash.missing = 0;
-        stash.reserved = 0;
+        stash.known = 0;
+        stash.behind = [Range::EMPTY; HOLES];
+        stash.end = 0;
+        stash.acked = 0;
         stash.replica = 0;
         stash.key_len = 0;
         stash.generation = 0;
+        stash.window = 0;
+        stash.tcp_flags = 0;
+        stash.bound = 0;
+        stash.missing = 0;
+        stash.unacked = 0;
+        stash.taken = 0;
+        stash.source = 0;
+        stash.service = service;
         stash.scan = [0; SCAN_WORDS];
-        stash.pieces = [Piece::NONE; PIECES];
     }
 
-    /// Copies an entry of the map. Another CPU may replace it meanwhile: the caller looks at its
-    /// `server_isn` again.
+    /// Copies an entry of the map, which is claimed.
     #[inline(always)]
     pub fn copy_from(&mut self, entry: *const Stash) {
-        const WORD: usize = size_of::<u64>();
-        const CHUNK: usize = 8;
-        const HEAD: usize = core::mem::offset_of!(Stash, data) / WORD;
-        const _: () = assert!(core::mem::offset_of!(Stash, data).is_multiple_of(WORD));
-        let (from, to) = (entry.cast::<u64>(), (&raw mut self.stash).cast::<u64>());
-        for i in 0..HEAD {
-            // SAFETY: inside both, which are aligned to eight bytes. Volatile, or LLVM
-            // makes it a call of memcpy, which there is not.
-            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
-        }
-        let used = index(self.stash.used);
-        // Some words at a time: the verifier walks through all of it, and each comparison counts.
-        for chunk in 0..STASH_LEN / WORD / CHUNK {
-            if chunk * CHUNK * WORD >= used {
-                break;
-            }
-            for i in 0..CHUNK {
-                let at = HEAD + chunk * CHUNK + i;
-                // SAFETY: as above.
-                unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
-            }
-        }
+        self.loaded = 0;
+        self.touched = 0;
+        // SAFETY: both are aligned, and no one writes there.
+        unsafe { copy_words(entry.cast(), (&raw mut self.stash).cast()) };
     }
 
-    /// Looks whether a segment with `len` bytes from `seq` on can be added, and would tell anything
-    /// new.
-    #[inline(always)]
-    pub fn fits(&self, seq: u32, len: u32) -> Added {
-        let stash = &self.stash;
-        for piece in &stash.pieces {
-            let behind = seq.wrapping_sub(piece.seq);
-            if behind <= piece.len as u32 && behind + len <= piece.len as u32 {
-                return Added::Known;
-            }
-        }
-        if stash.count as usize >= PIECES || stash.used + len > STASH_LEN as u32 {
-            return Added::Full;
-        }
-        Added::New
+    /// Makes it a connection that has sent these bytes, and no more: for tools, and for what is in one packet.
+    pub fn set(&mut self, client_isn: u32, bytes: &[u8]) {
+        let len = bytes.len().min(HEAD_LEN);
+        self.clear(0, client_isn, 0, 0);
+        self.data[..len].copy_from_slice(&bytes[..len]);
+        self.add(0, len as u32);
     }
 
-    /// Adds a segment that [`fits`](Self::fits), whose payload is at `used` already.
+    /// Notes the bytes from `from` to `to`, which are in `data` by then, with what stood around them in their chunks.
     #[inline(always)]
-    pub fn add(&mut self, piece: Piece) {
-        let stash = &mut self.stash;
-        stash.used += piece.len as u32;
-        let count = opaque(stash.count);
-        stash.count = count + 1;
-        // Written out: indexes that the verifier knows.
-        stash.pieces[PIECES - 1] = piece;
-        if count < 3 {
-            stash.pieces.swap(2, 3);
-        }
-        if count < 2 {
-            stash.pieces.swap(1, 2);
-        }
-        if count < 1 {
-            stash.pieces.swap(0, 1);
-        }
-        sink(&mut stash.pieces, 3);
-        sink(&mut stash.pieces, 2);
-        sink(&mut stash.pieces, 1);
+    pub fn add(&mut self, from: u32, to: u32) {
+        self.stash.add(from, to);
+        let touched = chunks(from, to);
+        self.stash.chunks |= touched;
+        self.loaded |= touched;
+        self.touched |= touched;
     }
 
-    /// Notes a FIN behind the bytes up to `end`, if a segment ends there that had none.
+    /// Which chunks have changed: a bit for each.
     #[inline(always)]
-    pub fn end_at(&mut self, end: u32) -> bool {
-        for piece in &mut self.stash.pieces {
-            let ends_here = piece.len > 0 && piece.seq.wrapping_add(piece.len as u32) == end;
-            if ends_here && piece.tcp_flags & flags::FIN == 0 {
-                piece.tcp_flags |= flags::FIN;
-                return true;
-            }
+    pub const fn touched(&self) -> u64 {
+        self.touched
+    }
+
+    /// Loads a chunk, if there is one. Returns whether its bytes are in `data` now.
+    #[inline(always)]
+    pub fn load(&mut self, tables: &impl FlowTables, key: &mut ChunkKey, number: u32) -> bool {
+        let bit = 1 << (number & 63);
+        if self.loaded & bit != 0 {
+            return true;
         }
-        false
+        if self.stash.chunks & bit == 0 {
+            return false;
+        }
+        key.index = number;
+        let is_there = self.chunk_mut(number).is_some_and(|chunk| tables.load_chunk(key, chunk));
+        if is_there {
+            self.loaded |= bit;
+        }
+        is_there
+    }
+
+    /// Loads those that have the bytes from `from` to `to`, of which there is at least one.
+    #[inline(always)]
+    pub fn load_all(&mut self, tables: &impl FlowTables, key: &mut ChunkKey, from: u32, to: u32) {
+        let (next, last) = (from / CHUNK as u32, to.wrapping_sub(1) / CHUNK as u32);
+        tables.repeat(CHUNKS as u32, &mut Load { tables, room: self, key, next, last });
     }
 }
 
-/// Swaps a segment with the one before if it belongs there.
-#[inline(always)]
-fn sink(pieces: &mut [Piece; PIECES], i: usize) {
-    let earlier = (pieces[i].seq.wrapping_sub(pieces[i - 1].seq) as i32) < 0;
-    if pieces[i].len > 0 && earlier {
-        pieces.swap(i, i - 1);
+/// Loads some chunks.
+struct Load<'a, T> {
+    tables: &'a T,
+    room: &'a mut Room,
+    key: &'a mut ChunkKey,
+    next: u32,
+    last: u32,
+}
+
+impl<T: FlowTables> Step for Load<'_, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        self.room.load(self.tables, self.key, self.next);
+        self.next += 1;
+        self.next <= self.last
     }
+}
+
+/// Copies a stash by words.
+///
+/// # Safety
+///
+/// Both must be valid, and aligned to eight bytes.
+#[inline(always)]
+pub(crate) unsafe fn copy_words(from: *const u64, to: *mut u64) {
+    const { assert!(size_of::<Stash>().is_multiple_of(8)) };
+    for i in 0..size_of::<Stash>() / 8 {
+        // SAFETY: inside both. Volatile, or LLVM makes it a call of memcpy, which there is not.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
+/// The bits of the chunks that have the bytes from `from` to `to`, of which there is at least one.
+#[inline(always)]
+const fn chunks(from: u32, to: u32) -> u64 {
+    let first = from / CHUNK as u32 & 63;
+    let last = to.wrapping_sub(1) / CHUNK as u32 & 63;
+    (u64::MAX >> (63 - last)) & (u64::MAX << first)
 }
 
 impl Stash {
-    /// Where a segment begins in the connection's bytes; beyond [`STASH_LEN`] if it is not one of
-    /// the first.
+    /// Which connection it is of.
     #[inline(always)]
-    pub const fn start(&self, piece: &Piece) -> u32 {
-        piece.seq.wrapping_sub(self.client_isn).wrapping_sub(1)
+    pub const fn server_isn(&self) -> u32 {
+        (self.owner >> 32) as u32
     }
 
-    /// How many bytes there are from the beginning on without a gap.
+    /// Where a segment with this sequence number begins in the connection's bytes; a large number if that is before
+    /// them.
     #[inline(always)]
-    pub fn known(&self) -> u32 {
-        let mut known = 0;
-        for piece in &self.pieces {
-            let start = self.start(piece);
-            let end = start.wrapping_add(piece.len as u32);
-            if start <= known && end > known {
-                known = end;
+    pub const fn place(&self, seq: u32) -> u32 {
+        seq.wrapping_sub(self.client_isn).wrapping_sub(1)
+    }
+
+    /// Looks whether bytes from `from` to `to`, of which there is at least one, can be added, and would tell
+    /// anything new.
+    #[inline(always)]
+    pub fn fits(&self, from: u32, to: u32) -> Added {
+        if to <= self.known && from <= to {
+            return Added::Known;
+        }
+        if from >= HEAD_LEN as u32 {
+            return Added::No;
+        }
+        let mut touches = from <= self.known;
+        let mut room = false;
+        for range in &self.behind {
+            if range.from as u32 <= from && to <= range.to as u32 {
+                return Added::Known;
+            }
+            room |= range.to == 0;
+            touches |= range.to > 0 && range.from as u32 <= to && from <= range.to as u32;
+        }
+        if touches || room { Added::New } else { Added::No }
+    }
+
+    /// Adds bytes that [`fits`](Self::fits) has allowed, and that end within [`HEAD_LEN`].
+    #[inline(always)]
+    fn add(&mut self, from: u32, to: u32) {
+        let (mut from, mut to) = (from, to);
+        for range in &mut self.behind {
+            // No two touch, so one look at each is enough.
+            let touches = range.to > 0 && range.from as u32 <= to && from <= range.to as u32;
+            if touches {
+                from = from.min(range.from as u32);
+                to = to.max(range.to as u32);
+                *range = Range::EMPTY;
             }
         }
-        known
-    }
-
-    /// Whether a segment behind a gap would take the room of what is to fill it: too long is only what
-    /// is so without a gap.
-    #[inline(always)]
-    pub fn leaves_no_room_before(&self, seq: u32, len: u32) -> bool {
-        let start = seq.wrapping_sub(self.client_isn).wrapping_sub(1);
-        let end = start.wrapping_add(len);
-        let is_large = self.count as usize >= PIECES - 1 || end > STASH_LEN as u32;
-        start > self.known() && is_large
-    }
-
-    /// The segment that has the byte `at`: where it ends, and how far `at` is from its place in
-    /// `data`.
-    #[inline(always)]
-    pub fn locate(&self, at: u32) -> Option<(u32, u32)> {
-        for piece in &self.pieces {
-            let start = self.start(piece);
-            let end = start.wrapping_add(piece.len as u32);
-            if start <= at && at < end {
-                return Some((end, (piece.at as u32).wrapping_sub(start)));
+        if from <= self.known {
+            self.known = self.known.max(to);
+            return;
+        }
+        for range in &mut self.behind {
+            if range.to == 0 {
+                *range = Range { from: from as u16, to: to as u16 };
+                return;
             }
         }
-        None
     }
 
-    /// Whether the last of the known bytes ends the connection.
+    /// Whether something is missing before bytes that are there.
     #[inline(always)]
-    pub fn ends(&self, known: u32, fin: u8) -> bool {
-        for piece in &self.pieces {
-            let end = self.start(piece).wrapping_add(piece.len as u32);
-            if piece.tcp_flags & fin != 0 && end == known {
-                return true;
-            }
+    pub fn has_holes(&self) -> bool {
+        let mut any = false;
+        for range in &self.behind {
+            any |= range.to > 0;
         }
-        false
+        any
+    }
+
+    /// Notes that the connection ends behind so many bytes. Returns whether that is new.
+    #[inline(always)]
+    pub const fn end_at(&mut self, len: u32) -> bool {
+        if self.end != 0 {
+            return false;
+        }
+        self.end = len.wrapping_add(1);
+        true
+    }
+
+    /// Whether the last of the known bytes is the connection's last.
+    #[inline(always)]
+    pub const fn is_whole(&self) -> bool {
+        self.end == self.known.wrapping_add(1)
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! | bits with timestamps | without | what |
 //! | --- | --- | --- |
-//! | 18 | 15 | MAC over 4-tuple, tick, offer and the client's ISN: the segment belongs to a handshake of ours |
-//! | 13 | 13 | the lowest bits of the client's ISN, hidden by a MAC over 4-tuple and tick: where the segment is in its stream |
+//! | 17 | 14 | MAC over 4-tuple, tick, offer and the client's ISN: the segment belongs to a handshake of ours |
+//! | 14 | 14 | the lowest bits of the client's ISN, hidden by a MAC over 4-tuple and tick: where the segment is in its stream |
 //! | 1 | 1 | parity of the tick |
 //! | 0 | 3 | offer: one of [`offer::USUAL`] |
 //!
@@ -30,7 +30,7 @@ pub use self::offer::{answer, fit, offer};
 /// What the client's numbers may be ahead of its ISN. More than that is in nobody's window before the replica
 /// has answered.
 pub const REACH: u32 = 1 << REACH_BITS;
-const REACH_BITS: u32 = 13;
+const REACH_BITS: u32 = 14;
 
 /// Our ISN for a client that opens `tuple` with `client_isn` and this offer, which [`fit`] has made.
 ///

@@ -2,8 +2,9 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Pending, Replica, Secrets,
-        Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
+        Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac, Pending,
+        Replica, Secrets, Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple, VipKey,
+        Watched, WatchedChat,
     },
     shared::Shared,
     verdict::Counter,
@@ -146,10 +147,22 @@ pub trait FlowTables: Tables {
     fn remove_pending(&self, tuple: &Tuple);
     /// `STASH`, by client and VIP.
     fn stash(&self, tuple: &Tuple) -> Option<Shared<Stash>>;
-    /// Sets in `STASH`; another entry may go for it.
-    fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused>;
+    /// Adds to `STASH`.
+    fn add_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused>;
     /// Removes from `STASH`.
     fn remove_stash(&self, tuple: &Tuple);
+    /// Copies a value of `CHUNKS`. Returns whether there is one.
+    fn load_chunk(&self, key: &ChunkKey, to: &mut Chunk) -> bool;
+    /// Sets in `CHUNKS`.
+    fn set_chunk(&self, key: &ChunkKey, chunk: &Chunk) -> Result<(), Refused>;
+    /// Removes from `CHUNKS`.
+    fn remove_chunk(&self, key: &ChunkKey);
+    /// Puts a head at the end of `HEAD_RING`.
+    fn watch_head(&self, head: &Watched) -> Result<(), Refused>;
+    /// Reads the first one of `HEAD_RING`, which stays there. Returns whether there is one.
+    fn first_head(&self, head: &mut Watched) -> bool;
+    /// Takes the first one of `HEAD_RING`. Returns whether there is one.
+    fn next_head(&self, head: &mut Watched) -> bool;
 }
 
 /// Maps with nothing in them and no room: for what is decided by a connection's bytes alone.
@@ -263,10 +276,26 @@ impl FlowTables for NoTables {
     fn stash(&self, _: &Tuple) -> Option<Shared<Stash>> {
         None
     }
-    fn set_stash(&self, _: &Tuple, _: &Stash) -> Result<(), Refused> {
+    fn add_stash(&self, _: &Tuple, _: &Stash) -> Result<(), Refused> {
         Err(Refused::Full)
     }
     fn remove_stash(&self, _: &Tuple) {}
+    fn load_chunk(&self, _: &ChunkKey, _: &mut Chunk) -> bool {
+        false
+    }
+    fn set_chunk(&self, _: &ChunkKey, _: &Chunk) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn remove_chunk(&self, _: &ChunkKey) {}
+    fn watch_head(&self, _: &Watched) -> Result<(), Refused> {
+        Err(Refused::Full)
+    }
+    fn first_head(&self, _: &mut Watched) -> bool {
+        false
+    }
+    fn next_head(&self, _: &mut Watched) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -99,8 +99,6 @@ counters! {
     DropChecksum = "drop_checksum", DROP;
     /// Segments of a connection without a flow that came again, or at the wrong moment.
     DropEarly = "drop_early", DROP;
-    /// First data segments larger than the window that was announced.
-    DropOversize = "drop_oversize", DROP;
     /// Packets lost to a map, a helper or a frame that was not as it should be.
     DropFault = "drop_fault", DROP;
     /// ICMP errors translated on their way to the replica.
@@ -149,7 +147,7 @@ counters! {
     Overridden = "overridden", None;
     /// Connections bound to a live home that the slot table would not have given.
     HomeKept = "home_kept", None;
-    /// First segments delivered beside the one of `delivered`, for heads of several segments.
+    /// Segments delivered beside the one of `delivered`, for heads of several segments.
     DeliveredMore = "delivered_more", None;
     /// Connections without a key.
     MissingKey = "missing_key", None;
@@ -159,7 +157,7 @@ counters! {
     MissingAbsent = "missing_absent", None;
     /// Connections without a key because it is empty.
     MissingEmpty = "missing_empty", None;
-    /// Connections without a key within the first four segments and 4096 bytes.
+    /// Connections without a key within their first 16,384 bytes, or with one of more than 4096.
     MissingTooLong = "missing_too_long", None;
     /// Upgrades on a connection that an earlier request has bound, for a chat that lives elsewhere.
     AffinityViolation = "affinity_violation", None;
@@ -197,6 +195,8 @@ counters! {
     Untold = "untold", None;
     /// Flows and chats that a queue did not take back: they end by themselves, or when the daemon has started anew.
     Unwatched = "unwatched", None;
+    /// Heads forgotten because their key was not there 30 s after their first byte, or no replica 120 s after it.
+    EndedHead = "ended_head", None;
 }
 
 impl Counter {

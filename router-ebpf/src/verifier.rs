@@ -3,7 +3,7 @@
 
 use core::hint::{assert_unchecked, black_box};
 
-use crate::maps::STASH_LEN;
+use crate::maps::PART;
 
 /// The value as memory has it, which may be any to the verifier and to LLVM, though one was just written.
 ///
@@ -37,18 +37,18 @@ pub fn masked<const ROOM: usize>(number: u32) -> usize {
     black_box(number as usize) & (ROOM - 1)
 }
 
-/// A length for a helper, in 1..=[`STASH_LEN`], with both bounds visible.
+/// A length for a helper, in 1..=[`PART`], with both bounds visible.
 #[inline(always)]
 pub fn helper_len(len: usize) -> Option<u32> {
-    if len == 0 || len > STASH_LEN {
+    if len == 0 || len > PART {
         return None;
     }
-    Some((black_box(len as u32 - 1) & (STASH_LEN as u32 - 1)) + 1)
+    Some((black_box(len as u32 - 1) & (PART as u32 - 1)) + 1)
 }
 
 /// Zeroes what stands behind `len` up to the next multiple of eight, for those who read whole words.
 #[inline(always)]
-pub fn pad(bytes: &mut [u8; STASH_LEN], len: u32) {
+pub fn pad(bytes: &mut [u8; PART], len: u32) {
     // One word, not its bytes: each store of a byte would be a branch.
     if let Some(word) = bytes.as_chunks_mut().0.get_mut(index(len / 8)) {
         let behind = u64::MAX << (len % 8 * 8);

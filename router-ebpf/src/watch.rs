@@ -5,7 +5,7 @@
 use crate::{
     bind::{self, Routed},
     key::{self, Kind, Reason},
-    maps::{Flow, Piece, STASH_LEN, STATE_UPGRADED},
+    maps::{Flow, PART, STATE_UPGRADED},
     packet::Packet,
     scratch::Scratch,
     shared::Shared,
@@ -28,11 +28,10 @@ pub fn watch<P: Packet>(
     if len == 0 || flow.state() & STATE_UPGRADED != 0 || packet.read(at)? != *b"GET " {
         return None;
     }
-    let len = len.min(STASH_LEN);
-    let piece = Piece { seq: segment.seq, len: len as u16, ..Piece::NONE };
-    scratch.stash.clear(0, segment.seq.wrapping_sub(1));
+    let len = len.min(PART);
+    scratch.stash.clear(0, segment.seq.wrapping_sub(1), 0, 0);
     packet.load(at, scratch.stash.bytes_mut(0), len)?;
-    scratch.stash.add(piece);
+    scratch.stash.add(0, len as u32);
     let (number, home) = (flow.get().service, flow.get().replica);
     let service = tables.service(number)?;
     if key::kind(tables, service, scratch) != Kind::Upgrade {

@@ -23,7 +23,7 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     key::Reason,
-    maps::{KeySource, Name, SOURCES, STASH_LEN, Service},
+    maps::{HEAD_LEN, KeySource, Name, SOURCES, Service},
     verdict::{Action, Counter},
 };
 
@@ -163,7 +163,7 @@ fn in_some_order(len: usize, random: &mut Random) -> Plan {
 
 /// A head by each source alone that reads such, and by some lists of all in some segmentations.
 fn thoroughly(pair: &mut Pair, head: &[u8], of: impl Fn(&Source) -> bool) {
-    let head = &head[..head.len().min(STASH_LEN)];
+    let head = &head[..head.len().min(HEAD_LEN)];
     for source in ALL.iter().filter(|source| of(source)) {
         pair.run(&[source.compiled()], head, &in_order(head.len()));
     }
@@ -172,7 +172,7 @@ fn thoroughly(pair: &mut Pair, head: &[u8], of: impl Fn(&Source) -> bool) {
 
 /// A head by some lists of sources in some segmentations.
 fn some(pair: &mut Pair, head: &[u8], times: usize) {
-    let head = &head[..head.len().min(STASH_LEN)];
+    let head = &head[..head.len().min(HEAD_LEN)];
     let mut random = Random::of(head);
     for _ in 0..times {
         let count = 1 + random.below(SOURCES);

@@ -9,7 +9,7 @@ use roost_tests::run::{
 use router_ebpf::{
     chats::{self, Acquired},
     key::{Reason, Search, search},
-    maps::{Chat, FLOW_CHAT, KeySource, Piece, Service},
+    maps::{Chat, FLOW_CHAT, HEAD_LEN, KeySource, Service},
     source::KeyKind,
     steer::chat_key,
     translate::rescale,
@@ -18,10 +18,8 @@ use router_ebpf::{
 /// The key of a request, by the data path.
 fn key(machine: &mut Host, service: &Service, head: &[u8]) -> Option<Vec<u8>> {
     let (tables, scratch) = machine.parts();
-    scratch.stash.clear(1, 0);
-    scratch.stash.bytes_mut(0).fill(0xaa);
-    scratch.stash.bytes_mut(0)[..head.len()].copy_from_slice(head);
-    scratch.stash.add(Piece { seq: 1, len: head.len() as u16, ..Piece::NONE });
+    scratch.stash.set(0, &[0xaa; HEAD_LEN]);
+    scratch.stash.set(0, head);
     let found = search(tables, service, Some(Reason::Absent), scratch);
     (found == Search::Found).then(|| scratch.key.bytes[..scratch.key.len as usize].to_vec())
 }

@@ -9,14 +9,13 @@ use etherparse::{
     },
 };
 use roost_tests::run::{
-    Family, Hook, Machine as _,
+    Family, Hook,
     frame::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Seg, options},
-    host::Host,
     on_all,
     talk::{Conn, Offer, get, reset_for},
     world::{Kind, World, client, replica_addr},
 };
-use router_ebpf::{maps::STASH_LEN, verdict::Counter};
+use router_ebpf::verdict::Counter;
 
 /// What becomes of the bytes.
 enum Left {
@@ -349,22 +348,4 @@ fn a_broken_first_segment_binds_nothing() {
         machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::HeadKept]);
         assert!(machine.pending().is_empty() && machine.chats().is_empty());
     });
-}
-
-/// No frame of a test run in the kernel is so large: buffers in generic mode can be.
-#[test]
-fn a_first_segment_larger_than_the_stash_is_dropped() {
-    for family in Family::ALL {
-        let mut machine = Host::new(&World::default());
-        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
-        conn.offer.mss = Some(9000);
-        conn.open(&mut machine);
-        let mut payload = get("tea");
-        payload.resize(STASH_LEN + 1, b'.');
-        let seg = conn.up(PSH | ACK, 0, 0, &payload);
-        machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::DropOversize]);
-        payload.pop();
-        conn.bind(&mut machine, &payload, &[]);
-        conn.accept(&mut machine);
-    }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use router_ebpf::{
-    hand::{Chats, Flows, LOOKS, When},
+    hand::{Chats, Flows, Heads, LOOKS, When},
     scratch::Scratch,
     tables::FlowTables as _,
 };
@@ -44,6 +44,7 @@ fn look(when: When) {
     if let Some(Scratch { turn, last, .. }) = maps::scratch(maps::CLOCK) {
         KernelTables.repeat(LOOKS, &mut Flows(&KernelTables, when, turn, last));
         KernelTables.repeat(LOOKS, &mut Chats(&KernelTables, when, turn));
+        KernelTables.repeat(LOOKS, &mut Heads(&KernelTables, when, turn));
     }
 }
 
@@ -65,7 +66,7 @@ pub fn roost_clock(_: XdpContext) -> u32 {
     if armed { xdp_action::XDP_PASS } else { xdp_action::XDP_ABORTED }
 }
 
-/// Looks at flows and chats at once, whoever's turn it is: a release that takes over, or the daemon when a
+/// Looks at flows, chats and heads at once, whoever's turn it is: a release that takes over, or the daemon when a
 /// replica has left.
 #[xdp]
 pub fn roost_look(_: XdpContext) -> u32 {

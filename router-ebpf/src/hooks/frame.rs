@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     checksum::Sum,
-    maps::STASH_LEN,
+    maps::PART,
     packet::{Envelope, Packet, copy_link},
     verifier::{bytes_at, helper_len, opaque, packet_pointer},
 };
@@ -96,18 +96,18 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
+    fn load(&self, offset: usize, to: &mut [u8; PART], len: usize) -> Option<()> {
         let len = helper_len(len)?;
-        // SAFETY: `to` has room for STASH_LEN bytes, and `len` is not more.
+        // SAFETY: `to` has room for PART bytes, and `len` is not more.
         let result =
             unsafe { bpf_xdp_load_bytes(self.ctx, offset as u32, to.as_mut_ptr().cast(), len) };
         (result == 0).then_some(())
     }
 
     #[inline(always)]
-    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
+    fn store(&mut self, offset: usize, from: &[u8; PART], len: usize) -> Option<()> {
         let len = helper_len(len)?;
-        // SAFETY: `from` has STASH_LEN bytes, and `len` is not more; the helper only reads them.
+        // SAFETY: `from` has PART bytes, and `len` is not more; the helper only reads them.
         let result = unsafe {
             bpf_xdp_store_bytes(self.ctx, offset as u32, from.as_ptr().cast_mut().cast(), len)
         };

@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Mark, Name, Pending,
-        Problem, Replica, Secrets, Service, Share, Sharing, SourceKey, SourceRange, Stash,
-        TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
+        Mark, Name, Pending, Problem, Replica, Secrets, Service, Share, Sharing, SourceKey,
+        SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
     },
     schema::{Limits, Map},
     scratch::Scratch,
@@ -375,13 +375,50 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
-    fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
-        refused(STASH.insert(tuple, stash, 0))
+    fn add_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
+        refused(STASH.insert(tuple, stash, BPF_NOEXIST))
     }
 
     #[inline(always)]
     fn remove_stash(&self, tuple: &Tuple) {
         // It may be gone already, which is what is wanted.
         let _ = STASH.remove(tuple);
+    }
+
+    #[inline(always)]
+    fn load_chunk(&self, key: &ChunkKey, to: &mut Chunk) -> bool {
+        let Some(from) = CHUNKS.get_ptr(key) else { return false };
+        let (from, to) = (from.cast::<u64>(), ptr::from_mut(to).cast::<u64>());
+        for i in 0..size_of::<Chunk>() / 8 {
+            // SAFETY: inside both, which are aligned. Volatile, or LLVM makes it a call of memcpy, which there is not.
+            unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn set_chunk(&self, key: &ChunkKey, chunk: &Chunk) -> Result<(), Refused> {
+        refused(CHUNKS.insert(key, chunk, 0))
+    }
+
+    #[inline(always)]
+    fn remove_chunk(&self, key: &ChunkKey) {
+        // It may be gone already, which is what is wanted.
+        let _ = CHUNKS.remove(key);
+    }
+
+    #[inline(always)]
+    fn watch_head(&self, head: &Watched) -> Result<(), Refused> {
+        refused(HEAD_RING.push(head, 0))
+    }
+
+    #[inline(always)]
+    fn first_head(&self, head: &mut Watched) -> bool {
+        peek(&HEAD_RING, head)
+    }
+
+    #[inline(always)]
+    fn next_head(&self, head: &mut Watched) -> bool {
+        pop(&HEAD_RING, head)
     }
 }

@@ -14,7 +14,7 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     checksum::Sum,
-    maps::STASH_LEN,
+    maps::PART,
     packet::{Envelope, Packet},
     verifier::{bytes_at, helper_len, packet_pointer},
 };
@@ -137,9 +137,9 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
+    fn load(&self, offset: usize, to: &mut [u8; PART], len: usize) -> Option<()> {
         let len = helper_len(len)?;
-        // SAFETY: `to` has room for STASH_LEN bytes, and `len` is not more.
+        // SAFETY: `to` has room for PART bytes, and `len` is not more.
         let result = unsafe {
             bpf_skb_load_bytes(self.skb.cast(), offset as u32, to.as_mut_ptr().cast(), len)
         };
@@ -147,9 +147,9 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
+    fn store(&mut self, offset: usize, from: &[u8; PART], len: usize) -> Option<()> {
         let len = helper_len(len)?;
-        // SAFETY: `from` has STASH_LEN bytes, and `len` is not more.
+        // SAFETY: `from` has PART bytes, and `len` is not more.
         let result =
             unsafe { bpf_skb_store_bytes(self.skb, offset as u32, from.as_ptr().cast(), len, 0) };
         (result == 0).then_some(())

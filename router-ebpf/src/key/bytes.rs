@@ -3,7 +3,7 @@
 use roost_place::cookie;
 
 use crate::{
-    maps::{Addr, KEPT_KEY, NAME_LEN, Name, STASH_LEN, Tuple},
+    maps::{Addr, KEPT_KEY, NAME_LEN, Name, PART, Tuple},
     siphash,
     verifier::{index, pad},
 };
@@ -12,14 +12,21 @@ use crate::{
 #[repr(C)]
 pub struct Key {
     /// The key, zero behind `len` up to the next multiple of eight.
-    pub bytes: [u8; STASH_LEN],
+    pub bytes: [u8; PART],
     /// Its length; never more than `bytes` has room for.
     pub len: u32,
+    /// 1 if it is longer than there is room for.
+    pub cut: u32,
+    /// 1 if not all of it is in `bytes`: its first ones were kept, and what comes behind them was not.
+    pub lost: u32,
     /// Always zero.
     pub reserved: u32,
 }
 
 impl Key {
+    /// No key yet.
+    pub const EMPTY: Self = Self { bytes: [0; PART], len: 0, cut: 0, lost: 0, reserved: 0 };
+
     /// Its hash under the cluster's secret.
     #[inline(always)]
     pub fn hash(&self, secret: &siphash::Key) -> u64 {
@@ -39,16 +46,14 @@ impl Key {
         const { assert!(NAME_LEN <= KEPT_KEY) };
         self.bytes[..KEPT_KEY].copy_from_slice(kept);
         self.len = len;
+        self.cut = 0;
+        self.lost = (len > KEPT_KEY as u32) as u32;
     }
 
-    /// Keeps its bytes, if there is room for all of them.
+    /// Keeps its first bytes.
     #[inline(always)]
-    pub fn pause(&self, kept: &mut [u8; KEPT_KEY]) -> bool {
-        if self.len > KEPT_KEY as u32 {
-            return false;
-        }
+    pub fn pause(&self, kept: &mut [u8; KEPT_KEY]) {
         kept.copy_from_slice(&self.bytes[..KEPT_KEY]);
-        true
     }
 
     /// Makes it an address.
@@ -72,11 +77,11 @@ impl Key {
 
     /// Makes it text, for the tools: what does not fit is an error of the caller's.
     pub fn set_bytes(&mut self, bytes: &[u8]) {
-        self.bytes = [0; STASH_LEN];
+        self.bytes = [0; PART];
         for (to, from) in self.bytes.iter_mut().zip(bytes) {
             *to = *from;
         }
-        self.len = bytes.len().min(STASH_LEN) as u32;
+        self.len = bytes.len().min(PART) as u32;
     }
 
     /// Zeroes what a name is made of: the rest is written before it is read.
@@ -84,15 +89,19 @@ impl Key {
     pub fn clear(&mut self) {
         self.bytes[..NAME_LEN].copy_from_slice(&[0; NAME_LEN]);
         self.len = 0;
+        self.cut = 0;
+        self.lost = 0;
     }
 
     /// Adds a byte.
     #[inline(always)]
     pub fn push(&mut self, byte: u8) {
         let at = index(self.len);
-        if at < STASH_LEN {
+        if at < PART {
             self.bytes[at] = byte;
             self.len += 1;
+        } else {
+            self.cut = 1;
         }
     }
 
@@ -100,7 +109,7 @@ impl Key {
     #[inline(always)]
     pub fn pop(&mut self) {
         let at = index(self.len.wrapping_sub(1));
-        if at < STASH_LEN {
+        if at < PART {
             self.bytes[at] = 0;
             self.len -= 1;
         }

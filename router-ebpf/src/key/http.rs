@@ -54,11 +54,11 @@ pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> 
     let Some(source) = scan::source(service, scan.source) else {
         return scan.fail(Reason::Absent);
     };
-    let place = match scan.place(stash) {
+    let place = match scan.place() {
         Ok(place) => place,
         Err(go_on) => return go_on,
     };
-    let data = &stash.get().data;
+    let data = stash.head();
     if scan.phase == REST_OF_LINE {
         // As many words as may come without a line feed, and the bytes of the next one before it.
         let together = scan.together();

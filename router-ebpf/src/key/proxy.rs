@@ -56,7 +56,7 @@ pub fn step(stash: &Room, scan: &mut Scan, key: &mut Key) -> bool {
     if scan.phase == SKIP && scan.skip == 0 {
         return end(scan);
     }
-    let place = match scan.place(stash) {
+    let place = match scan.place() {
         Ok(place) => place,
         Err(go_on) => return go_on,
     };
@@ -66,7 +66,7 @@ pub fn step(stash: &Room, scan: &mut Scan, key: &mut Key) -> bool {
         scan.skip -= n;
         return true;
     }
-    let byte = stash.get().data[place];
+    let byte = stash.head()[place];
     scan.at += 1;
     let is_good = match scan.phase {
         BEGIN => first(scan, byte),

@@ -3,8 +3,7 @@
 
 use super::bytes::Key;
 use crate::{
-    maps::{Addr, KeySource, SCAN_WORDS, SOURCE_TEXT_LEN, STASH_LEN, Service},
-    stash::Room,
+    maps::{Addr, HEAD_LEN, KeySource, SCAN_WORDS, SOURCE_TEXT_LEN, Service},
     verifier::index,
 };
 
@@ -55,10 +54,8 @@ pub struct Scan {
     pub at: u32,
     /// How many bytes are known.
     pub known: u32,
-    /// Where the segment with the byte `at` ends; not more than `at`: it is to be looked up.
-    piece_end: u32,
-    /// Added to `at`: its place in the stash.
-    shift: u32,
+    /// Up to where bytes are in working memory, from `at` on; not more than `at`: they are to be loaded.
+    pub ready: u32,
     /// Which key source.
     pub source: u32,
     /// Its kind: a [`crate::source::KeyKind`], or [`UPGRADE`].
@@ -119,8 +116,7 @@ impl Scan {
         self.known = known;
         self.last = last.map_or(0, |reason| reason as u32);
         self.outcome = Outcome::NONE;
-        // Which segment has a byte may be otherwise now.
-        self.piece_end = 0;
+        self.ready = 0;
     }
 
     /// All of it as words.
@@ -150,7 +146,7 @@ impl Scan {
     #[inline(always)]
     pub fn seek(&mut self, at: u32) {
         self.at = at;
-        self.piece_end = 0;
+        self.ready = 0;
     }
 
     /// Another byte of the client's address: the bytes before it move up.
@@ -197,14 +193,29 @@ impl Scan {
         if key.len == 0 {
             return self.fail(Reason::Empty);
         }
+        if key.lost != 0 {
+            // All of it is there now: this source reads it once more.
+            key.lost = 0;
+            self.phase = BEGIN;
+            return true;
+        }
+        if key.cut != 0 {
+            return self.fail(Reason::TooLong);
+        }
         key.finish();
         self.outcome = Outcome::FOUND;
         false
     }
 
-    /// The place of the byte `at` in the stash. `Err`: it is not there, and whether to go on.
+    /// Whether the byte `at` is known, but not loaded.
     #[inline(always)]
-    pub fn place(&mut self, room: &Room) -> Result<usize, bool> {
+    pub const fn is_to_be_loaded(&self) -> bool {
+        self.at < self.known && self.at >= self.ready
+    }
+
+    /// The place of the byte `at`. `Err`: it is not there, and whether to go on.
+    #[inline(always)]
+    pub fn place(&mut self) -> Result<usize, bool> {
         if self.at >= self.known {
             return Err(match self.last {
                 0 => {
@@ -215,25 +226,18 @@ impl Scan {
                 _ => self.fail(Reason::TooLong),
             });
         }
-        if self.at >= self.piece_end {
-            let Some((end, shift)) = room.get().locate(self.at) else {
-                // There is no gap before `known`.
-                return Err(self.fail(Reason::TooLong));
-            };
-            self.piece_end = end;
-            self.shift = shift;
-        }
-        let place = index(self.at.wrapping_add(self.shift));
-        if place >= STASH_LEN {
+        let place = index(self.at);
+        // What is known is in its chunk.
+        if self.at >= self.ready || place >= HEAD_LEN {
             return Err(self.fail(Reason::TooLong));
         }
         Ok(place)
     }
 
-    /// How many bytes follow in the same segment, with the one at hand.
+    /// How many bytes are there, with the one at hand.
     #[inline(always)]
     pub const fn together(&self) -> u32 {
-        self.piece_end.wrapping_sub(self.at)
+        self.ready.wrapping_sub(self.at)
     }
 
     /// Compares the next byte of a name.

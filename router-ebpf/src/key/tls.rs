@@ -46,12 +46,12 @@ pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> 
     if scan.phase != HANDSHAKE && scan.left == 0 {
         return scan.fail(Reason::Absent);
     }
-    let place = match scan.place(stash) {
+    let place = match scan.place() {
         Ok(place) => place,
         Err(go_on) => return go_on,
     };
     if scan.record == 0 {
-        let byte = stash.get().data[place];
+        let byte = stash.head()[place];
         scan.at += 1;
         return record_header(scan, byte);
     }
@@ -63,7 +63,7 @@ pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> 
         scan.skip -= n;
         return true;
     }
-    let byte = stash.get().data[place];
+    let byte = stash.head()[place];
     if scan.phase != HANDSHAKE {
         scan.left -= 1;
     } else if scan.want == 0 {

@@ -3,12 +3,20 @@
 use super::{Addr, Name, Port, Tuple};
 
 /// Bytes of a connection's head that are stashed and searched at the most.
-pub const STASH_LEN: usize = 4096;
-/// Segments of a connection's head that are stashed at the most.
-pub const PIECES: usize = 4;
+pub const HEAD_LEN: usize = 16384;
+/// Bytes that are copied at once, into or out of a packet.
+pub const PART: usize = 4096;
+/// Bytes of a head in one value of `CHUNKS`: with its key and the kernel's own fields that is an allocation of 512.
+pub const CHUNK: usize = 416;
+/// Chunks that there is room for, for each head that there is room for.
+pub const CHUNKS_OF_HEAD: u32 = 8;
+/// Chunks of the longest head.
+pub const CHUNKS: usize = HEAD_LEN.div_ceil(CHUNK);
+/// Holes in what is stashed of a head at the most.
+pub const HOLES: usize = 4;
 /// Words of the state of a search.
-pub const SCAN_WORDS: usize = 25;
-/// Bytes of a key that are kept while its end is missing. A longer one is read again from its begin.
+pub const SCAN_WORDS: usize = 24;
+/// Bytes of a key that are kept while its end is missing. A longer one is read once more when that is there.
 pub const KEPT_KEY: usize = 128;
 /// The client offered timestamps.
 pub const OFFER_TIMESTAMPS: u8 = 1;
@@ -65,67 +73,90 @@ pub const FLOW_REQUESTS: u8 = 4;
 /// In `Pending::flags`: the client was reset, the replica is reset when it answers again.
 pub const PENDING_REFUSED: u8 = 2;
 
-/// The first bytes that a client sends, until they tell the key and the replica has accepted: its
-/// segments, in the order of their sequence numbers.
+/// In `Stash::owner`: a program is at work on the entry and its chunks, and nobody else may read or write them.
+pub const STASH_CLAIMED: u64 = 1;
+
+/// What is known of the first bytes that a client sends, until they tell the key and the replica has accepted.
+/// The bytes are in `CHUNKS`.
 #[repr(C, align(8))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stash {
-    /// `Pending::server_isn` of the connection: an entry may be used for another one while it is
-    /// read.
-    pub server_isn: u32,
+    /// `Pending::server_isn` of the connection in the upper half, [`STASH_CLAIMED`] in the lower.
+    pub owner: u64,
+    /// When the first of them came, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub since: u64,
+    /// Which chunks there are: a bit for each, the lowest for the first.
+    pub chunks: u64,
     /// The client's initial sequence number.
     pub client_isn: u32,
-    /// Bytes of `data` that are used.
-    pub used: u32,
-    /// Segments.
-    pub count: u8,
-    /// 1 if the connection was bound: its SYN is on the way to `replica`. That holds as long as `PENDING` has the
-    /// connection with that replica; without, the next segment decides anew.
-    pub bound: u8,
-    /// Why it has no key, which was counted: a [`Reason`](crate::key::Reason); or 0.
-    pub missing: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// How many bytes there are from the beginning on without a hole.
+    pub known: u32,
+    /// What there is behind holes, in no order: no two touch.
+    pub behind: [Range; HOLES],
+    /// How many bytes come before the client's FIN, and one more; 0 if none was seen.
+    pub end: u32,
+    /// How many bytes were acknowledged to the client.
+    pub acked: u32,
     /// The replica's number; meaningless unless `bound`.
     pub replica: u32,
     /// Where the search for the key goes on: how many bytes of the key are known.
     pub key_len: u32,
     /// Whose key sources it tries: [`Service::generation`](super::Service::generation).
     pub generation: u32,
+    /// The client's last window field.
+    pub window: u16,
+    /// PSH, if a segment had it.
+    pub tcp_flags: u8,
+    /// 1 if the connection was bound: its SYN is on the way to `replica`. That holds as long as `PENDING` has the
+    /// connection with that replica; without, the next segment decides anew.
+    pub bound: u8,
+    /// Why it has no key, which was counted: a [`Reason`](crate::key::Reason); or 0.
+    pub missing: u8,
+    /// Segments that came since the last acknowledgement.
+    pub unacked: u8,
+    /// Entries that it has taken of its source's share: see [`crate::head`].
+    pub taken: u16,
+    /// The number of that source.
+    pub source: u32,
+    /// The service's number.
+    pub service: u32,
     /// A [`Scan`](crate::key::scan::Scan).
     pub scan: [u32; SCAN_WORDS],
-    /// The segments.
-    pub pieces: [Piece; PIECES],
     /// The first bytes of the key.
     pub key: [u8; KEPT_KEY],
-    /// Their payload, in the order of arrival; meaningless behind `used`.
-    pub data: [u8; STASH_LEN],
 }
 
-/// A segment in [`Stash`].
+/// Bytes of a head, by their places: from the first to the one before the last. Empty if both are the same.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Its sequence number.
-    pub seq: u32,
-    /// Sum of the payload (RFC 1071), folded, not complemented.
-    pub sum: u32,
-    /// Where its payload begins in `Stash::data`.
-    pub at: u16,
-    /// Bytes of payload.
-    pub len: u16,
-    /// Its window field.
-    pub window: u16,
-    /// Its TCP flags byte: FIN, PSH, ACK.
-    pub tcp_flags: u8,
-    /// Always zero.
-    pub reserved: u8,
+pub struct Range {
+    /// The first byte.
+    pub from: u16,
+    /// What follows the last one.
+    pub to: u16,
 }
 
-impl Piece {
-    /// No segment.
-    pub const NONE: Self =
-        Self { seq: 0, sum: 0, at: 0, len: 0, window: 0, tcp_flags: 0, reserved: 0 };
+impl Range {
+    /// Nothing.
+    pub const EMPTY: Self = Self { from: 0, to: 0 };
+}
+
+/// Key of `CHUNKS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkKey {
+    /// Client and VIP.
+    pub tuple: Tuple,
+    /// Which [`CHUNK`] bytes of the head, counted from 0.
+    pub index: u32,
+}
+
+/// Some bytes of a head; those that [`Stash`] does not know are meaningless.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The bytes.
+    pub bytes: [u8; CHUNK],
 }
 
 /// The client has sent a FIN: [`Flow::client_fin`].

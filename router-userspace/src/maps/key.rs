@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail};
 use router_ebpf::{
     key::Key,
-    maps::{Name, STASH_LEN, Service, Tuple},
+    maps::{Name, PART, Service, Tuple},
     siphash,
     source::Shape,
 };
@@ -28,7 +28,7 @@ pub struct Written {
 impl Written {
     /// Its hash: what the kernel program computes for a connection with this key.
     pub fn hash(&self, secret: &siphash::Key) -> u64 {
-        let mut key = Key { bytes: [0; STASH_LEN], len: 0, reserved: 0 };
+        let mut key = Key::EMPTY;
         key.set_bytes(&self.bytes);
         key.hash(secret)
     }
@@ -50,8 +50,8 @@ impl Written {
         if written.is_empty() {
             bail!("the key is empty: a connection with an empty key has no key");
         }
-        if written.len() > STASH_LEN {
-            bail!("the key has {} bytes: no key has more than {STASH_LEN}", written.len());
+        if written.len() > PART {
+            bail!("the key has {} bytes: no key has more than {PART}", written.len());
         }
         // The data path lower-cases ASCII letters only: host names have no others.
         let bytes = if folds { written.to_ascii_lowercase() } else { written.to_owned() };
@@ -188,7 +188,7 @@ mod tests {
     fn hashes_are_those_of_the_kernel_program() {
         let secret = [1, 2];
         let addr = to_map("192.0.2.7".parse().unwrap());
-        let mut key = Key { bytes: [0xff; STASH_LEN], len: 0, reserved: 0 };
+        let mut key = Key { bytes: [0xff; PART], ..Key::EMPTY };
         key.set_addr(&addr);
         let written = parse("client", "192.0.2.7").unwrap();
         assert_eq!(written.hash(&secret), key.hash(&secret));

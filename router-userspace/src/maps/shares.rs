@@ -24,7 +24,7 @@ pub fn set(
     let sharing = Sharing {
         flows: tables.flows.room()?,
         chats: tables.chats.room()?,
-        heads: tables.stash.room()?,
+        heads: tables.chunks.room()?,
         services: services.try_into().unwrap_or(u32::MAX),
         ipv4_prefix: shares.ipv4_prefix,
         ipv6_prefix: shares.ipv6_prefix,

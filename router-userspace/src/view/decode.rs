@@ -5,8 +5,8 @@
 
 use router_ebpf::{
     maps::{
-        ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, Flow, FlowBack, Load, Mac, NO_REPLICA,
-        Pending, Piece, Replica, SERVICE_SHARES, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets,
+        ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, ChunkKey, Flow, FlowBack, Load, Mac,
+        NO_REPLICA, Pending, Replica, SERVICE_SHARES, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets,
         Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     siphash,
@@ -147,29 +147,29 @@ pub fn pending(pending: &Pending) -> Value {
     })
 }
 
-/// A value of `STASH`, without the payload: request heads carry passwords and tokens.
+/// A value of `STASH`.
 pub fn stash(stash: &Stash) -> Value {
-    let count = usize::from(stash.count).min(stash.pieces.len());
+    let behind = stash.behind.iter().filter(|range| range.to > 0);
     json!({
-        "server_isn": stash.server_isn,
+        "server_isn": stash.server_isn(),
         "client_isn": stash.client_isn,
-        "bytes": stash.used,
-        "first": stash.known() > 0,
+        "since": stash.since,
+        "bytes": stash.known,
+        "behind": behind.map(|range| json!([range.from, range.to])).collect::<Vec<_>>(),
+        "ends": (stash.end > 0).then(|| stash.end - 1),
+        "acknowledged": stash.acked,
+        "chunks": stash.chunks.count_ones(),
+        "window": stash.window,
         "replica": (stash.bound != 0).then(|| replica_number(stash.replica)),
         "missing": stash.missing,
-        "pieces": stash.pieces[..count].iter().map(piece).collect::<Vec<_>>(),
     })
 }
 
-fn piece(piece: &Piece) -> Value {
-    json!({
-        "seq": piece.seq,
-        "bytes": piece.len,
-        "at": piece.at,
-        "sum": piece.sum,
-        "window": piece.window,
-        "tcp_flags": piece.tcp_flags,
-    })
+/// A key of `CHUNKS`. Its value is not shown: heads carry passwords and tokens.
+pub fn chunk(key: &ChunkKey) -> Value {
+    let mut shown = tuple(&key.tuple);
+    shown["chunk"] = key.index.into();
+    shown
 }
 
 /// A value of `FLOWS` and `ENDED`.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use router_ebpf::{
-    maps::{NO_REPLICA, SLOT_COUNT, Share, Tuple},
+    maps::{CHUNK, NO_REPLICA, SLOT_COUNT, Share, Tuple},
     schema::{Kind, Map},
     verdict::Counter,
 };
@@ -31,6 +31,7 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Chats => entries.chats,
         Map::Pending => tables.pending.count()?,
         Map::Stash => tables.stash.count()?,
+        Map::Chunks => tables.chunks.count()?,
         Map::Flows | Map::FlowsBack => entries.flows,
         Map::Ended => tables.ended.count()?,
         Map::EndedBack => tables.ended_back.count()?,
@@ -38,7 +39,7 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Shares => shares(tables)?.count(),
         Map::Sharing => 1,
         Map::Trusted => tables.trusted.entries()?.len(),
-        Map::FlowRing | Map::ChatRing | Map::Farewells => return Ok(None),
+        Map::FlowRing | Map::ChatRing | Map::HeadRing | Map::Farewells => return Ok(None),
         Map::Macs => tables.macs.count()?,
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
@@ -71,11 +72,14 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         }),
         Map::Pending => tuples(&tables.pending, decode::pending)?,
         Map::Stash => tuples(&tables.stash, decode::stash)?,
+        Map::Chunks => each(&read::sorted(&tables.chunks)?, |key, _| {
+            (decode::chunk(key), json!({ "bytes": CHUNK }))
+        }),
         Map::Flows => tuples(&tables.flows, decode::flow)?,
         Map::FlowsBack => tuples(&tables.flows_back, decode::flow_back)?,
         Map::Ended => tuples(&tables.ended, decode::flow)?,
         Map::EndedBack => tuples(&tables.ended_back, decode::flow_back)?,
-        Map::FlowRing | Map::ChatRing | Map::Farewells => bail!(
+        Map::FlowRing | Map::ChatRing | Map::HeadRing | Map::Farewells => bail!(
             "map {} is a queue, which cannot be shown: to read an entry of it is to take it",
             map.pin()
         ),

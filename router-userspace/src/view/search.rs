@@ -3,7 +3,7 @@
 
 use router_ebpf::{
     key::{self, Reason, Search},
-    maps::{Addr, Piece, STASH_LEN, Service, Tuple},
+    maps::{Addr, HEAD_LEN, Service, Tuple},
     scratch::Scratch,
     tables::NoTables,
 };
@@ -46,19 +46,15 @@ fn walk(
     let scratch = &mut *Scratch::boxed();
     scratch.vip_side = *tuple;
     scratch.from_proxy = from_proxy.into();
-    let len = bytes.len().min(STASH_LEN);
-    scratch.stash.clear(0, 0);
-    scratch.stash.bytes_mut(0)[..len].copy_from_slice(&bytes[..len]);
-    // The first byte's sequence number is one more than the client's initial one, which is 0.
-    scratch.stash.add(Piece { seq: 1, len: len as u16, ..Piece::NONE });
-    let last = (len == STASH_LEN).then_some(Reason::TooLong);
+    scratch.stash.set(0, bytes);
+    let last = (bytes.len() >= HEAD_LEN).then_some(Reason::TooLong);
     let outcome = match key::search(&NoTables, service, last, scratch) {
         Search::Found => {
             let source = service.sources.get(scratch.scan.source as usize);
             match source.and_then(KeySource::from_map) {
                 Some(source) => {
-                    let len = (scratch.key.len as usize).min(STASH_LEN);
-                    Outcome::Found { source, key: scratch.key.bytes[..len].to_vec() }
+                    let key = &scratch.key;
+                    Outcome::Found { source, key: key.bytes[..key.len as usize].to_vec() }
                 }
                 None => Outcome::Missing(Reason::Absent),
             }

@@ -4,14 +4,15 @@ use std::{net::IpAddr, ops::Range};
 
 use router_ebpf::{
     key::{Kind, Reason},
-    maps::{KeySource, SOURCES, STASH_LEN, Service},
+    maps::{HEAD_LEN, HOLES, KeySource, SOURCES, Service},
     source::KeyKind,
+    stash::Added,
 };
 
 use crate::{
     http, proxy,
     random::Random,
-    search::{Answer, Arrival, Searcher, service},
+    search::{Answer, Searcher, service},
     source::{ALL, Expected, Source},
     split::{self, Case},
     tls,
@@ -19,7 +20,7 @@ use crate::{
 
 /// Everything, for a head as it is sent and for each source in [`ALL`]. Panics with what is wrong.
 pub fn all(head: &[u8]) {
-    let head = &head[..head.len().min(STASH_LEN)];
+    let head = &head[..head.len().min(HEAD_LEN)];
     let mut random = Random::of(head);
     let pair = &mut [Searcher::default(), Searcher::default()];
     let [searcher, _] = pair;
@@ -44,7 +45,7 @@ pub fn all(head: &[u8]) {
 
 /// A head behind what a proxy sends: what it names is the client, and nothing else is found than without it.
 pub fn proxied(head: &[u8]) {
-    let head = &head[..head.len().min(STASH_LEN)];
+    let head = &head[..head.len().min(HEAD_LEN)];
     let mut random = Random::of(head);
     let sender = IpAddr::from([198, 51, 100, 1]);
     let (expected, all) = (proxy::expected(head), Some(Reason::TooLong));
@@ -193,23 +194,16 @@ pub fn arrives(
     head: &[u8],
     plan: &[Range<usize>],
 ) -> Answer {
-    let mut pieces: Vec<Range<usize>> = Vec::new();
+    let mut model = Model::default();
     searcher.begin();
     for (number, range) in plan.iter().enumerate() {
-        let arrival = searcher.arrive(range.start, &head[range.clone()]);
-        let is_known = |piece: &Range<usize>| piece.start <= range.start && range.end <= piece.end;
-        assert_eq!(arrival == Arrival::Known, pieces.iter().any(is_known), "{range:?} of {plan:?}");
-        match arrival {
-            Arrival::New => pieces.push(range.clone()),
-            Arrival::Alone => pieces = vec![range.clone()],
-            Arrival::Known | Arrival::Full => {}
-            Arrival::Dropped => {
-                assert!(without_gap(&pieces) < range.start, "{range:?} of {plan:?}");
-                continue;
-            }
-        }
+        let added = searcher.arrive(range.start, &head[range.clone()]);
+        assert_eq!(added, model.arrive(range), "{range:?} of {plan:?}");
         let Some(known) = searcher.known() else { continue };
-        assert_eq!(known, without_gap(&pieces), "bytes without a gap: {plan:?}");
+        assert_eq!(known, model.known(), "bytes without a gap: {plan:?}");
+        if added != Added::New {
+            continue;
+        }
         let last = searcher.last();
         let found = searcher.search(service, last);
         let expected = whole.whole(service, &head[..known], last);
@@ -250,12 +244,39 @@ fn contradicts(searcher: &mut Searcher, service: &Service, head: &[u8], plan: &[
     }
 }
 
-fn without_gap(pieces: &[Range<usize>]) -> usize {
-    let mut known = 0;
-    while let Some(piece) = pieces.iter().find(|piece| piece.start <= known && known < piece.end) {
-        known = piece.end;
+/// What is there of a head, byte by byte.
+#[derive(Default)]
+pub struct Model(Vec<bool>);
+
+impl Model {
+    /// What becomes of a segment.
+    pub fn arrive(&mut self, range: &Range<usize>) -> Added {
+        let range = range.start..range.end.min(HEAD_LEN);
+        if range.is_empty() {
+            return Added::No;
+        }
+        let mut after = self.0.clone();
+        after.resize(after.len().max(range.end), false);
+        if after[range.clone()].iter().all(|there| *there) {
+            return Added::Known;
+        }
+        after[range].fill(true);
+        if holes(&after) > HOLES {
+            return Added::No;
+        }
+        self.0 = after;
+        Added::New
     }
-    known
+
+    /// How many bytes are there without a gap.
+    pub fn known(&self) -> usize {
+        self.0.iter().position(|there| !there).unwrap_or(self.0.len())
+    }
+}
+
+/// How many holes there are.
+fn holes(bytes: &[bool]) -> usize {
+    bytes.chunk_by(|a, b| a == b).filter(|run| !run[0]).count()
 }
 
 /// A request is taken for an upgrade if it is one.
@@ -278,7 +299,7 @@ fn in_other_records(pair: &mut [Searcher; 2], head: &[u8], random: &mut Random) 
     let Some(message) = tls::message(head) else { return };
     for records in [1, 2, 9] {
         let other = tls::in_records(&message.bytes, records, random);
-        if other.len() > STASH_LEN {
+        if other.len() > HEAD_LEN {
             continue;
         }
         for source in ALL.iter().filter(|source| source.is_tls()) {

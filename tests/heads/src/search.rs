@@ -7,7 +7,7 @@ use router_ebpf::{
         self, Kind, Reason, Search,
         scan::{Outcome, Scan},
     },
-    maps::{KeySource, NAME_LEN, Name, PIECES, Piece, SOURCES, STASH_LEN, Service},
+    maps::{HEAD_LEN, KeySource, NAME_LEN, Name, PART, SOURCES, Service},
     scratch::Scratch,
     siphash,
     stash::Added,
@@ -17,7 +17,6 @@ use router_ebpf::{
 /// Near the end of the numbers, so that they wrap within a head.
 const CLIENT_ISN: u32 = 0xffff_ff80;
 const SERVER_ISN: u32 = 0x1234_5678;
-const FIN: u8 = 1;
 
 /// What a search came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,21 +29,6 @@ pub enum Answer {
     More,
 }
 
-/// What became of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// It was added.
-    New,
-    /// It was added, and all that came before it was forgotten.
-    Alone,
-    /// All of it was there before.
-    Known,
-    /// There is no room, and the search goes on without it.
-    Full,
-    /// It has to come again when what is before it is there.
-    Dropped,
-}
-
 /// A service with these key sources.
 pub fn service(sources: &[KeySource]) -> Service {
     let mut all = [KeySource::NONE; SOURCES];
@@ -55,16 +39,15 @@ pub fn service(sources: &[KeySource]) -> Service {
 /// The search, and its working memory.
 pub struct Searcher {
     scratch: Box<Scratch>,
-    is_full: bool,
 }
 
 impl Default for Searcher {
     fn default() -> Self {
         let mut scratch = Scratch::boxed();
         // Whatever was there before must not matter; what each search leaves is there for the next.
-        scratch.stash.get_mut().data.fill(0xa5);
+        scratch.stash.set(0, &[0xa5; HEAD_LEN]);
         scratch.key.bytes.fill(0x5a);
-        Self { scratch, is_full: false }
+        Self { scratch }
     }
 }
 
@@ -114,52 +97,40 @@ impl Searcher {
 
     /// A connection that has sent nothing yet.
     pub fn begin(&mut self) {
-        self.scratch.stash.clear(SERVER_ISN, CLIENT_ISN);
+        self.scratch.stash.clear(SERVER_ISN, CLIENT_ISN, 0, 0);
     }
 
-    /// A segment with these bytes arrives, whose place in the connection is `at`. This is what
-    /// `bind::collect` does with it.
-    pub fn arrive(&mut self, at: usize, bytes: &[u8]) -> Arrival {
-        let (seq, len) = (CLIENT_ISN.wrapping_add(1).wrapping_add(at as u32), bytes.len() as u32);
+    /// A segment with these bytes arrives, whose place in the connection is `at`: as much of it is kept as
+    /// `bind::collect` keeps.
+    pub fn arrive(&mut self, at: usize, bytes: &[u8]) -> Added {
         let room = &mut self.scratch.stash;
-        let mut alone = false;
-        if at == 0 {
-            alone = room.get().known() == 0 && room.fits(seq, len) == Added::Full;
-            if alone {
-                room.clear(SERVER_ISN, CLIENT_ISN);
+        let (from, to) = (at as u32, (at + bytes.len()).min(HEAD_LEN) as u32);
+        let added = room.get().fits(from, to);
+        if added == Added::New {
+            let known = room.get().known as usize;
+            let skipped = known.saturating_sub(at).min(bytes.len());
+            for (at, byte) in (at..to as usize).zip(bytes).skip(skipped) {
+                room.bytes_mut(at as u32)[0] = *byte;
             }
+            room.add((at + skipped) as u32, to);
         }
-        let added = room.fits(seq, len);
-        self.is_full = added == Added::Full;
-        match added {
-            Added::Known => Arrival::Known,
-            _ if room.get().leaves_no_room_before(seq, len) => Arrival::Dropped,
-            Added::Full => Arrival::Full,
-            Added::New => {
-                let used = room.get().used;
-                room.bytes_mut(used)[..bytes.len()].copy_from_slice(bytes);
-                room.add(Piece { seq, at: used as u16, len: len as u16, ..Piece::NONE });
-                if alone { Arrival::Alone } else { Arrival::New }
-            }
-        }
+        added
     }
 
     /// What is known of the connection without a gap; `None` before its first segment.
     pub fn known(&self) -> Option<usize> {
-        let stash = self.scratch.stash.get();
-        Some(stash.known() as usize).filter(|known| *known > 0)
+        Some(self.scratch.stash.get().known as usize).filter(|known| *known > 0)
+    }
+
+    /// The bytes that are known.
+    pub fn bytes(&self) -> &[u8] {
+        let stash = &self.scratch.stash;
+        &stash.head()[..stash.get().known as usize]
     }
 
     /// Whether the data path would wait for more, as `bind::choose` decides it.
     pub fn last(&self) -> Option<Reason> {
-        let stash = self.scratch.stash.get();
-        let known = stash.known();
-        let is_full = stash.count as usize >= PIECES || known as usize >= STASH_LEN;
-        if self.is_full || is_full {
-            Some(Reason::TooLong)
-        } else {
-            stash.ends(known, FIN).then_some(Reason::Absent)
-        }
+        (self.known() == Some(HEAD_LEN)).then_some(Reason::TooLong)
     }
 
     /// Searches what has arrived.
@@ -174,7 +145,7 @@ impl Searcher {
             Search::Found => {
                 let len = key.len as usize;
                 assert!(len > 0, "an empty key was found");
-                let padded = len.next_multiple_of(8).min(STASH_LEN);
+                let padded = len.next_multiple_of(8).min(PART);
                 assert!(
                     key.bytes[len..padded].iter().all(|byte| *byte == 0),
                     "padding is not zero"

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use router_ebpf::maps::{PIECES, SOURCES, STASH_LEN};
+use router_ebpf::maps::{HEAD_LEN, HOLES, SOURCES};
 
 use crate::{random::Random, source::ALL};
 
@@ -12,13 +12,13 @@ const MOST: usize = 9;
 /// Which bytes arrive, one segment after the other.
 pub type Plan = Vec<Range<usize>>;
 
-/// So many bytes in up to four segments, cut at random places and in random order; some come again,
+/// So many bytes in up to five segments, cut at random places and in random order; some come again,
 /// some overlap, and all of them come.
 pub fn random(len: usize, random: &mut Random) -> Plan {
     if len == 0 {
         return Plan::new();
     }
-    let mut cuts: Vec<usize> = (0..random.below(PIECES)).map(|_| random.below(len)).collect();
+    let mut cuts: Vec<usize> = (0..random.below(HOLES + 1)).map(|_| random.below(len)).collect();
     cuts.extend([0, len]);
     cuts.sort_unstable();
     cuts.dedup();
@@ -61,7 +61,7 @@ impl<'a> Case<'a> {
         let (sources, rest) = rest.split_at_checked(1 + usize::from(*count) % SOURCES)?;
         let (count, rest) = rest.split_first()?;
         let (segments, head) = rest.split_at_checked(4 * (usize::from(*count) % MOST))?;
-        let head = &head[..head.len().min(STASH_LEN)];
+        let head = &head[..head.len().min(HEAD_LEN)];
         let segment = |word: &[u8; 4]| {
             let [a, b, c, d] = *word;
             let start = usize::from(u16::from_le_bytes([a, b])) % head.len().max(1);

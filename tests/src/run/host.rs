@@ -10,11 +10,11 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::{
     checksum::Sum,
-    hand::{When, next_chat, next_flow},
+    hand::{When, next_chat, next_flow, next_head},
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Pending, Replica,
-        SERVICE_SHARES, STASH_LEN, Secrets, Service, Share, Sharing, SourceKey, SourceRange, Stash,
-        TrustedKey, Tuple, VipKey, Watched, WatchedChat,
+        Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac, PART,
+        Pending, Replica, SERVICE_SHARES, Secrets, Service, Share, Sharing, SourceKey, SourceRange,
+        Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     packet::{Envelope, Packet},
     run::run_all,
@@ -78,12 +78,12 @@ impl Packet for Bytes {
         Some(())
     }
 
-    fn load(&self, offset: usize, to: &mut [u8; STASH_LEN], len: usize) -> Option<()> {
+    fn load(&self, offset: usize, to: &mut [u8; PART], len: usize) -> Option<()> {
         to.get_mut(..len)?.copy_from_slice(self.frame.get(offset..offset + len)?);
         (len > 0).then_some(())
     }
 
-    fn store(&mut self, offset: usize, from: &[u8; STASH_LEN], len: usize) -> Option<()> {
+    fn store(&mut self, offset: usize, from: &[u8; PART], len: usize) -> Option<()> {
         self.frame.get_mut(offset..offset + len)?.copy_from_slice(from.get(..len)?);
         (len > 0).then_some(())
     }
@@ -206,6 +206,8 @@ pub struct HostTables {
     pending: Cells<Tuple, Pending>,
     stash: Cells<Tuple, Stash>,
     refuses: Option<(Map, Refused)>,
+    chunks: Cells<ChunkKey, Chunk>,
+    head_ring: RefCell<VecDeque<Watched>>,
     counters: RefCell<Vec<u64>>,
     steps: Cell<u64>,
 }
@@ -252,6 +254,8 @@ impl Host {
                 pending: Cells::new(1024),
                 stash: Cells::new(1024),
                 refuses: None,
+                chunks: Cells::new(8 * 1024),
+                head_ring: RefCell::default(),
                 counters: RefCell::new(vec![0; Counter::COUNT]),
                 steps: Cell::new(0),
             },
@@ -367,6 +371,9 @@ impl Machine for Host {
         for _ in 0..tables.chat_ring.get_mut().len() {
             next_chat(tables, When::Now, &mut of_clock.turn);
         }
+        for _ in 0..tables.head_ring.get_mut().len() {
+            next_head(tables, When::Now, &mut of_clock.turn);
+        }
         tables.moved()
     }
 
@@ -422,6 +429,14 @@ impl Machine for Host {
         self.tables.stash.all()
     }
 
+    fn chunks(&self) -> Vec<(ChunkKey, Chunk)> {
+        self.tables.chunks.all()
+    }
+
+    fn set_stash(&mut self, tuple: &Tuple, stash: &Stash) {
+        self.tables.stash.set(tuple, stash);
+    }
+
     fn forget_pending(&mut self, tuple: &Tuple) {
         self.tables.pending.remove(tuple);
     }
@@ -429,6 +444,9 @@ impl Machine for Host {
     fn clear_stash(&mut self) {
         for (tuple, _) in self.tables.stash.all() {
             self.tables.stash.remove(&tuple);
+        }
+        for (key, _) in self.tables.chunks.all() {
+            self.tables.chunks.remove(&key);
         }
     }
 }
@@ -448,6 +466,7 @@ impl HostTables {
         self.ended_back.bury();
         self.pending.bury();
         self.stash.bury();
+        self.chunks.bury();
         self.counters.get_mut().fill(0);
     }
 
@@ -509,8 +528,10 @@ impl Tables for HostTables {
 
 impl FlowTables for HostTables {
     fn repeat<S: Step>(&self, most: u32, what: &mut S) {
+        // Nothing else takes so many.
+        let is_search = most > 1 << 16;
         for _ in 0..most {
-            self.steps.set(self.steps.get() + 1);
+            self.steps.set(self.steps.get() + u64::from(is_search));
             if !what.step() {
                 break;
             }
@@ -652,13 +673,39 @@ impl FlowTables for HostTables {
         self.stash.shared(tuple)
     }
 
-    fn set_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
+    fn add_stash(&self, tuple: &Tuple, stash: &Stash) -> Result<(), Refused> {
         self.takes(Map::Stash)?;
-        self.stash.set(tuple, stash);
-        Ok(())
+        self.stash.add(tuple, stash)
     }
 
     fn remove_stash(&self, tuple: &Tuple) {
         self.stash.remove(tuple);
+    }
+
+    fn load_chunk(&self, key: &ChunkKey, to: &mut Chunk) -> bool {
+        // SAFETY: see `Cells`.
+        self.chunks.get(key).map(|chunk| *to = unsafe { chunk.read() }).is_some()
+    }
+
+    fn set_chunk(&self, key: &ChunkKey, chunk: &Chunk) -> Result<(), Refused> {
+        self.chunks.remove(key);
+        self.chunks.add(key, chunk)
+    }
+
+    fn remove_chunk(&self, key: &ChunkKey) {
+        self.chunks.remove(key);
+    }
+
+    fn watch_head(&self, head: &Watched) -> Result<(), Refused> {
+        self.head_ring.borrow_mut().push_back(*head);
+        Ok(())
+    }
+
+    fn first_head(&self, head: &mut Watched) -> bool {
+        first(&self.head_ring.borrow(), head)
+    }
+
+    fn next_head(&self, head: &mut Watched) -> bool {
+        self.first_head(head) && self.head_ring.borrow_mut().pop_front().is_some()
     }
 }

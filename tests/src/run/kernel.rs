@@ -23,8 +23,8 @@ use nix::{
 use roost::attach::loader::load_programs;
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Load, Mac, Pending, Replica,
-        Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
+        Pending, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
     stage::{CLOCK, LOOK, Stage},
@@ -414,6 +414,16 @@ impl Machine for Rig {
         self.all(Map::Stash)
     }
 
+    fn chunks(&self) -> Vec<(ChunkKey, Chunk)> {
+        self.all(Map::Chunks)
+    }
+
+    fn set_stash(&mut self, tuple: &Tuple, stash: &Stash) {
+        let map = self.map_mut(Map::Stash);
+        let mut entries = HashMap::<_, Tuple, Stash>::try_from(map).expect(DECLARED);
+        entries.insert(*tuple, stash, 0).expect("setting STASH");
+    }
+
     fn forget_pending(&mut self, tuple: &Tuple) {
         let map = self.map_mut(Map::Pending);
         let mut pending = HashMap::<_, Tuple, Pending>::try_from(map).expect(DECLARED);
@@ -426,6 +436,12 @@ impl Machine for Rig {
         let mut stash = HashMap::<_, Tuple, Stash>::try_from(map).expect(DECLARED);
         for key in keys {
             let _ = stash.remove(&key);
+        }
+        let keys: Vec<ChunkKey> = self.chunks().into_iter().map(|(key, _)| key).collect();
+        let map = self.map_mut(Map::Chunks);
+        let mut chunks = HashMap::<_, ChunkKey, Chunk>::try_from(map).expect(DECLARED);
+        for key in keys {
+            let _ = chunks.remove(&key);
         }
     }
 }

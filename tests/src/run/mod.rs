@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Farewell, Flow, FlowBack, Mac, Pending, Replica, Service, Share,
-        SourceRange, Stash, Tuple,
+        Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Mac, Pending,
+        Replica, Service, Share, SourceRange, Stash, Tuple,
     },
     verdict::{Action, Counter},
 };
@@ -94,6 +94,10 @@ pub trait Machine {
     fn set_slots(&mut self, base: u32, replicas: &[u32]);
     /// All of `STASH`.
     fn stash(&self) -> Vec<(Tuple, Stash)>;
+    /// `CHUNKS`.
+    fn chunks(&self) -> Vec<(ChunkKey, Chunk)>;
+    /// Makes or replaces an entry of `STASH`.
+    fn set_stash(&mut self, tuple: &Tuple, stash: &Stash);
     /// Removes from `PENDING`.
     fn forget_pending(&mut self, tuple: &Tuple);
     /// Empties `STASH`.

@@ -208,7 +208,7 @@ impl Conn {
         Seg {
             macs: swapped(seg.macs),
             vlan: self.vlan.clone(),
-            window: 5840,
+            window: 16383,
             options: ours.syn_options((self.our_ts, self.client_ts)),
             ..seg
         }
@@ -367,7 +367,11 @@ impl Conn {
 
     /// The first data segment as the replica is to get it when it has accepted.
     pub fn delivered(&self) -> Seg {
-        let first = self.first.as_ref().expect("a connection that is bound");
+        self.delivered_like(self.first.as_ref().expect("a connection that is bound"))
+    }
+
+    /// The same for a segment like this one.
+    pub fn delivered_like(&self, first: &Seg) -> Seg {
         let seg = self.to_replica(first);
         let options = match first.timestamps().filter(|_| self.both().timestamps) {
             Some((value, _)) => options(&[Noop, Noop, Timestamp(value, self.replica_ts)]),

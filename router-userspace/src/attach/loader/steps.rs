@@ -46,6 +46,7 @@ pub(super) static STEPS: Steps = Steps {
         Step { map: Map::Pending.pin(), from: 1, convert: pending_2 },
         Step { map: Map::Flows.pin(), from: 1, convert: flows_2 },
         Step { map: Map::Stash.pin(), from: 1, convert: not_needed },
+        Step { map: Map::Stash.pin(), from: 2, convert: not_needed },
     ],
     removed: &[],
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use router_ebpf::maps::STASH_LEN;
+use router_ebpf::maps::HEAD_LEN;
 use url::Url;
 
 /// What the client sends, instead of a key.
@@ -74,7 +74,7 @@ impl HeadArgs {
 
 fn read(file: &Path) -> Result<Vec<u8>> {
     // What is behind the limit is not looked at; one more byte tells that there is something.
-    let most = STASH_LEN as u64 + 1;
+    let most = HEAD_LEN as u64 + 1;
     let mut bytes = Vec::new();
     let (source, name): (Box<dyn io::Read>, _) = if file == Path::new("-") {
         (Box::new(io::stdin()), "standard input".to_owned())
