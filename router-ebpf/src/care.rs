@@ -123,7 +123,7 @@ fn begins_anew<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Sc
         return false;
     }
     // A late segment of the flow itself must not be taken for another's that looks like one by chance, once in
-    // 2^15, or before the replica's first byte: nobody would answer it.
+    // 2^14, or before the replica's first byte: nobody would answer it.
     let goes_on = acks_own || goes_on(segment, own);
     match check(packet, tables, scratch) {
         Some(Check::First | Check::Before) => true,

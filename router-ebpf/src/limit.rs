@@ -14,7 +14,7 @@ const ALL: Rate = Rate::new(1 << 16, 1 << 12);
 /// RSTs of one share: all at once, and half of what comes after that.
 const SHARE: Rate = Rate::new(1 << 16, 1 << 11);
 /// Segments that are kept before their first one, of a CPU: who has only guessed that they belong to a handshake
-/// would push the first segments of others out of `STASH` with more.
+/// would take the room of others in `STASH` with more.
 const EARLY: Rate = Rate::new(256, 256);
 
 /// So many at once, and one more after each interval.
