@@ -229,7 +229,7 @@ fn add(
 ) -> Option<()> {
     let Scratch { segment, stash: room, chunk_key: key, .. } = scratch;
     let known = room.get().known;
-    let skipped = if from < known { known - from } else { 0 };
+    let skipped = known.saturating_sub(from);
     let from = from + skipped;
     if room.get().chunks != 0 {
         room.load_all(tables, key, from, to);

@@ -142,7 +142,7 @@ pub fn sum_words<const N: usize>(data: &[u8; N], len: usize) -> Sum {
         }
         if let Some(word) = data.as_chunks::<8>().0.get(index(at as u32)) {
             let left = len - at * 8;
-            let behind = if left < 8 { u64::MAX << (left * 8 & 63) } else { 0 };
+            let behind = if left < 8 { u64::MAX << ((left * 8) & 63) } else { 0 };
             sum += halves((u64::from_le_bytes(*word) & !behind).to_le());
         }
     }

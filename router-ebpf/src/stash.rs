@@ -210,8 +210,8 @@ pub(crate) unsafe fn copy_words(from: *const u64, to: *mut u64) {
 /// The bits of the chunks that have the bytes from `from` to `to`, of which there is at least one.
 #[inline(always)]
 const fn chunks(from: u32, to: u32) -> u64 {
-    let first = from / CHUNK as u32 & 63;
-    let last = to.wrapping_sub(1) / CHUNK as u32 & 63;
+    let first = (from / CHUNK as u32) & 63;
+    let last = (to.wrapping_sub(1) / CHUNK as u32) & 63;
     (u64::MAX >> (63 - last)) & (u64::MAX << first)
 }
 
