@@ -13,7 +13,7 @@ use crate::{
     packet::Packet,
     reply::{ANNOUNCED_SCALE, replace, reset_client, reset_replica},
     rewrite::swap_macs,
-    scratch::Scratch,
+    scratch::{Delivery, Scratch},
     shared::Shared,
     shares::{OFF, Table, count_flow, over, source},
     steer::{chat_key, still_gives},
@@ -330,22 +330,6 @@ fn deliver_all<P: Packet>(
     (reread(&scratch.delivery.failed) == 0).then_some(())
 }
 
-/// What of a head is delivered. In map memory: on the stack the verifier would follow the numbers through each segment.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Delivery {
-    /// The next byte.
-    at: u32,
-    /// What follows the last one.
-    limit: u32,
-    /// Bytes of a segment at the most.
-    most: u32,
-    /// How many segments were made.
-    made: u32,
-    /// 1 if one could not be made.
-    failed: u32,
-}
-
 /// The segments of a head, one at each step.
 struct Deliver<'a, P, T> {
     packet: &'a mut P,
@@ -390,7 +374,7 @@ fn deliver_segment<P: Packet>(
     if made == 0 {
         swap_macs(packet)?;
     }
-    scratch.segment.becomes(packet, &scratch.header, len)?;
+    scratch.header.becomes(packet, &mut scratch.segment, len)?;
     if fin != 0 {
         ends(tables, scratch, end);
     }

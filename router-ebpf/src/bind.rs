@@ -4,6 +4,7 @@
 
 use crate::{
     connect::{Connected, connect},
+    hand::{When, next_head},
     head::{Found, Held, Kept, claim, forget, keep, release},
     ingress::listed,
     integrity::{checksum_is_right, is_unfinished, payload_sum},
@@ -140,6 +141,8 @@ fn collect<P: Packet>(
             return Some(Collected::Early);
         }
         forget(tables, scratch);
+        // Who makes the maps grow looks after them first.
+        next_head(tables, When::Now, &mut scratch.turn);
         scratch.held = Held::New;
         scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
     }

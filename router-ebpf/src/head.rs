@@ -2,7 +2,6 @@
 //! that has claimed the entry. So nothing is read that another CPU is just writing, or using for another connection.
 
 use crate::{
-    hand::{When, next_head},
     maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, Stash, Tuple, watch_time},
     scratch::Scratch,
     shares::{Table, give, take},
@@ -196,10 +195,9 @@ fn lose(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
     Kept::No
 }
 
-/// Lets the clock hand know of a head. It looks at another one for each that comes.
+/// Lets the clock hand know of a head.
 #[inline(always)]
 fn watch(tables: &impl FlowTables, scratch: &mut Scratch) {
-    next_head(tables, When::Now, &mut scratch.turn);
     let watched = &mut scratch.turn.flow;
     watched.tuple = scratch.vip_side;
     watched.server_isn = scratch.stash.get().server_isn();

@@ -8,7 +8,7 @@ use crate::{
     packet::Packet,
     segment::Segment,
     verifier::index,
-    wire::{TCP_LEN, protocol, unmapped},
+    wire::{TCP_CHECK, TCP_LEN, protocol, unmapped},
 };
 
 const TTL: u8 = 64;
@@ -92,6 +92,23 @@ impl Header {
         self.flags = 0;
         self.ttl = TTL;
         self.options.clear();
+    }
+
+    /// Makes `segment` the one with this header and so many bytes of payload, which was written over it.
+    #[inline(always)]
+    pub fn becomes<P: Packet>(&self, packet: &P, segment: &mut Segment, len: u32) -> Option<()> {
+        segment.src = self.src;
+        segment.dst = self.dst;
+        segment.src_port = self.src_port;
+        segment.dst_port = self.dst_port;
+        segment.seq = self.seq;
+        segment.ack = self.ack;
+        segment.flags = self.flags;
+        segment.window = self.window;
+        segment.header_len = self.len() as u32;
+        segment.end = segment.l4 + segment.header_len + len;
+        segment.check = packet.read(segment.l4() + TCP_CHECK)?;
+        Some(())
     }
 
     /// Sum of the pseudo-header, with `payload_len` bytes behind this header.

@@ -2,7 +2,6 @@
 //! through the pipeline lives in map memory: one element for each CPU and direction.
 
 use crate::{
-    accept::Delivery,
     head::Held,
     header::Header,
     key::{bytes::Key, scan::Scan},
@@ -28,6 +27,22 @@ pub struct Last {
     pub replica_side: Tuple,
     /// To be put into `FAREWELLS`.
     pub farewell: Farewell,
+}
+
+/// What of a head is delivered. In map memory: on the stack the verifier would follow the numbers through each segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delivery {
+    /// The next byte.
+    pub at: u32,
+    /// What follows the last one.
+    pub limit: u32,
+    /// Bytes of a segment at the most.
+    pub most: u32,
+    /// How many segments were made.
+    pub made: u32,
+    /// 1 if one could not be made.
+    pub failed: u32,
 }
 
 /// What is taken from the rings and put there.

@@ -6,10 +6,9 @@ use network_types::{
 };
 
 use crate::{
-    header::Header,
     maps::{Addr, Port, Tuple},
     packet::Packet,
-    wire::{TCP_CHECK, TCP_LEN, flags, is_mapped, mapped},
+    wire::{TCP_LEN, flags, is_mapped, mapped},
 };
 
 pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -174,23 +173,6 @@ impl Segment {
         self.window = u16::from_be_bytes([h[14], h[15]]);
         self.check = [h[16], h[17]];
         packet.reach(self.l4() + self.header_len());
-        Some(())
-    }
-
-    /// Makes it the one with this header and so many bytes of payload, which was written over it.
-    #[inline(always)]
-    pub fn becomes<P: Packet>(&mut self, packet: &P, header: &Header, len: u32) -> Option<()> {
-        self.src = header.src;
-        self.dst = header.dst;
-        self.src_port = header.src_port;
-        self.dst_port = header.dst_port;
-        self.seq = header.seq;
-        self.ack = header.ack;
-        self.flags = header.flags;
-        self.window = header.window;
-        self.header_len = header.len() as u32;
-        self.end = self.l4 + self.header_len + len;
-        self.check = packet.read(self.l4() + TCP_CHECK)?;
         Some(())
     }
 

@@ -10,7 +10,6 @@ use crate::{
         CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STASH_CLAIMED, STATE_SYN_SEEN,
         STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Share, Stash, TICK_SHIFT,
     },
-    stash::copy_words,
 };
 
 /// A value in a map that several CPUs change at the same time.
@@ -313,6 +312,20 @@ impl Shared<Share> {
     #[inline(always)]
     pub fn chats(&self) -> u32 {
         word!(self, chats)
+    }
+}
+
+/// Copies a stash by words.
+///
+/// # Safety
+///
+/// Both must be valid, and aligned to eight bytes.
+#[inline(always)]
+pub(crate) unsafe fn copy_words(from: *const u64, to: *mut u64) {
+    const { assert!(size_of::<Stash>().is_multiple_of(8)) };
+    for i in 0..size_of::<Stash>() / 8 {
+        // SAFETY: inside both. Volatile, or LLVM makes it a call of memcpy, which there is not.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }
 

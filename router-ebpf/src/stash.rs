@@ -6,6 +6,7 @@ use crate::{
         CHUNK, CHUNKS, Chunk, ChunkKey, HEAD_LEN, HOLES, PART, Range, SCAN_WORDS, STASH_CLAIMED,
         Stash,
     },
+    shared::copy_words,
     tables::{FlowTables, Step},
     verifier::{index, masked},
 };
@@ -190,20 +191,6 @@ impl<T: FlowTables> Step for Load<'_, T> {
         self.room.load(self.tables, self.key, self.next);
         self.next += 1;
         self.next <= self.last
-    }
-}
-
-/// Copies a stash by words.
-///
-/// # Safety
-///
-/// Both must be valid, and aligned to eight bytes.
-#[inline(always)]
-pub(crate) unsafe fn copy_words(from: *const u64, to: *mut u64) {
-    const { assert!(size_of::<Stash>().is_multiple_of(8)) };
-    for i in 0..size_of::<Stash>() / 8 {
-        // SAFETY: inside both. Volatile, or LLVM makes it a call of memcpy, which there is not.
-        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }
 

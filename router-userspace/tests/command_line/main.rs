@@ -107,6 +107,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "CHATS",
         "PENDING",
         "STASH",
+        "CHUNKS",
         "FLOWS",
         "FLOWS_BACK",
         "ENDED",
@@ -379,7 +380,7 @@ fn explain_says_why_there_is_no_key() {
     assert_eq!(missing(&["--url", "/ws"]), "absent");
     assert_eq!(missing(&["--url", "/ws?chat="]), "empty");
     assert_eq!(missing(&["--sni", "lobby.other.example"]), "absent");
-    let long = format!("/ws?{}", "a".repeat(4096));
+    let long = format!("/ws?{}", "a".repeat(16_384));
     assert_eq!(missing(&["--url", &long]), "too_long");
     let text = pinned.text(&["explain", "--service", "rooms", "--url", "/ws?chat="]);
     let why = "key        none from query:chat or sni:label.rooms.example: it is empty\n";

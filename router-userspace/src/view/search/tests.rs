@@ -73,7 +73,10 @@ fn the_first_source_that_yields_a_key_counts() {
 #[test]
 fn a_head_that_is_not_complete_waits_and_one_that_is_too_long_does_not() {
     assert_eq!(key("query:chat", "GET /?chat=lob"), "more");
-    assert_eq!(key("header:x", &format!("GET / HTTP/1.1\r\na: {}", "b".repeat(5000))), "too_long");
+    assert_eq!(
+        key("header:x", &format!("GET / HTTP/1.1\r\na: {}", "b".repeat(17_000))),
+        "too_long"
+    );
     assert_eq!(key("query:chat", "\u{16}\u{3}\u{1}"), "unreadable");
 }
 
