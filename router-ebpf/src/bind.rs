@@ -5,7 +5,7 @@
 use crate::{
     connect::{Connected, connect},
     hand::{When, next_head},
-    head::{Found, Held, Kept, claim, forget, keep, release},
+    head::{Found, Kept, claim, forget, keep, release},
     ingress::listed,
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     key::{self, Reason, Search},
@@ -14,7 +14,7 @@ use crate::{
     reply,
     scratch::Scratch,
     shares::{self, Table},
-    stash::{Added, Room},
+    stash::{Added, Held, Room},
     steer::{NoRoute, Why, chat_key, is_usable, steer, tuple_hash},
     syn_cookie,
     tables::{FlowTables, Step},

@@ -5,7 +5,7 @@ use crate::{
     maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, Stash, Tuple, watch_time},
     scratch::Scratch,
     shares::{Table, give, take},
-    stash::Room,
+    stash::{Held, Room},
     tables::{FlowTables, Step},
     verifier::reread,
 };
@@ -23,20 +23,6 @@ pub enum Found {
     Head,
     /// One that another CPU does not let go.
     Busy,
-}
-
-/// Whose head is in hand: nobody else may touch it before it is kept, released or forgotten.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// None is.
-    No,
-    /// One that is in no map yet.
-    New,
-    /// One that is claimed.
-    Claimed,
-    /// One that was put into the map just now.
-    Added,
 }
 
 /// Whether a head could be written.

@@ -2,7 +2,6 @@
 //! through the pipeline lives in map memory: one element for each CPU and direction.
 
 use crate::{
-    head::Held,
     header::Header,
     key::{bytes::Key, scan::Scan},
     limit::Allowance,
@@ -13,7 +12,7 @@ use crate::{
     options::{Cursor, Offer},
     segment::Segment,
     stage::Next,
-    stash::Room,
+    stash::{Held, Room},
     steer::Route,
     tables::Refused,
     verdict::Counter,

@@ -37,6 +37,20 @@ pub enum Added {
     No,
 }
 
+/// Whose head is in hand: nobody else may touch it before it is kept, released or forgotten.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// None is.
+    No,
+    /// One that is in no map yet.
+    New,
+    /// One that is claimed.
+    Claimed,
+    /// One that was put into the map just now.
+    Added,
+}
+
 impl Room {
     /// What is put together.
     #[inline(always)]

@@ -125,8 +125,8 @@ fn guesses(timestamps: bool, tries: u32) -> (u32, u32) {
 #[test]
 fn guesses_fail() {
     let tries = 1 << 21;
-    // One in 2^15 is expected to belong to a handshake, and with timestamps one in 2^18.
-    for (timestamps, bits) in [(false, 15), (true, 18)] {
+    // One in 2^14 is expected to belong to a handshake, and with timestamps one in 2^17.
+    for (timestamps, bits) in [(false, 14), (true, 17)] {
         let (right, ours) = guesses(timestamps, tries);
         let expected = tries >> bits;
         assert!(right == 0, "{right} of {tries} guesses were right");
