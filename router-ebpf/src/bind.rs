@@ -70,6 +70,7 @@ fn decide<P: Packet>(
             Connected::NoAddress => Counter::ResetNoReplica,
         },
         Chosen::Kept => return Some(Counter::HeadKept),
+        Chosen::Waited => return acknowledge(packet, tables, scratch),
         Chosen::Over => Counter::ResetShare,
         Chosen::NoRoom => return Some(Counter::DropEarly),
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
@@ -167,6 +168,7 @@ fn collect<P: Packet>(
     }
     let stash = scratch.stash.get_mut();
     if added == Added::New {
+        stash.unacked = stash.unacked.saturating_add(1);
         stash.window = scratch.segment.window;
         stash.tcp_flags |= scratch.segment.flags & flags::PSH;
     }
@@ -217,6 +219,8 @@ impl<P: Packet> Step for Copy<'_, P> {
     }
 }
 
+/// Segments that a client sends before it hears of us (RFC 6928).
+const FIRST_WINDOW: u8 = 10;
 /// Parts of the longest head.
 const PARTS: u32 = (HEAD_LEN / PART) as u32;
 
@@ -298,6 +302,8 @@ enum Chosen {
     Replica,
     /// Nobody can tell yet: what is known is kept.
     Kept,
+    /// Nobody can tell yet, and its client has sent all that it may before it hears of us.
+    Waited,
     /// Nobody can tell yet, and there is no room for it.
     NoRoom,
     /// There is none.
@@ -325,6 +331,10 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     scratch.pending.charged = scratch.scan.client(&scratch.vip_side.client);
     match routed {
         Routed::More => {
+            let stash = scratch.stash.get();
+            if stash.unacked >= FIRST_WINDOW && !stash.has_holes() {
+                return Some(Chosen::Waited);
+            }
             return Some(match keep(tables, scratch) {
                 Kept::Yes => Chosen::Kept,
                 Kept::No => Chosen::NoRoom,

@@ -62,7 +62,7 @@ counters! {
     Bound = "bound", PASS;
     /// First segments of connections, kept until the key or the replica's answer is there.
     HeadKept = "head_kept", DROP;
-    /// First segments that came again before they told the key, acknowledged: the client waits for it.
+    /// First segments that came again before they told the key, or were a client's tenth, acknowledged: it waits for that.
     HeadAcknowledged = "head_acknowledged", REPLY;
     /// Probes of clients that wait before they send on, acknowledged: they hear that the connection lives.
     ProbeAcknowledged = "probe_acknowledged", REPLY;

@@ -214,6 +214,44 @@ fn what_comes_again_is_acknowledged_so_that_the_client_goes_on() {
     });
 }
 
+/// Ten segments are a client's first window: it sends no more before it hears of us.
+#[test]
+fn a_client_that_has_sent_its_first_window_does_not_wait() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        for at in 0..20 {
+            let seg = piece(&conn, at, at + 1);
+            if at % 10 < 9 {
+                kept(machine, &seg);
+                continue;
+            }
+            let outcome =
+                machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::HeadAcknowledged]);
+            let options = outcome.segment().options;
+            let len = at as u32 + 1;
+            outcome.leaves(&Seg { options, ..acknowledged(&conn, &seg, len) }.bytes());
+        }
+        conn.bind_with(machine, piece(&conn, 20, HEAD.len()), &[]);
+        assert_eq!(machine.pending()[0].1.key.kept(), b"tea");
+    });
+}
+
+/// A FIN without data that comes before the replica has accepted is kept with the head.
+#[test]
+fn a_bare_end_is_kept_with_the_head() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.open(machine);
+        let end = conn.up(FIN | ACK, HEAD.len() as u32, 0, b"");
+        let whole = piece(&conn, 0, HEAD.len());
+        conn.bind_with(machine, whole.clone(), &[]);
+        kept(machine, &end);
+        accepted(&conn, machine, &[Seg { flags: FIN | PSH | ACK, ..whole }])
+            .counts(&[Counter::Delivered]);
+    });
+}
+
 /// A segment of a request whose target goes on and on.
 fn long(conn: &Conn, at: usize, len: usize) -> Seg {
     let head = [b"GET /", &[b'x'; 20_000][..]].concat();
@@ -240,7 +278,9 @@ fn the_window_is_what_is_kept() {
 fn fill(conn: &Conn, machine: &mut dyn Machine) -> usize {
     let all = 11 * 1400;
     for at in (0..all).step_by(1400) {
-        kept(machine, &long(conn, at, 1400));
+        let seg = long(conn, at, 1400);
+        let counter = if at == 9 * 1400 { Counter::HeadAcknowledged } else { Counter::HeadKept };
+        machine.run(Hook::Ingress, &seg.bytes()).counts(&[counter]);
     }
     all
 }
