@@ -15,7 +15,7 @@ use crate::{
     rewrite::swap_macs,
     scratch::{Delivery, Scratch},
     shared::Shared,
-    shares::{OFF, Table, count_flow, over, source},
+    shares::{OFF, Table, count_flow, over},
     steer::{chat_key, still_gives},
     tables::{FlowTables, Refused, Step},
     translate::rescale,
@@ -111,6 +111,8 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     back.sent = segment.seq.wrapping_add(1);
     back.state = 0;
 
+    let client = &scratch.replica_side.client;
+    scratch.holder.set(tables, pending.service, client, &pending.charged);
     let flow = &mut scratch.flow;
     flow.since = tables.now();
     flow.last_seen = flow.since;
@@ -132,7 +134,7 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.sent = segment.ack;
     flow.client_fin = 0;
     flow.replica_fin = 0;
-    flow.share = source(tables, &pending.charged);
+    flow.share = scratch.holder.source;
     flow.reserved = 0;
 }
 
@@ -190,8 +192,7 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
 /// Counts the flow for its chat, and enters its client's side.
 #[inline(always)]
 fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
-    let Scratch { flow, pending, trusted, .. } = scratch;
-    if let Some(over) = over(tables, Table::Flows, flow.service, &pending.charged, trusted) {
+    if let Some(over) = over(tables, Table::Flows, &scratch.holder, &mut scratch.trusted) {
         scratch.over = over;
         return Entered::Over;
     }

@@ -382,11 +382,15 @@ fn exceeds(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     if scratch.stash.get().bound != 0 {
         return false;
     }
-    let Scratch { service, pending, route, trusted, .. } = scratch;
-    let mut over = shares::over(tables, Table::Flows, *service, &pending.charged, trusted);
+    if !shares::is_tight(tables, Table::Flows) && !shares::is_tight(tables, Table::Chats) {
+        return false;
+    }
+    let Scratch { service, pending, route, trusted, holder, vip_side, .. } = scratch;
+    holder.set(tables, *service, &vip_side.client, &pending.charged);
+    let mut over = shares::over(tables, Table::Flows, holder, trusted);
     if over.is_none() && route.chat != 0 && tables.chat(&chat_key(*service, route.cookie)).is_none()
     {
-        over = shares::over(tables, Table::Chats, *service, &pending.charged, trusted);
+        over = shares::over(tables, Table::Chats, holder, trusted);
     }
     let Some(over) = over else { return false };
     scratch.over = over;

@@ -63,9 +63,10 @@ pub fn acquire(tables: &impl FlowTables, scratch: &mut Scratch) -> Acquired {
     }
     chat.set_since(now);
     chat.set_ended_at(0);
-    if state & CHAT_COUNTED != 0
-        && let Some(load) = tables.load(Chat::home(state))
-    {
+    if state & CHAT_COUNTED == 0 {
+        // A release before has entered it: it counts from now on.
+        shares::count(tables, Table::Chats, service, chat.get().share, 1);
+    } else if let Some(load) = tables.load(Chat::home(state)) {
         load.add_chats(u64::MAX);
     }
     if let Some(load) = tables.load(replica) {
@@ -87,9 +88,7 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch, now: u64) -> Acquired 
     chat.share = scratch.flow.share;
     chat.reserved = 0;
     let (service, share) = (scratch.chat_key.service, scratch.flow.share);
-    if let Some(over) =
-        shares::over(tables, Table::Chats, service, &scratch.pending.charged, &mut scratch.trusted)
-    {
+    if let Some(over) = shares::over(tables, Table::Chats, &scratch.holder, &mut scratch.trusted) {
         scratch.over = over;
         return Acquired::Over;
     }

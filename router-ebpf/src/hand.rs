@@ -14,7 +14,7 @@ use crate::{
     },
     scratch::{Last, Turn},
     shared::Shared,
-    shares::{OFF, count_flow, source},
+    shares::{ITSELF, OFF, count_flow, source},
     steer::SECOND,
     tables::{FlowTables, Step, Tables},
     verdict::Counter,
@@ -238,7 +238,7 @@ const fn time_out(service: &Service, state: u32) -> u32 {
 #[inline(always)]
 fn adopt(tables: &impl FlowTables, client: &Addr, flow: Shared<Flow>) {
     let Flow { replica, service, .. } = *flow.get();
-    let source = source(tables, client);
+    let source = source(tables, client, ITSELF);
     flow.set_share(source);
     // Before it is said: whoever ends it then counts it off.
     count_flow(tables, replica, service, source, 1);

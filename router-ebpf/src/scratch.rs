@@ -11,6 +11,7 @@ use crate::{
     },
     options::{Cursor, Offer},
     segment::Segment,
+    shares::Holder,
     stage::Next,
     stash::{Held, Room},
     steer::Route,
@@ -66,6 +67,8 @@ pub struct Scratch {
     pub vip: VipKey,
     /// Where it comes from, to be looked up in `SOURCE_RANGES`.
     pub source: SourceKey,
+    /// Who is charged for it.
+    pub holder: Holder,
     /// Its client, to be looked up in `TRUSTED`.
     pub trusted: TrustedKey,
     /// What its frame is for, to be looked up in `MACS`.

@@ -106,21 +106,48 @@ pub const fn is_over(held: u32, used: u32, room: u32, factor: u32) -> bool {
     held > 0 && used > room / 2 && held as u64 >= left as u64 * factor as u64
 }
 
-/// The number that a client's source is counted by, never 0.
+/// [`number`]'s `by` of a client that was named by nobody.
+pub const ITSELF: u32 = 0;
+
+/// Who is charged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// The address of the client, whom a proxy may have named.
+    pub client: Addr,
+    /// The service.
+    pub service: u32,
+    /// The number of its source.
+    pub source: u32,
+}
+
+impl Holder {
+    /// The client of a connection that `sender` sends. One that was named counts as such for its service alone: who may
+    /// name clients of one service has no others refused by any other.
+    #[inline(never)]
+    pub fn set(&mut self, tables: &impl FlowTables, service: u32, sender: &Addr, client: &Addr) {
+        let by = if sender == client { ITSELF } else { service.wrapping_add(1) };
+        self.client = *client;
+        self.service = service;
+        self.source = source(tables, client, by);
+    }
+}
+
+/// The number that a client's source is counted by, never 0. `by` as for [`number`].
 #[inline(never)]
-pub fn source(tables: &impl FlowTables, client: &Addr) -> u32 {
+pub fn source(tables: &impl FlowTables, client: &Addr, by: u32) -> u32 {
     let (Some(secrets), Some(sharing)) = (tables.secrets(), tables.sharing()) else {
         return 1;
     };
     // The key that stays: that of handshakes is replaced all the time.
-    number(&secrets.chat, sharing, client)
+    number(&secrets.chat, sharing, client, by)
 }
 
-/// The same under this key.
+/// The same under this key. `by`: [`ITSELF`], or one more than the service's number if a proxy has named it there.
 #[inline(always)]
-pub fn number(key: &siphash::Key, sharing: &Sharing, client: &Addr) -> u32 {
+pub fn number(key: &siphash::Key, sharing: &Sharing, client: &Addr, by: u32) -> u32 {
     let [high, low] = prefix(client, sharing);
-    match siphash::words(key, &[DOMAIN, high, low]) as u32 {
+    match siphash::words(key, &[DOMAIN ^ by as u64, high, low]) as u32 {
         0 => 1,
         source => source,
     }
@@ -156,12 +183,13 @@ pub fn take(
     entries: u32,
     key: &mut TrustedKey,
 ) -> Result<u32, Counter> {
-    if let Some(why) = over(tables, of, service, client, key) {
+    let mut holder = Holder::default();
+    holder.set(tables, service, client, client);
+    if let Some(why) = over(tables, of, &holder, key) {
         return Err(why);
     }
-    let source = source(tables, client);
-    count(tables, of, service, source, entries);
-    Ok(source)
+    count(tables, of, service, holder.source, entries);
+    Ok(holder.source)
 }
 
 /// Gives back so many entries of a table that [`take`] has taken for this source.
@@ -188,8 +216,9 @@ pub fn count_chat(tables: &impl FlowTables, service: u32, source: u32, home: u32
     add(tables, Table::Chats, service, source, by);
 }
 
+/// Counts so many entries of a table, modulo 2^32, where replicas are not counted with them.
 #[inline(never)]
-fn count(tables: &impl FlowTables, of: Table, service: u32, source: u32, by: u32) {
+pub fn count(tables: &impl FlowTables, of: Table, service: u32, source: u32, by: u32) {
     add(tables, of, service, source, by);
 }
 
@@ -210,13 +239,19 @@ fn add(tables: &impl FlowTables, of: Table, service: u32, source: u32, by: u32) 
     }
 }
 
-/// Whether a client gets no more of a table, as the counter that says why.
+/// Whether a table is more than half full.
+#[inline(always)]
+pub fn is_tight(tables: &impl FlowTables, of: Table) -> bool {
+    let room = tables.sharing().map_or(0, |sharing| of.room(sharing));
+    of.held(tables, ALL_SHARES) > room / 2 && room > 0
+}
+
+/// Whether who is to be charged gets no more of a table, as the counter that says why.
 #[inline(never)]
 pub fn over(
     tables: &impl FlowTables,
     of: Table,
-    service: u32,
-    client: &Addr,
+    holder: &Holder,
     key: &mut TrustedKey,
 ) -> Option<Counter> {
     let sharing = tables.sharing()?;
@@ -225,22 +260,18 @@ pub fn over(
     if used <= room / 2 || room == 0 {
         return None;
     }
-    if exceeds(tables, of, client, used, room) && !is_trusted(tables, client, key) {
+    let [first, second] = rows(holder.source);
+    if is_over(of.held(tables, first), used, room, SOURCE)
+        && is_over(of.held(tables, second), used, room, SOURCE)
+        && !is_trusted(tables, &holder.client, key)
+    {
         return Some(of.over_source());
     }
-    let held = of.held(tables, SERVICE_SHARES.wrapping_add(service));
+    let held = of.held(tables, SERVICE_SHARES.wrapping_add(holder.service));
     if sharing.services > 1 && is_over(held, used, room, SERVICE) {
         return Some(of.over_service());
     }
     None
-}
-
-/// Whether the client's source holds its share.
-#[inline(always)]
-fn exceeds(tables: &impl FlowTables, of: Table, client: &Addr, used: u32, room: u32) -> bool {
-    let [first, second] = rows(source(tables, client));
-    is_over(of.held(tables, first), used, room, SOURCE)
-        && is_over(of.held(tables, second), used, room, SOURCE)
 }
 
 /// Whether a client is of those that have no share but their service's.

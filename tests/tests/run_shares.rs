@@ -7,11 +7,14 @@ use roost_tests::run::{
     host::Host,
     on_all,
     talk::{Conn, get, reset_for},
-    world::{Kind, World, client, mapped, service},
+    world::{Kind, World, client, mapped, replica, service},
 };
 use router_ebpf::{
-    maps::{ALL_SHARES, Flow, SERVICE_SHARES, Service, Share, Sharing, TrustedKey, rows},
-    shares::{Table, count_flow, give, is_over, number, prefix, take},
+    maps::{
+        ALL_SHARES, Chat, Flow, REPLICA_GONE, SERVICE_SHARES, SLOT_COUNT, Service, Share, Sharing,
+        TrustedKey, rows,
+    },
+    shares::{ITSELF, Table, count_flow, give, is_over, number, prefix, take},
     tables::FlowTables as _,
     verdict::Counter,
 };
@@ -35,7 +38,7 @@ fn trusting(world: World, hosts: &[u16]) -> World {
 /// What is counted of a client's source, in the row that says less.
 fn held(world: &World, machine: &dyn Machine, family: Family, host: u16) -> (u32, u32) {
     let address = mapped(client(family, host, 1).ip());
-    let [a, b] = rows(number(&world.secrets.chat, &world.sharing, &address));
+    let [a, b] = rows(number(&world.secrets.chat, &world.sharing, &address, ITSELF));
     machine.share(a).min(machine.share(b))
 }
 
@@ -302,7 +305,7 @@ fn sixty_five_thousand_prefixes_take_no_more_room_and_hardly_count_for_others() 
     let mut host = Host::new(&world);
     let source = |text: [u16; 8]| {
         let address = std::net::Ipv6Addr::from(text).octets();
-        number(&world.secrets.chat, &world.sharing, &address)
+        number(&world.secrets.chat, &world.sharing, &address, ITSELF)
     };
     for net in 0..=u16::MAX {
         let stranger = source([0x2001, 0xdb8, 1, net, 0, 0, 0, 1]);
@@ -317,6 +320,28 @@ fn sixty_five_thousand_prefixes_take_no_more_room_and_hardly_count_for_others() 
         .collect();
     let none = counts.iter().filter(|count| **count == 0).count();
     assert!(counts.iter().all(|count| *count <= 3) && none > 900, "{none} of 1000 have none");
+}
+
+/// A chat of a release before, whose home has gone before the clock hand has counted it.
+#[test]
+fn a_chat_that_was_never_counted_counts_once_when_it_moves() {
+    on_all(&World::default(), |machine, family| {
+        let first = establish(machine, family, Kind::Home, 1, 1000);
+        first.goes_up(machine, &first.up(RST | ACK, 60, 0, b""), &[Counter::Closed]);
+        let (key, chat) = machine.chats()[0];
+        machine.set_chat(&key, &Chat { state: Chat::pack(first.replica, 0), share: 0, ..chat });
+        for index in [ALL_SHARES, SERVICE_SHARES + Kind::Home.number()] {
+            machine.set_share(index, &Share::default());
+        }
+        let mut gone = replica(first.replica);
+        gone.state = REPLICA_GONE;
+        machine.set_replica(first.replica, &gone);
+        let to = (first.replica + 1) % 3;
+        machine.set_slots(0, &vec![to; SLOT_COUNT as usize]);
+        let second = establish(machine, family, Kind::Home, 1, 2000);
+        assert_eq!(second.replica, to);
+        assert_eq!(whole(machine, Kind::Home), [(1, 1); 2]);
+    });
 }
 
 proptest! {

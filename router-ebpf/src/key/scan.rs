@@ -156,10 +156,10 @@ impl Scan {
         self.client = [a << 8 | b >> 24, b << 8 | c >> 24, c << 8 | d >> 24, d << 8 | byte as u32];
     }
 
-    /// Whom the connection is of: whom a proxy has named, or who sends it.
+    /// Whom the connection is of: whom a proxy has named, or who sends it. The unspecified address names nobody.
     #[inline(always)]
     pub fn client(&self, sender: &Addr) -> Addr {
-        if self.named == 0 {
+        if self.named == 0 || self.client == [0; 4] {
             return *sender;
         }
         let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] =

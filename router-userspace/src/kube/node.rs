@@ -77,12 +77,17 @@ impl Node {
         let pods = self.spec.pod_cidrs.iter();
         let pods = pods.filter_map(|text| text.parse::<ipnet::IpNet>().ok());
         let widest = |net: &ipnet::IpNet| if net.addr().is_ipv4() { WIDEST.0 } else { WIDEST.1 };
-        let pods = pods.filter(|net| net.prefix_len() >= widest(net));
+        let pods = pods.filter(|net| net.prefix_len() >= widest(net) && !is_mapped(net));
         let pods: Vec<Prefix> = pods.map(Prefix::from).collect();
         let internal = internal.into_iter().map(Prefix::from);
         let trusted = internal.chain(pods.iter().copied()).take(MOST_TRUSTED).collect();
         OfNode { addresses, pods, trusted }
     }
+}
+
+/// Whether these are addresses of IPv4 in the form of IPv6: any of them would be narrow there.
+fn is_mapped(net: &ipnet::IpNet) -> bool {
+    matches!(net, ipnet::IpNet::V6(net) if net.network().to_ipv4_mapped().is_some())
 }
 
 impl Resource for Node {

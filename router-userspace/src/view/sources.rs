@@ -6,7 +6,7 @@ use anyhow::Result;
 use aya::maps::lpm_trie;
 use router_ebpf::{
     maps::{Addr, Sharing, TrustedKey},
-    shares::{number, prefix},
+    shares::{ITSELF, number, prefix},
 };
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub fn sources(tables: &Tables, most: usize) -> Result<SourcesReport> {
         let line = lines.entry(prefix(&client, &sharing)).or_insert_with(|| SourceLine {
             source: name(&client, &sharing),
             flows: 0,
-            chats: chats.remove(&number(&secrets.chat, &sharing, &client)).unwrap_or(0),
+            chats: chats.remove(&number(&secrets.chat, &sharing, &client, ITSELF)).unwrap_or(0),
             trusted: true,
         });
         line.flows += flows;

@@ -440,7 +440,16 @@ fn nodes_and_their_pods_are_trusted_but_not_half_the_internet() {
     let wide = with(
         "wide",
         &[("InternalIP", "127.0.0.1"), ("InternalIP", "0.0.0.0")],
-        &["0.0.0.0/0", "::/0", "10.0.0.0/15", "2001:db8::/55", "10.1.0.0/16", "fd00:1::/56"],
+        &[
+            "0.0.0.0/0",
+            "::/0",
+            "10.0.0.0/15",
+            "2001:db8::/55",
+            "10.1.0.0/16",
+            "fd00:1::/56",
+            "::ffff:0.0.0.0/96",
+            "::ffff:10.0.0.0/104",
+        ],
     );
     assert!(cluster.list_nodes(&[own.clone(), wide]));
     let of_own = ["10.244.0.0/24", "172.16.0.1", "fd00:10:244::/64"];
