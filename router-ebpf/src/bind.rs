@@ -60,7 +60,11 @@ fn decide<P: Packet>(
     }
     let chosen = match reread(&scratch.decided) {
         0 => choose(tables, scratch)?,
-        _ => Chosen::Replica,
+        _ => {
+            // What is new of it is for the replica that was chosen. If there is no room, it comes again.
+            keep(tables, scratch);
+            Chosen::Replica
+        }
     };
     let why = match chosen {
         Chosen::Replica => match connect(packet, tables, scratch)? {
@@ -76,6 +80,8 @@ fn decide<P: Packet>(
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
         Chosen::Not(NoRoute::NoReplica) => Counter::ResetNoReplica,
     };
+    // Nobody waits for it any more.
+    forget(tables, scratch);
     let verdict = reply::reset(packet, tables, scratch, why)?;
     if verdict == Counter::ResetShare {
         tables.count(scratch.over);
@@ -144,6 +150,7 @@ fn collect<P: Packet>(
         forget(tables, scratch);
         // Who makes the maps grow looks after them first.
         next_head(tables, When::Now, &mut scratch.turn);
+        next_head(tables, When::Now, &mut scratch.turn);
         scratch.held = Held::New;
         scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
     }
@@ -180,9 +187,6 @@ fn collect<P: Packet>(
         return Some(if kept { Collected::Kept } else { Collected::Early });
     }
     if bound {
-        if added == Added::New {
-            keep(tables, scratch);
-        }
         return Some(Collected::Bound);
     }
     Some(match added {
@@ -340,14 +344,10 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
                 Kept::No => Chosen::NoRoom,
             });
         }
-        Routed::Not(why) => {
-            forget(tables, scratch);
-            return Some(Chosen::Not(why));
-        }
+        Routed::Not(why) => return Some(Chosen::Not(why)),
         Routed::Yes => {}
     }
     if exceeds(tables, scratch) {
-        tables.remove_stash(&scratch.vip_side);
         return Some(Chosen::Over);
     }
     let route = &scratch.route;

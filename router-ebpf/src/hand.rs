@@ -9,8 +9,8 @@ use crate::{
     flow::{Ending, end, retire},
     head,
     maps::{
-        Addr, ChunkKey, Flow, REPLICA_GONE, STASH_CLAIMED, STATE_CLIENT_FIN, STATE_COUNTED,
-        STATE_ENDED, STATE_EXPIRED, STATE_REPLICA_FIN, Service, Watched, watch_time,
+        Addr, ChunkKey, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED,
+        STATE_EXPIRED, STATE_REPLICA_FIN, Service, Stash, Watched, watch_time,
     },
     scratch::{Last, Turn},
     shared::Shared,
@@ -30,8 +30,6 @@ pub const LOOKS: u32 = 8192;
 
 /// For so long a head is waited for, from its first byte to its key, in nanoseconds.
 pub const HEAD_TIMEOUT: u64 = 30 * SECOND;
-/// For so long it is kept for a replica that is to accept.
-const BOUND_TIMEOUT: u64 = 4 * HEAD_TIMEOUT;
 
 /// Whether the next one is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +126,9 @@ pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
     if head_stays(tables, watched, chunk) {
         watched.at = now;
         // It was just taken, and the ring has room for twice as many as there can be.
-        let _ = tables.watch_head(watched);
+        if tables.watch_head(watched).is_err() {
+            tables.count(Counter::Unwatched);
+        }
     }
     true
 }
@@ -139,21 +139,31 @@ fn head_stays(tables: &impl FlowTables, watched: &Watched, key: &mut ChunkKey) -
     let Some(entry) = tables.stash(&watched.tuple) else {
         return false;
     };
-    let (owner, stash) = (entry.owner(), entry.get());
-    if (owner >> 32) as u32 != watched.server_isn {
+    if entry.server_isn() != watched.server_isn || head::birth(entry.get()) != watched.reserved {
         return false;
     }
-    let most = if stash.bound != 0 { BOUND_TIMEOUT } else { HEAD_TIMEOUT };
-    if tables.now().saturating_sub(stash.since) < most {
+    if !is_late(tables, entry.get()) || !head::seize(tables, &watched.tuple, entry) {
         return true;
     }
-    // One that is claimed for so long is of a program that could not end as it should.
-    if owner & STASH_CLAIMED == 0 && !entry.claim(owner) {
+    // Again, now that nobody else changes it.
+    if !is_late(tables, entry.get()) {
+        entry.release(entry.owner());
         return true;
     }
-    head::remove(tables, &watched.tuple, stash, key);
+    head::remove(tables, &watched.tuple, entry.get(), key);
     tables.count(Counter::EndedHead);
     false
+}
+
+/// Whether a head has waited for too long: for its key, or for a replica, which has as long again as its service lets
+/// it have.
+#[inline(always)]
+fn is_late(tables: &impl Tables, stash: &Stash) -> bool {
+    let more = match tables.service(stash.service) {
+        Some(service) if stash.bound != 0 => service.handshake_timeout as u64 * SECOND,
+        _ => 0,
+    };
+    tables.now().saturating_sub(stash.since) >= HEAD_TIMEOUT + more
 }
 
 #[inline(always)]

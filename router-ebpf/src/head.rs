@@ -4,7 +4,8 @@
 use crate::{
     maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, Stash, Tuple, watch_time},
     scratch::Scratch,
-    shares::{Table, give, take},
+    shared::Shared,
+    shares::{self, Table, give, over, take},
     stash::{Held, Room},
     tables::{FlowTables, Step},
     verifier::reread,
@@ -34,6 +35,20 @@ pub enum Kept {
     No,
 }
 
+/// Claims an entry of this tuple, if nobody else has, and if it is still there: its memory may be another tuple's by now.
+#[inline(always)]
+pub fn seize(tables: &impl FlowTables, tuple: &Tuple, entry: Shared<Stash>) -> bool {
+    let owner = entry.owner();
+    if owner & STASH_CLAIMED != 0 || !entry.claim(owner) {
+        return false;
+    }
+    let is_there = tables.stash(tuple).is_some_and(|there| there.as_ptr() == entry.as_ptr());
+    if !is_there {
+        entry.release(owner);
+    }
+    is_there
+}
+
 struct Claim<'a, T> {
     tables: &'a T,
     tuple: &'a Tuple,
@@ -48,8 +63,7 @@ impl<T: FlowTables> Step for Claim<'_, T> {
             self.found = Found::Nothing;
             return false;
         };
-        let owner = entry.owner();
-        if owner & STASH_CLAIMED != 0 || !entry.claim(owner) {
+        if !seize(self.tables, self.tuple, entry) {
             return true;
         }
         self.room.copy_from(entry.as_ptr());
@@ -105,6 +119,9 @@ impl<T: FlowTables> Step for Write<'_, T> {
 /// Writes the head in hand, with the chunks that have changed, and lets it go.
 #[inline(never)]
 pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
+    if reread(&scratch.held) == Held::No {
+        return Kept::No;
+    }
     if !charge(tables, scratch) {
         return lose(tables, scratch);
     }
@@ -116,8 +133,11 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
                 return lose(tables, scratch);
             }
         }
-        watch(tables, scratch);
         scratch.held = Held::Added;
+        if !watch(tables, scratch) {
+            // Nothing would ever remove it.
+            return lose(tables, scratch);
+        }
     }
     let Scratch { stash: room, chunk_key: key, vip_side, held, .. } = scratch;
     let left = room.touched();
@@ -140,14 +160,28 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
 /// each head, so that neither of the two maps is full before the shares are. Returns whether it may have them.
 #[inline(always)]
 fn charge(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    let Scratch { stash, vip_side, service, trusted, .. } = scratch;
+    let Scratch { stash, vip_side, service, trusted, holder, .. } = scratch;
     let stash = stash.get_mut();
     let entries = stash.chunks.count_ones().max(CHUNKS_OF_HEAD);
     let more = entries.saturating_sub(stash.taken as u32);
     if more == 0 {
         return true;
     }
-    match take(tables, Table::Heads, *service, &vip_side.client, more, trusted) {
+    let taken = if stash.taken == 0 {
+        take(tables, Table::Heads, *service, &vip_side.client, more, trusted)
+    } else {
+        // As before: whose it is may be counted otherwise by now, and is given back all at once.
+        holder.client = vip_side.client;
+        (holder.service, holder.source) = (stash.service, stash.source);
+        match over(tables, Table::Heads, holder, trusted) {
+            Some(why) => Err(why),
+            None => {
+                shares::count(tables, Table::Heads, stash.service, stash.source, more);
+                Ok(stash.source)
+            }
+        }
+    };
+    match taken {
         Ok(source) => {
             stash.source = source;
             stash.taken = entries as u16;
@@ -167,8 +201,12 @@ fn lose(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
     match reread(&scratch.held) {
         Held::Claimed => {
             if let Some(entry) = tables.stash(&scratch.vip_side) {
-                let more = stash.taken.wrapping_sub(entry.get().taken);
-                give(tables, Table::Heads, stash.service, stash.source, more as u32);
+                let before = entry.get();
+                let more = stash.taken.wrapping_sub(before.taken) as u32;
+                give(tables, Table::Heads, stash.service, stash.source, more);
+                let Scratch { chunk_key: key, vip_side, stash, .. } = scratch;
+                // Some may have been written.
+                remove_chunks(tables, vip_side, stash.get().chunks & !before.chunks, key);
             }
             release(tables, scratch);
         }
@@ -181,17 +219,23 @@ fn lose(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
     Kept::No
 }
 
-/// Lets the clock hand know of a head.
+/// Lets the clock hand know of a head, if the ring has room.
 #[inline(always)]
-fn watch(tables: &impl FlowTables, scratch: &mut Scratch) {
+fn watch(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     let watched = &mut scratch.turn.flow;
+    let stash = scratch.stash.get();
     watched.tuple = scratch.vip_side;
-    watched.server_isn = scratch.stash.get().server_isn();
-    watched.at = watch_time(scratch.stash.get().since);
-    watched.reserved = 0;
-    // The ring has room for twice as many as there can be: if it is full, it is of those that are gone, and this one
-    // goes with its connection.
-    let _ = tables.watch_head(watched);
+    watched.server_isn = stash.server_isn();
+    watched.at = watch_time(stash.since);
+    watched.reserved = birth(stash);
+    tables.watch_head(watched).is_ok()
+}
+
+/// Tells a head from others of the same connection, in [`Watched::reserved`](crate::maps::Watched::reserved): one that
+/// is forgotten and begins again is in the ring twice.
+#[inline(always)]
+pub const fn birth(stash: &Stash) -> u32 {
+    stash.since as u32
 }
 
 /// Lets the head in hand go as it is in the maps.
@@ -239,8 +283,13 @@ pub fn forget(tables: &impl FlowTables, scratch: &mut Scratch) {
 #[inline(always)]
 pub fn remove(tables: &impl FlowTables, tuple: &Tuple, stash: &Stash, key: &mut ChunkKey) {
     let Stash { chunks, service, source, taken, .. } = *stash;
-    key.tuple = *tuple;
-    tables.repeat(CHUNKS as u32, &mut Remove { tables, key, left: chunks });
+    remove_chunks(tables, tuple, chunks, key);
     tables.remove_stash(tuple);
     give(tables, Table::Heads, service, source, taken as u32);
+}
+
+#[inline(always)]
+fn remove_chunks(tables: &impl FlowTables, tuple: &Tuple, chunks: u64, key: &mut ChunkKey) {
+    key.tuple = *tuple;
+    tables.repeat(CHUNKS as u32, &mut Remove { tables, key, left: chunks });
 }

@@ -195,7 +195,7 @@ counters! {
     Untold = "untold", None;
     /// Flows and chats that a queue did not take back: they end by themselves, or when the daemon has started anew.
     Unwatched = "unwatched", None;
-    /// Heads forgotten because their key was not there 30 s after their first byte, or no replica 120 s after it.
+    /// Heads forgotten because their key was not there 30 s after their first byte, or no replica in its time.
     EndedHead = "ended_head", None;
 }
 

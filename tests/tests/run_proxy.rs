@@ -105,7 +105,11 @@ fn what_a_proxy_sends_first_is_stepped_over_and_passed_on() {
         }
         let shares: Vec<_> = machine.flows().iter().map(|(_, flow)| flow.share).collect();
         let distinct: std::collections::BTreeSet<_> = shares.iter().collect();
-        assert_eq!((shares.len(), distinct.len()), (24, 5), "two that were named in two services, and the proxy");
+        assert_eq!(
+            (shares.len(), distinct.len()),
+            (24, 5),
+            "two that were named in two services, and the proxy"
+        );
         // Of each client one chat, and one of the key.
         assert_eq!(machine.chats().len(), 4);
     });

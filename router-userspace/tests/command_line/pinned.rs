@@ -23,7 +23,7 @@ use router_ebpf::{
         Service, Share, Sharing, SourceRange, Tuple, Vip, Watched,
     },
     schema::FILLED,
-    shares::number,
+    shares::{ITSELF, number},
     source::KeyKind,
     verdict::Counter,
 };
@@ -128,7 +128,7 @@ impl Pinned {
         for (address, bits) in trusted {
             tables.trusted.set(*bits, addr(address), &1).unwrap();
         }
-        let number = |client| number(&secrets().chat, &sharing, &client);
+        let number = |client| number(&secrets().chat, &sharing, &client, ITSELF);
         let key = ChatKey { cookie: hash("42"), service: 1, reserved: 0 };
         let chat = tables.chats.get(&key).unwrap().unwrap();
         let chat = Chat { share: number(tuple().client), ..chat };
