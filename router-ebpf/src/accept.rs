@@ -2,12 +2,12 @@
 
 use crate::{
     chats::{self, Acquired},
-    flow::{End, note_fin},
+    flow::{End, Ending, end, note_fin},
     hand::{self, When},
     head::{Found, claim, forget, release},
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART, PENDING_REFUSED,
-        Pending, STATE_COUNTED, watch_time,
+        FLOW_CHAT, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART, PENDING_ACKNOWLEDGED,
+        PENDING_REFUSED, Pending, STATE_COUNTED, Stash, watch_time,
     },
     options::Offer,
     packet::Packet,
@@ -16,6 +16,7 @@ use crate::{
     scratch::{Delivery, Scratch},
     shared::Shared,
     shares::{OFF, Table, count_flow, over},
+    stash::Held,
     steer::{chat_key, still_gives},
     tables::{FlowTables, Refused, Step},
     translate::rescale,
@@ -46,11 +47,23 @@ pub fn accepted<P: Packet>(
         scratch.pending.charged = scratch.replica_side.client;
     }
     write_flow(tables, scratch);
-    match enter(tables, scratch) {
+    // Before the flow is entered: what cannot be done now is done when the replica answers again, or not at all.
+    match recall(tables, scratch) {
+        Recalled::Yes => {}
+        Recalled::Busy => return Some(Counter::EgressDropBusy),
+        Recalled::Lost => {
+            return refuse(packet, scratch, shared).map(|()| Counter::ResetLost);
+        }
+    }
+    let entered = enter(tables, scratch);
+    if entered != Entered::Yes {
+        release(tables, scratch);
+    }
+    match entered {
         Entered::Yes => {
-            let counter = deliver(packet, tables, scratch)?;
+            let delivered = deliver(packet, tables, scratch);
             tables.remove_pending(&scratch.replica_side);
-            Some(counter)
+            delivered
         }
         Entered::Already => {
             tables.remove_pending(&scratch.replica_side);
@@ -177,8 +190,6 @@ impl Entered {
 /// Enters the flow: the replica's side first, so that no answer is ever seen without it.
 #[inline(never)]
 fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
-    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
-    scratch.write_vip_side(&vip, vip_port);
     if let Err(why) = tables.add_flow_back(&scratch.replica_side, &scratch.back) {
         return Entered::refused(why, Entered::Again);
     }
@@ -280,10 +291,15 @@ fn deliver<P: Packet>(
     header.flags = flags::ACK;
     ours.write_established(&mut header.options);
     scratch.delivery.made = 0;
-    let there = recall(tables, scratch);
-    if there {
-        deliver_all(packet, tables, scratch)?;
+    if reread(&scratch.held) == Held::Claimed {
+        let sent = deliver_all(packet, tables, scratch);
+        let is_lost = scratch.delivery.sent < scratch.stash.get().acked;
         forget(tables, scratch);
+        if sent.is_none() && is_lost {
+            give_up(tables, scratch);
+        }
+        // What else was not sent, the client sends again.
+        sent?;
     }
     if reread(&scratch.delivery.made) == 0 {
         // Not zero, which would stop the replica; the client's next segment tells the true one.
@@ -295,19 +311,56 @@ fn deliver<P: Packet>(
     Some(Counter::Delivered)
 }
 
-/// Claims the head of the connection. Returns whether there is anything to deliver: another client's request must not
-/// go to this one's replica.
-#[inline(always)]
-fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    if claim(tables, scratch) != Found::Head {
-        return false;
+/// Ends the flow: what it is to begin with is nowhere any more. Both ends are told.
+#[inline(never)]
+fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
+    if let Some(flow) = tables.flow(&scratch.vip_side)
+        && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last)
+    {
+        tables.count(Counter::EndedLost);
     }
-    let stash = scratch.stash.get();
-    let is_ours = stash.server_isn() == scratch.pending.server_isn && stash.known > 0;
+}
+
+/// What became of the head when the replica accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recalled {
+    /// It is claimed and loaded; or there is none, and the client sends all of it again.
+    Yes,
+    /// Another CPU is at it.
+    Busy,
+    /// Bytes that were acknowledged to the client, who does not send them again, are not there, or the replica has no
+    /// room for them.
+    Lost,
+}
+
+/// Claims the head of the connection and loads it, and decides how much of it is delivered. Another client's request
+/// must not go to this one's replica.
+#[inline(never)]
+fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
+    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
+    scratch.write_vip_side(&vip, vip_port);
+    if claim(tables, scratch) == Found::Busy {
+        return Recalled::Busy;
+    }
+    let Scratch { stash: room, chunk_key: key, delivery, held, .. } = scratch;
+    let &Stash { known, acked, .. } = room.get();
+    let is_ours =
+        reread(held) == Held::Claimed && room.get().server_isn() == scratch.pending.server_isn;
+    let is_there = is_ours && known > 0 && room.load_all(tables, key, 0, known);
+    delivery.at = 0;
+    delivery.sent = 0;
+    delivery.limit = known.min(scratch.segment.window as u32);
+    let is_lost = if is_there {
+        delivery.limit < acked
+    } else {
+        scratch.pending.flags & PENDING_ACKNOWLEDGED != 0
+    };
     if !is_ours {
         release(tables, scratch);
+    } else if is_lost || !is_there {
+        forget(tables, scratch);
     }
-    is_ours
+    if is_lost { Recalled::Lost } else { Recalled::Yes }
 }
 
 /// Makes the packet the segments of the head that the replica has room for.
@@ -317,18 +370,24 @@ fn deliver_all<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<()> {
-    let Scratch { stash: room, chunk_key: key, delivery, .. } = scratch;
-    let known = room.get().known;
-    room.load_all(tables, key, 0, known);
-    let window = room.get().window;
-    let offered = if scratch.answer.mss == 0 { USUAL } else { scratch.answer.mss };
-    delivery.at = 0;
-    delivery.limit = known.min(scratch.segment.window as u32);
-    delivery.most = offered.max(SMALLEST) as u32 - scratch.header.options.len * 4;
+    let window = scratch.stash.get().window;
+    let most = largest(tables, scratch);
+    let delivery = &mut scratch.delivery;
+    delivery.most = most.max(SMALLEST) as u32 - scratch.header.options.len * 4;
     delivery.failed = 0;
     scratch.header.window = rescale(window, scratch.flow.window_shift, 0);
     tables.repeat(SEGMENTS, &mut Deliver { packet, tables, scratch });
     (reread(&scratch.delivery.failed) == 0).then_some(())
+}
+
+/// The largest segment that the replica takes, and that fits through the routes to the service's replicas.
+#[inline(always)]
+fn largest(tables: &impl FlowTables, scratch: &Scratch) -> u16 {
+    let offered = if scratch.answer.mss == 0 { USUAL } else { scratch.answer.mss };
+    tables.service(scratch.pending.service).map_or(offered, |service| {
+        let fits = if scratch.segment.is_v6() { service.mss6 } else { service.mss4 };
+        offered.min(fits)
+    })
 }
 
 /// The segments of a head, one at each step.
@@ -360,6 +419,7 @@ fn deliver_segment<P: Packet>(
     let Delivery { at, limit, most, made, .. } = reread(&scratch.delivery);
     if made != 0 {
         packet.duplicate()?;
+        scratch.delivery.sent = at;
         tables.count(Counter::DeliveredMore);
     }
     let len = limit.wrapping_sub(at).min(most).min(PART as u32);

@@ -4,7 +4,9 @@
 use crate::{
     head::keep,
     key::{self, Kind},
-    maps::{FLOW_CHAT, FLOW_REQUESTS, FlowBack, POLICY_HOME, STATE_ENDED, Service},
+    maps::{
+        FLOW_CHAT, FLOW_REQUESTS, FlowBack, PENDING_ACKNOWLEDGED, POLICY_HOME, STATE_ENDED, Service,
+    },
     packet::Packet,
     reply,
     scratch::Scratch,
@@ -128,7 +130,8 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) 
     pending.vip = scratch.vip_side.server;
     pending.vip_port = scratch.vip_side.server_port;
     pending.flags = if scratch.route.chat != 0 { FLOW_CHAT } else { 0 }
-        | if may_upgrade { FLOW_REQUESTS } else { 0 };
+        | if may_upgrade { FLOW_REQUESTS } else { 0 }
+        | if stash.acked != 0 { PENDING_ACKNOWLEDGED } else { 0 };
     pending.offers = scratch.offer.offers;
     pending.service = scratch.service;
     pending.replica = scratch.route.replica;

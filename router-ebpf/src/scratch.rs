@@ -37,6 +37,8 @@ pub struct Delivery {
     pub at: u32,
     /// What follows the last one.
     pub limit: u32,
+    /// What follows the last one that is on its way: the segment in hand may yet be lost.
+    pub sent: u32,
     /// Bytes of a segment at the most.
     pub most: u32,
     /// How many segments were made.

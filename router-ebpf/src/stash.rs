@@ -8,7 +8,7 @@ use crate::{
     },
     shared::copy_words,
     tables::{FlowTables, Step},
-    verifier::{index, masked},
+    verifier::{index, masked, reread},
 };
 
 /// A [`Stash`] with the bytes, as far as they are needed, and room behind them, so that a helper can be given any
@@ -182,11 +182,20 @@ impl Room {
         is_there
     }
 
-    /// Loads those that have the bytes from `from` to `to`, of which there is at least one.
+    /// Loads those that have the bytes from `from` to `to`, of which there is at least one. Returns whether all were
+    /// there: in place of one that was not, `data` has what was there before.
     #[inline(always)]
-    pub fn load_all(&mut self, tables: &impl FlowTables, key: &mut ChunkKey, from: u32, to: u32) {
+    pub fn load_all(
+        &mut self,
+        tables: &impl FlowTables,
+        key: &mut ChunkKey,
+        from: u32,
+        to: u32,
+    ) -> bool {
         let (next, last) = (from / CHUNK as u32, to.wrapping_sub(1) / CHUNK as u32);
-        tables.repeat(CHUNKS as u32, &mut Load { tables, room: self, key, next, last });
+        let mut load = Load { tables, room: self, key, next, last, missing: 0 };
+        tables.repeat(CHUNKS as u32, &mut load);
+        reread(&load.missing) == 0
     }
 }
 
@@ -197,12 +206,16 @@ struct Load<'a, T> {
     key: &'a mut ChunkKey,
     next: u32,
     last: u32,
+    /// 1 if one was not there.
+    missing: u32,
 }
 
 impl<T: FlowTables> Step for Load<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        self.room.load(self.tables, self.key, self.next);
+        if !self.room.load(self.tables, self.key, self.next) {
+            self.missing = 1;
+        }
         self.next += 1;
         self.next <= self.last
     }

@@ -140,8 +140,11 @@ counters! {
     EgressDropFault = "egress_drop_fault", DROP;
     /// ICMP errors translated on their way to the client.
     IcmpToClient = "icmp_to_client", PASS;
-    /// SYN-ACKs of replicas dropped because another CPU was at the same chat, or a map was busy: they come again.
+    /// SYN-ACKs of replicas dropped because another CPU was at the same chat or head, or a map was busy: they come again.
     EgressDropBusy = "egress_drop_busy", DROP;
+    /// Connections refused because first bytes that Roost had acknowledged were gone, or more than the replica's window:
+    /// the client was reset.
+    ResetLost = "reset_lost", PASS;
 
     /// Connections bound by a key in CHAT_COOKIES.
     Overridden = "overridden", None;
@@ -197,6 +200,8 @@ counters! {
     Unwatched = "unwatched", None;
     /// Heads forgotten because their key was not there 30 s after their first byte, or no replica in its time.
     EndedHead = "ended_head", None;
+    /// Flows ended because first bytes that Roost had acknowledged could not be delivered.
+    EndedLost = "ended_lost", None;
 }
 
 impl Counter {

@@ -3,15 +3,15 @@
 use proptest::prelude::*;
 use roost_tests::run::{
     Family, Hook, Machine, Outcome,
-    frame::{ACK, FIN, PSH, Seg},
+    frame::{ACK, FIN, PSH, RST, Seg},
     host::Host,
     kernel::Rig,
     on_all,
     talk::{Conn, Offer, get, reset_for},
-    world::{Kind, REPLICAS, World, replica, replica_addr},
+    world::{Kind, MSS4, MSS6, REPLICAS, World, replica, replica_addr},
 };
 use router_ebpf::{
-    maps::{REPLICA_GONE, Replica, SLOT_COUNT},
+    maps::{REPLICA_GONE, Replica, SLOT_COUNT, STASH_CLAIMED, Stash, Tuple},
     verdict::Counter,
 };
 
@@ -57,7 +57,8 @@ fn accepted(conn: &Conn, machine: &mut dyn Machine, pieces: &[Seg]) -> Outcome {
 fn accepted_bytes(conn: &Conn, machine: &mut dyn Machine, head: &[u8], like: &Seg) -> Outcome {
     let outcome = machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
     let options = conn.delivered_like(like).options.len();
-    let most = usize::from(conn.answer.mss.unwrap_or(536)) - options;
+    let fits = if conn.family == Family::V4 { MSS4 } else { MSS6 };
+    let most = usize::from(conn.answer.mss.unwrap_or(536).min(fits)) - options;
     let parts: Vec<&[u8]> = head.chunks(most).collect();
     let made = parts.iter().enumerate().map(|(i, part)| {
         let is_last = i + 1 == parts.len();
@@ -272,6 +273,149 @@ fn the_window_is_what_is_kept() {
             .counts(&[Counter::HeadAcknowledged])
             .leaves(&acknowledged(&conn, &second, 2800).bytes());
     });
+}
+
+/// Bytes that [`bound`] has acknowledged, if it has.
+const ACKNOWLEDGED: u32 = 1400;
+
+/// A bound connection with three segments, of which the first may have been acknowledged to the client.
+fn bound(machine: &mut dyn Machine, family: Family, port: u16, acknowledges: bool) -> Conn {
+    let mut conn = Conn::new(family, Kind::Home, 1, port);
+    conn.open(machine);
+    let first = long(&conn, 0, ACKNOWLEDGED as usize);
+    kept(machine, &first);
+    if acknowledges {
+        machine.run(Hook::Ingress, &first.bytes()).counts(&[Counter::HeadAcknowledged]);
+    }
+    kept(machine, &long(&conn, 1400, 1400));
+    conn.bind_with(machine, conn.up(PSH | ACK, 2800, 0, b"&chat=tea HTTP/1.1\r\n\r\n"), MISSING);
+    conn
+}
+
+/// Of [`bound`]: the request has no `?`.
+const MISSING: &[Counter] = &[Counter::MissingKey, Counter::MissingAbsent];
+
+/// The replica accepts with this window, and both ends are reset, because not all can be delivered that was acknowledged.
+#[track_caller]
+fn lost(conn: &Conn, machine: &mut dyn Machine, window: u16) {
+    let answer = Seg { window, ..conn.replica_syn_ack() };
+    let reset = machine.run(Hook::Egress, &answer.bytes()).counts(&[Counter::ResetLost]).segment();
+    assert_eq!((reset.src, reset.dst), (conn.vip, conn.client));
+    assert_eq!((reset.flags, reset.seq), (RST | ACK, conn.cookie.wrapping_add(1)));
+    assert!(machine.flows().is_empty() && machine.flows_back().is_empty());
+    machine
+        .run(Hook::Egress, &answer.bytes())
+        .counts(&[Counter::ResetReplica])
+        .leaves(&reset_for(&answer).bytes());
+    assert!(machine.pending().is_empty());
+}
+
+#[test]
+fn what_was_acknowledged_is_delivered_or_both_ends_are_reset() {
+    on_all(&World::default(), |machine, family| {
+        for (port, window) in [(1000, 0), (1001, 1152), (1002, ACKNOWLEDGED as u16 - 1)] {
+            let conn = bound(machine, family, port, true);
+            lost(&conn, machine, window);
+            assert_eq!(machine.stash().len() + machine.chunks().len(), 0);
+        }
+        // All of it fits: the client sends the rest again.
+        let window = ACKNOWLEDGED as u16;
+        for (port, acknowledges, window) in [(1003, true, window), (1004, false, 1152)] {
+            let conn = bound(machine, family, port, acknowledges);
+            let answer = Seg { window, ..conn.replica_syn_ack() };
+            let outcome = machine.run(Hook::Egress, &answer.bytes());
+            assert_eq!(outcome.verdict(), Counter::Delivered);
+            let frames = outcome.copies.iter().chain([&outcome.frame]);
+            let sent: usize = frames.map(|frame| Seg::parse(frame).unwrap().payload.len()).sum();
+            assert_eq!(sent, usize::from(window));
+            conn.goes_up(machine, &long(&conn, sent, 1400), &[]);
+        }
+    });
+}
+
+/// Changes the one entry of `STASH`, and returns it as it was.
+fn change(machine: &mut dyn Machine, change: impl Fn(&mut Stash)) -> (Tuple, Stash) {
+    let [(tuple, before)] = machine.stash()[..] else { panic!("one head") };
+    let mut stash = before;
+    change(&mut stash);
+    machine.set_stash(&tuple, &stash);
+    (tuple, before)
+}
+
+#[test]
+fn what_was_acknowledged_and_is_gone_resets_both_ends() {
+    on_all(&World::default(), |machine, family| {
+        let conn = bound(machine, family, 1000, true);
+        machine.clear_stash();
+        lost(&conn, machine, 65160);
+        // A part of it is.
+        let conn = bound(machine, family, 1001, true);
+        change(machine, |stash| stash.chunks &= !2);
+        lost(&conn, machine, 65160);
+        // Or the place is another connection's, which keeps it.
+        let conn = bound(machine, family, 1002, true);
+        change(machine, |stash| stash.owner ^= 1 << 40);
+        lost(&conn, machine, 65160);
+        let stash = machine.stash();
+        assert_eq!((stash.len(), stash[0].1.owner & STASH_CLAIMED), (1, 0));
+        machine.clear_stash();
+        // The client sends again what was not acknowledged.
+        let conn = bound(machine, family, 1003, false);
+        change(machine, |stash| stash.chunks &= !2);
+        let answer = conn.replica_syn_ack();
+        machine.run(Hook::Egress, &answer.bytes()).counts(&[Counter::DeliveredEmpty]);
+        conn.goes_up(machine, &long(&conn, 0, 1400), &[]);
+        assert!(machine.stash().is_empty());
+    });
+}
+
+#[test]
+fn a_head_that_another_cpu_is_at_has_the_answer_come_again() {
+    on_all(&World::default(), |machine, family| {
+        for (port, acknowledges) in [(1000, true), (1001, false)] {
+            let conn = bound(machine, family, port, acknowledges);
+            let (tuple, free) = change(machine, |stash| stash.owner |= STASH_CLAIMED);
+            let answer = conn.replica_syn_ack().bytes();
+            let flows = machine.flows().len();
+            machine.run(Hook::Egress, &answer).counts(&[Counter::EgressDropBusy]);
+            assert_eq!((machine.flows().len(), machine.flows_back().len()), (flows, flows));
+            machine.set_stash(&tuple, &free);
+            let head = [b"GET /", &[b'x'; 2795][..], b"&chat=tea HTTP/1.1\r\n\r\n"].concat();
+            let like = conn.first.clone().unwrap();
+            accepted_bytes(&conn, machine, &head, &like);
+        }
+    });
+}
+
+/// The interface takes no more copies: what is left of the head goes in any case.
+#[test]
+fn a_delivery_that_fails_leaves_nothing_behind() {
+    for (acknowledges, copies, ends) in
+        [(false, 0, false), (false, 1, false), (true, 0, true), (true, 2, true), (true, 3, false)]
+    {
+        for family in Family::ALL {
+            let machine = &mut Host::new(&World::default());
+            let mut conn = bound(machine, family, 1000, acknowledges);
+            // 600 bytes fit: five segments.
+            conn.answer.mss = Some(612);
+            machine.limit_copies(copies);
+            let outcome = machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
+            let told = |counter| outcome.moved.iter().any(|(of, _)| *of == counter);
+            assert_eq!(outcome.verdict(), Counter::EgressDropFault);
+            assert_eq!(told(Counter::EndedLost), ends, "{:?}", outcome.moved);
+            assert_eq!(outcome.copies.len(), copies);
+            assert_eq!(machine.stash().len() + machine.chunks().len(), 0);
+            assert!(machine.pending().is_empty());
+            assert_eq!(machine.flows().is_empty(), ends);
+            assert_eq!(machine.farewells().len(), usize::from(ends));
+            let again = long(&conn, 0, 1400);
+            if ends {
+                machine.run(Hook::Ingress, &again.bytes()).counts(&[Counter::ResetExpired]);
+            } else {
+                conn.goes_up(machine, &again, &[]);
+            }
+        }
+    }
 }
 
 /// Segments that leave so few bytes of what is kept.

@@ -86,7 +86,7 @@ fn room_is_made_and_taken_away_at_both_ends() {
             segment.payload = (0..len).map(|i| i as u8).collect();
             let frame = segment.bytes();
             // What the host's packet makes of it.
-            let mut grown = Bytes { frame: frame.clone(), copies: Vec::new() };
+            let mut grown = Bytes::new(frame.clone());
             grown.grow_head(envelope).expect("room at the head");
             grown.write(LINK, &[FILL; OUTER]).expect("what was made");
             grown.resize(frame.len() + OUTER + TAIL).expect("room at the tail");

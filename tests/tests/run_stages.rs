@@ -72,7 +72,7 @@ fn usual_segments_go_the_short_way_and_others_the_long_one() {
         conn.establish(&mut host, "tea");
         let short = |host: &mut Host, hook: Hook, frame: &[u8]| {
             let stage = if hook == Hook::Ingress { Stage::Ingress } else { Stage::Egress };
-            let mut packet = Bytes { frame: frame.to_vec(), copies: Vec::new() };
+            let mut packet = Bytes::new(frame.to_vec());
             let (tables, scratch) = host.parts();
             let verdict = stage.run_short(&mut packet, tables, scratch);
             assert!(verdict.is_some() || packet.frame == frame, "it was touched");

@@ -37,7 +37,7 @@ pub struct Pending {
     pub vip: Addr,
     /// The VIP's port.
     pub vip_port: Port,
-    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `PENDING_REFUSED`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`.
     pub flags: u8,
     /// `OFFER_*` of the client.
     pub offers: u8,
@@ -72,6 +72,8 @@ pub const FLOW_CHAT: u8 = 1;
 pub const FLOW_REQUESTS: u8 = 4;
 /// In `Pending::flags`: the client was reset, the replica is reset when it answers again.
 pub const PENDING_REFUSED: u8 = 2;
+/// In `Pending::flags`: bytes were acknowledged to the client, who does not send them again.
+pub const PENDING_ACKNOWLEDGED: u8 = 8;
 
 /// In `Stash::owner`: a program is at work on the entry and its chunks, and nobody else may read or write them.
 pub const STASH_CLAIMED: u64 = 1;

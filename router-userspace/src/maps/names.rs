@@ -6,10 +6,11 @@ use anyhow::{Result, bail};
 use router_ebpf::{
     maps::{
         Chat, FLOW_CHAT, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD,
-        NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_REFUSED, POLICY_HOME,
-        POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, Replica, STATE_CLIENT_FIN,
-        STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_EXPIRED, STATE_REPLICA_FIN,
-        STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN, STATE_SYN_TICK, STATE_UPGRADED, Service,
+        NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_ACKNOWLEDGED,
+        PENDING_REFUSED, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY,
+        Replica, STATE_CLIENT_FIN, STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED,
+        STATE_EXPIRED, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN, STATE_SYN_TICK,
+        STATE_UPGRADED, Service,
     },
     source::{self, KeyKind, Shape},
 };
@@ -153,7 +154,12 @@ pub fn offers(offers: u8) -> Vec<String> {
 
 /// The words for the bits of `Flow::flags` and `Pending::flags`.
 pub fn flags(flags: u8) -> Vec<String> {
-    let words = [(FLOW_CHAT, "chat"), (FLOW_REQUESTS, "requests"), (PENDING_REFUSED, "refused")];
+    let words = [
+        (FLOW_CHAT, "chat"),
+        (FLOW_REQUESTS, "requests"),
+        (PENDING_REFUSED, "refused"),
+        (PENDING_ACKNOWLEDGED, "acknowledged"),
+    ];
     bits(flags.into(), &words.map(|(bit, word)| (bit.into(), word)))
 }
 

@@ -39,6 +39,15 @@ pub struct Bytes {
     pub frame: Vec<u8>,
     /// Its copies, in their order.
     pub copies: Vec<Vec<u8>>,
+    /// How many there may be before the interface takes no more.
+    pub most_copies: usize,
+}
+
+impl Bytes {
+    /// A frame without copies, and with room for any number.
+    pub const fn new(frame: Vec<u8>) -> Self {
+        Self { frame, copies: Vec::new(), most_copies: usize::MAX }
+    }
 }
 
 impl Packet for Bytes {
@@ -74,6 +83,9 @@ impl Packet for Bytes {
     }
 
     fn duplicate(&mut self) -> Option<()> {
+        if self.copies.len() == self.most_copies {
+            return None;
+        }
         self.copies.push(self.frame.clone());
         Some(())
     }
@@ -216,6 +228,7 @@ pub struct HostTables {
 pub struct Host {
     tables: HostTables,
     scratch: [Box<Scratch>; 3],
+    most_copies: usize,
 }
 
 impl Host {
@@ -260,6 +273,7 @@ impl Host {
                 steps: Cell::new(0),
             },
             scratch: [Scratch::boxed(), Scratch::boxed(), Scratch::boxed()],
+            most_copies: usize::MAX,
         };
         host.tables.replicas.resize_with(64, || Replica { state: 0, ..world.replicas[0] });
         for kind in Kind::ALL {
@@ -272,6 +286,12 @@ impl Host {
     /// things.
     pub fn refuse(&mut self, what: Option<(Map, Refused)>) {
         self.tables.refuses = what;
+    }
+
+    /// Lets the interface take so many copies of a packet and no more, as the kernel's does when its CPU has too much
+    /// to do.
+    pub const fn limit_copies(&mut self, most: usize) {
+        self.most_copies = most;
     }
 
     /// How many steps of searches there were since the last time.
@@ -293,7 +313,7 @@ impl Machine for Host {
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let tables = &mut self.tables;
         tables.begin();
-        let mut packet = Bytes { frame: frame.to_vec(), copies: Vec::new() };
+        let mut packet = Bytes { most_copies: self.most_copies, ..Bytes::new(frame.to_vec()) };
         let [of_ingress, of_egress, _] = &mut self.scratch;
         let verdict = match hook {
             Hook::Ingress => run_all(Stage::Ingress, &mut packet, tables, of_ingress),
