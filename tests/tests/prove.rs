@@ -41,6 +41,13 @@ fn no_client_fails_beside_a_flood() -> Result<()> {
 }
 
 #[test]
+fn heads_of_any_shape_keep_chats_whole() -> Result<()> {
+    let result = prove(&["heads", "--fronts", "roost", "--chats", "10"])?;
+    ensure!(result["ok"] == true && result["roost_parts_60"] == 1, "{result}");
+    Ok(())
+}
+
+#[test]
 fn many_flows_are_entered_and_listed() -> Result<()> {
     let result = prove(&["million", "--flows", "20000", "--seconds", "1"])?;
     ensure!(result["listed"] == 20_000, "{result}");

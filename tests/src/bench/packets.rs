@@ -29,7 +29,8 @@ pub const CLIENT_SEQ: u32 = 0x1000_0000;
 pub const SERVER_SEQ: u32 = 0x2000_0000;
 /// What all clocks show after the handshake.
 pub const CLOCK: u32 = 2000;
-const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The MAC address of both ends.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const SECRETS: Secrets = Secrets {
     schema: FILLED,
     reserved: 0,

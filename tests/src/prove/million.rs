@@ -12,6 +12,7 @@ use aya::programs::{
 use aya::sys::{Stats, enable_stats};
 use aya_obj::programs::XdpAttachType;
 use clap::Args;
+use roost_programs::IP;
 use router_ebpf::schema::Map;
 
 use super::report::Report;
@@ -19,9 +20,9 @@ use super::usage::{cpu_time, resident, soft_interrupts};
 use super::{counter, listed, step};
 use crate::bench::kernel::{EGRESS, INGRESS};
 use crate::bench::median;
-use crate::bench::packets::{Family as PacketFamily, numbered_client};
+use crate::bench::packets::{Family as PacketFamily, MAC, numbered_client};
 use crate::bench::talk::{Conn, Programs};
-use crate::lab::{Config, Family, Lab, Roost, VIP_PORT};
+use crate::lab::{Config, Family, Lab, Roost, UPLINK, VIP_PORT, run_in};
 
 /// Flows of one chat.
 const TABS: u32 = 4;
@@ -51,6 +52,9 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     // A fifth more: most flows of a table that is nearly full are nobody's usual state.
     let room = |of: u32| of + of / 5;
     let top = format!("[limits]\nflows = {}\nchats = {}\n", room(flows), room(flows / TABS));
+    // What the packets of a test run are for: frames for other machines are not taken.
+    let to = MAC.map(|byte| format!("{byte:02x}")).join(":");
+    run_in(&lab.node, IP, &["link", "set", "dev", UPLINK, "address", &to])?;
     let roost = Roost::start(&lab, &Config { top, ..Config::new(&lab) }.to_string())?;
     let mut report = Report::new("million");
 
