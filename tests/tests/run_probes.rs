@@ -150,6 +150,7 @@ fn what_another_connection_has_sent_is_not_here() {
         conn.open(machine);
         let piece = conn.up(PSH | ACK, 0, 0, b"GET /");
         machine.run(Hook::Ingress, &piece.bytes()).counts(&[Counter::HeadKept]);
+        machine.run(Hook::Ingress, &piece.bytes()).counts(&[Counter::HeadAcknowledged]);
         let mut next = Conn { isn: 0x7777_0000, ..conn.clone() };
         next.open(machine);
         let probe = next.up(ACK, 4, 0, b"");

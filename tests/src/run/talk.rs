@@ -384,7 +384,9 @@ impl Conn {
 
     /// Our acknowledgement of the client's first bytes, in answer to this segment.
     pub fn acknowledged(&self, seg: &Seg, bytes: u32) -> Seg {
-        let window = if self.offer.remembered().scale.is_some() { 5840 >> 7 } else { 5840 };
+        // A usual segment more than is kept.
+        let left = 16384 + 1460 - bytes as u16;
+        let window = if self.offer.remembered().scale.is_some() { left >> 7 } else { left };
         let turned = |(value, echo)| options(&[Noop, Noop, Timestamp(echo, value)]);
         Seg {
             macs: swapped(seg.macs),
