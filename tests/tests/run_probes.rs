@@ -115,6 +115,7 @@ fn a_client_that_waits_within_its_head_hears_what_is_here() {
                 let piece = conn.up(PSH | ACK, sent, 0, &head[sent as usize..][..len as usize]);
                 sent += len;
                 machine.run(Hook::Ingress, &piece.bytes()).counts(&[Counter::HeadKept]);
+                machine.run(Hook::Ingress, &piece.bytes()).counts(&[Counter::HeadAcknowledged]);
                 // Its client sends the last byte again, or none.
                 let probe = conn.up(ACK, sent - 1, 0, b"");
                 answered(machine, &conn, &probe, sent);
@@ -170,7 +171,9 @@ fn a_client_that_waits_for_its_replica_hears_that_its_connection_lives() {
         }
         let waiting = Conn { replica: u32::MAX, ..conn.clone() };
         let len = get("tea").len() as u32;
-        answered(machine, &conn, &waiting.up(ACK, len - 1, 0, b""), len);
+        // A client sends again what was not acknowledged, and does not probe.
+        let early = waiting.up(ACK, len - 1, 0, b"");
+        machine.run(Hook::Ingress, &early.bytes()).counts(&[Counter::DropEarly]);
         conn.accept(machine);
         // From then on the replica answers.
         let probe = conn.up(ACK, len - 1, 0, b"");
