@@ -13,9 +13,9 @@ use crate::{
 
 /// For how long what is written is believed without a daemon that writes it again: interfaces may change when none
 /// is there to see it.
-const BELIEVED: Duration = Duration::from_secs(60);
+const BELIEVED: Duration = Duration::from_secs(10);
 /// How often it is written again.
-const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Keeps `MACS` as the interfaces are.
 pub(crate) struct Macs {
@@ -50,7 +50,7 @@ impl Macs {
         match &written {
             Ok(()) if !self.is_well => info!("the MAC addresses of the interfaces are known again"),
             Err(e) if self.is_well => warn!(
-                "the MAC addresses of the interfaces are not known; after a minute frames for others \
+                "the MAC addresses of the interfaces are not known; after 10 s frames for others \
                  are taken, too: {e:#}"
             ),
             _ => {}
@@ -98,7 +98,7 @@ mod tests {
         }
         Macs::new().follow(&mut tables, Duration::from_secs(1));
         let found = read::sorted(&tables.macs).unwrap();
-        assert_eq!(found[&Mac::ALL_KNOWN], 61_000_000_000);
+        assert_eq!(found[&Mac::ALL_KNOWN], 11_000_000_000);
         assert!(found.contains_key(&Mac::new([0; 6])), "the loopback interface's");
     }
 }

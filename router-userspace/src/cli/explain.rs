@@ -149,7 +149,7 @@ impl Explained {
                     "unreadable" => "the first bytes are of no protocol that is read for it",
                     "absent" => "the first bytes have none",
                     "empty" => "it is empty",
-                    _ => "it is not within the first 4 segments and 4096 bytes",
+                    _ => "it is not within the first 16,384 bytes, or has more than 4096",
                 };
                 format!("none from {sources}: {why}")
             }

@@ -1,6 +1,9 @@
 //! What has to hold for every head.
 
-use std::{net::IpAddr, ops::Range};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::Range,
+};
 
 use router_ebpf::{
     key::{Kind, Reason},
@@ -59,6 +62,8 @@ pub fn proxied(head: &[u8]) {
         let found = searcher.whole(&service, head, all);
         match &expected {
             proxy::Expected::Header(end, named) => {
+                // The unspecified address names nobody.
+                let named = named.filter(|client| *client != Ipv6Addr::UNSPECIFIED);
                 plain.comes(named.unwrap_or(sender), false);
                 let rest = &head[*end..];
                 let kind = searcher.kind_of_searched(&service);
