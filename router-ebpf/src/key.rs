@@ -62,7 +62,7 @@ pub fn search(
     }
 }
 
-/// Goes on where the search was when more bytes were needed, unless the key sources are others now.
+/// Goes on where the search was when more bytes were needed, unless another slot table was published.
 #[inline(always)]
 fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
     let Scratch { stash, scan, key, from_proxy, .. } = scratch;

@@ -103,7 +103,7 @@ pub struct Stash {
     pub replica: u32,
     /// Where the search for the key goes on: how many bytes of the key are known.
     pub key_len: u32,
-    /// Whose key sources it tries: [`Service::generation`](super::Service::generation).
+    /// Of which slot table the service was when it began: [`Service::generation`](super::Service::generation).
     pub generation: u32,
     /// The client's last window field.
     pub window: u16,
