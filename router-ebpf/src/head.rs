@@ -5,7 +5,7 @@ use crate::{
     maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, Stash, Tuple, watch_time},
     scratch::Scratch,
     shared::Shared,
-    shares::{self, Table, give, over, take},
+    shares::{Table, give, take},
     stash::{Held, Room},
     tables::{FlowTables, Step},
     verifier::reread,
@@ -167,31 +167,20 @@ fn charge(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     if more == 0 {
         return true;
     }
-    let taken = if stash.taken == 0 {
-        take(tables, Table::Heads, *service, &vip_side.client, more, trusted)
+    if stash.taken == 0 {
+        holder.set(tables, *service, &vip_side.client, &vip_side.client);
     } else {
         // As before: whose it is may be counted otherwise by now, and is given back all at once.
         holder.client = vip_side.client;
         (holder.service, holder.source) = (stash.service, stash.source);
-        match over(tables, Table::Heads, holder, trusted) {
-            Some(why) => Err(why),
-            None => {
-                shares::count(tables, Table::Heads, stash.service, stash.source, more);
-                Ok(stash.source)
-            }
-        }
-    };
-    match taken {
-        Ok(source) => {
-            stash.source = source;
-            stash.taken = entries as u16;
-            true
-        }
-        Err(why) => {
-            tables.count(why);
-            false
-        }
     }
+    if let Some(why) = take(tables, Table::Heads, holder, more, trusted) {
+        tables.count(why);
+        return false;
+    }
+    stash.source = holder.source;
+    stash.taken = entries as u16;
+    true
 }
 
 /// Lets go of a head that could not be written. One that was there before stays as it was.

@@ -7,8 +7,8 @@
 //! improved data stream summary: the count-min sketch", 2005): no more is ever kept of sources, however many
 //! there are. A source holds no more than what the smaller of its two counts says.
 //!
-//! Two calls charge an entry of a table to who makes it. [`take`] says why not, or the number of the source. That
-//! number is kept with the entry, and whoever removes the entry gives it to [`give`], once: prefix lengths and key may
+//! Two calls charge an entry of a table to who makes it. [`take`] says why not. The number of the source
+//! is kept with the entry, and whoever removes the entry gives it to [`give`], once: prefix lengths and key may
 //! have changed by then. So what is charged must be in no LRU map, which forgets in silence. Both take how many
 //! entries: a head that has grown by a chunk takes one more of [`Table::Heads`] with the address of its client (or
 //! the one that a proxy has named), and gives back all that it has when it is delivered, refused, or its time is
@@ -172,24 +172,21 @@ const fn first_bits(ones: u32) -> u64 {
     if ones >= 64 { u64::MAX } else { !(u64::MAX >> ones) }
 }
 
-/// Takes so many entries of a table for a client, before they are there. The number of its source, or the counter
-/// that says why it gets no more. What was taken is given back by [`give`].
+/// Takes so many entries of a table, before they are there, or says by the counter why there are no more. What was taken
+/// is given back by [`give`].
 #[inline(always)]
 pub fn take(
     tables: &impl FlowTables,
     of: Table,
-    service: u32,
-    client: &Addr,
+    holder: &Holder,
     entries: u32,
     key: &mut TrustedKey,
-) -> Result<u32, Counter> {
-    let mut holder = Holder::default();
-    holder.set(tables, service, client, client);
-    if let Some(why) = over(tables, of, &holder, key) {
-        return Err(why);
+) -> Option<Counter> {
+    let why = over(tables, of, holder, key);
+    if why.is_none() {
+        count(tables, of, holder.service, holder.source, entries);
     }
-    count(tables, of, service, holder.source, entries);
-    Ok(holder.source)
+    why
 }
 
 /// Gives back so many entries of a table that [`take`] has taken for this source.

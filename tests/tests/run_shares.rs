@@ -14,8 +14,8 @@ use router_ebpf::{
         ALL_SHARES, Chat, Flow, REPLICA_GONE, SERVICE_SHARES, SLOT_COUNT, Service, Share, Sharing,
         TrustedKey, rows,
     },
-    shares::{ITSELF, Table, count_flow, give, is_over, number, prefix, take},
-    tables::FlowTables as _,
+    shares::{Holder, ITSELF, Table, count_flow, give, is_over, number, prefix, take},
+    tables::FlowTables,
     verdict::Counter,
 };
 
@@ -248,17 +248,30 @@ fn for_what_was_counted_off_twice_nobody_is_refused() {
     });
 }
 
+/// Takes entries of heads for a client, and gives the number of its source.
+fn taken_of(
+    tables: &impl FlowTables,
+    service: u32,
+    host: u16,
+    entries: u32,
+) -> Result<u32, Counter> {
+    let address = mapped(client(Family::V4, host, 1).ip());
+    let mut holder = Holder::default();
+    holder.set(tables, service, &address, &address);
+    let mut key = TrustedKey { prefix_len: 0, addr: [0; 16] };
+    match take(tables, Table::Heads, &holder, entries, &mut key) {
+        Some(why) => Err(why),
+        None => Ok(holder.source),
+    }
+}
+
 #[test]
 fn heads_are_taken_and_given_back_by_entries() {
     let sharing = Sharing { heads: 1000, services: 1, ipv4_prefix: 32, ..Sharing::default() };
     let world = trusting(World { sharing, ..World::default() }, &[3]);
     let mut host = Host::new(&world);
     let tables = host.parts().0;
-    let taken = |host: u16, entries| {
-        let address = mapped(client(Family::V4, host, 1).ip());
-        let mut key = TrustedKey { prefix_len: 0, addr: [0; 16] };
-        take(tables, Table::Heads, 7, &address, entries, &mut key)
-    };
+    let taken = |host, entries| taken_of(tables, 7, host, entries);
     let held = |index| tables.share(index).unwrap().heads();
     // A hundred heads of one stranger, each of seven chunks. Half a table is his, and what he began there.
     let mut heads = Vec::new();
@@ -288,12 +301,9 @@ fn heads_are_taken_and_given_back_by_entries() {
     let sharing = Sharing { services: 2, ..sharing };
     let mut host = Host::new(&trusting(World { sharing, ..World::default() }, &[3]));
     let tables = host.parts().0;
-    let address = mapped(client(Family::V4, 3, 1).ip());
-    let mut key = TrustedKey { prefix_len: 0, addr: [0; 16] };
-    assert!(take(tables, Table::Heads, 7, &address, 800, &mut key).is_ok());
-    let over = take(tables, Table::Heads, 7, &address, 1, &mut key);
-    assert_eq!(over, Err(Counter::OverServiceHeads));
-    assert!(take(tables, Table::Heads, 8, &address, 1, &mut key).is_ok());
+    assert!(taken_of(tables, 7, 3, 800).is_ok());
+    assert_eq!(taken_of(tables, 7, 3, 1), Err(Counter::OverServiceHeads));
+    assert!(taken_of(tables, 8, 3, 1).is_ok());
 }
 
 #[test]
