@@ -6,12 +6,14 @@ use crate::{
     hand::{self, When},
     head::{Found, claim, forget, release},
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART, PENDING_ACKNOWLEDGED,
-        PENDING_REFUSED, Pending, STATE_COUNTED, Stash, watch_time,
+        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART,
+        PENDING_ACKNOWLEDGED, PENDING_REFUSED, Pending, STATE_COUNTED, STATE_EXCHANGE, Stash,
+        watch_time,
     },
     options::Offer,
     packet::Packet,
     reply::{ANNOUNCED_SCALE, replace, reset_client, reset_replica},
+    request::Exchange,
     rewrite::swap_macs,
     scratch::{Delivery, Scratch},
     shared::Shared,
@@ -123,6 +125,14 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     back.acked = segment.ack;
     back.sent = segment.seq.wrapping_add(1);
     back.state = 0;
+    if pending.flags & FLOW_EXCHANGE != 0 {
+        let first = pending.server_isn.wrapping_add(1);
+        let exchange = Exchange::first(pending.boundary, first);
+        back.state = STATE_EXCHANGE;
+        back.exchange = exchange.word();
+        back.boundary = exchange.boundary;
+        back.answer = exchange.answer;
+    }
 
     let client = &scratch.replica_side.client;
     scratch.holder.set(tables, pending.service, client, &pending.charged);
@@ -132,7 +142,7 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.cookie = pending.cookie;
     flow.replica_addr = scratch.replica_side.server;
     flow.replica_port = scratch.replica_side.server_port;
-    flow.flags = pending.flags & (FLOW_CHAT | FLOW_REQUESTS);
+    flow.flags = pending.flags & (FLOW_CHAT | FLOW_REQUESTS | FLOW_EXCHANGE);
     // Only a client that scales towards a replica that does not.
     let one_sided = scales && !answer.has(OFFER_SCALE);
     flow.window_shift = if one_sided { pending.client_scale as u8 } else { 0 };

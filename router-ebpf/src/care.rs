@@ -6,14 +6,15 @@ use crate::{
     flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_near},
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
-        FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXPIRED, STATE_SYN_SEEN,
-        STATE_UPGRADED,
+        FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED,
+        STATE_LEAVING, STATE_SYN_SEEN, STATE_UPGRADED,
     },
     packet::Packet,
     reply::{self, reset_replica},
+    reuse::{self, Asked, is_looked_at},
     scratch::Scratch,
     segment::Segment,
-    stage::Next,
+    stage::{Next, Stage},
     tables::FlowTables,
     verdict::Counter,
     watch::watch,
@@ -30,6 +31,8 @@ pub fn care<P: Packet>(
     match look(packet, tables, scratch) {
         Looked::Translate => translate(packet, tables, scratch).map(Next::Verdict),
         Looked::Reset(why) => reply::reset(packet, tables, scratch, why).map(Next::Verdict),
+        Looked::Early => Some(Next::Verdict(Counter::DropRequestEarly)),
+        Looked::Request => Some(Next::Stage(Stage::Reuse)),
         Looked::Anew => Some(without_flow(tables, scratch)),
     }
 }
@@ -53,6 +56,10 @@ enum Looked {
     Translate,
     /// Its sender is told that the flow is no more.
     Reset(Counter),
+    /// It has to come again.
+    Early,
+    /// A request begins in it.
+    Request,
     /// It belongs to another connection than the one before on its tuple.
     Anew,
 }
@@ -71,14 +78,22 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     let Some(shared) = tables.flow(&scratch.vip_side).filter(|_| state & STATE_ENDED == 0) else {
         return Looked::Translate;
     };
-    if is_gone(tables, scratch.flow.replica) {
+    let leaves = state & STATE_LEAVING != 0;
+    if leaves || is_gone(tables, scratch.flow.replica) {
         if end(tables, &scratch.vip_side, shared, Ending::Expired, &mut scratch.last) {
-            tables.count(Counter::EndedGone);
+            tables.count(if leaves { Counter::EndedReuse } else { Counter::EndedGone });
         }
-        return Looked::Reset(Counter::ResetGone);
+        return Looked::Reset(if leaves { Counter::ResetExpired } else { Counter::ResetGone });
+    }
+    if is_looked_at(flags, state) && scratch.segment.payload_len() > 0 {
+        match reuse::ask(tables, scratch, shared) {
+            Asked::Deliver => {}
+            Asked::Early => return Looked::Early,
+            Asked::Request => return Looked::Request,
+        }
     }
     hear(tables, &scratch.segment, shared);
-    if flags & FLOW_REQUESTS != 0 && state & STATE_UPGRADED == 0 {
+    if !is_looked_at(flags, state) && flags & FLOW_REQUESTS != 0 && state & STATE_UPGRADED == 0 {
         watch(packet, tables, scratch, shared);
     }
     let Scratch { vip_side, segment, last, .. } = scratch;
@@ -146,7 +161,7 @@ pub fn care_back<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<Counter> {
-    match look_back(tables, scratch) {
+    match look_back(packet, tables, scratch) {
         LookedBack::Translate => {
             let Scratch { back, .. } = *scratch;
             egress::translate(packet, scratch, &back)
@@ -172,7 +187,11 @@ enum LookedBack {
 
 /// Looks at a segment of a replica's.
 #[inline(never)]
-fn look_back(tables: &impl FlowTables, scratch: &mut Scratch) -> LookedBack {
+fn look_back<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> LookedBack {
     let Some(shared) = tables.flow_back(&scratch.replica_side) else {
         return look_back_late(tables, scratch);
     };
@@ -189,6 +208,9 @@ fn look_back(tables: &impl FlowTables, scratch: &mut Scratch) -> LookedBack {
     if let Some(flow) = tables.flow(&scratch.vip_side) {
         let Scratch { vip_side, segment, last, .. } = scratch;
         closing(tables, vip_side, flow, segment, End::Replica, last);
+        if shared.state() & STATE_EXCHANGE != 0 {
+            reuse::answer(packet, tables, scratch, flow, shared);
+        }
     }
     LookedBack::Translate
 }

@@ -2,10 +2,12 @@
 //! answer will need is remembered.
 
 use crate::{
+    first,
     head::keep,
     key::{self, Kind},
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, FlowBack, PENDING_ACKNOWLEDGED, POLICY_HOME, STATE_ENDED, Service,
+        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, FlowBack, PENDING_ACKNOWLEDGED, POLICY_HOME,
+        STATE_ENDED, Service,
     },
     packet::Packet,
     reply,
@@ -51,7 +53,11 @@ pub fn connect<P: Packet>(
         let may_upgrade = service.policy == POLICY_HOME
             && key::reads_http(service)
             && key::kind(tables, service, scratch) == Kind::Request;
-        remember(tables, scratch, may_upgrade)?;
+        scratch.pending.flags = if may_upgrade { FLOW_REQUESTS } else { 0 };
+        if first::first(tables, scratch, service) {
+            scratch.pending.flags |= FLOW_EXCHANGE;
+        }
+        remember(tables, scratch)?;
     } else {
         // The one that its first data will have: the replica would not take an older one.
         scratch.offer.ts_val = scratch.pending.ts_val;
@@ -117,9 +123,9 @@ fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> 
     live
 }
 
-/// Writes `PENDING` and `STASH`.
+/// Writes `PENDING` and `STASH`. What is to be watched is in `scratch.pending` by then.
 #[inline(always)]
-fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) -> Option<()> {
+fn remember(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
     let stash = scratch.stash.get_mut();
     stash.bound = 1;
     stash.replica = scratch.route.replica;
@@ -129,8 +135,7 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch, may_upgrade: bool) 
     pending.at = tables.now();
     pending.vip = scratch.vip_side.server;
     pending.vip_port = scratch.vip_side.server_port;
-    pending.flags = if scratch.route.chat != 0 { FLOW_CHAT } else { 0 }
-        | if may_upgrade { FLOW_REQUESTS } else { 0 }
+    pending.flags |= if scratch.route.chat != 0 { FLOW_CHAT } else { 0 }
         | if stash.acked != 0 { PENDING_ACKNOWLEDGED } else { 0 };
     pending.offers = scratch.offer.offers;
     pending.service = scratch.service;

@@ -238,7 +238,7 @@ fn tell(
 impl Last {
     /// Writes the key of a flow's other side.
     #[inline(always)]
-    fn write_replica_side(&mut self, vip_side: &Tuple, flow: &Flow) {
+    pub fn write_replica_side(&mut self, vip_side: &Tuple, flow: &Flow) {
         let tuple = &mut self.replica_side;
         tuple.client = vip_side.client;
         tuple.client_port = vip_side.client_port;

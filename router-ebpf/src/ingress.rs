@@ -5,8 +5,9 @@ use crate::{
     flow::{Ending, end},
     icmp, integrity,
     maps::{
-        Addr, FLOW_REQUESTS, Flow, Mac, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED,
-        STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_UPGRADED, Service, SourceKey, VipKey,
+        Addr, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, Mac, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED,
+        STATE_LEAVING, STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_UPGRADED, Service, SourceKey,
+        VipKey,
     },
     packet::Packet,
     reply,
@@ -321,10 +322,12 @@ fn syn<P: Packet>(
 /// Whether a segment of a flow is more than to be translated. The gone replica's are ended.
 #[inline(always)]
 pub fn needs_care(tables: &impl FlowTables, segment: &Segment, shared: Shared<Flow>) -> bool {
-    const STATES: u32 = STATE_ENDED | STATE_SYN_SEEN | STATE_CLIENT_FIN | STATE_REPLICA_FIN;
+    const STATES: u32 =
+        STATE_ENDED | STATE_SYN_SEEN | STATE_CLIENT_FIN | STATE_REPLICA_FIN | STATE_LEAVING;
     let flow = shared.get();
     let state = shared.state();
-    let is_watched = flow.flags & FLOW_REQUESTS != 0 && state & STATE_UPGRADED == 0;
+    let is_watched =
+        flow.flags & (FLOW_REQUESTS | FLOW_EXCHANGE) != 0 && state & STATE_UPGRADED == 0;
     state & STATES != 0
         || is_watched && segment.payload_len() > 0
         || segment.has_any(flags::FIN | flags::RST)

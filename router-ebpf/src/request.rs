@@ -15,9 +15,11 @@ mod tests;
 
 pub use self::{
     answer::{ANSWER_LEN, Answer},
-    exchange::{Decision, Exchange, Heard, REACH, Stage},
+    exchange::{Decision, Exchange, Heard, REACH, Standing},
     head::{Head, MAX_HEAD, MAX_LENGTH, Read},
 };
+
+use crate::verdict::Counter;
 
 macro_rules! doubts {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal,)+) => {
@@ -87,4 +89,32 @@ doubts! {
     OddAnswer = 20,
     /// A request before the answer to the one before, or before its client had all that was sent.
     Pipelined = 21,
+    /// A head that is not in one segment.
+    SplitHead = 22,
+}
+
+impl Doubt {
+    /// What counts it.
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::BlankLine
+            | Self::Method
+            | Self::Target
+            | Self::Version
+            | Self::LineEnd
+            | Self::Fold
+            | Self::Name
+            | Self::Control => Counter::DoubtHead,
+            Self::Tunnel => Counter::DoubtTunnel,
+            Self::Length | Self::SecondLength | Self::LongBody => Counter::DoubtLength,
+            Self::TransferEncoding => Counter::DoubtTransferEncoding,
+            Self::Expect => Counter::DoubtExpect,
+            Self::Authorization => Counter::DoubtAuthorization,
+            Self::LongHead => Counter::DoubtLongHead,
+            Self::Interim => Counter::DoubtInterim,
+            Self::SplitAnswer | Self::MisplacedAnswer | Self::OddAnswer => Counter::DoubtAnswer,
+            Self::Pipelined => Counter::DoubtPipelined,
+            Self::SplitHead => Counter::DoubtSplitHead,
+        }
+    }
 }

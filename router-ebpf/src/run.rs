@@ -6,6 +6,7 @@ use crate::{
     egress::{answer, egress},
     ingress::{ingress, open},
     packet::Packet,
+    reuse::reuse,
     scratch::Scratch,
     shortcut::{self, Short},
     stage::{Next, Stage},
@@ -26,6 +27,7 @@ impl Stage {
         let next = match self {
             Self::Ingress => ingress(packet, tables, scratch),
             Self::Care => care(packet, tables, scratch),
+            Self::Reuse => reuse(packet, tables, scratch),
             Self::Open => open(packet, tables, scratch),
             Self::Bind => {
                 scratch.refused = 0;

@@ -78,15 +78,15 @@ macro_rules! schema {
                 size(limits) = limits.flows,
                 "client, VIP" => "replica, cookie, state, deltas";
             /// The same, as the replica sees them.
-            FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 1,
+            FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 2,
                 size(limits) = limits.flows,
-                "client, replica" => "VIP, window scales, deltas";
+                "client, replica" => "VIP, window scales, deltas, where requests stand";
             /// Connections that are over, for their late segments, as the client sees them.
             Ended ended ENDED: LruHashMap<Tuple, Flow>, version 1,
                 size(limits) = limits.ended,
                 "client, VIP" => "as in FLOWS";
             /// The same, as the replica sees them.
-            EndedBack ended_back ENDED_BACK: LruHashMap<Tuple, FlowBack>, version 1,
+            EndedBack ended_back ENDED_BACK: LruHashMap<Tuple, FlowBack>, version 2,
                 size(limits) = limits.ended,
                 "client, replica" => "as in FLOWS_BACK";
             /// The flows, for the clock hand: the first one is looked at next. Twice as many as there are flows,

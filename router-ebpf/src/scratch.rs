@@ -10,6 +10,7 @@ use crate::{
         TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     options::{Cursor, Offer},
+    request::Head,
     segment::Segment,
     shares::Holder,
     stage::Next,
@@ -135,6 +136,10 @@ pub struct Scratch {
     pub added: u32,
     /// What of the head is delivered.
     pub delivery: Delivery,
+    /// At which byte of the segment in hand a request begins.
+    pub asked: u32,
+    /// The head that is being read.
+    pub head: Head,
     /// State of the search for a key.
     pub scan: Scan,
     /// The key, or a payload to be summed up.

@@ -10,6 +10,7 @@ use crate::{
         CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STASH_CLAIMED, STATE_SYN_SEEN,
         STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Share, Stash, TICK_SHIFT,
     },
+    request::Exchange,
 };
 
 /// A value in a map that several CPUs change at the same time.
@@ -208,6 +209,40 @@ impl Shared<FlowBack> {
     #[inline(always)]
     pub fn acked(&self) -> u32 {
         word!(self, acked)
+    }
+
+    /// Clears bits.
+    #[inline(always)]
+    pub fn clear_state(&self, bits: u32) {
+        let attempt = || {
+            let state = self.state();
+            // SAFETY: see `Shared`; all writers of the field are atomic.
+            unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state & !bits) }
+                .then_some(())
+        };
+        try_some!(attempt());
+    }
+
+    /// Where its requests stand.
+    #[inline(always)]
+    pub fn exchange(&self, closing: bool) -> Exchange {
+        // Atomic, so that what is read after it is no older.
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        let word = unsafe { fetch_or_u64(&raw mut (*self.0.as_ptr()).exchange, 0) };
+        Exchange::of(word, word!(self, boundary), word!(self, answer), self.acked(), closing)
+    }
+
+    /// Changes that from `old` to `new`, unless another CPU has changed it.
+    #[inline(always)]
+    pub fn swap_exchange(&self, old: &Exchange, new: &Exchange) -> bool {
+        if old.number != new.number {
+            // Before the word says that they count; until then only who waits for an answer reads `answer`, and
+            // whoever sees the new `boundary` has the same segment, come again.
+            word!(self, boundary = new.boundary);
+            word!(self, answer = new.answer);
+        }
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { swap_u64(&raw mut (*self.0.as_ptr()).exchange, old.word(), new.word()) }
     }
 }
 

@@ -11,6 +11,8 @@ pub enum Stage {
     Ingress,
     /// A segment of a flow that begins anew, closes, has ended or is watched.
     Care,
+    /// A segment of a flow in which a request begins.
+    Reuse,
     /// A segment to a VIP without a flow: handshakes, and what is refused.
     Open,
     /// A data segment of such a connection.
@@ -25,9 +27,10 @@ pub enum Stage {
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Ingress,
         Self::Care,
+        Self::Reuse,
         Self::Open,
         Self::Bind,
         Self::Egress,
@@ -40,6 +43,7 @@ impl Stage {
         match self {
             Self::Ingress => "roost_ingress",
             Self::Care => "roost_care",
+            Self::Reuse => "roost_reuse",
             Self::Open => "roost_open",
             Self::Bind => "roost_bind",
             Self::Egress => "roost_egress",
@@ -51,7 +55,7 @@ impl Stage {
     /// The program of its hook that is attached; the others go on after it.
     pub const fn attached(self) -> Self {
         match self {
-            Self::Ingress | Self::Care | Self::Open | Self::Bind => Self::Ingress,
+            Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => Self::Ingress,
             Self::Egress | Self::CareBack | Self::Answer => Self::Egress,
         }
     }
@@ -64,7 +68,7 @@ impl Stage {
     /// The name of the array where the programs of its hook find those that go on, each at its number.
     pub const fn array(self) -> &'static str {
         match self {
-            Self::Ingress | Self::Care | Self::Open | Self::Bind => "INGRESS_STAGES",
+            Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => "INGRESS_STAGES",
             Self::Egress | Self::CareBack | Self::Answer => "EGRESS_STAGES",
         }
     }
@@ -72,7 +76,9 @@ impl Stage {
     /// The verdict on a packet that cannot go on.
     pub const fn fault(self) -> Counter {
         match self {
-            Self::Ingress | Self::Care | Self::Open | Self::Bind => Counter::DropFault,
+            Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => {
+                Counter::DropFault
+            }
             Self::Egress | Self::CareBack | Self::Answer => Counter::EgressDropFault,
         }
     }

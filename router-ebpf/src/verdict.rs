@@ -109,6 +109,8 @@ counters! {
     DropBusy = "drop_busy", DROP;
     /// First data segments dropped because there is no memory for what has to be known of them: they come again.
     DropNoMemory = "drop_no_memory", DROP;
+    /// Segments with a request that came before their connection was ready for it: they come again.
+    DropRequestEarly = "drop_request_early", DROP;
 
     /// Packets on their way out that are no business of ours, passed untouched.
     EgressPassed = "egress_passed", PASS;
@@ -164,6 +166,30 @@ counters! {
     MissingTooLong = "missing_too_long", None;
     /// Upgrades on a connection that an earlier request has bound, for a chat that lives elsewhere.
     AffinityViolation = "affinity_violation", None;
+    /// Later requests on a connection, for its own chat or without a key, that went where the connection is.
+    StayedRequest = "stayed_request", None;
+    /// Connections whose later requests are not looked at because of a head that is not strictly HTTP/1.
+    DoubtHead = "doubt_head", None;
+    /// The same because of a `Content-Length` that is repeated, listed, signed, or more than 2^31 - 1.
+    DoubtLength = "doubt_length", None;
+    /// The same because of a `Transfer-Encoding`.
+    DoubtTransferEncoding = "doubt_transfer_encoding", None;
+    /// The same because of an `Expect`.
+    DoubtExpect = "doubt_expect", None;
+    /// The same because the connection is authenticated by NTLM or Negotiate.
+    DoubtAuthorization = "doubt_authorization", None;
+    /// The same because of a `CONNECT`, or HTTP/2.
+    DoubtTunnel = "doubt_tunnel", None;
+    /// The same because of a head of more than 16,384 bytes.
+    DoubtLongHead = "doubt_long_head", None;
+    /// The same because a later head, or a first one whose key was known before its end, was not in one segment.
+    DoubtSplitHead = "doubt_split_head", None;
+    /// The same because of an answer with a status of 1xx that is not 101.
+    DoubtInterim = "doubt_interim", None;
+    /// The same because an answer did not begin, in one segment, as one of HTTP/1 where it should.
+    DoubtAnswer = "doubt_answer", None;
+    /// The same because a request came before the end of the answer to the one before.
+    DoubtPipelined = "doubt_pipelined", None;
     /// Connections accepted without an entry in CHATS because it is full.
     ChatsFull = "chats_full", None;
     /// Connections accepted without an entry in CHATS because there is no memory for it, though it is not full.
@@ -190,6 +216,8 @@ counters! {
     EndedHalfClosed = "ended_half_closed", None;
     /// Flows ended because both ends had closed and the last acknowledgement did not come.
     EndedClosing = "ended_closing", None;
+    /// Flows ended because a request for another chat came on them, or one without a key that the service rejects.
+    EndedReuse = "ended_reuse", None;
     /// Flows ended because their replica or service is gone.
     EndedGone = "ended_gone", None;
     /// Ends of flows whose remains could not be kept: their late segments are answered as those that nobody knows.

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use roost_chat::client::{Tab, Upgrade};
 use roost_chat::tls::ClientTls;
 use roost_programs::CURL;
-use roost_tests::lab::{Authority, Family, HTTPS_PORT, Nginx, Site, Upstream, run_in, until_homes};
+use roost_tests::lab::{
+    Authority, Config, Family, HTTPS_PORT, Lab, Nginx, Site, Upstream, run_in, until_homes,
+};
 use roost_tests::peers;
 use serde_json::Value;
 
@@ -62,11 +64,7 @@ fn the_page_and_requests_over_one_connection_go_to_the_chat() -> Result<()> {
 fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
     let site = Site::home("curl")?;
     let vip = site.vip(Family::V4);
-    let url = format!("http://{vip}/whoami?chat=bound-[1-9]");
-    let form = "%{num_connects} %header{roost-replica}\\n";
-    let words = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", form];
-    let bound = run_in(&site.lab.client, CURL, &[&words[..], &[&url]].concat())?;
-    let bound: Vec<_> = bound.lines().filter_map(|line| line.split_once(' ')).collect();
+    let bound = nine_chats(&site)?;
     ensure!(bound.len() == 9 && bound[0].0 == "1", "{bound:?}");
     ensure!(bound[1..].iter().all(|(connects, _)| *connects == "0"), "{bound:?}");
     // Nine chats: all that the first connection has asked for went to the home of the first chat.
@@ -75,8 +73,8 @@ fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
     // With a connection for each, every chat is at its home, and they are not all at one.
     until_homes(2, |n| {
         let url = format!("http://{vip}/whoami?chat=bound-{n}");
-        let own = run_in(&site.lab.client, CURL, &[&words[..], &[&url]].concat())?;
-        Ok(own.trim().to_owned())
+        let words = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", "%header{roost-replica}"];
+        run_in(&site.lab.client, CURL, &[&words[..], &[&url]].concat())
     })
 }
 
@@ -124,16 +122,91 @@ fn an_upgrade_for_a_chat_elsewhere_on_a_kept_connection_is_counted() -> Result<(
     Ok(())
 }
 
+/// What curl finds at nine chats, one request after the other: connections that it made, and who has answered.
+fn nine_chats(site: &Site) -> Result<Vec<(String, String)>> {
+    let url = format!("http://{}/whoami?chat=bound-[1-9]", site.vip(Family::V4));
+    let form = "%{num_connects} %header{roost-replica}\\n";
+    let words = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", form, &url];
+    let said = run_in(&site.lab.client, CURL, &words)?;
+    let pairs = said.lines().filter_map(|line| line.split_once(' '));
+    Ok(pairs.map(|(connects, replica)| (connects.to_owned(), replica.to_owned())).collect())
+}
+
+/// A site that resets connections on which a request for another chat comes.
+fn that_resets(name: &str) -> Result<Site> {
+    Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"reset\""))
+}
+
+#[test]
+fn curl_asks_again_on_a_connection_of_its_own() -> Result<()> {
+    let site = that_resets("curl-reset")?;
+    let found = nine_chats(&site)?;
+    ensure!(found.len() == 9, "{found:?}");
+    // One ended for each chat but the first; curl tells of none of them.
+    assert_eq!(site.counter("ended_reuse")?, 8, "{found:?}\n{}", site.diagnosis());
+    for (n, (connects, replica)) in (1..).zip(&found) {
+        assert_eq!(connects, "1", "{found:?}");
+        let url = format!("http://{}/whoami?chat=bound-{n}", site.vip(Family::V4));
+        let words = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", "%header{roost-replica}"];
+        let own = run_in(&site.lab.client, CURL, &[&words[..], &[&url]].concat())?;
+        assert_eq!(*replica, own, "bound-{n}: {found:?}");
+    }
+    assert_eq!(site.counter("affinity_violation")?, 0);
+    Ok(())
+}
+
+#[test]
+fn requests_of_one_chat_are_not_reset() -> Result<()> {
+    let site = that_resets("own-reset")?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let chat = format!("own-{family}");
+        let mut tab = clients.tab(site.vip(family), &chat)?;
+        let paths = [
+            format!("GET /?chat={chat}"),
+            format!("POST /say?chat={chat} by POST"),
+            "GET /".to_owned(),
+            format!("UPGRADE /ws?chat={chat}"),
+        ];
+        let answers = requests(&site, family, &paths.each_ref().map(String::as_str))?;
+        for answer in &answers {
+            assert_eq!(answer["replica"], tab.replica(), "{answers:?}");
+        }
+        assert_eq!(answers[3]["status"], 101);
+        assert!(clients.run(tab.hears("by POST", SECONDS))?);
+    }
+    assert_eq!(site.counter("ended_reuse")?, 0);
+    Ok(())
+}
+
 /// The mistake that the counter is there for: a proxy that keeps its connections to the VIP, and
 /// sends by them whatever comes next.
 #[test]
 fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
-    let site = Site::home("nginx-reuse")?;
+    let (own, got, site) = through_nginx(Site::home("nginx-reuse")?)?;
+    assert_eq!(got, own[0], "nginx took another connection");
+    assert_eq!(site.counter("affinity_violation")?, 1);
+    Ok(())
+}
+
+/// It asks again on another connection then, and its clients do not notice.
+#[test]
+fn nginx_that_uses_connections_again_gets_to_each_chat() -> Result<()> {
+    let (own, got, site) = through_nginx(that_resets("nginx-reset")?)?;
+    assert_eq!(got, own[1], "{}", site.diagnosis());
+    assert_eq!(site.counter("ended_reuse")?, 1);
+    assert_eq!(site.counter("affinity_violation")?, 0);
+    Ok(())
+}
+
+/// Through an nginx that keeps its connections: a request for a chat, and a tab for another one. The replicas of the two,
+/// and that of the tab.
+fn through_nginx(site: Site) -> Result<([String; 2], String, Site)> {
     let tabs = two_homes(&site, Family::V4)?;
     let authority = Authority::new(&site.lab)?;
     let certificate = authority.certify("nginx", &["chat.test"])?;
     let vip = site.vip(Family::V4);
-    let _nginx = Nginx::start(&site.lab, &certificate, vip, Upstream::Reused)?;
+    let nginx = Nginx::start(&site.lab, &certificate, vip, Upstream::Reused)?;
     let at = SocketAddr::new(site.lab.client_addr(Family::V4), HTTPS_PORT);
     let ca = authority.file().to_str().context("the authority's path is not UTF-8")?;
     let resolve = format!("chat.test:443:{}", at.ip());
@@ -147,7 +220,8 @@ fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
     let upgrade = Upgrade::chat("chat.test", &tabs[1].hello().chat).tls(Some(tls));
     let stream = site.lab.client.connect(at)?;
     let lost = site.clients()?.run(Tab::upgrade(stream, &upgrade))?;
-    assert_eq!(lost.replica(), tabs[0].replica(), "nginx took another connection");
-    assert_eq!(site.counter("affinity_violation")?, 1);
-    Ok(())
+    let own = [0, 1].map(|n: usize| tabs[n].replica().to_owned());
+    let got = lost.replica().to_owned();
+    drop((tabs, lost, nginx));
+    Ok((own, got, site))
 }

@@ -44,6 +44,11 @@ pub fn roost_care(ctx: XdpContext) -> u32 {
 }
 
 #[xdp]
+pub fn roost_reuse(ctx: XdpContext) -> u32 {
+    at_xdp(&ctx, Stage::Reuse)
+}
+
+#[xdp]
 pub fn roost_open(ctx: XdpContext) -> u32 {
     at_xdp(&ctx, Stage::Open)
 }

@@ -138,3 +138,27 @@ pub const fn digit(byte: u8) -> u8 {
 pub const fn lower(byte: u8) -> u8 {
     if byte.wrapping_sub(b'A') < 26 { byte | 0x20 } else { byte }
 }
+
+/// Bytes of a method that are believed to be one.
+pub const METHOD_LEN: u32 = 32;
+
+/// What may stand in a method (RFC 9110 section 5.6.2).
+#[inline(always)]
+pub const fn is_token(byte: u8) -> bool {
+    // Bits of the bytes that may, from `!` to `~`.
+    const LOW: u64 = {
+        let mut bits = 0;
+        let mut i = 0;
+        let marks = *b"!#$%&'*+-.0123456789";
+        while i < marks.len() {
+            bits |= 1 << marks[i];
+            i += 1;
+        }
+        bits
+    };
+    match byte {
+        ..=63 => LOW >> byte & 1 != 0,
+        b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~' => true,
+        _ => false,
+    }
+}

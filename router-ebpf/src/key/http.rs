@@ -6,7 +6,7 @@
 //! header; lines may end without a carriage return.
 
 use super::{
-    bytes::{Key, digit, lower},
+    bytes::{Key, METHOD_LEN, digit, is_token, lower},
     scan::{self, Reason, Scan},
 };
 use crate::{
@@ -44,9 +44,6 @@ const OTHER_COOKIE: u32 = 17;
 const QUERY: u32 = KeyKind::Query as u32;
 const KIND_PATH: u32 = KeyKind::Path as u32;
 const COOKIE: u32 = KeyKind::Cookie as u32;
-
-/// Bytes of a method that are believed to be one.
-pub const METHOD_LEN: u32 = 32;
 
 /// Looks at the next byte. Returns whether to go on.
 #[inline(always)]
@@ -169,27 +166,6 @@ fn target(source: &KeySource, scan: &mut Scan, byte: u8) -> bool {
         _ => return scan.fail(Reason::Absent),
     };
     true
-}
-
-/// What may stand in a method (RFC 9110 section 5.6.2).
-#[inline(always)]
-pub const fn is_token(byte: u8) -> bool {
-    // Bits of the bytes that may, from `!` to `~`.
-    const LOW: u64 = {
-        let mut bits = 0;
-        let mut i = 0;
-        let marks = *b"!#$%&'*+-.0123456789";
-        while i < marks.len() {
-            bits |= 1 << marks[i];
-            i += 1;
-        }
-        bits
-    };
-    match byte {
-        ..=63 => LOW >> byte & 1 != 0,
-        b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~' => true,
-        _ => false,
-    }
 }
 
 /// At the path's first slash.

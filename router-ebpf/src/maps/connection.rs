@@ -37,7 +37,7 @@ pub struct Pending {
     pub vip: Addr,
     /// The VIP's port.
     pub vip_port: Port,
-    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`.
     pub flags: u8,
     /// `OFFER_*` of the client.
     pub offers: u8,
@@ -63,6 +63,10 @@ pub struct Pending {
     pub source: u32,
     /// Whose share it takes: the client's address, or that which a proxy has named. Zero is the client's.
     pub charged: Addr,
+    /// The sequence number where the next request begins; meaningless without [`FLOW_EXCHANGE`] in `flags`.
+    pub boundary: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.
@@ -70,10 +74,12 @@ pub const FLOW_CHAT: u8 = 1;
 /// In `Pending::flags` and `Flow::flags`: it was bound by an HTTP request that was no upgrade, so a
 /// later one may be, and for a chat that lives elsewhere.
 pub const FLOW_REQUESTS: u8 = 4;
+/// In `Pending::flags` and `Flow::flags`: each of its requests is looked at, as its service's `on_reuse` says.
+pub const FLOW_EXCHANGE: u8 = 8;
 /// In `Pending::flags`: the client was reset, the replica is reset when it answers again.
 pub const PENDING_REFUSED: u8 = 2;
 /// In `Pending::flags`: bytes were acknowledged to the client, who does not send them again.
-pub const PENDING_ACKNOWLEDGED: u8 = 8;
+pub const PENDING_ACKNOWLEDGED: u8 = 16;
 
 /// In `Stash::owner`: a program is at work on the entry and its chunks, and nobody else may read or write them.
 pub const STASH_CLAIMED: u64 = 1;
@@ -180,6 +186,12 @@ pub const STATE_CLIENT_FIN_ACKED: u32 = 64;
 pub const STATE_REPLICA_FIN_ACKED: u32 = 128;
 /// The flow counts for its replica in `LOADS`.
 pub const STATE_COUNTED: u32 = 256;
+/// In `FlowBack::state`: its segments are looked at for the answers to requests.
+pub const STATE_EXCHANGE: u32 = 512;
+/// Where its next request begins is not known and never will be.
+pub const STATE_DOUBT: u32 = 1024;
+/// A request for another chat came: the flow is ended with it.
+pub const STATE_LEAVING: u32 = 2048;
 /// Any of these: the flow has ended.
 pub const STATE_ENDED: u32 = STATE_CLOSED | STATE_EXPIRED;
 /// When the SYN of [`STATE_SYN_SEEN`] came: its tick, modulo 256, in these bits.
@@ -204,7 +216,7 @@ pub struct Flow {
     pub replica_addr: Addr,
     /// The replica's port.
     pub replica_port: Port,
-    /// `FLOW_CHAT`, `FLOW_REQUESTS`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`.
     pub flags: u8,
     /// Left shift of the client's window field for the replica; 0 if both scale.
     pub window_shift: u8,
@@ -256,8 +268,15 @@ pub struct FlowBack {
     pub acked: u32,
     /// What follows the replica's highest segment, in the replica's numbers.
     pub sent: u32,
-    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`.
+    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`, `STATE_EXCHANGE`.
     pub state: u32,
+    /// Which request it is at, what is waited for, and what follows the highest byte that was sent to the client:
+    /// see [`Exchange`](crate::request::Exchange). Meaningless without [`FLOW_EXCHANGE`], as what follows.
+    pub exchange: u64,
+    /// The client's sequence number of the next request's first byte.
+    pub boundary: u32,
+    /// Where the answer begins, in the client's numbers.
+    pub answer: u32,
 }
 
 /// A flow in `FLOW_RING`, which the clock hand looks at in turn: each flow is in it once. One of a connection

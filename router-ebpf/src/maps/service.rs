@@ -32,6 +32,10 @@ pub const MISSING_SPREAD: u8 = 0;
 pub const MISSING_REJECT: u8 = 1;
 /// A connection without a key goes to `Service::missing_replica`.
 pub const MISSING_REPLICA: u8 = 2;
+/// A connection that is used again stays where its first request belonged.
+pub const REUSE_STAY: u8 = 0;
+/// It is ended at both ends before a request for another chat is delivered.
+pub const REUSE_RESET: u8 = 1;
 /// Prefixes of a list of a service in `SOURCE_RANGES` at the most. There is room for as many again, which come
 /// before those of before go.
 pub const SOURCES_OF_SERVICE: u32 = 256;
@@ -79,8 +83,10 @@ pub struct Service {
     pub restricted: u8,
     /// 1: `SOURCE_RANGES` has addresses that send the PROXY protocol to this service.
     pub proxied: u8,
+    /// One of `REUSE_*`.
+    pub on_reuse: u8,
     /// Always zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// Seconds for which a replica may take to answer a SYN.
     pub handshake_timeout: u32,
     /// Seconds without a segment of the client after which a flow is ended whose client has sent a FIN.
@@ -110,7 +116,8 @@ impl Service {
         linger: LINGER,
         restricted: 0,
         proxied: 0,
-        reserved: [0; 2],
+        on_reuse: REUSE_STAY,
+        reserved: 0,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         client_closed_timeout: CLIENT_CLOSED_TIMEOUT,
         replica_closed_timeout: REPLICA_CLOSED_TIMEOUT,

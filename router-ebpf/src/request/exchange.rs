@@ -1,6 +1,6 @@
 //! Where a connection stands between a request and the next, and what becomes of its segments.
 
-use super::{ANSWER_LEN, Answer, Doubt, Read};
+use super::{Answer, Doubt, Read};
 
 /// How far behind a boundary bytes may be to count as behind it: what is further was sent before. A body has up to
 /// 2^31 bytes, so signs do not tell the two apart; no window is larger than 2^30, and half of that is left for
@@ -11,7 +11,9 @@ pub const REACH: u32 = 1 << 29;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
     /// What is waited for.
-    pub stage: Stage,
+    pub standing: Standing,
+    /// Which request it is at, modulo 2^16.
+    pub number: u16,
     /// The client's sequence number of the next request's first byte.
     pub boundary: u32,
     /// The sequence number where the answer to the request begins: what the request's first byte acknowledged.
@@ -26,7 +28,7 @@ pub struct Exchange {
 
 /// What is waited for on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Standing {
     /// An answer.
     Answer,
     /// The next request.
@@ -35,6 +37,37 @@ pub enum Stage {
     Upgraded,
     /// Nothing: nobody can tell where a request begins.
     Doubt(Doubt),
+}
+
+impl Standing {
+    const ANSWER: u16 = 0;
+    const REQUEST: u16 = 1;
+    const UPGRADED: u16 = 2;
+    /// And a [`Doubt`].
+    const DOUBT: u16 = 0x100;
+
+    #[inline(always)]
+    const fn number(self) -> u16 {
+        match self {
+            Self::Answer => Self::ANSWER,
+            Self::Request => Self::REQUEST,
+            Self::Upgraded => Self::UPGRADED,
+            Self::Doubt(doubt) => Self::DOUBT | doubt as u16,
+        }
+    }
+
+    #[inline(always)]
+    const fn of(number: u16) -> Self {
+        match number {
+            Self::ANSWER => Self::Answer,
+            Self::REQUEST => Self::Request,
+            Self::UPGRADED => Self::Upgraded,
+            _ => match Doubt::of((number & 0xff) as u32) {
+                Some(doubt) => Self::Doubt(doubt),
+                None => Self::Doubt(Doubt::LongHead),
+            },
+        }
+    }
 }
 
 /// What becomes of a client's segment.
@@ -60,23 +93,52 @@ pub enum Heard {
 }
 
 impl Exchange {
+    /// After the first request of a connection, whose answer begins at `answer`.
+    #[inline(always)]
+    pub const fn first(boundary: u32, answer: u32) -> Self {
+        let acked = boundary;
+        Self {
+            standing: Standing::Answer,
+            number: 0,
+            boundary,
+            answer,
+            sent: answer,
+            acked,
+            closing: false,
+        }
+    }
+
     /// After the first head, or a later one, of which `known` bytes are there from `seq` on, with what came behind it:
     /// its segment acknowledged `answer`.
     #[inline(always)]
     pub const fn begin(&mut self, seq: u32, known: u32, answer: u32, head: Read) {
         self.answer = answer;
-        self.stage = match head {
+        self.number = self.number.wrapping_add(1);
+        self.standing = match head {
             Read::Whole { head, body } if known.wrapping_sub(head) > body => {
-                Stage::Doubt(Doubt::Pipelined)
+                Standing::Doubt(Doubt::Pipelined)
             }
             Read::Whole { head, body } => {
                 self.boundary = seq.wrapping_add(head).wrapping_add(body);
-                Stage::Answer
+                Standing::Answer
             }
-            // A request that comes before that head's end is no request.
-            Read::More => Stage::Doubt(Doubt::LongHead),
-            Read::Doubt(doubt) => Stage::Doubt(doubt),
+            Read::More => Standing::Doubt(Doubt::SplitHead),
+            Read::Doubt(doubt) => Standing::Doubt(doubt),
         };
+    }
+
+    /// Standing, number and `sent` in one word, which is swapped as a whole.
+    #[inline(always)]
+    pub const fn word(&self) -> u64 {
+        (self.sent as u64) << 32 | (self.number as u64) << 16 | self.standing.number() as u64
+    }
+
+    /// The same, and what else is known, as it was before.
+    #[inline(always)]
+    pub const fn of(word: u64, boundary: u32, answer: u32, acked: u32, closing: bool) -> Self {
+        let (standing, number, sent) =
+            (Standing::of(word as u16), (word >> 16) as u16, (word >> 32) as u32);
+        Self { standing, number, boundary, answer, sent, acked, closing }
     }
 
     /// Decides about a segment of the client's with `len` bytes of payload.
@@ -86,10 +148,10 @@ impl Exchange {
         if len == 0 || behind == 0 || behind > REACH || self.closing {
             return Decision::Deliver;
         }
-        match self.stage {
-            Stage::Answer => return Decision::Doubt(Doubt::Pipelined),
-            Stage::Request => {}
-            Stage::Upgraded | Stage::Doubt(_) => return Decision::Deliver,
+        match self.standing {
+            Standing::Answer => return Decision::Doubt(Doubt::Pipelined),
+            Standing::Request => {}
+            Standing::Upgraded | Standing::Doubt(_) => return Decision::Deliver,
         }
         // What comes before it is missing, it acknowledges what was never sent, or the replica has yet to
         // acknowledge the request before.
@@ -102,17 +164,18 @@ impl Exchange {
         Decision::Request(len - behind)
     }
 
-    /// Looks at a segment of the replica's with `len` bytes of payload, which begins with `first` if it has as many.
+    /// Looks at a segment of the replica's with `len` bytes of payload, and what it would be if an answer began there:
+    /// nothing if it is too short for one.
     #[inline(always)]
-    pub fn hear(&self, seq: u32, len: u32, first: Option<&[u8; ANSWER_LEN]>) -> Heard {
+    pub fn hear(&self, seq: u32, len: u32, answer: Option<Answer>) -> Heard {
         let before = self.answer.wrapping_sub(seq);
         // Bytes before the answer come again, or its first ones are yet to come.
-        if self.stage != Stage::Answer || before >= len {
+        if self.standing != Standing::Answer || before >= len {
             return Heard::Nothing;
         }
-        Heard::Answer(match first {
+        Heard::Answer(match answer {
             _ if before > 0 => Answer::Doubt(Doubt::MisplacedAnswer),
-            Some(first) => Answer::read(first),
+            Some(answer) => answer,
             None => Answer::Doubt(Doubt::SplitAnswer),
         })
     }
@@ -124,10 +187,10 @@ impl Exchange {
             self.sent = end;
         }
         if let Heard::Answer(answer) = heard {
-            self.stage = match answer {
-                Answer::Final => Stage::Request,
-                Answer::Upgraded => Stage::Upgraded,
-                Answer::Doubt(doubt) => Stage::Doubt(doubt),
+            self.standing = match answer {
+                Answer::Final => Standing::Request,
+                Answer::Upgraded => Standing::Upgraded,
+                Answer::Doubt(doubt) => Standing::Doubt(doubt),
             };
         }
     }

@@ -2,10 +2,7 @@
 //! is one.
 
 use super::Doubt;
-use crate::key::{
-    bytes::lower,
-    http::{METHOD_LEN, is_token},
-};
+use crate::key::bytes::{METHOD_LEN, is_token, lower};
 
 /// Bytes of a head at the most.
 pub const MAX_HEAD: u32 = 16_384;

@@ -2,7 +2,7 @@
 
 use std::{format, vec::Vec};
 
-use super::{Answer, Decision, Doubt, Exchange, Head, Heard, MAX_LENGTH, REACH, Stage};
+use super::{Answer, Decision, Doubt, Exchange, Head, Heard, MAX_LENGTH, REACH, Standing};
 
 fn read(bytes: &[u8]) -> Head {
     let mut head = Head::NEW;
@@ -74,7 +74,8 @@ fn answers() {
 /// One that was answered, with its next request at `boundary`.
 const fn answered(boundary: u32) -> Exchange {
     Exchange {
-        stage: Stage::Request,
+        standing: Standing::Request,
+        number: 0,
         boundary,
         answer: 70,
         sent: 100,
@@ -91,12 +92,12 @@ fn longest_bodies() {
     for start in ORIGINS {
         let text = format!("PUT / HTTP/1.1\r\nContent-Length: {MAX_LENGTH}\r\n\r\n");
         let head = read(text.as_bytes());
-        let mut exchange = Exchange { stage: Stage::Request, ..answered(start) };
+        let mut exchange = Exchange { standing: Standing::Request, ..answered(start) };
         exchange.begin(start, text.len() as u32, 100, head.read());
         let whole = text.len() as u32 + MAX_LENGTH;
         assert_eq!(exchange.boundary, start.wrapping_add(whole));
-        for stage in [Stage::Answer, Stage::Request] {
-            exchange.stage = stage;
+        for standing in [Standing::Answer, Standing::Request] {
+            exchange.standing = standing;
             exchange.acked = exchange.boundary;
             // Every byte of it, the head again, what came before it, and a probe.
             for before in [1u64 << 30, 1 << 29, 5000, 1, 0] {
@@ -108,8 +109,8 @@ fn longest_bodies() {
                 assert_eq!(exchange.decide(seq, 100, 1460), Decision::Deliver, "{at} behind");
             }
             let decided = exchange.decide(exchange.boundary.wrapping_sub(1), 100, 3);
-            match stage {
-                Stage::Answer => assert_eq!(decided, Decision::Doubt(Doubt::Pipelined)),
+            match standing {
+                Standing::Answer => assert_eq!(decided, Decision::Doubt(Doubt::Pipelined)),
                 _ => assert_eq!(decided, Decision::Request(1)),
             }
         }
@@ -136,8 +137,8 @@ fn what_a_request_needs() {
         let late = Exchange { acked: at(u32::MAX), ..exchange };
         assert_eq!(late.decide(start, 100, 50), Decision::Again);
         assert_eq!(Exchange { closing: true, ..late }.decide(start, 100, 50), Decision::Deliver);
-        for stage in [Stage::Upgraded, Stage::Doubt(Doubt::Expect)] {
-            assert_eq!(Exchange { stage, ..late }.decide(start, 9, 50), Decision::Deliver);
+        for standing in [Standing::Upgraded, Standing::Doubt(Doubt::Expect)] {
+            assert_eq!(Exchange { standing, ..late }.decide(start, 9, 50), Decision::Deliver);
         }
     }
 }
@@ -146,8 +147,8 @@ fn what_a_request_needs() {
 fn where_an_answer_begins() {
     for start in ORIGINS {
         let at = |at: u32| start.wrapping_add(at);
-        let exchange = Exchange { stage: Stage::Answer, answer: start, ..answered(7) };
-        let line = b"HTTP/1.1 200 ";
+        let exchange = Exchange { standing: Standing::Answer, answer: start, ..answered(7) };
+        let line = Answer::read(b"HTTP/1.1 200 ");
         let doubt = |doubt| Heard::Answer(Answer::Doubt(doubt));
         assert_eq!(exchange.hear(start, 13, Some(line)), Heard::Answer(Answer::Final));
         assert_eq!(exchange.hear(start, 12, None), doubt(Doubt::SplitAnswer));
@@ -156,7 +157,7 @@ fn where_an_answer_begins() {
         assert_eq!(exchange.hear(at(u32::MAX - 12), 13, Some(line)), Heard::Nothing);
         assert_eq!(exchange.hear(start, 0, None), Heard::Nothing);
         assert_eq!(exchange.hear(at(1), 13, Some(line)), Heard::Nothing);
-        let next = Exchange { stage: Stage::Request, ..exchange };
+        let next = Exchange { standing: Standing::Request, ..exchange };
         assert_eq!(next.hear(start, 13, Some(line)), Heard::Nothing);
     }
 }

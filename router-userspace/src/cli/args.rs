@@ -92,8 +92,8 @@ pub enum Command {
     /// Nodes with the same replicas have the same digest.
     ///
     /// JSON: `[{service, number, addresses: [text], port, policy, key_sources: [text],
-    /// on_missing_key, replicas, usable, flows, chats, generation, digest, idle_timeout_s, linger_s,
-    /// mss4, mss6}]`.
+    /// on_missing_key, on_reuse, replicas, usable, flows, chats, generation, digest, idle_timeout_s,
+    /// linger_s, mss4, mss6}]`.
     Services,
 
     /// List the replicas: address, state, and the slots, chats and flows they carry

@@ -8,11 +8,12 @@ use crate::plan::config::{Config, OnMissing, Service};
 use super::PREFIX;
 
 /// Annotations that are fields of the file, and the field.
-const FIELDS: [(&str, &str); 12] = [
+const FIELDS: [(&str, &str); 13] = [
     ("proxy-protocol-from", "proxy_protocol_from"),
     ("policy", "policy"),
     ("key", "key"),
     ("on-missing-key", "on_missing_key"),
+    ("on-reuse", "on_reuse"),
     ("width", "width"),
     ("idle-timeout", "idle_timeout"),
     ("handshake-timeout", "handshake_timeout"),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use router_ebpf::{
     maps::{
-        Chat, FLOW_CHAT, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD,
-        NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS, PENDING_ACKNOWLEDGED,
-        PENDING_REFUSED, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY,
-        Replica, STATE_CLIENT_FIN, STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED,
-        STATE_EXPIRED, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN, STATE_SYN_TICK,
-        STATE_UPGRADED, Service,
+        Chat, FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA,
+        MISSING_SPREAD, NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
+        PENDING_ACKNOWLEDGED, PENDING_REFUSED, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING,
+        REPLICA_GONE, REPLICA_READY, REUSE_RESET, REUSE_STAY, Replica, STATE_CLIENT_FIN,
+        STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_DOUBT, STATE_EXCHANGE,
+        STATE_EXPIRED, STATE_LEAVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN,
+        STATE_SYN_TICK, STATE_UPGRADED, Service,
     },
     source::{self, KeyKind, Shape},
 };
@@ -113,6 +114,11 @@ pub fn on_missing_key(missing: u8) -> String {
     word(missing, &words)
 }
 
+/// The word for a `REUSE_*`.
+pub fn on_reuse(reuse: u8) -> String {
+    word(reuse, &[(REUSE_STAY, "stay"), (REUSE_RESET, "reset")])
+}
+
 /// The key sources as the configuration writes them: `query:chat`, `client`, ...
 pub fn key_sources(service: &Service) -> Vec<String> {
     KeySource::of_service(service).map(|source| source.to_string()).collect()
@@ -141,6 +147,9 @@ pub fn flow_state(state: u32) -> Vec<String> {
         (STATE_CLIENT_FIN_ACKED, "client_fin_acked"),
         (STATE_REPLICA_FIN_ACKED, "replica_fin_acked"),
         (STATE_COUNTED, "counted"),
+        (STATE_EXCHANGE, "exchange"),
+        (STATE_DOUBT, "doubt"),
+        (STATE_LEAVING, "leaving"),
     ];
     // When that SYN came stands beside its bit.
     bits(state & !STATE_SYN_TICK, &words)
@@ -157,6 +166,7 @@ pub fn flags(flags: u8) -> Vec<String> {
     let words = [
         (FLOW_CHAT, "chat"),
         (FLOW_REQUESTS, "requests"),
+        (FLOW_EXCHANGE, "exchange"),
         (PENDING_REFUSED, "refused"),
         (PENDING_ACKNOWLEDGED, "acknowledged"),
     ];
@@ -187,7 +197,7 @@ mod tests {
         assert_eq!(policy(POLICY_HOME), "home");
         assert_eq!(policy(9), "unknown(9)");
         assert_eq!(flow_state(0), Vec::<String>::new());
-        assert_eq!(flow_state(STATE_CLIENT_FIN | 512), ["client_fin", "unknown(0x200)"]);
+        assert_eq!(flow_state(STATE_CLIENT_FIN | 0x1000), ["client_fin", "unknown(0x1000)"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-pub use model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service, State};
+pub use model::{Config, Limits, OnMissing, OnReuse, Policy, Replica, SecretFiles, Service, State};
 pub use pool::{AddressPool, AllowedAddress, Kubernetes};
 pub use prefix::Prefix;
 pub use shares::Shares;

@@ -71,6 +71,7 @@ pub fn service(service: &Service) -> Value {
         "policy": names::policy(service.policy),
         "key_sources": names::key_sources(service),
         "on_missing_key": names::on_missing_key(service.on_missing_key),
+        "on_reuse": names::on_reuse(service.on_reuse),
         "missing_replica": replica_number(service.missing_replica),
         "width": service.width.max(1),
         "usable": service.usable,
@@ -141,6 +142,7 @@ pub fn pending(pending: &Pending) -> Value {
         "ts_echo": pending.ts_echo,
         "ts_val": pending.ts_val,
         "client_scale": pending.client_scale,
+        "boundary": pending.boundary,
         "chat": text::hex(pending.chat),
         "key": text::name(&pending.key),
         "charged": from_map(pending.charged).to_string(),
@@ -206,6 +208,9 @@ pub fn flow_back(flow: &FlowBack) -> Value {
         "sent": flow.sent,
         "replica_scale": flow.replica_scale,
         "announced_scale": flow.announced_scale,
+        "exchange": format!("{:016x}", flow.exchange),
+        "boundary": flow.boundary,
+        "answer": flow.answer,
     })
 }
 

@@ -39,6 +39,8 @@ pub struct ServiceLine {
     pub key_sources: Vec<String>,
     /// `spread`, `reject`, or the name of a replica.
     pub on_missing_key: String,
+    /// What becomes of a request for another chat on a connection that is used again: `stay` or `reset`.
+    pub on_reuse: String,
     /// How many parts each chat has, unless `roost chat width` says otherwise.
     pub width: u16,
     /// Replicas, draining ones too.
@@ -105,6 +107,7 @@ pub fn services(tables: &Tables) -> Result<ServicesReport> {
                 MISSING_REPLICA => names.replica(service.missing_replica),
                 other => names::on_missing_key(other),
             },
+            on_reuse: names::on_reuse(service.on_reuse),
             width: service.width.max(1),
             replicas: names.replicas.values().filter(of_service).count(),
             usable: service.usable,

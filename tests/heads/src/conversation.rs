@@ -1,7 +1,7 @@
 //! Conversations on one connection: a client, a network that repeats and reorders, and replicas of which each request
 //! has its own. Which request must get where is known from the beginning; what the data path sees of it are segments.
 
-use router_ebpf::request::{ANSWER_LEN, Decision, Doubt, Exchange, Heard, Read, Stage};
+use router_ebpf::request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Heard, Read, Standing};
 
 use crate::{random::Random, request};
 
@@ -70,7 +70,8 @@ impl Conversation {
         };
         let (isn, server) = (near(&mut random), near(&mut random));
         let exchange = Exchange {
-            stage: Stage::Request,
+            standing: Standing::Request,
+            number: 0,
             boundary: isn,
             answer: server,
             sent: server,
@@ -151,7 +152,7 @@ impl Conversation {
         match self.exchange.decide(seq, ack, (end - start) as u32) {
             Decision::Again => return false,
             Decision::Deliver => {}
-            Decision::Doubt(doubt) => self.exchange.stage = Stage::Doubt(doubt),
+            Decision::Doubt(doubt) => self.exchange.standing = Standing::Doubt(doubt),
             Decision::Request(at) => {
                 let at = start + at as usize;
                 let found = self.starts.binary_search(&at);
@@ -224,8 +225,9 @@ impl Conversation {
 
     fn hear(&mut self, first: u32, at: usize, bytes: &[u8]) {
         let seq = first.wrapping_add(at as u32);
-        let heard = self.exchange.hear(seq, bytes.len() as u32, bytes.first_chunk());
-        if at > 0 && self.exchange.stage == Stage::Request {
+        let heard =
+            self.exchange.hear(seq, bytes.len() as u32, bytes.first_chunk().map(Answer::read));
+        if at > 0 && self.exchange.standing == Standing::Request {
             assert_eq!(heard, Heard::Nothing);
         }
         self.exchange.note(seq.wrapping_add(bytes.len() as u32), heard);
@@ -234,12 +236,12 @@ impl Conversation {
     /// From here on nothing is looked at.
     fn expect_end(&self, number: usize, odd: Option<Odd>) {
         let expected = match odd {
-            Some(Odd::Upgrade) => Stage::Upgraded,
-            Some(Odd::Interim) => Stage::Doubt(Doubt::Interim),
-            Some(Odd::Split) => Stage::Doubt(Doubt::SplitAnswer),
-            Some(Odd::Banner) => Stage::Doubt(Doubt::OddAnswer),
-            Some(Odd::Pipelined | Odd::Hasty) | None => Stage::Doubt(Doubt::Pipelined),
+            Some(Odd::Upgrade) => Standing::Upgraded,
+            Some(Odd::Interim) => Standing::Doubt(Doubt::Interim),
+            Some(Odd::Split) => Standing::Doubt(Doubt::SplitAnswer),
+            Some(Odd::Banner) => Standing::Doubt(Doubt::OddAnswer),
+            Some(Odd::Pipelined | Odd::Hasty) | None => Standing::Doubt(Doubt::Pipelined),
         };
-        assert_eq!(self.exchange.stage, expected, "after request {number}, {odd:?}");
+        assert_eq!(self.exchange.standing, expected, "after request {number}, {odd:?}");
     }
 }

@@ -261,6 +261,9 @@ fn any_back() -> FlowBack {
         acked: CLIENT_SEQ,
         sent: SERVER_SEQ,
         state: 0,
+        exchange: 0,
+        boundary: 0,
+        answer: 0,
     }
 }
 

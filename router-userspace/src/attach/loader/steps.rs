@@ -45,6 +45,8 @@ pub(super) static STEPS: Steps = Steps {
         Step { map: Map::Chats.pin(), from: 1, convert: chats_2 },
         Step { map: Map::Pending.pin(), from: 1, convert: pending_2 },
         Step { map: Map::Flows.pin(), from: 1, convert: flows_2 },
+        Step { map: Map::FlowsBack.pin(), from: 1, convert: flows_back_2 },
+        Step { map: Map::EndedBack.pin(), from: 1, convert: flows_back_2 },
         Step { map: Map::Stash.pin(), from: 1, convert: not_needed },
         Step { map: Map::Stash.pin(), from: 2, convert: not_needed },
     ],
@@ -74,10 +76,10 @@ fn chats_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Version 2 of `PENDING`: the cookie of the whole chat, which is that of its part as far as it is known, no
-/// readable key, and nobody whom a proxy has named come behind what was there.
+/// readable key, nobody whom a proxy has named, and no next request come behind what was there.
 fn pending_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let cookie = value.get(..8)?;
-    Some((key.to_vec(), [value, cookie, &[0; 88]].concat()))
+    Some((key.to_vec(), [value, cookie, &[0; 96]].concat()))
 }
 
 /// Version 2 of `FLOWS`: how far the client's directions are, which its next segment tells, and the ends of FINs
@@ -87,6 +89,12 @@ fn flows_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         [64, 68].map(|at| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?)));
     let next = [server_isn?, client_isn?].map(|isn| isn.wrapping_add(1).to_ne_bytes());
     Some((key.to_vec(), [value, next.as_flattened(), &[0; 16]].concat()))
+}
+
+/// Version 2 of `FLOWS_BACK` and `ENDED_BACK`: where requests stand comes behind what was there. Nobody looks at those
+/// of connections that another release has bound.
+fn flows_back_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    Some((key.to_vec(), [value, &[0; 16]].concat()))
 }
 
 /// What becomes of a map.

@@ -54,6 +54,8 @@ pub struct Service {
     pub keys: Vec<KeySource>,
     /// What happens to a connection without a key.
     pub on_missing_key: OnMissing,
+    /// What happens to a request for another chat on a connection that is used again.
+    pub on_reuse: OnReuse,
     /// How many parts each chat has, each with a home of its own.
     pub width: u16,
     /// Silence after which a connection is ended.
@@ -92,6 +94,15 @@ pub enum OnMissing {
     Reject,
     /// It goes to this replica.
     Replica(String),
+}
+
+/// What happens to a request for another chat on a connection that is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReuse {
+    /// It goes where the connection is.
+    Stay,
+    /// The connection is reset before it is delivered.
+    Reset,
 }
 
 /// A backend endpoint.

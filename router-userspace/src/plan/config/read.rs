@@ -9,7 +9,7 @@ use router_ebpf::maps::{
 
 use super::{
     check::{self, ReplicaFields, ServiceFields},
-    model::{Config, Limits, OnMissing, Policy, Replica, SecretFiles, Service, State},
+    model::{Config, Limits, OnMissing, OnReuse, Policy, Replica, SecretFiles, Service, State},
     pool::{Kubernetes, kubernetes},
     prefix::Prefix,
     reader::{Field, Table},
@@ -102,6 +102,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         "policy",
         "key",
         "on_missing_key",
+        "on_reuse",
         "width",
         "idle_timeout",
         "handshake_timeout",
@@ -117,6 +118,7 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
     let port = port.and_then(|f| f.integer(1..=65535)).unwrap_or(0) as u16;
     let policy = policy(table);
     let on_missing_key = table.get("on_missing_key");
+    let keys = keys(table, policy);
     let (addresses, address_fields) = addresses(table);
     let time = |name: &str, default: u32, parse: fn(&str) -> Result<Duration, String>| {
         let given = parsed(table.get(name), "a duration, \"30s\",", parse);
@@ -133,7 +135,8 @@ fn service<'a>(table: &Table<'a>) -> (Service, ServiceFields<'a>) {
         allowed_sources,
         proxy_protocol_from,
         policy,
-        keys: keys(table, policy),
+        on_reuse: on_reuse(table, policy, &keys),
+        keys,
         on_missing_key: match on_missing_key.as_ref().and_then(|f| f.text("\"spread\"")) {
             None | Some("spread") => OnMissing::Spread,
             Some("reject") => OnMissing::Reject,
@@ -224,6 +227,31 @@ fn policy(table: &Table<'_>) -> Policy {
             Policy::Spread
         }
     }
+}
+
+fn on_reuse(table: &Table<'_>, policy: Policy, keys: &[KeySource]) -> OnReuse {
+    let Some(field) = table.get("on_reuse") else { return OnReuse::Stay };
+    match field.text("\"stay\" or \"reset\"") {
+        None | Some("stay") => return OnReuse::Stay,
+        Some("reset") => {}
+        Some("rebind") => {
+            field.refuse("\"rebind\" is not in this version; write \"stay\" or \"reset\"");
+            return OnReuse::Stay;
+        }
+        Some(other) => {
+            field.refuse(format!("{other:?} means nothing; write \"stay\" or \"reset\""));
+            return OnReuse::Stay;
+        }
+    }
+    if policy == Policy::Spread {
+        field.refuse("\"reset\" is of chats, and the policy `spread` has none; leave it out");
+    } else if !keys.is_empty() && !keys.iter().any(KeySource::is_in_requests) {
+        field.refuse(
+            "\"reset\" needs a key that is in each request, and a connection has these once only; \
+             leave it out",
+        );
+    }
+    OnReuse::Reset
 }
 
 fn width(table: &Table<'_>, policy: Policy) -> u16 {

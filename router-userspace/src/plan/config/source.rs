@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use router_ebpf::{
     maps::{self, SOURCE_TEXT_LEN, SOURCES},
-    source::{self, KeyKind, Shape},
+    source::{self, KeyKind, Origin, Shape},
 };
 
 /// Where the bytes that name a chat come from. Made from text, and from a map that was filled by a
@@ -56,6 +56,11 @@ impl KeySource {
     /// Whether it takes the key from addresses and ports: every connection has one.
     pub fn always_yields(self) -> bool {
         self.shape() != Shape::Text
+    }
+
+    /// Whether each request of a connection has its own.
+    pub fn is_in_requests(&self) -> bool {
+        self.0.kind().is_some_and(|kind| kind.origin() == Origin::Http)
     }
 
     /// Whether its keys are host names, which are compared in lower case.

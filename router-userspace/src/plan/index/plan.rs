@@ -13,14 +13,15 @@ use router_ebpf::{
     maps::{
         Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
         POLICY_HOME, POLICY_SPREAD, PROXIES, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY,
-        Replica, SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE, Service, SourceRange, Vip,
+        REUSE_RESET, REUSE_STAY, Replica, SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE, Service,
+        SourceRange, Vip,
     },
     schema::Map,
 };
 
 use crate::plan::{
     addr,
-    config::{self, OnMissing, Policy, Prefix, State},
+    config::{self, OnMissing, OnReuse, Policy, Prefix, State},
 };
 
 use super::{Index, PlanError, Published};
@@ -398,6 +399,10 @@ fn settings(service: &config::Service) -> Service {
             OnMissing::Spread => MISSING_SPREAD,
             OnMissing::Reject => MISSING_REJECT,
             OnMissing::Replica(_) => MISSING_REPLICA,
+        },
+        on_reuse: match service.on_reuse {
+            OnReuse::Stay => REUSE_STAY,
+            OnReuse::Reset => REUSE_RESET,
         },
         width: service.width,
         sources,

@@ -1,0 +1,362 @@
+//! Connections that are used again: what becomes of their later requests under `on_reuse = "reset"`, byte by byte.
+
+use roost_tests::run::{
+    Family, Hook, Machine,
+    frame::{ACK, FIN, PSH, RST, Seg},
+    on_all,
+    talk::{Conn, get, reset_for},
+    world::{Kind, World},
+};
+use router_ebpf::{
+    maps::{
+        FLOW_EXCHANGE, FLOW_REQUESTS, REUSE_RESET, STATE_DOUBT, STATE_EXCHANGE, STATE_UPGRADED,
+    },
+    verdict::Counter,
+};
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A world whose services reset connections that are used again for another chat.
+fn world() -> World {
+    let mut world = World::default();
+    for (_, service) in &mut world.services {
+        service.on_reuse = REUSE_RESET;
+    }
+    world
+}
+
+/// A connection and how far its two directions are.
+struct Talk {
+    conn: Conn,
+    /// Bytes that the client has sent.
+    up: u32,
+    /// Bytes that the replica has sent.
+    down: u32,
+}
+
+impl Talk {
+    /// One that was bound by this request.
+    #[track_caller]
+    fn begin(machine: &mut dyn Machine, family: Family, request: &[u8], also: &[Counter]) -> Self {
+        // One after the other, each with a port of its own.
+        let port = 1000 + machine.ended().len() as u16;
+        let mut conn = Conn::new(family, Kind::Home, 1, port);
+        conn.open(machine);
+        conn.bind(machine, request, also);
+        conn.accept(machine);
+        Self { conn, up: request.len() as u32, down: 0 }
+    }
+
+    /// The client's next segment.
+    fn asks(&self, bytes: &[u8]) -> Seg {
+        self.conn.up(PSH | ACK, self.up, self.down, bytes)
+    }
+
+    /// The replica's next segment, which acknowledges all.
+    fn answers(&self, bytes: &[u8]) -> Seg {
+        self.conn.down(PSH | ACK, self.down, self.up, bytes)
+    }
+
+    /// The client sends this, and it goes to the replica.
+    #[track_caller]
+    fn ask(&mut self, machine: &mut dyn Machine, bytes: &[u8], also: &[Counter]) {
+        self.conn.goes_up(machine, &self.asks(bytes), also);
+        self.up += bytes.len() as u32;
+    }
+
+    /// The replica sends this, and it goes to the client.
+    #[track_caller]
+    fn answer(&mut self, machine: &mut dyn Machine, bytes: &[u8], also: &[Counter]) {
+        self.conn.goes_down(machine, &self.answers(bytes), also);
+        self.down += bytes.len() as u32;
+    }
+
+    /// The client asks for another chat, and both ends are reset before the replica gets any of it.
+    #[track_caller]
+    fn is_reset(&self, machine: &mut dyn Machine, request: &[u8]) {
+        let seg = self.asks(request);
+        machine
+            .run(Hook::Ingress, &seg.bytes())
+            .counts(&[Counter::EndedReuse, Counter::ResetExpired])
+            .leaves(&reset_for(&seg).bytes());
+        assert!(machine.flows().is_empty() && machine.flows_back().is_empty());
+        // At once, by the daemon; and with each segment that either still sends.
+        let [told] = machine.farewells()[..] else { panic!("one farewell") };
+        let delta = self.conn.delta();
+        let first = |isn: u32, bytes: u32| isn.wrapping_add(1).wrapping_add(bytes);
+        let down = first(self.conn.cookie, self.down);
+        assert_eq!(told.to_client, [down, first(self.conn.isn, self.up)]);
+        assert_eq!(told.to_replica, [first(self.conn.isn, self.up), down.wrapping_add(delta)]);
+        let late = self.answers(b"late");
+        machine
+            .run(Hook::Egress, &late.bytes())
+            .counts(&[Counter::ResetReplica])
+            .leaves(&reset_for(&late).bytes());
+        machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::ResetExpired]);
+    }
+
+    /// Nothing is looked at any more.
+    #[track_caller]
+    fn is_left_alone(&mut self, machine: &mut dyn Machine) {
+        let (flow, back) = self.state(machine);
+        assert_ne!(flow & (STATE_DOUBT | STATE_UPGRADED), 0);
+        assert_eq!(back, 0);
+        self.ask(machine, &get("another"), &[]);
+        self.answer(machine, OK, &[]);
+        self.ask(machine, &get("third"), &[]);
+        self.leave(machine);
+    }
+
+    /// The client resets it.
+    #[track_caller]
+    fn leave(&self, machine: &mut dyn Machine) {
+        let rst = self.conn.up(RST | ACK, self.up, self.down, b"");
+        self.conn.goes_up(machine, &rst, &[Counter::Closed]);
+    }
+
+    fn state(&self, machine: &dyn Machine) -> (u32, u32) {
+        let flow = machine.flows()[0].1.state;
+        (flow, machine.flows_back()[0].1.state)
+    }
+}
+
+/// A request with a header more.
+fn with(header: &str, chat: &str) -> Vec<u8> {
+    format!("POST /?chat={chat} HTTP/1.1\r\n{header}\r\n\r\n").into_bytes()
+}
+
+const STAYED: &[Counter] = &[Counter::StayedRequest];
+
+#[test]
+fn requests_for_the_same_chat_and_without_one_stay() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        let flow = machine.flows()[0].1;
+        assert_eq!(flow.flags & (FLOW_EXCHANGE | FLOW_REQUESTS), FLOW_EXCHANGE | FLOW_REQUESTS);
+        for request in [get("tea"), b"GET /style.css HTTP/1.1\r\n\r\n".to_vec(), get("tea")] {
+            talk.answer(machine, OK, &[]);
+            talk.ask(machine, &request, STAYED);
+        }
+        assert_eq!(machine.flows().len(), 1);
+    });
+}
+
+#[test]
+fn a_request_for_another_chat_ends_the_connection_at_both_ends() {
+    on_all(&world(), |machine, family| {
+        // At another replica, and at the same.
+        for n in 0..4 {
+            let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+            talk.answer(machine, OK, &[]);
+            talk.ask(machine, &get("tea"), STAYED);
+            talk.answer(machine, OK, &[]);
+            talk.is_reset(machine, &get(&format!("other-{n}")));
+        }
+    });
+}
+
+#[test]
+fn a_first_request_without_a_key_is_no_chat() {
+    on_all(&world(), |machine, family| {
+        let missing = [Counter::MissingKey, Counter::MissingAbsent];
+        let page = b"GET / HTTP/1.1\r\n\r\n";
+        let mut talk = Talk::begin(machine, family, page, &missing);
+        talk.answer(machine, OK, &[]);
+        talk.ask(machine, page, STAYED);
+        talk.answer(machine, OK, &[]);
+        talk.is_reset(machine, &get("tea"));
+    });
+}
+
+#[test]
+fn bodies_are_no_requests() {
+    on_all(&world(), |machine, family| {
+        let inner = get("another");
+        let length = format!("Content-Length: {}", 3 * inner.len());
+        let mut talk = Talk::begin(machine, family, &with(&length, "tea"), &[]);
+        for _ in 0..3 {
+            talk.ask(machine, &inner, &[]);
+        }
+        talk.answer(machine, OK, &[]);
+        // The same on a later one, with an answer before the body's end.
+        talk.ask(machine, &with(&length, "tea"), STAYED);
+        talk.answer(machine, OK, &[]);
+        for _ in 0..3 {
+            talk.ask(machine, &inner, &[]);
+        }
+        let ack = talk.answers(b"");
+        talk.conn.goes_down(machine, &ack, &[]);
+        talk.is_reset(machine, &inner);
+    });
+}
+
+#[test]
+fn a_boundary_may_be_inside_of_a_segment() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &with("Content-Length: 9", "tea"), &[]);
+        talk.ask(machine, b"body body", &[]);
+        talk.answer(machine, OK, &[]);
+        // The last of the body comes again, with the next request behind it.
+        let again = [b"body", &*get("tea")].concat();
+        let seg = talk.conn.up(PSH | ACK, talk.up - 4, talk.down, &again);
+        talk.conn.goes_up(machine, &seg, STAYED);
+        // And again, when it has been seen.
+        talk.conn.goes_up(machine, &seg, &[]);
+        talk.up += get("tea").len() as u32;
+        talk.answer(machine, OK, &[]);
+        talk.is_reset(machine, &get("another"));
+    });
+}
+
+#[test]
+fn what_is_not_ready_comes_again() {
+    on_all(&world(), |machine, family| {
+        let early = &[Counter::DropRequestEarly];
+        let mut talk = Talk::begin(machine, family, &with("Content-Length: 9", "tea"), &[]);
+        let answer = talk.conn.down(PSH | ACK, 0, talk.up, OK);
+        talk.ask(machine, b"body body", &[]);
+        // It was sent before the body was there.
+        talk.conn.goes_down(machine, &answer, &[]);
+        talk.down += OK.len() as u32;
+        let other = talk.asks(&get("another"));
+        machine.run(Hook::Ingress, &other.bytes()).counts(early);
+        // What comes behind it, and what acknowledges more than was sent.
+        let behind = talk.conn.up(PSH | ACK, talk.up + 5, talk.down, b"GET");
+        machine.run(Hook::Ingress, &behind.bytes()).counts(early);
+        talk.conn.goes_down(machine, &talk.answers(b""), &[]);
+        machine.run(Hook::Ingress, &behind.bytes()).counts(early);
+        let unsent = talk.conn.up(PSH | ACK, talk.up, talk.down + 1, &get("another"));
+        machine.run(Hook::Ingress, &unsent.bytes()).counts(early);
+        // What is damaged says nothing.
+        let mut damaged = talk.asks(&get("another")).bytes();
+        *damaged.last_mut().unwrap() ^= 1;
+        machine.run(Hook::Ingress, &damaged).counts(&[Counter::DropChecksum]);
+        talk.is_reset(machine, &get("another"));
+    });
+}
+
+#[test]
+fn probes_and_old_segments_are_no_requests() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let probe = talk.conn.up(ACK, talk.up - 1, talk.down, b"\0");
+        talk.conn.goes_up(machine, &probe, &[]);
+        let first = talk.conn.up(PSH | ACK, 0, 0, &get("tea"));
+        talk.conn.goes_up(machine, &first, &[]);
+        // The answer comes again: no answer to what follows.
+        talk.ask(machine, &get("tea"), STAYED);
+        let again = talk.conn.down(PSH | ACK, 0, talk.up, OK);
+        talk.conn.goes_down(machine, &again, &[]);
+        talk.answer(machine, OK, &[]);
+        talk.is_reset(machine, &get("another"));
+    });
+}
+
+#[test]
+fn an_upgrade_ends_all_looking() {
+    on_all(&world(), |machine, family| {
+        let request = with("Upgrade: websocket", "tea");
+        let mut talk = Talk::begin(machine, family, &request, &[]);
+        assert_eq!(talk.state(machine).1, STATE_EXCHANGE);
+        talk.answer(machine, b"HTTP/1.1 101 Switching Protocols\r\n\r\n", &[]);
+        talk.is_left_alone(machine);
+    });
+}
+
+#[test]
+fn an_upgrade_that_is_refused_goes_on_as_http() {
+    on_all(&world(), |machine, family| {
+        let request = with("Upgrade: websocket", "tea");
+        let mut talk = Talk::begin(machine, family, &request, &[]);
+        talk.answer(machine, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", &[]);
+        talk.is_reset(machine, &get("another"));
+    });
+}
+
+#[test]
+fn what_is_in_doubt_is_left_alone() {
+    on_all(&world(), |machine, family| {
+        for (header, doubt) in [
+            ("Transfer-Encoding: chunked", Counter::DoubtTransferEncoding),
+            ("Content-Length: 2147483648", Counter::DoubtLength),
+            ("Content-Length: 1, 1", Counter::DoubtLength),
+            ("Expect: 100-continue", Counter::DoubtExpect),
+            ("Authorization: NTLM x", Counter::DoubtAuthorization),
+            ("X : y", Counter::DoubtHead),
+        ] {
+            // A first request, behind which nothing is looked at.
+            let talk = Talk::begin(machine, family, &with(header, "tea"), &[doubt]);
+            assert_eq!(machine.flows()[0].1.flags & FLOW_EXCHANGE, 0);
+            talk.leave(machine);
+            // A later one, which is the last that is.
+            let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+            talk.answer(machine, OK, &[]);
+            talk.ask(machine, &with(header, "tea"), &[doubt, Counter::StayedRequest]);
+            talk.is_left_alone(machine);
+        }
+    });
+}
+
+#[test]
+fn two_requests_at_once_are_left_alone() {
+    on_all(&world(), |machine, family| {
+        // In one segment, before the answer, and before its end.
+        let both = [get("tea"), get("another")].concat();
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        talk.ask(machine, &both, &[Counter::DoubtPipelined, Counter::StayedRequest]);
+        talk.is_left_alone(machine);
+
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.ask(machine, &get("another"), &[Counter::DoubtPipelined]);
+        talk.is_left_alone(machine);
+
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let seg = talk.asks(&get("another"));
+        talk.answer(machine, b"more", &[]);
+        talk.conn.goes_up(machine, &seg, &[Counter::DoubtPipelined]);
+    });
+}
+
+#[test]
+fn odd_answers_are_left_alone() {
+    on_all(&world(), |machine, family| {
+        for (answer, doubt) in [
+            (&b"HTTP/1.1 100 Continue\r\n\r\n"[..], Counter::DoubtInterim),
+            (b"HTTP/1.1 103 Early Hints\r\n\r\n", Counter::DoubtInterim),
+            (b"HTTP/1.1 2", Counter::DoubtAnswer),
+            (b"SSH-2.0-OpenSSH_9.2p1", Counter::DoubtAnswer),
+            (b"HTTP/2.0 200 OK\r\n\r\n", Counter::DoubtAnswer),
+        ] {
+            let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+            talk.answer(machine, answer, &[doubt]);
+            talk.is_left_alone(machine);
+        }
+    });
+}
+
+#[test]
+fn a_head_in_two_segments_is_left_alone() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let request = get("tea");
+        talk.ask(machine, &request[..30], &[Counter::DoubtSplitHead, Counter::StayedRequest]);
+        talk.ask(machine, &request[30..], &[]);
+        talk.is_left_alone(machine);
+    });
+}
+
+#[test]
+fn a_replica_that_has_closed_gets_what_still_comes() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let fin = talk.conn.down(FIN | ACK, talk.down, talk.up, b"");
+        talk.conn.goes_down(machine, &fin, &[]);
+        // Before the client has heard of it.
+        talk.ask(machine, &get("another"), &[]);
+    });
+}
