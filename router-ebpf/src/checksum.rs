@@ -107,8 +107,8 @@ fn words(bytes: &[u8; 16]) -> [u32; 4] {
 /// Mapped IPv4 addresses differ from the four bytes that count by a constant, 0xffff, which is
 /// zero in one's complement: one function for both families.
 #[inline(always)]
-pub fn pseudo_header(src: &[u8; 16], dst: &[u8; 16], protocol: u8, len: u16) -> Sum {
-    Sum::ZERO.add16(src).add16(dst).add2([0, protocol]).add2(len.to_be_bytes())
+pub fn pseudo_header(src: &[u8; 16], dst: &[u8; 16], protocol: u8, len: u32) -> Sum {
+    Sum::ZERO.add16(src).add16(dst).add2([0, protocol]).add4(len.to_be_bytes())
 }
 
 /// Bytes that are added up between two looks at the length: the fewer looks, the less the verifier has to

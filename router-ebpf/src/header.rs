@@ -114,7 +114,7 @@ impl Header {
     /// Sum of the pseudo-header, with `payload_len` bytes behind this header.
     #[inline(always)]
     pub fn pseudo_sum(&self, payload_len: usize) -> Sum {
-        let len = (self.len() + payload_len) as u16;
+        let len = (self.len() + payload_len) as u32;
         pseudo_header(&self.src, &self.dst, protocol::TCP, len)
     }
 

@@ -110,8 +110,8 @@ pub fn without_flow(tables: &impl FlowTables, scratch: &mut Scratch) -> Next {
     let Some(number) = service_of(tables, &scratch.segment, &mut scratch.vip) else {
         return Next::Verdict(Counter::IngressPassed);
     };
-    // From here on it is ours.
-    if !scratch.segment.well_formed() {
+    // From here on it is ours. Before its flow there are no more than 16 KB of a connection.
+    if !scratch.segment.well_formed() || scratch.segment.jumbo != 0 {
         return Next::Verdict(Counter::DropMalformed);
     }
     scratch.service = number;

@@ -15,7 +15,7 @@ use crate::{
 #[inline(never)]
 pub fn checksum_is_right(packet: &impl Packet, segment: &Segment, payload: Sum) -> Option<bool> {
     let l4 = segment.l4();
-    let len = segment.end().wrapping_sub(l4) as u16;
+    let len = segment.end().wrapping_sub(l4) as u32;
     let mut sum = payload.plus(pseudo_header(&segment.src, &segment.dst, protocol::TCP, len));
     for word in 0..15 {
         if word * 4 >= segment.header_len() {
@@ -33,7 +33,7 @@ pub fn checksum_is_right(packet: &impl Packet, segment: &Segment, payload: Sum) 
 pub fn is_unfinished(packet: &impl Packet, segment: &Segment) -> Option<bool> {
     let l4 = segment.l4();
     let field: [u8; 2] = packet.read(l4 + TCP_CHECK)?;
-    let len = segment.end().wrapping_sub(l4) as u16;
+    let len = segment.end().wrapping_sub(l4) as u32;
     let pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, len);
     Some(pseudo.fold().to_ne_bytes() == field)
 }

@@ -122,12 +122,19 @@ pub fn write_reset(scratch: &mut Scratch) {
 /// Makes the packet one with `scratch.header` and no payload, with a checksum of its own.
 #[inline(never)]
 pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
+    is_answerable(scratch)?;
     let header = &scratch.header;
     packet.resize(scratch.segment.l4() + header.len())?;
     let check = header.pseudo_sum(0).plus(header.sum()).checksum();
     // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
     let (header, check) = (opaque(header), opaque(check));
     header.write(packet, &scratch.segment, 0, check)
+}
+
+/// Of what the kernel has merged to more than 64 KB the headers are others: it is dropped, and what comes again is less.
+#[inline(always)]
+fn is_answerable(scratch: &Scratch) -> Option<()> {
+    (scratch.segment.jumbo == 0).then_some(())
 }
 
 /// Whether the client may get one more RST, or what costs as much: nobody learns from the RSTs that he gets
@@ -174,10 +181,11 @@ pub fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<
 /// so it is not written, but told what changed, like any other segment's.
 #[inline(never)]
 pub fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, at: u32, len: u32) -> Option<()> {
+    is_answerable(scratch)?;
     let segment = &scratch.segment;
     let header = &scratch.header;
     let l4 = segment.l4();
-    let old_len = segment.end().wrapping_sub(l4) as u16;
+    let old_len = segment.end().wrapping_sub(l4) as u32;
     let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
     let payload_len = len as usize;
     let payload_at = l4 + header.len();

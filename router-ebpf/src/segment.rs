@@ -8,7 +8,7 @@ use network_types::{
 use crate::{
     maps::{Addr, Port, Tuple},
     packet::Packet,
-    wire::{TCP_LEN, flags, is_mapped, mapped},
+    wire::{TCP_LEN, flags, is_mapped, mapped, protocol},
 };
 
 pub(crate) const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -16,6 +16,11 @@ pub(crate) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
 const VLAN_LEN: usize = 4;
+/// What the length fields of IP can say at the most.
+const LONGEST: usize = 0xffff;
+/// Length of a hop-by-hop header with one jumbo payload option, and the number of that.
+const HOPS_LEN: usize = 8;
+const JUMBO: u8 = 0xc2;
 
 /// A packet as far as it was parsed, in 32-bit numbers: it lives in map memory, where the verifier
 /// forgets the many paths that lead to the same place.
@@ -56,8 +61,10 @@ pub struct Segment {
     pub v6: u8,
     /// 1 if IPv4 options stand before `l4`.
     pub options: u8,
+    /// 1 if it is longer than a packet can be: merged from several by the kernel.
+    pub jumbo: u8,
     /// Always zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 impl Segment {
@@ -80,11 +87,13 @@ impl Segment {
         ttl: 0,
         v6: 0,
         options: 0,
-        reserved: [0; 3],
+        jumbo: 0,
+        reserved: [0; 2],
     };
 
     /// Reads Ethernet, up to two VLAN tags, and an IPv4 or IPv6 header. `None` is what is passed
-    /// untouched: other protocols, fragments, extension headers, truncated packets.
+    /// untouched: other protocols, fragments, extension headers (but for that of a packet of more than 64 KB, which the
+    /// kernel merges from several if it is told to), truncated packets.
     #[inline(always)]
     pub fn parse_ip(&mut self, packet: &mut impl Packet) -> Option<()> {
         let mut l3 = EthHdr::LEN;
@@ -100,7 +109,13 @@ impl Segment {
         }
         match ethertype {
             ETHERTYPE_IPV4 => self.parse_v4(packet, l3),
-            ETHERTYPE_IPV6 => self.parse_v6(packet, l3),
+            ETHERTYPE_IPV6 => {
+                self.parse_v6(packet, l3)?;
+                match self.protocol {
+                    protocol::HOP_BY_HOP => self.parse_jumbo(packet),
+                    _ => Some(()),
+                }
+            }
             _ => None,
         }
     }
@@ -110,11 +125,16 @@ impl Segment {
         packet.reach(l3 + Ipv4Hdr::LEN + TCP_LEN);
         let header: &[u8; Ipv4Hdr::LEN] = packet.view(l3)?;
         let header_len = ((header[0] & 0xf) as usize) * 4;
-        let len = u16::from_be_bytes([header[2], header[3]]) as usize;
+        let rest = packet.len() - l3;
+        let (len, jumbo) = match u16::from_be_bytes([header[2], header[3]]) {
+            // The kernel's way to say that it is longer than can be said.
+            0 if rest > LONGEST => (rest, 1),
+            len => (len as usize, 0),
+        };
         if header[0] >> 4 != 4
             || header_len < Ipv4Hdr::LEN
             || len < header_len
-            || l3 + len > packet.len()
+            || len > rest
             // More fragments, or not the first one.
             || header[6] & 0x3f != 0
             || header[7] != 0
@@ -126,6 +146,7 @@ impl Segment {
         self.end = (l3 + len) as u32;
         self.v6 = 0;
         self.options = (header_len != Ipv4Hdr::LEN) as u8;
+        self.jumbo = jumbo;
         self.ttl = header[8];
         self.protocol = header[9];
         self.src = mapped([header[12], header[13], header[14], header[15]]);
@@ -146,6 +167,7 @@ impl Segment {
         self.end = (l3 + len) as u32;
         self.v6 = 1;
         self.options = 0;
+        self.jumbo = 0;
         self.protocol = header[6];
         self.ttl = header[7];
         self.src.copy_from_slice(&header[8..24]);
@@ -154,6 +176,27 @@ impl Segment {
         if is_mapped(&self.src) || is_mapped(&self.dst) {
             return None;
         }
+        Some(())
+    }
+
+    /// Reads the extension header that the kernel puts between IPv6 and TCP where it merges to more than 64 KB: one
+    /// option, the length (RFC 2675).
+    #[inline(always)]
+    fn parse_jumbo(&mut self, packet: &mut impl Packet) -> Option<()> {
+        packet.reach(self.l4() + HOPS_LEN + TCP_LEN);
+        let [next, more, kind, size, a, b, c, d] = packet.read::<HOPS_LEN>(self.l4())?;
+        let len = u32::from_be_bytes([a, b, c, d]) as usize;
+        let is_jumbo = [next, more, kind, size] == [protocol::TCP, 0, JUMBO, 4]
+            && self.end == self.l4
+            && len > LONGEST
+            && len <= packet.len() - self.l4();
+        if !is_jumbo {
+            return None;
+        }
+        self.protocol = protocol::TCP;
+        self.end = self.l4 + len as u32;
+        self.l4 += HOPS_LEN as u32;
+        self.jumbo = 1;
         Some(())
     }
 

@@ -24,6 +24,7 @@ pub mod flags {
 /// Protocol numbers (IANA).
 pub mod protocol {
     #![expect(missing_docs, reason = "the names are those of IANA")]
+    pub const HOP_BY_HOP: u8 = 0;
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const ICMPV6: u8 = 58;

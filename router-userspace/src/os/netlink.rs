@@ -30,6 +30,8 @@ pub struct Link {
     pub up: bool,
     /// Its MTU.
     pub mtu: u32,
+    /// What the kernel merges from received segments has so many bytes at the most; 0 if it does not say (before 5.19).
+    pub gro_max_size: u32,
     /// The kind of a virtual interface (`veth`, `bond`, `vlan`, ...), empty for hardware.
     pub kind: String,
     /// The index of the other end (veth) or of the device below (VLAN), 0 for none.
@@ -120,6 +122,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
     const IFLA_INFO_KIND: u16 = 1;
     const IFLA_LINK_NETNSID: u16 = 37;
     const IFLA_XDP: u16 = 43;
+    const IFLA_GRO_MAX_SIZE: u16 = 58;
     const IFLA_XDP_ATTACHED: u16 = 2;
     /// `IFLA_XDP_PROG_ID`, and those of the driver, generic and hardware modes behind it.
     const XDP_PROG_IDS: std::ops::RangeInclusive<u16> = 4..=7;
@@ -135,6 +138,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
         match attr.kind() {
             IFLA_IFNAME => link.name = text_of(value),
             IFLA_MTU => link.mtu = number(value),
+            IFLA_GRO_MAX_SIZE => link.gro_max_size = number(value),
             IFLA_LINK => link.link = number(value),
             IFLA_LINK_NETNSID => link.link_namespace = parse_i32(value).ok(),
             IFLA_LINKINFO => {
@@ -390,6 +394,7 @@ mod tests {
             attr(9999, b"new"),
             attr(4, &1500u32.to_ne_bytes()),
             attr(5, &9u32.to_ne_bytes()),
+            attr(58, &65536u32.to_ne_bytes()),
             attr(37, &(-1i32).to_ne_bytes()),
             attr(18 | NLA_F_NESTED, &bytes(&[attr(1, b"veth\0"), attr(2, &[0; 3])])),
             attr(43 | NLA_F_NESTED, &bytes(&xdp)),
@@ -397,6 +402,7 @@ mod tests {
         let link = parse_link(&answer).unwrap();
         assert_eq!((link.name.as_str(), link.kind.as_str()), ("veth0", "veth"));
         assert_eq!((link.index, link.mtu, link.link, link.up), (3, 1500, 9, true));
+        assert_eq!(link.gro_max_size, 65536);
         assert_eq!(link.link_namespace, Some(-1));
         assert_eq!((link.xdp_mode, link.xdp_programs), (Some(XdpMode::Native), vec![7]));
         assert!(parse_link(&answer[..LINK_HEADER - 1]).is_none());

@@ -1,11 +1,13 @@
 //! Making a network worse, and looking at it: loss, reordering, offloads, captures.
 
 use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use roost_programs::{ETHTOOL, IP, NFT, TC, TCPDUMP};
+use socket2::{Domain, Socket, Type};
 
 use super::netns::Netns;
 use super::process::Process;
@@ -34,6 +36,42 @@ impl Netns {
     pub fn set_offload(&self, device: &str, offload: &str, on: bool) -> Result<()> {
         let state = if on { "on" } else { "off" };
         tools::run_in(self, ETHTOOL, &["-K", device, offload, state]).map(drop)
+    }
+
+    /// Lets an interface be given packets of up to so many bytes, and merge to as many: "BIG TCP", of which iproute2 6.1
+    /// cannot tell for IPv4.
+    pub fn set_big(&self, device: &str, size: u32) -> Result<()> {
+        const RTM_SETLINK: u16 = 19;
+        const REQUEST_AND_ACK: u16 = 5;
+        const IFLA_IFNAME: u16 = 3;
+        /// `IFLA_{GSO,GRO}_MAX_SIZE`, `IFLA_{GSO,GRO}_IPV4_MAX_SIZE`.
+        const SIZES: [u16; 4] = [41, 58, 63, 64];
+        let mut body = vec![0; 16];
+        let mut attribute = |kind: u16, value: &[u8]| {
+            body.extend((value.len() as u16 + 4).to_ne_bytes());
+            body.extend(kind.to_ne_bytes());
+            body.extend(value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        };
+        attribute(IFLA_IFNAME, &[device.as_bytes(), b"\0"].concat());
+        for kind in SIZES {
+            attribute(kind, &size.to_ne_bytes());
+        }
+        let mut message = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        message.extend(RTM_SETLINK.to_ne_bytes());
+        message.extend(REQUEST_AND_ACK.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(body);
+        let answer = self.run(|| -> Result<i32> {
+            let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, None)?;
+            socket.send(&message)?;
+            let mut answer = [0; 256];
+            let len = (&socket).read(&mut answer)?;
+            let error = answer[..len].get(16..20).context("a short answer")?;
+            Ok(i32::from_ne_bytes(error.try_into()?))
+        })?;
+        ensure!(answer == 0, "{device}: packets of {size} bytes: error {answer}");
+        Ok(())
     }
 
     /// Sets the MTU of an interface.

@@ -32,7 +32,7 @@ pub fn findings(name: &str, pin_dir: &Path) -> Vec<Finding> {
     let mut findings = vec![state(&link), native(&link)];
     findings.extend([occupied(&link, pin_dir), mtu(&link), lro(name)]);
     findings.extend(checksums(&link));
-    findings.extend([rx_vlan(&link), gro(name), rp_filter(name)]);
+    findings.extend([rx_vlan(&link), gro(&link), rp_filter(name)]);
     findings.into_iter().map(|finding| finding.of(name)).collect()
 }
 
@@ -164,8 +164,15 @@ fn vlans_on(below: &Link) -> Vec<String> {
     links.filter(on_top).map(|link| link.name).collect()
 }
 
-fn gro(name: &str) -> Finding {
-    match ethtool::is_on(name, Setting::Gro) {
+/// Whatever is merged is translated. But the kernel's routing is not up to what is larger than IP packets can be.
+fn gro(link: &Link) -> Finding {
+    const IP_MAX_SIZE: u32 = 65536;
+    match ethtool::is_on(&link.name, Setting::Gro) {
+        Ok(true) if link.gro_max_size > IP_MAX_SIZE => Finding::warn(
+            "gro",
+            format!("on, up to {} bytes: Linux drops some of those of IPv6", link.gro_max_size),
+            format!("ip link set {} gro_max_size {IP_MAX_SIZE}", link.name),
+        ),
         Ok(on) => Finding::ok("gro", if on { "on" } else { "off" }),
         Err(error) => unreadable("gro", &error),
     }
