@@ -26,20 +26,20 @@ pub fn command(root: &Path, file: &str) -> Result<Command> {
         ensure!(path.exists(), "{} is missing: {}", path.display(), missing());
         Ok(path)
     };
-    let mut command = match file.rsplit('.').next() {
-        Some("py") => {
+    let mut command = match file.rsplit_once('.') {
+        Some((_, "py")) => {
             let mut python = built(installed.join("venv/bin/python")).with_context(missing)?;
             python.arg(script);
             python
         }
-        Some("java") => {
+        Some((_, "java")) => {
             let mut java = JAVA.command()?;
             // It runs for a second: compiling itself well would take longer than all else.
             java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
             java.arg(there(installed.join("java"))?).arg("Client");
             java
         }
-        Some("go") => built(installed.join("go-client")).with_context(missing)?,
+        Some((stem, "go")) => built(installed.join(format!("go-{stem}"))).with_context(missing)?,
         _ => {
             there(installed.join("node_modules/ws"))?;
             let mut node = NODE.command()?;

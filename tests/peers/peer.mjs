@@ -1,4 +1,4 @@
-// What server.mjs and client.mjs share.
+// What the peers with libraries of Node's share.
 
 import { createRequire } from "node:module";
 import { dirname, join, resolve } from "node:path";
@@ -10,12 +10,13 @@ import { parseArgs } from "node:util";
 const folder = process.env.ROOST_PEERS ?? dirname(fileURLToPath(import.meta.url));
 const library = createRequire(join(resolve(folder), "package.json"));
 
-function load() {
+// A library from there.
+export function required(name) {
   try {
-    return library("ws");
+    return library(name);
   } catch (error) {
     if (error.code !== "MODULE_NOT_FOUND") throw error;
-    fail(`ws is not installed in ${resolve(folder)}: set ROOST_PEERS to the folder that has node_modules`);
+    fail(`${name} is not installed in ${resolve(folder)}: set ROOST_PEERS to the folder that has node_modules`);
   }
 }
 
@@ -38,4 +39,4 @@ export function show(host, port) {
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
-export const { WebSocket, WebSocketServer } = load();
+export const { WebSocket, WebSocketServer } = required("ws");

@@ -10,4 +10,5 @@ pub mod lab;
 pub mod peers;
 pub mod prove;
 pub mod release;
+pub mod rooms;
 pub mod run;

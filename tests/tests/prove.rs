@@ -48,6 +48,20 @@ fn heads_of_any_shape_keep_chats_whole() -> Result<()> {
 }
 
 #[test]
+fn requests_of_others_are_counted_where_they_arrive() -> Result<()> {
+    let words = "requests --fronts stay,reset --rows alone,shared,curl --chats 12 --tabs 2";
+    let result = prove(&words.split(' ').collect::<Vec<_>>())?;
+    for (name, all) in [("whole", 12), ("reached", 24), ("once", 48), ("lost", 0)] {
+        ensure!(result[format!("reset_alone_{name}")] == all, "{name}: {result}");
+    }
+    // curl asks again by itself, and by one connection that stays all chats are together.
+    ensure!(result["reset_curl_once"] == 24 && result["stay_curl_connections"] == 1, "{result}");
+    // What it is about is seen.
+    ensure!(result["stay_shared_whole"].as_u64() < Some(12), "{result}");
+    Ok(())
+}
+
+#[test]
 fn many_flows_are_entered_and_listed() -> Result<()> {
     let result = prove(&["million", "--flows", "20000", "--seconds", "1"])?;
     ensure!(result["listed"] == 20_000, "{result}");

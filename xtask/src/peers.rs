@@ -28,20 +28,21 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
     let peers = workspace.peers();
     fs::create_dir_all(&peers)?;
     once(&pins, &["requirements.txt"], &peers.join("python.installed"), || {
-        say("installing the Python peer into target/peers/venv (once)");
+        say("installing the Python peers into target/peers/venv (once)");
         python(&pins.join("requirements.txt"), &peers.join("venv"))
     })?;
     once(&pins, &["package.json", "package-lock.json"], &peers.join("node.installed"), || {
-        say("installing the Node peer into target/peers/node_modules (once)");
+        say("installing the Node peers into target/peers/node_modules (once)");
         node(&pins, &peers)
     })?;
     once(&pins, &["Client.java"], &peers.join("java.installed"), || {
         let mut javac = JAVAC.command()?;
         run_quietly(javac.arg("-d").arg(peers.join("java")).arg(pins.join("Client.java")))
     })?;
-    once(&pins, &["client.go"], &peers.join("go.installed"), || {
-        say("compiling the Go peer into target/peers (once)");
-        go(&pins.join("client.go"), &peers)
+    let go_peers = ["client.go", "pool.go"];
+    once(&pins, &go_peers, &peers.join("go.installed"), || {
+        say("compiling the Go peers into target/peers (once)");
+        go_peers.iter().try_for_each(|file| go(&pins.join(file), &peers))
     })?;
     unpack_proxies(&peers)
 }
@@ -103,8 +104,9 @@ fn node(pins: &Path, peers: &Path) -> Result<()> {
 }
 
 fn go(source: &Path, peers: &Path) -> Result<()> {
+    let stem = source.file_stem().context("a file without a name")?.display();
     let mut go = GO.command()?;
-    go.arg("build").arg("-o").arg(peers.join("go-client")).arg(source);
+    go.arg("build").arg("-o").arg(peers.join(format!("go-{stem}"))).arg(source);
     // Debian's libraries are for a GOPATH: nothing is downloaded.
     go.env("GO111MODULE", "off").env("GOPATH", apt::GOPATH).env("GOFLAGS", "");
     run_quietly(go.env("CGO_ENABLED", "0").env("GOCACHE", peers.join("go-cache")))

@@ -4,10 +4,11 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::Args;
+use roost_programs::Need;
 
 use crate::launch::launch;
-use crate::peers;
 use crate::workspace::Workspace;
+use crate::{apt, peers};
 
 /// Show in network namespaces what Roost holds, whatever dies, floods or lies.
 ///
@@ -22,8 +23,14 @@ pub struct Options {
 
 /// Runs the subcommand. Returns only if it cannot be started.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    if options.arguments[0] == "heads" {
-        peers::ensure_proxies(workspace)?;
+    match options.arguments[0].to_str() {
+        Some("heads") => peers::ensure_proxies(workspace)?,
+        Some("requests") => {
+            let packages = [apt::programs(&[Need::Tests]), apt::TESTS.to_vec()].concat();
+            apt::ensure(&packages, "for clients and servers of others")?;
+            peers::ensure(workspace)?;
+        }
+        _ => {}
     }
     launch(workspace, "roost-prove", &options.arguments)
 }

@@ -12,6 +12,7 @@ mod nodes;
 mod orphan;
 mod random_keys;
 mod report;
+mod requests;
 mod storm;
 mod usage;
 mod visit;
@@ -36,6 +37,8 @@ pub enum Scenario {
     Flood(flood::Options),
     /// Heads of any length in any number of segments, behind Roost and behind proxies: chats stay whole
     Heads(heads::Options),
+    /// Requests for many chats on connections that are used again, by clients and servers of others: each at its chat
+    Requests(requests::Options),
     /// Silent clients that probe: they are answered, write after 70 s, and are told when they waited too long
     Keepalive(keepalive::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
@@ -54,6 +57,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::RandomKeys(options) => random_keys::run(options),
         Scenario::Flood(options) => flood::run(options),
         Scenario::Heads(options) => heads::run(options),
+        Scenario::Requests(options) => requests::run(options),
         Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),
         Scenario::Nodes(options) => nodes::run(options),

@@ -23,6 +23,8 @@ pub struct Report {
 enum Line {
     /// A heading for those that follow.
     Part(String),
+    /// What says more than single numbers would.
+    Text(String),
     Measured(Measured),
 }
 
@@ -58,6 +60,12 @@ impl Report {
     /// A heading for the numbers that follow.
     pub(super) fn part(&mut self, title: impl Into<String>) {
         self.lines.push(Line::Part(title.into()));
+    }
+
+    /// A line of text beneath a heading. Numbers that it tells need no words of their own: they are in the table only if
+    /// they are not what they have to be.
+    pub(super) fn text(&mut self, line: impl Into<String>) {
+        self.lines.push(Line::Text(line.into()));
     }
 
     /// A number that may be anything. `name` is its key in the JSON object, `words` say what it is, with
@@ -104,7 +112,7 @@ impl Report {
 
     fn measured(&self) -> impl Iterator<Item = &Measured> {
         self.lines.iter().filter_map(|line| match line {
-            Line::Part(_) => None,
+            Line::Part(_) | Line::Text(_) => None,
             Line::Measured(measured) => Some(measured),
         })
     }
@@ -127,7 +135,13 @@ impl Report {
                 Line::Part(title) => {
                     let _ = writeln!(text, "\n  {title}");
                 }
-                Line::Measured(Measured { value, words, goal, .. }) => {
+                Line::Text(line) => {
+                    let _ = writeln!(text, "  {line}");
+                }
+                Line::Measured(Measured { value, words, goal, .. })
+                    if words.is_empty() && goal.is_none_or(|goal| goal.is_met(*value)) => {}
+                Line::Measured(Measured { name, value, words, goal }) => {
+                    let words = if words.is_empty() { name } else { words };
                     let (style, goal) = match goal {
                         None => (Style::new(), String::new()),
                         Some(goal) => {
@@ -190,6 +204,16 @@ mod tests {
         report.at_most("late", 1.0, 0.0, "late");
         assert!(!report.ok() && report.table().contains("did not hold"));
         assert_eq!((&report.json()["ok"], report.value("late")), (&false.into(), Some(1.0)));
+    }
+
+    #[test]
+    fn a_number_without_words_is_shown_if_it_is_wrong() {
+        let mut report = Report::new("some");
+        report.text("of all");
+        report.at_least("right", 1.0, 1.0, "");
+        report.at_least("wrong", 0.0, 1.0, "");
+        let table = report.table();
+        assert!(table.contains("of all") && table.contains("wrong") && !table.contains("right"));
     }
 
     #[test]
