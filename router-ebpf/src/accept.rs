@@ -4,11 +4,11 @@ use crate::{
     chats::{self, Acquired},
     flow::{End, Ending, end, note_fin},
     hand::{self, When},
-    head::{Found, claim, forget, release},
+    head::{Found, claim, forget, put, release},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART,
-        PENDING_ACKNOWLEDGED, PENDING_REFUSED, Pending, STATE_COUNTED, STATE_EXCHANGE, Stash,
-        watch_time,
+        PENDING_ACKNOWLEDGED, PENDING_REFUSED, Pending, STATE_COUNTED, STATE_EXCHANGE, STATE_HEAD,
+        Stash, watch_time,
     },
     options::Offer,
     packet::Packet,
@@ -303,9 +303,16 @@ fn deliver<P: Packet>(
     scratch.delivery.made = 0;
     if reread(&scratch.held) == Held::Claimed {
         let sent = deliver_all(packet, tables, scratch);
-        let is_lost = scratch.delivery.sent < scratch.stash.get().acked;
-        forget(tables, scratch);
-        if sent.is_none() && is_lost {
+        let acked = scratch.stash.get().acked;
+        let is_lost = sent.is_none() && scratch.delivery.sent < acked;
+        if acked == 0 || is_lost {
+            forget(tables, scratch);
+        } else {
+            // Kept until the replica has what its client does not send again: see [`crate::mend`].
+            scratch.stash.get_mut().unacked = 0;
+            put(tables, scratch);
+        }
+        if is_lost {
             give_up(tables, scratch);
         }
         // What else was not sent, the client sends again.
@@ -365,6 +372,9 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     } else {
         scratch.pending.flags & PENDING_ACKNOWLEDGED != 0
     };
+    if is_there && acked != 0 {
+        scratch.back.state |= STATE_HEAD;
+    }
     if !is_ours {
         release(tables, scratch);
     } else if is_lost || !is_there {
@@ -381,9 +391,9 @@ fn deliver_all<P: Packet>(
     scratch: &mut Scratch,
 ) -> Option<()> {
     let window = scratch.stash.get().window;
-    let most = largest(tables, scratch);
+    let most = largest(tables, scratch, scratch.pending.service);
     let delivery = &mut scratch.delivery;
-    delivery.most = most.max(SMALLEST) as u32 - scratch.header.options.len * 4;
+    delivery.most = most as u32 - scratch.header.options.len * 4;
     delivery.failed = 0;
     scratch.header.window = rescale(window, scratch.flow.window_shift, 0);
     tables.repeat(SEGMENTS, &mut Deliver { packet, tables, scratch });
@@ -392,12 +402,13 @@ fn deliver_all<P: Packet>(
 
 /// The largest segment that the replica takes, and that fits through the routes to the service's replicas.
 #[inline(always)]
-fn largest(tables: &impl FlowTables, scratch: &Scratch) -> u16 {
+pub fn largest(tables: &impl FlowTables, scratch: &Scratch, service: u32) -> u16 {
     let offered = if scratch.answer.mss == 0 { USUAL } else { scratch.answer.mss };
-    tables.service(scratch.pending.service).map_or(offered, |service| {
+    let most = tables.service(service).map_or(offered, |service| {
         let fits = if scratch.segment.is_v6() { service.mss6 } else { service.mss4 };
         offered.min(fits)
-    })
+    });
+    most.max(SMALLEST)
 }
 
 /// The segments of a head, one at each step.

@@ -6,9 +6,10 @@ use crate::{
     flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_near},
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
-        FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED,
+        FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD,
         STATE_LEAVING, STATE_SYN_SEEN, STATE_UPGRADED,
     },
+    mend::{Mended, deliver_again, mend},
     packet::Packet,
     reply::{self, reset_replica},
     reuse::{self, Asked, is_looked_at},
@@ -168,6 +169,7 @@ pub fn care_back<P: Packet>(
         }
         LookedBack::Reset => reset_replica(packet, scratch),
         LookedBack::Drop => Some(Counter::DropSynAckAgain),
+        LookedBack::Missing => deliver_again(packet, scratch),
         LookedBack::Pass => Some(Counter::EgressPassed),
     }
 }
@@ -181,6 +183,8 @@ enum LookedBack {
     Reset,
     /// It repeats its answer to our SYN.
     Drop,
+    /// It misses what only we have.
+    Missing,
     /// It is none of ours.
     Pass,
 }
@@ -199,13 +203,23 @@ fn look_back<P: Packet>(
     if scratch.back.state & STATE_EXPIRED != 0 {
         return LookedBack::Reset;
     }
+    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
+    scratch.write_vip_side(&vip, vip_port);
+    let flow = tables.flow(&scratch.vip_side);
+    if shared.state() & STATE_HEAD != 0
+        && let Some(flow) = flow
+    {
+        match mend(packet, tables, scratch, flow, shared) {
+            Mended::No => {}
+            Mended::Missing => return LookedBack::Missing,
+            Mended::Lost => return LookedBack::Reset,
+        }
+    }
     if scratch.segment.has(flags::SYN) {
         return LookedBack::Drop;
     }
     egress::hear(&scratch.segment, shared);
-    let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
-    scratch.write_vip_side(&vip, vip_port);
-    if let Some(flow) = tables.flow(&scratch.vip_side) {
+    if let Some(flow) = flow {
         let Scratch { vip_side, segment, last, .. } = scratch;
         closing(tables, vip_side, flow, segment, End::Replica, last);
         if shared.state() & STATE_EXCHANGE != 0 {

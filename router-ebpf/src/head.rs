@@ -139,7 +139,7 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
             return lose(tables, scratch);
         }
     }
-    let Scratch { stash: room, chunk_key: key, vip_side, held, .. } = scratch;
+    let Scratch { stash: room, chunk_key: key, .. } = scratch;
     let left = room.touched();
     if left != 0 {
         let next = left.trailing_zeros();
@@ -149,11 +149,17 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
             return lose(tables, scratch);
         }
     }
-    if let Some(entry) = tables.stash(vip_side) {
-        entry.put(room.get());
-    }
-    *held = Held::No;
+    put(tables, scratch);
     Kept::Yes
+}
+
+/// Writes the entry of the head in hand, and lets it go. Its chunks are as they were.
+#[inline(always)]
+pub fn put(tables: &impl FlowTables, scratch: &mut Scratch) {
+    if let Some(entry) = tables.stash(&scratch.vip_side) {
+        entry.put(scratch.stash.get());
+    }
+    scratch.held = Held::No;
 }
 
 /// Charges the head in hand to its source, as many entries as it has chunks: at least as many as there is room for for

@@ -34,6 +34,7 @@ pub mod integrity;
 pub mod key;
 pub mod limit;
 pub mod maps;
+pub mod mend;
 pub mod options;
 pub mod packet;
 pub mod reply;

@@ -118,6 +118,8 @@ counters! {
     Delivered = "delivered", TURN;
     /// Replicas that accepted when the stash was gone: acknowledged, the client sends again.
     DeliveredEmpty = "delivered_empty", TURN;
+    /// Segments of replicas that missed first bytes which Roost had acknowledged to the client: sent again.
+    DeliveredAgain = "delivered_again", TURN;
     /// Segments translated on their way to the client.
     ToClient = "to_client", PASS;
     /// SYN-ACKs that a replica sent again, dropped.

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use roost_tests::lab::{Config, Family, Lab, Netns, Site};
+use roost_tests::lab::{Config, Family, Lab, Netns, Site, Way};
 
 /// A request for a chat with so many bytes of other headers before the one with its name.
 fn request(chat: usize, before: usize) -> Vec<u8> {
@@ -114,6 +114,52 @@ fn a_client_that_takes_its_time_is_served() -> Result<()> {
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     let chats = site.live_chats()?;
     assert_eq!((chats.len(), &chats[0]["key"]), (1, &"room7".into()));
+    Ok(())
+}
+
+/// Their clients send them no more, and of each connection the first bytes are lost once, on their way to its replica.
+#[test]
+fn acknowledged_bytes_that_are_lost_behind_roost_arrive_all_the_same() -> Result<()> {
+    const CLIENTS: usize = 20;
+    let lab = Lab::builder("lost").replicas(1);
+    let site = Site::start(lab, |lab| Config::new(lab).key("header:X-Chat"))?;
+    let replica = &site.lab.replicas[0];
+    for family in Family::BOTH {
+        let before = site.counter("delivered_again")?;
+        let mut open = Vec::new();
+        for chat in 0..CLIENTS {
+            let mut stream = site.lab.client.connect(site.vip(family))?;
+            stream.set_nodelay(true)?;
+            let request = request(chat, 3000);
+            stream.write_all(&request[..2000])?;
+            open.push((stream, request));
+        }
+        roost_tests::lab::try_until(Duration::from_secs(60), "acknowledgements", || {
+            let stash = site.roost.json(&["maps", "dump", "STASH"])?;
+            let heads = stash[0]["entries"].as_array().context("heads")?;
+            let acked = heads.iter().filter(|head| head["value"]["acknowledged"] == 2000).count();
+            Ok((acked == CLIENTS).then_some(()))
+        })?;
+        // The handshakes are let through, and half of what comes with data.
+        replica.ns.set_loss_of_data("eth0", Way::In, 50)?;
+        let asked: Vec<_> = std::thread::scope(|scope| {
+            let ask = |(mut stream, request): (TcpStream, Vec<u8>)| {
+                scope.spawn(move || ask(&mut stream, &[&request[2000..]]))
+            };
+            let asked: Vec<_> = open.into_iter().map(ask).collect();
+            asked.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        replica.ns.set_loss_of_data("eth0", Way::In, 0)?;
+        for answer in asked {
+            let answer = answer.with_context(|| site.diagnosis())?;
+            ensure!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        }
+        ensure!(site.counter("delivered_again")? > before, "{}", site.diagnosis());
+        roost_tests::lab::try_until(Duration::from_secs(60), "the heads to go", || {
+            let stash = site.roost.json(&["maps", "dump", "STASH"])?;
+            Ok(stash[0]["entries"].as_array().context("heads")?.is_empty().then_some(()))
+        })?;
+    }
     Ok(())
 }
 

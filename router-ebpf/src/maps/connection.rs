@@ -120,7 +120,7 @@ pub struct Stash {
     pub bound: u8,
     /// Why it has no key, which was counted: a [`Reason`](crate::key::Reason); or 0.
     pub missing: u8,
-    /// Segments that came since the last acknowledgement.
+    /// Segments that came since the last acknowledgement; when the replica has accepted, those that it was sent again.
     pub unacked: u8,
     /// Entries that it has taken of its source's share: see [`crate::head`].
     pub taken: u16,
@@ -192,6 +192,8 @@ pub const STATE_EXCHANGE: u32 = 512;
 pub const STATE_DOUBT: u32 = 1024;
 /// A request for another chat came: the flow is ended with it.
 pub const STATE_LEAVING: u32 = 2048;
+/// The replica has yet to acknowledge what Roost has acknowledged to its client: the head is kept.
+pub const STATE_HEAD: u32 = 16384;
 /// Any of these: the flow has ended.
 pub const STATE_ENDED: u32 = STATE_CLOSED | STATE_EXPIRED;
 /// When the SYN of [`STATE_SYN_SEEN`] came: its tick, modulo 256, in these bits.
@@ -268,7 +270,7 @@ pub struct FlowBack {
     pub acked: u32,
     /// What follows the replica's highest segment, in the replica's numbers.
     pub sent: u32,
-    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`, `STATE_EXCHANGE`.
+    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`, `STATE_EXCHANGE`, `STATE_HEAD`.
     pub state: u32,
     /// Which request it is at, what is waited for, and what follows the highest byte that was sent to the client:
     /// see [`Exchange`](crate::request::Exchange). Meaningless without [`FLOW_EXCHANGE`], as what follows.

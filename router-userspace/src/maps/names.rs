@@ -10,8 +10,8 @@ use router_ebpf::{
         PENDING_ACKNOWLEDGED, PENDING_REFUSED, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING,
         REPLICA_GONE, REPLICA_READY, REUSE_RESET, REUSE_STAY, Replica, STATE_CLIENT_FIN,
         STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_DOUBT, STATE_EXCHANGE,
-        STATE_EXPIRED, STATE_LEAVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN,
-        STATE_SYN_TICK, STATE_UPGRADED, Service,
+        STATE_EXPIRED, STATE_HEAD, STATE_LEAVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED,
+        STATE_SYN_SEEN, STATE_SYN_TICK, STATE_UPGRADED, Service,
     },
     source::{self, KeyKind, Shape},
 };
@@ -150,6 +150,7 @@ pub fn flow_state(state: u32) -> Vec<String> {
         (STATE_EXCHANGE, "exchange"),
         (STATE_DOUBT, "doubt"),
         (STATE_LEAVING, "leaving"),
+        (STATE_HEAD, "head"),
     ];
     // When that SYN came stands beside its bit.
     bits(state & !STATE_SYN_TICK, &words)

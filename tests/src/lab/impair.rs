@@ -95,6 +95,13 @@ impl Netns {
         self.set_rule(&format!("loss_{way}_{device}"), device, way, rule.as_ref())
     }
 
+    /// The same for TCP segments of more than 1000 bytes of packet, so that handshakes and short ones get through.
+    pub fn set_loss_of_data(&self, device: &str, way: Way, percent: u8) -> Result<()> {
+        let rule = (percent > 0)
+            .then(|| format!("meta length > 1000 numgen random mod 100 < {percent} counter drop"));
+        self.set_rule(&format!("loss_of_data_{way}_{device}"), device, way, rule.as_ref())
+    }
+
     /// Drops the RSTs that go out through an interface, or ends that.
     pub fn set_mute(&self, device: &str, on: bool) -> Result<()> {
         let rule = on.then(|| "meta l4proto tcp tcp flags & rst == rst counter drop".to_owned());
