@@ -1,19 +1,19 @@
-//! A replica accepts: the connection becomes a flow, and its first segments are delivered.
+//! A replica accepts: the connection becomes a flow, or its flow goes on there, and its first segments are delivered.
 
 use crate::{
     chats::{self, Acquired},
-    flow::{End, Ending, end, note_fin},
+    flow::{End, Ending, end, end_change, note_fin},
     hand::{self, When},
     head::{Found, claim, forget, put, release},
     maps::{
-        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, OFFER_SCALE, OFFER_TIMESTAMPS, PART,
-        PENDING_ACKNOWLEDGED, PENDING_REFUSED, Pending, STATE_COUNTED, STATE_EXCHANGE, STATE_HEAD,
-        Stash, watch_time,
+        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS,
+        PART, PENDING_ACKNOWLEDGED, PENDING_AGAIN, PENDING_REFUSED, Pending, STATE_COUNTED,
+        STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD, Stash, watch_time,
     },
     options::Offer,
     packet::Packet,
     reply::{ANNOUNCED_SCALE, replace, reset_client, reset_replica},
-    request::Exchange,
+    request::{Exchange, Standing},
     rewrite::swap_macs,
     scratch::{Delivery, Scratch},
     shared::Shared,
@@ -54,7 +54,7 @@ pub fn accepted<P: Packet>(
         Recalled::Yes => {}
         Recalled::Busy => return Some(Counter::EgressDropBusy),
         Recalled::Lost => {
-            return refuse(packet, scratch, shared).map(|()| Counter::ResetLost);
+            return refuse(packet, tables, scratch, shared).map(|()| Counter::ResetLost);
         }
     }
     let entered = enter(tables, scratch);
@@ -63,8 +63,14 @@ pub fn accepted<P: Packet>(
     }
     match entered {
         Entered::Yes => {
+            if (scratch.pending.flags & !scratch.flow.flags) & FLOW_EXCHANGE != 0 {
+                tables.count(Counter::DoubtPipelined);
+            }
             let delivered = deliver(packet, tables, scratch);
             tables.remove_pending(&scratch.replica_side);
+            if delivered.is_some() && scratch.pending.flags & PENDING_AGAIN != 0 {
+                leave(packet, tables, scratch)?;
+            }
             delivered
         }
         Entered::Already => {
@@ -80,12 +86,12 @@ pub fn accepted<P: Packet>(
         }
         Entered::Busy => Some(Counter::EgressDropBusy),
         Entered::Fault => None,
-        Entered::Full => refuse(packet, scratch, shared).map(|()| Counter::ResetFull),
+        Entered::Full => refuse(packet, tables, scratch, shared).map(|()| Counter::ResetFull),
         Entered::Over => {
             tables.count(scratch.over);
-            refuse(packet, scratch, shared).map(|()| Counter::ResetShareLate)
+            refuse(packet, tables, scratch, shared).map(|()| Counter::ResetShareLate)
         }
-        Entered::NoMemory => refuse(packet, scratch, shared).map(|()| Counter::ResetFailed),
+        Entered::NoMemory => refuse(packet, tables, scratch, shared).map(|()| Counter::ResetFailed),
     }
 }
 
@@ -93,11 +99,46 @@ pub fn accepted<P: Packet>(
 #[inline(never)]
 fn refuse<P: Packet>(
     packet: &mut P,
+    tables: &impl FlowTables,
     scratch: &mut Scratch,
     pending: Shared<Pending>,
 ) -> Option<()> {
     pending.set_flags(PENDING_REFUSED);
+    abandon(tables, scratch);
     reset_client(packet, scratch)
+}
+
+/// Ends the flow that was to be bound again as `scratch.pending` says, if it is one. Its client is told.
+#[inline(never)]
+pub fn abandon(tables: &impl FlowTables, scratch: &mut Scratch) {
+    if scratch.pending.flags & PENDING_AGAIN == 0 {
+        return;
+    }
+    let (vip, vip_port) = (scratch.pending.vip, scratch.pending.vip_port);
+    scratch.write_vip_side(&vip, vip_port);
+    if let Some(flow) = tables.flow(&scratch.vip_side)
+        && moving(tables, scratch, flow).is_some()
+        && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last)
+    {
+        tables.count(Counter::EndedReuse);
+    }
+}
+
+/// The other side of a flow, if it waits for the replica of `scratch.pending`. Its key is in `scratch.last` then.
+#[inline(always)]
+fn moving(
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+) -> Option<Shared<FlowBack>> {
+    let Scratch { vip_side, last, pending, .. } = scratch;
+    last.write_replica_side(vip_side, flow.get());
+    let back = tables.flow_back(&last.replica_side)?;
+    let exchange = back.exchange(false);
+    (exchange.standing == Standing::Moving
+        && exchange.boundary == pending.client_isn.wrapping_add(1)
+        && exchange.sent == pending.server_isn.wrapping_add(1))
+    .then_some(back)
 }
 
 /// Prepares the two entries of a flow.
@@ -125,6 +166,12 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     back.acked = segment.ack;
     back.sent = segment.seq.wrapping_add(1);
     back.state = 0;
+    back.client_isn = pending.client_isn;
+    back.server_isn = pending.server_isn;
+    back.ts_sent = pending.ts_echo;
+    back.mss = pending.mss;
+    back.client_scale = pending.client_scale as u8;
+    back.offers = pending.offers;
     if pending.flags & FLOW_EXCHANGE != 0 {
         let first = pending.server_isn.wrapping_add(1);
         let exchange = Exchange::first(pending.boundary, first);
@@ -158,7 +205,7 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     flow.client_fin = 0;
     flow.replica_fin = 0;
     flow.share = scratch.holder.source;
-    flow.reserved = 0;
+    flow.bound_again = 0;
 }
 
 /// What became of a flow that was to be entered.
@@ -213,7 +260,9 @@ fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
 /// Counts the flow for its chat, and enters its client's side.
 #[inline(always)]
 fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
-    if let Some(over) = over(tables, Table::Flows, &scratch.holder, &mut scratch.trusted) {
+    let again = scratch.pending.flags & PENDING_AGAIN != 0;
+    if !again && let Some(over) = over(tables, Table::Flows, &scratch.holder, &mut scratch.trusted)
+    {
         scratch.over = over;
         return Entered::Over;
     }
@@ -235,7 +284,7 @@ fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
             Acquired::Over => return Entered::Over,
         }
     }
-    let entered = add(tables, scratch);
+    let entered = if again { relocate(tables, scratch) } else { add(tables, scratch) };
     if entered != Entered::Yes && scratch.flow.flags & FLOW_CHAT != 0 {
         chats::undo(tables, &scratch.chat_key, scratch.flow.replica);
     }
@@ -271,6 +320,45 @@ fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         return Entered::refused(why, Entered::Fault);
     }
     Entered::Yes
+}
+
+/// Lets the flow go on at the replica that has accepted. The one before is left with what it does not know yet.
+#[inline(never)]
+fn relocate(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
+    let Some(flow) = tables.flow(&scratch.vip_side) else {
+        return Entered::Already;
+    };
+    // From here on nobody else changes where it is.
+    if !flow.begin_change() {
+        return Entered::Already;
+    }
+    let left = moving(tables, scratch, flow);
+    if let Some(back) = left {
+        let Flow { replica, service, share, cookie, flags, replica_addr, replica_port, .. } =
+            *flow.get();
+        let FlowBack { seq_delta, ts_delta, .. } = *back.get();
+        scratch.left.addr = replica_addr;
+        scratch.left.port = replica_port;
+        scratch.left.ack = scratch.pending.server_isn.wrapping_add(1).wrapping_add(seq_delta);
+        scratch.left.ts_echo = back.ts_sent().wrapping_sub(ts_delta);
+        count_flow(tables, scratch.flow.replica, service, share, 1);
+        flow.relocate(&scratch.flow);
+        flow.touch(tables.now());
+        flow.advance(scratch.flow.acked, scratch.flow.sent);
+        count_flow(tables, replica, service, share, OFF);
+        if flags & FLOW_CHAT != 0 {
+            chats::release(tables, &chat_key(service, cookie), replica);
+        }
+        back.set_state(STATE_EXPIRED);
+        if tables.set_ended_back(&scratch.last.replica_side, back.get()).is_err() {
+            tables.count(Counter::RemainsLost);
+        }
+        tables.remove_flow_back(&scratch.last.replica_side);
+        tables.count(Counter::ReboundRequest);
+    }
+    let Scratch { vip_side, last, .. } = scratch;
+    end_change(tables, vip_side, flow, last);
+    if left.is_some() { Entered::Yes } else { Entered::Already }
 }
 
 /// Segments of a head at the most: of 64 bytes each they are enough for the longest.
@@ -323,9 +411,36 @@ fn deliver<P: Packet>(
         scratch.header.window = 1;
         replace(packet, scratch, 0, 0)?;
         swap_macs(packet)?;
+        scratch.header.becomes(packet, &mut scratch.segment, 0)?;
         return Some(Counter::DeliveredEmpty);
     }
     Some(Counter::Delivered)
+}
+
+/// Lets what was delivered go out as a copy, and makes the packet the FIN that ends the connection at the replica that was
+/// left: it has all of the requests before, and its client has all of the answers. If there can be no copy, that replica
+/// hears of it when it sends something.
+#[inline(never)]
+fn leave<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
+    if packet.duplicate().is_none() {
+        return Some(());
+    }
+    let Scratch { header, pending, left, .. } = &mut *scratch;
+    header.dst = left.addr;
+    header.dst_port = left.port;
+    header.seq = pending.client_isn.wrapping_add(1);
+    header.ack = left.ack;
+    header.flags = flags::FIN | flags::ACK;
+    let last = Offer {
+        offers: pending.offers,
+        ts_val: pending.ts_val,
+        ts_echo: left.ts_echo,
+        ..Offer::default()
+    };
+    last.write_established(&mut header.options);
+    replace(packet, scratch, 0, 0)?;
+    tables.count(Counter::LeftReplica);
+    Some(())
 }
 
 /// Ends the flow: what it is to begin with is nowhere any more. Both ends are told.
@@ -375,12 +490,25 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     if is_there && acked != 0 {
         scratch.back.state |= STATE_HEAD;
     }
+    if is_there && scratch.pending.flags & FLOW_EXCHANGE != 0 {
+        follow_no_more_than(scratch, known);
+    }
     if !is_ours {
         release(tables, scratch);
     } else if is_lost || !is_there {
         forget(tables, scratch);
     }
     if is_lost { Recalled::Lost } else { Recalled::Yes }
+}
+
+/// Gives up following a connection of which more than one request is delivered at once.
+#[inline(always)]
+fn follow_no_more_than(scratch: &mut Scratch, known: u32) {
+    let Pending { boundary, client_isn, .. } = scratch.pending;
+    if boundary.wrapping_sub(client_isn).wrapping_sub(1) < known {
+        scratch.flow.flags &= !FLOW_EXCHANGE;
+        scratch.back.state &= !STATE_EXCHANGE;
+    }
 }
 
 /// Makes the packet the segments of the head that the replica has room for.

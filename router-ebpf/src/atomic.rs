@@ -79,8 +79,16 @@ fetch! {
     fetch_or_u32, u32, atomic_or, AtomicU32::fetch_or
 }
 fetch! {
+    /// Keeps bits and returns the word before.
+    fetch_and_u32, u32, atomic_and, AtomicU32::fetch_and
+}
+fetch! {
     /// Sets bits and returns the word before.
     fetch_or_u64, u64, atomic_or, AtomicU64::fetch_or
+}
+fetch! {
+    /// Turns bits over and returns the word before.
+    fetch_xor_u64, u64, atomic_xor, AtomicU64::fetch_xor
 }
 fetch! {
     /// Adds, modulo 2^32, and returns the word before.

@@ -1,9 +1,11 @@
 //! Delayed binding: the first bytes name the chat, so only now the replica is chosen. The segments
 //! that bring them are stashed, and the one that completes the key becomes the SYN of the connection
-//! to the replica (`connect.rs`).
+//! to the replica (`connect.rs`). A later request that binds its connection again is no other: its first byte is the
+//! first one then.
 
 use crate::{
     connect::{Connected, connect},
+    flow::{Ending, end},
     hand::{When, next_head},
     head::{Found, Kept, claim, forget, keep, release},
     ingress::listed,
@@ -70,6 +72,10 @@ fn decide<P: Packet>(
         Chosen::Replica => match connect(packet, tables, scratch)? {
             Connected::Bound => return Some(Counter::Bound),
             Connected::Early => return Some(Counter::DropEarly),
+            Connected::Stays => {
+                forget(tables, scratch);
+                return Some(Counter::DropRequestEarly);
+            }
             Connected::Conflict => Counter::ResetConflict,
             Connected::NoAddress => Counter::ResetNoReplica,
         },
@@ -83,10 +89,23 @@ fn decide<P: Packet>(
     // Nobody waits for it any more.
     forget(tables, scratch);
     let verdict = reply::reset(packet, tables, scratch, why)?;
+    if reread(&scratch.again) != 0 {
+        give_up(tables, scratch);
+    }
     if verdict == Counter::ResetShare {
         tables.count(scratch.over);
     }
     Some(verdict)
+}
+
+/// Ends a flow that was to be bound again. Its client was told.
+#[inline(never)]
+fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
+    if let Some(flow) = tables.flow(&scratch.vip_side)
+        && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last)
+    {
+        tables.count(Counter::EndedReuse);
+    }
 }
 
 /// Reads the segment. Returns whether its checksum is right.
@@ -100,7 +119,10 @@ fn read<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
         }
         scratch.unfinished = 1;
     }
-    scratch.offer = syn_cookie::offer(scratch.segment.ack, &scratch.answer);
+    // Of a flow it is known.
+    if reread(&scratch.again) == 0 {
+        scratch.offer = syn_cookie::offer(scratch.segment.ack, &scratch.answer);
+    }
     Some(true)
 }
 
@@ -130,7 +152,11 @@ fn collect<P: Packet>(
 ) -> Option<Collected> {
     let server_isn = scratch.segment.ack.wrapping_sub(1);
     let client_isn = reread(&scratch.client_isn);
-    let is_first = scratch.segment.seq == client_isn.wrapping_add(1);
+    // What is before the first byte is not looked at.
+    let skipped = reread(&scratch.asked);
+    let seq = scratch.segment.seq.wrapping_add(skipped);
+    let len = (scratch.segment.payload_len() as u32).checked_sub(skipped)?;
+    let is_first = seq == client_isn.wrapping_add(1);
     let found = claim(tables, scratch);
     if found == Found::Busy {
         return Some(Collected::Early);
@@ -144,7 +170,7 @@ fn collect<P: Packet>(
         {
             return Some(Collected::Early);
         }
-        if scratch.segment.payload_len() == 0 {
+        if len == 0 {
             return Some(Collected::Early);
         }
         forget(tables, scratch);
@@ -154,10 +180,10 @@ fn collect<P: Packet>(
         scratch.held = Held::New;
         scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
     }
-    let from = scratch.stash.get().place(scratch.segment.seq);
-    let end = from.wrapping_add(scratch.segment.payload_len() as u32);
+    let from = scratch.stash.get().place(seq);
+    let end = from.wrapping_add(len);
     let to = end.min(HEAD_LEN as u32);
-    let mut added = match scratch.segment.payload_len() {
+    let mut added = match len {
         // Only the end of the connection, if it is not too far away.
         0 if end == to => Added::Known,
         _ => scratch.stash.get().fits(from, to),
@@ -238,14 +264,14 @@ fn add(
     from: u32,
     to: u32,
 ) -> Option<()> {
-    let Scratch { segment, stash: room, chunk_key: key, .. } = scratch;
+    let Scratch { segment, stash: room, chunk_key: key, asked, .. } = scratch;
     let known = room.get().known;
     let skipped = known.saturating_sub(from);
     let from = from + skipped;
     if room.get().chunks != 0 {
         room.load_all(tables, key, from, to);
     }
-    let at = (segment.l4() + segment.header_len()) as u32 + skipped;
+    let at = (segment.l4() + segment.header_len()) as u32 + reread(asked) + skipped;
     let mut copy = Copy { packet, room, at, to: from, left: to - from };
     tables.repeat(PARTS, &mut copy);
     if reread(&copy.left) != 0 {
@@ -364,7 +390,7 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
 /// Keeps the readable key for the chat's entry, which is made when the replica accepts: what comes next uses the
 /// working memory of the search for other things.
 #[inline(always)]
-fn name_chat(scratch: &mut Scratch) {
+pub fn name_chat(scratch: &mut Scratch) {
     let Scratch { pending, key, scan, route, .. } = scratch;
     if route.chat != 0 {
         key.write_name(&mut pending.key);
@@ -379,7 +405,8 @@ fn name_chat(scratch: &mut Scratch) {
 /// asked. One that was bound before is not looked at again.
 #[inline(always)]
 fn exceeds(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    if scratch.stash.get().bound != 0 {
+    // A flow that is bound again takes nothing more of them; a chat that is new is refused when its replica accepts.
+    if scratch.stash.get().bound != 0 || reread(&scratch.again) != 0 {
         return false;
     }
     if !shares::is_tight(tables, Table::Flows) && !shares::is_tight(tables, Table::Chats) {

@@ -7,7 +7,7 @@ use crate::{
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
         FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD,
-        STATE_LEAVING, STATE_SYN_SEEN, STATE_UPGRADED,
+        STATE_LEAVING, STATE_MOVING, STATE_SYN_SEEN, STATE_UPGRADED,
     },
     mend::{Mended, deliver_again, mend},
     packet::Packet,
@@ -33,6 +33,7 @@ pub fn care<P: Packet>(
         Looked::Translate => translate(packet, tables, scratch).map(Next::Verdict),
         Looked::Reset(why) => reply::reset(packet, tables, scratch, why).map(Next::Verdict),
         Looked::Early => Some(Next::Verdict(Counter::DropRequestEarly)),
+        Looked::Old => Some(Next::Verdict(Counter::DropOld)),
         Looked::Request => Some(Next::Stage(Stage::Reuse)),
         Looked::Anew => Some(without_flow(tables, scratch)),
     }
@@ -59,6 +60,8 @@ enum Looked {
     Reset(Counter),
     /// It has to come again.
     Early,
+    /// It says nothing to where the connection is, or goes.
+    Old,
     /// A request begins in it.
     Request,
     /// It belongs to another connection than the one before on its tuple.
@@ -80,16 +83,20 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
         return Looked::Translate;
     };
     let leaves = state & STATE_LEAVING != 0;
-    if leaves || is_gone(tables, scratch.flow.replica) {
+    // One that moves is not for the replica that may be gone.
+    if leaves || state & STATE_MOVING == 0 && is_gone(tables, scratch.flow.replica) {
         if end(tables, &scratch.vip_side, shared, Ending::Expired, &mut scratch.last) {
             tables.count(if leaves { Counter::EndedReuse } else { Counter::EndedGone });
         }
         return Looked::Reset(if leaves { Counter::ResetExpired } else { Counter::ResetGone });
     }
-    if is_looked_at(flags, state) && scratch.segment.payload_len() > 0 {
+    let is_asked = scratch.segment.payload_len() > 0 && is_looked_at(flags, state)
+        || state & STATE_MOVING != 0;
+    if is_asked && !scratch.segment.has(flags::RST) {
         match reuse::ask(tables, scratch, shared) {
             Asked::Deliver => {}
             Asked::Early => return Looked::Early,
+            Asked::Old => return Looked::Old,
             Asked::Request => return Looked::Request,
         }
     }
@@ -170,6 +177,7 @@ pub fn care_back<P: Packet>(
         LookedBack::Reset => reset_replica(packet, scratch),
         LookedBack::Drop => Some(Counter::DropSynAckAgain),
         LookedBack::Missing => deliver_again(packet, scratch),
+        LookedBack::Left => Some(Counter::EgressDropLeft),
         LookedBack::Pass => Some(Counter::EgressPassed),
     }
 }
@@ -185,6 +193,8 @@ enum LookedBack {
     Drop,
     /// It misses what only we have.
     Missing,
+    /// Its client is about to be another replica's.
+    Left,
     /// It is none of ours.
     Pass,
 }
@@ -218,13 +228,17 @@ fn look_back<P: Packet>(
     if scratch.segment.has(flags::SYN) {
         return LookedBack::Drop;
     }
+    // First of all: what is not to reach the client says nothing.
+    if let Some(flow) = flow
+        && shared.state() & STATE_EXCHANGE != 0
+        && !reuse::answer(packet, tables, scratch, flow, shared)
+    {
+        return LookedBack::Left;
+    }
     egress::hear(&scratch.segment, shared);
     if let Some(flow) = flow {
         let Scratch { vip_side, segment, last, .. } = scratch;
         closing(tables, vip_side, flow, segment, End::Replica, last);
-        if shared.state() & STATE_EXCHANGE != 0 {
-            reuse::answer(packet, tables, scratch, flow, shared);
-        }
     }
     LookedBack::Translate
 }

@@ -6,13 +6,17 @@ use crate::{
     head::keep,
     key::{self, Kind},
     maps::{
-        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, FlowBack, PENDING_ACKNOWLEDGED, POLICY_HOME,
-        STATE_ENDED, Service,
+        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, PENDING_ACKNOWLEDGED,
+        PENDING_AGAIN, POLICY_HOME, STATE_ENDED, Service, Tuple,
     },
+    options::Offer,
     packet::Packet,
     reply,
+    request::{Exchange, Standing},
     scratch::Scratch,
+    shared::Shared,
     tables::FlowTables,
+    verdict::Counter,
     verifier::reread,
     wire::{TCP_CHECK, flags},
 };
@@ -24,6 +28,8 @@ pub enum Connected {
     Bound,
     /// It was before, and is about to be a flow: the segment has to come again.
     Early,
+    /// It belongs where its connection is, which was to be bound again.
+    Stays,
     /// The client has the same port open to the replica through another VIP.
     Conflict,
     /// The replica has no address of this family.
@@ -45,6 +51,10 @@ pub fn connect<P: Packet>(
     scratch.write_replica_side(addr, replica.port);
     match other(tables, scratch) {
         Other::Gone => {}
+        Other::Here => {
+            stay(tables, scratch);
+            return Some(Connected::Stays);
+        }
         Other::Ours => return Some(Connected::Early),
         Other::Live => return Some(Connected::Conflict),
     }
@@ -79,6 +89,8 @@ enum Other {
     Gone,
     /// This very connection.
     Ours,
+    /// The flow that was to be bound again to another one.
+    Here,
     /// A live flow of another VIP.
     Live,
 }
@@ -93,7 +105,12 @@ fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
     if back.vip == scratch.vip_side.server && back.vip_port == scratch.vip_side.server_port {
         // Our own flow, which another CPU has just entered or is about to: its client's
         // data has come again meanwhile, and will once more if it must.
-        if tables.flow(&scratch.vip_side).is_some()
+        let again = reread(&scratch.again) != 0;
+        let flow = tables.flow(&scratch.vip_side);
+        if again && flow.is_some_and(|flow| is_at(flow, scratch)) {
+            return Other::Here;
+        }
+        if !again && flow.is_some()
             || shared.acked() == scratch.stash.get().client_isn.wrapping_add(1)
         {
             return Other::Ours;
@@ -106,6 +123,25 @@ fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
     Other::Gone
 }
 
+/// Ends what [`Standing::Moving`] says: the request belongs where its connection is after all, which is the replica of
+/// `scratch.replica_side`.
+#[inline(always)]
+fn stay(tables: &impl FlowTables, scratch: &Scratch) {
+    if let Some(back) = tables.flow_back(&scratch.replica_side) {
+        let exchange = back.exchange(false);
+        if exchange.standing == Standing::Moving {
+            back.swap_exchange(&exchange, &Exchange { standing: Standing::Request, ..exchange });
+        }
+    }
+}
+
+/// Whether a flow is at the replica of `scratch.replica_side`.
+#[inline(always)]
+fn is_at(flow: Shared<Flow>, scratch: &Scratch) -> bool {
+    let Tuple { server, server_port, .. } = &scratch.replica_side;
+    flow.get().replica_addr == *server && flow.get().replica_port == *server_port
+}
+
 /// Whether the other half of `back` is a live flow: the client uses the same port towards another
 /// VIP with the same replica.
 #[inline(always)]
@@ -114,11 +150,9 @@ fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> 
     let ours = (scratch.vip_side.server, scratch.vip_side.server_port);
     scratch.vip_side.server = back.vip;
     scratch.vip_side.server_port = back.vip_port;
-    let live = tables.flow(&scratch.vip_side).is_some_and(|flow| {
-        flow.get().replica_addr == scratch.replica_side.server
-            && flow.get().replica_port == scratch.replica_side.server_port
-            && flow.state() & STATE_ENDED == 0
-    });
+    let live = tables
+        .flow(&scratch.vip_side)
+        .is_some_and(|flow| is_at(flow, scratch) && flow.state() & STATE_ENDED == 0);
     (scratch.vip_side.server, scratch.vip_side.server_port) = ours;
     live
 }
@@ -136,7 +170,8 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
     pending.vip = scratch.vip_side.server;
     pending.vip_port = scratch.vip_side.server_port;
     pending.flags |= if scratch.route.chat != 0 { FLOW_CHAT } else { 0 }
-        | if stash.acked != 0 { PENDING_ACKNOWLEDGED } else { 0 };
+        | if stash.acked != 0 { PENDING_ACKNOWLEDGED } else { 0 }
+        | if scratch.again != 0 { PENDING_AGAIN } else { 0 };
     pending.offers = scratch.offer.offers;
     pending.service = scratch.service;
     pending.replica = scratch.route.replica;
@@ -145,6 +180,8 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
     pending.ts_echo = scratch.answer.ts_echo;
     pending.ts_val = scratch.offer.ts_val;
     pending.client_scale = scratch.offer.scale as u32;
+    pending.mss = scratch.offer.mss;
+    pending.reserved = 0;
     let result = tables.set_pending(&scratch.replica_side, pending);
     scratch.noted(result)?;
     // If there is no room, the client's retransmission brings its first bytes when the replica has accepted.
@@ -174,6 +211,40 @@ fn write_syn(scratch: &mut Scratch, service: &Service) {
     header.ttl = segment.ttl;
     header.window = unscaled(segment.window, offer.scale);
     offer.write(&mut header.options);
+}
+
+/// Lets the RST in hand, which `scratch.header` is, go out as a copy, and makes the packet the SYN to the same replica that
+/// `scratch.pending` remembers. If there can be no copy, its client sends again.
+#[inline(never)]
+pub fn repeat_syn<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    scratch.header.becomes(packet, &mut scratch.segment, 0)?;
+    if packet.duplicate().is_none() {
+        return Some(());
+    }
+    let most = tables
+        .service(scratch.pending.service)
+        .map_or(0, |service| if scratch.segment.is_v6() { service.mss6 } else { service.mss4 });
+    let Scratch { header, pending, offer, .. } = &mut *scratch;
+    *offer = Offer {
+        ts_val: pending.ts_val,
+        ts_echo: 0,
+        mss: pending.mss.min(most),
+        offers: pending.offers,
+        scale: pending.client_scale as u8,
+    };
+    header.seq = pending.client_isn;
+    header.ack = 0;
+    header.flags = flags::SYN;
+    // What is delivered then tells the true one.
+    header.window = u16::MAX;
+    offer.write(&mut header.options);
+    reply::replace(packet, scratch, 0, 0)?;
+    tables.count(Counter::SynRepeated);
+    Some(())
 }
 
 /// The window of a SYN is never scaled (RFC 7323 section 2.2).

@@ -1,9 +1,10 @@
 //! What becomes of a packet on its way to the client.
 
 use crate::{
-    accept::accepted,
+    accept::{abandon, accepted},
+    connect::repeat_syn,
     icmp,
-    maps::{FlowBack, Pending, Tuple},
+    maps::{FlowBack, PENDING_AGAIN, Pending, Tuple},
     packet::Packet,
     reply::{reset_client, reset_replica},
     rewrite::Place,
@@ -120,6 +121,7 @@ pub fn answer<P: Packet>(
         }
         reset_client(packet, scratch)?;
         tables.remove_pending(&scratch.replica_side);
+        abandon(tables, scratch);
         return Some(Counter::Refused);
     }
     if segment.has(flags::SYN) && fits {
@@ -127,7 +129,12 @@ pub fn answer<P: Packet>(
     }
     // The replica has an older connection on this tuple, or answers to a SYN that is history. A
     // client would reset it (RFC 9293 section 3.10.7.3), and our SYN comes again with its data.
-    reset_replica(packet, scratch)
+    let verdict = reset_replica(packet, scratch)?;
+    // A flow that comes back to a replica has just left it: its client need not wait.
+    if scratch.pending.flags & PENDING_AGAIN != 0 && is_in_time(tables, &scratch.pending) {
+        repeat_syn(packet, tables, scratch)?;
+    }
+    Some(verdict)
 }
 
 /// Whether a replica answers before its client has given up.

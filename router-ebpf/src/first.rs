@@ -2,7 +2,7 @@
 
 use crate::{
     key::{self, Reason},
-    maps::{CHUNK, HEAD_LEN, POLICY_HOME, REUSE_RESET, Service},
+    maps::{CHUNK, HEAD_LEN, POLICY_HOME, REUSE_STAY, Service},
     request::{Exchange, Head, Standing},
     scratch::Scratch,
     source::{KeyKind, Origin},
@@ -21,7 +21,7 @@ pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service)
     };
     // A new replica could not be given what a proxy has sent.
     let is_wanted =
-        service.on_reuse == REUSE_RESET && service.policy == POLICY_HOME && scratch.from_proxy == 0;
+        service.on_reuse != REUSE_STAY && service.policy == POLICY_HOME && scratch.from_proxy == 0;
     if !is_wanted || !by_http || !key::reads_http(service) {
         return false;
     }

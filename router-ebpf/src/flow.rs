@@ -4,9 +4,9 @@
 use crate::{
     chats,
     maps::{
-        FLOW_CHAT, Farewell, Flow, FlowBack, STATE_CLIENT_FIN, STATE_CLIENT_FIN_ACKED,
-        STATE_CLOSED, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED, STATE_REPLICA_FIN,
-        STATE_REPLICA_FIN_ACKED, Tuple,
+        FLOW_CHAT, Farewell, Flow, FlowBack, STATE_CHANGING, STATE_CLIENT_FIN,
+        STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
+        STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, Tuple,
     },
     scratch::Last,
     segment::Segment,
@@ -163,15 +163,46 @@ pub fn end(
     }
     // For how long its remains count.
     shared.touch(tables.now());
+    if before & STATE_CHANGING == 0 {
+        finish(tables, vip_side, shared, before, how, last);
+    }
+    true
+}
+
+/// Counts an ended flow off, which nobody else has done, and retires it. `state`: that of before its end.
+#[inline(always)]
+pub fn finish(
+    tables: &impl FlowTables,
+    vip_side: &Tuple,
+    shared: Shared<Flow>,
+    state: u32,
+    how: Ending,
+    last: &mut Last,
+) {
     let flow = shared.get();
-    if before & STATE_COUNTED != 0 {
+    if state & STATE_COUNTED != 0 {
         count_flow(tables, flow.replica, flow.service, flow.share, OFF);
     }
     if flow.flags & FLOW_CHAT != 0 {
         chats::release(tables, &chat_key(flow.service, flow.cookie), flow.replica);
     }
     retire(tables, vip_side, shared, how, last);
-    true
+}
+
+/// Lets go of a flow that was changed. If it has ended meanwhile, the rest of that is done here.
+#[inline(never)]
+pub fn end_change(
+    tables: &impl FlowTables,
+    vip_side: &Tuple,
+    shared: Shared<Flow>,
+    last: &mut Last,
+) {
+    let state = shared.end_change();
+    if state & STATE_ENDED != 0 {
+        let expired = state & STATE_EXPIRED != 0;
+        let how = if expired { Ending::Expired } else { Ending::Closed };
+        finish(tables, vip_side, shared, state, how, last);
+    }
 }
 
 /// Whether what is left of a flow that ended at this time still is of this connection. Its ends may use the same

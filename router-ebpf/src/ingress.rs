@@ -6,8 +6,8 @@ use crate::{
     icmp, integrity,
     maps::{
         Addr, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, Mac, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED,
-        STATE_LEAVING, STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_UPGRADED, Service, SourceKey,
-        VipKey,
+        STATE_LEAVING, STATE_MOVING, STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_UPGRADED, Service,
+        SourceKey, VipKey,
     },
     packet::Packet,
     reply,
@@ -155,6 +155,7 @@ pub fn open<P: Packet>(
         return Some(Next::Verdict(Counter::DropFlags));
     }
     let has_data = scratch.segment.payload_len() > 0;
+    (scratch.asked, scratch.again) = (0, 0);
     let checked = match check(packet, tables, scratch)? {
         Check::Foreign if is_of_head(tables, scratch) => Check::Later,
         checked => checked,
@@ -322,8 +323,12 @@ fn syn<P: Packet>(
 /// Whether a segment of a flow is more than to be translated. The gone replica's are ended.
 #[inline(always)]
 pub fn needs_care(tables: &impl FlowTables, segment: &Segment, shared: Shared<Flow>) -> bool {
-    const STATES: u32 =
-        STATE_ENDED | STATE_SYN_SEEN | STATE_CLIENT_FIN | STATE_REPLICA_FIN | STATE_LEAVING;
+    const STATES: u32 = STATE_ENDED
+        | STATE_SYN_SEEN
+        | STATE_CLIENT_FIN
+        | STATE_REPLICA_FIN
+        | STATE_LEAVING
+        | STATE_MOVING;
     let flow = shared.get();
     let state = shared.state();
     let is_watched =

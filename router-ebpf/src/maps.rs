@@ -273,7 +273,7 @@ sizes! {
     ChunkKey = 40,
     Chunk = 416,
     Flow = 96,
-    FlowBack = 56,
+    FlowBack = 72,
     Watched = 48,
     WatchedChat = 24,
     Farewell = 72,

@@ -50,7 +50,7 @@ pub fn mend<P: Packet>(
         return Mended::No;
     }
     match claim(tables, scratch) {
-        Found::Head if scratch.stash.get().server_isn() == flow.get().server_isn => {}
+        Found::Head if scratch.stash.get().server_isn() == back.get().server_isn => {}
         Found::Busy => return Mended::No,
         Found::Head | Found::Nothing => {
             release(tables, scratch);

@@ -21,6 +21,20 @@ pub use self::{
 
 use crate::verdict::Counter;
 
+/// Where a request belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Place {
+    /// Where its connection is, and counts.
+    Here,
+    /// At the same replica, but for another chat.
+    Beside,
+    /// At another replica.
+    Elsewhere,
+    /// Nowhere its connection could go.
+    Nowhere,
+}
+
 macro_rules! doubts {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal,)+) => {
         /// Why it is not known where the next request of a connection begins, and never will be.

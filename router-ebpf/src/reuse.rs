@@ -6,23 +6,26 @@
 use crate::{
     atomic::try_some,
     bind::{self, Routed},
+    chats::{self, Acquired},
     first::read_head,
+    flow::end_change,
     integrity::{checksum_is_right, is_unfinished, payload_sum},
-    key::Reason,
     maps::{
-        FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, PART, STATE_CLIENT_FIN, STATE_DOUBT,
-        STATE_ENDED, STATE_EXCHANGE, STATE_LEAVING, STATE_REPLICA_FIN, STATE_UPGRADED,
+        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_TIMESTAMPS, PART,
+        POLICY_HOME, REUSE_RESET, REUSE_STAY, STATE_CLIENT_FIN, STATE_DOUBT, STATE_ENDED,
+        STATE_EXCHANGE, STATE_LEAVING, STATE_MOVING, STATE_REPLICA_FIN, STATE_UPGRADED, Service,
     },
+    options::Offer,
     packet::Packet,
-    request::{ANSWER_LEN, Answer, Decision, Exchange, Standing},
+    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Place, Read, Standing},
     scratch::Scratch,
     segment::Segment,
     shared::Shared,
     stage::{Next, Stage},
-    steer::{NoRoute, Why},
+    steer::{NoRoute, Why, chat_key, still_gives},
     tables::FlowTables,
     verdict::Counter,
-    verifier::index,
+    verifier::{index, reread},
     wire::flags,
 };
 
@@ -33,7 +36,9 @@ pub enum Asked {
     Deliver,
     /// It comes too early, and has to come again.
     Early,
-    /// A request begins in it.
+    /// It says nothing to where the connection is, or goes.
+    Old,
+    /// A request begins in it, or it is one's that is on its way to another replica.
     Request,
 }
 
@@ -46,6 +51,8 @@ enum Reuse {
     Early,
     /// Its checksum is wrong.
     Damaged,
+    /// Its connection is bound again, as if it began with it.
+    Again,
 }
 
 /// Whether a flow's requests are looked at.
@@ -54,7 +61,7 @@ pub const fn is_looked_at(flags: u8, state: u32) -> bool {
     flags & FLOW_EXCHANGE != 0 && state & (STATE_UPGRADED | STATE_DOUBT) == 0
 }
 
-/// Decides about a segment of the client's in a flow whose requests are looked at.
+/// Decides about a segment of the client's in a flow whose requests are looked at, or that was just bound again.
 #[inline(never)]
 pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> Asked {
     let Some(back) = other_side(tables, scratch, flow) else {
@@ -64,17 +71,44 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     if !scratch.segment.has(flags::ACK) {
         return Asked::Deliver;
     }
+    let state = flow.state();
+    let is_looked_at = is_looked_at(flow.get().flags, state);
     let (exchange, decision) = decide(scratch, flow, back);
+    let is_moving = is_looked_at && exchange.standing == Standing::Moving;
+    if !is_moving && state & STATE_MOVING != 0 && is_old(scratch, flow, back) {
+        return Asked::Old;
+    }
+    if !is_moving && (!is_looked_at || scratch.segment.payload_len() == 0) {
+        return Asked::Deliver;
+    }
     match decision {
         Decision::Deliver => Asked::Deliver,
-        Decision::Again => Asked::Early,
-        Decision::Request(_) => Asked::Request,
-        Decision::Doubt(doubt) => {
-            let next = Exchange { standing: Standing::Doubt(doubt), ..exchange };
-            change(tables, flow, back, &exchange, &next);
-            Asked::Deliver
+        Decision::Again => {
+            let Segment { seq, .. } = scratch.segment;
+            let next = exchange.tried(seq, scratch.segment.payload_len() as u32);
+            if next.word() != exchange.word() {
+                back.swap_exchange(&exchange, &next);
+            }
+            Asked::Early
         }
+        Decision::Nothing => Asked::Old,
+        // All that changes more than this is decided when its checksum was verified.
+        Decision::Request(_) | Decision::Move(_) | Decision::Doubt(_) => Asked::Request,
     }
+}
+
+/// Whether a segment is from before its flow's last binding: a replica that has yet to hear of its client's first
+/// byte would reset the connection for it. When it has, it looks after itself.
+#[inline(always)]
+fn is_old(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> bool {
+    let FlowBack { client_isn, server_isn, .. } = *back.get();
+    let binding = (client_isn.wrapping_add(1), server_isn.wrapping_add(1));
+    if back.acked() != binding.0 {
+        flow.clear_state(STATE_MOVING);
+        return false;
+    }
+    let segment = &scratch.segment;
+    Exchange::is_before(binding, segment.seq.wrapping_add(segment.sequence_len()), segment.ack)
 }
 
 #[inline(always)]
@@ -93,8 +127,14 @@ fn other_side(
 fn decide(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> (Exchange, Decision) {
     const CLOSING: u32 = STATE_CLIENT_FIN | STATE_REPLICA_FIN | STATE_ENDED;
     let segment = &scratch.segment;
+    let Segment { seq, ack, .. } = *segment;
+    let len = segment.payload_len() as u32;
     let exchange = back.exchange(flow.state() & CLOSING != 0);
-    (exchange, exchange.decide(segment.seq, segment.ack, segment.payload_len() as u32))
+    let decision = match exchange.standing {
+        Standing::Moving => exchange.go_on(seq, ack, len, segment.has(flags::FIN)),
+        _ => exchange.decide(seq, ack, len),
+    };
+    (exchange, decision)
 }
 
 /// A segment of the client's in which a request begins: then it is one of a request that the connection is at, or ends
@@ -109,6 +149,7 @@ pub fn reuse<P: Packet>(
         Reuse::Decided => Next::Stage(Stage::Care),
         Reuse::Early => Next::Verdict(Counter::DropRequestEarly),
         Reuse::Damaged => Next::Verdict(Counter::DropChecksum),
+        Reuse::Again => Next::Stage(Stage::Bind),
     })
 }
 
@@ -125,39 +166,90 @@ fn request<P: Packet>(
     let Some(back) = other_side(tables, scratch, flow) else {
         return Some(Reuse::Early);
     };
-    let Decision::Request(at) = decide(scratch, flow, back).1 else {
-        return Some(Reuse::Early);
-    };
-    scratch.asked = at;
+    let server_isn = flow.get().server_isn;
     let sum = payload_sum(packet, tables, scratch)?;
     if !checksum_is_right(packet, &scratch.segment, sum)?
         && !is_unfinished(packet, &scratch.segment)?
     {
         return Some(Reuse::Damaged);
     }
+    match decide(scratch, flow, back) {
+        (_, Decision::Request(at)) => scratch.asked = at,
+        (exchange, Decision::Move(at)) => {
+            scratch.asked = at;
+            return bind_again(packet, scratch, flow, back, &exchange);
+        }
+        (exchange, Decision::Doubt(doubt)) => {
+            let next = Exchange { standing: Standing::Doubt(doubt), ..exchange };
+            let is_done = change(tables, flow, back, &exchange, &next);
+            return Some(if is_done { Reuse::Decided } else { Reuse::Early });
+        }
+        _ => return Some(Reuse::Early),
+    }
     load(packet, scratch)?;
     read_head::<false>(tables, scratch);
-    let is_here = is_here(tables, scratch, flow)?;
+    // Where nobody can tell where it ends, its key may be anything.
+    scratch.place = match scratch.head.read() {
+        Read::Whole { .. } => place(tables, scratch, flow)?,
+        _ => Place::Here,
+    };
+    if reread(&scratch.place) == Place::Beside {
+        scratch.place = count_beside(tables, scratch, flow)?;
+    }
     // Only now, or the verifier would look at all of this once for each kind of head. What has changed meanwhile is
     // decided anew when the segment comes again.
     let (exchange, Decision::Request(at)) = decide(scratch, flow, back) else {
         return Some(Reuse::Early);
     };
     let Segment { ack, .. } = scratch.segment;
-    if !is_here {
+    let mut next = exchange;
+    if reread(&scratch.place) == Place::Here {
+        let known = (scratch.segment.payload_len() as u32).wrapping_sub(at);
+        next.begin(exchange.boundary, known, ack, scratch.head.read());
+        if !change(tables, flow, back, &exchange, &next) {
+            return Some(Reuse::Early);
+        }
+        tables.count(Counter::StayedRequest);
+        return Some(Reuse::Decided);
+    }
+    // From here on nothing of the replica's reaches the client, and nothing of the client's that one.
+    next.standing = Standing::Moving;
+    if reread(&scratch.place) == Place::Beside || !back.swap_exchange(&exchange, &next) {
+        return Some(Reuse::Early);
+    }
+    // Looked for again: it may be over, and its place another flow's.
+    let flow = tables.flow(&scratch.vip_side)?;
+    if flow.get().server_isn != server_isn || flow.state() & STATE_ENDED != 0 {
+        return Some(Reuse::Early);
+    }
+    if reread(&scratch.place) == Place::Nowhere {
         // So that the replica is told that its client has all.
         flow.advance(ack, exchange.boundary);
         flow.set_state(STATE_LEAVING);
         return Some(Reuse::Decided);
     }
-    let known = (scratch.segment.payload_len() as u32).wrapping_sub(at);
-    let mut next = exchange;
-    next.begin(exchange.boundary, known, ack, scratch.head.read());
-    if !change(tables, flow, back, &exchange, &next) {
-        return Some(Reuse::Early);
-    }
-    tables.count(Counter::StayedRequest);
-    Some(Reuse::Decided)
+    flow.set_state(STATE_MOVING);
+    bind_again(packet, scratch, flow, back, &exchange)
+}
+
+/// Lets the segment in hand be bound as if its connection began at the boundary.
+#[inline(always)]
+fn bind_again<P: Packet>(
+    packet: &P,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+    back: Shared<FlowBack>,
+    exchange: &Exchange,
+) -> Option<Reuse> {
+    let FlowBack { mss, client_scale: scale, offers, .. } = *back.get();
+    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
+    scratch.offer = Offer { ts_val: scratch.answer.ts_val, ts_echo: 0, mss, offers, scale };
+    // The new replica's timestamps begin above all that the client has seen, and what was echoed matters no more.
+    scratch.answer.ts_echo = back.ts_sent().wrapping_add(1);
+    scratch.client_isn = exchange.boundary.wrapping_sub(1);
+    scratch.service = flow.get().service;
+    scratch.again = 1;
+    Some(Reuse::Again)
 }
 
 /// Puts the bytes of the request in hand into `scratch.stash`, as if the connection began with them: as many as
@@ -175,21 +267,79 @@ fn load<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<()> {
     Some(())
 }
 
-/// Whether the request in `scratch.stash` is for where its connection is. A chat is where its flow is; a connection without
-/// one may be anywhere.
+/// Where the request in `scratch.stash` belongs. A chat is where its flow is; a connection without one may be anywhere.
 #[inline(always)]
-fn is_here(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> Option<bool> {
+fn place(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> Option<Place> {
     let Flow { service, replica, cookie, .. } = *flow.get();
     scratch.service = service;
-    let routed = bind::route(tables, scratch, Some(Reason::TooLong))?;
+    let &Service { on_reuse, policy, .. } = tables.service(service)?;
+    // Its head is whole: what is not in it is nowhere.
+    let routed = bind::route(tables, scratch, None)?;
     let route = &scratch.route;
-    Some(match routed {
+    let is_here = match routed {
+        _ if on_reuse == REUSE_STAY => true,
         Routed::Yes if matches!(route.why, Why::MissingKey) => route.replica == replica,
         Routed::Yes => scratch.missing != 0 || route.cookie == cookie,
-        Routed::Not(NoRoute::MissingKey) => false,
+        Routed::Not(NoRoute::MissingKey) => return Some(Place::Nowhere),
         // There is nothing better.
         Routed::Not(NoRoute::NoReplica) | Routed::More => true,
+    };
+    Some(match on_reuse {
+        _ if is_here || policy != POLICY_HOME => Place::Here,
+        REUSE_RESET => Place::Nowhere,
+        _ if route.replica == replica => Place::Beside,
+        _ => Place::Elsewhere,
     })
+}
+
+/// Lets a flow count for the chat of the request in hand, which lives at the same replica.
+#[inline(never)]
+fn count_beside(
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+) -> Option<Place> {
+    bind::name_chat(scratch);
+    let Scratch { holder, vip_side, service, route, .. } = scratch;
+    holder.set(tables, *service, &vip_side.client, &vip_side.client);
+    let (cookie, whole, replica) = (route.cookie, route.whole, route.replica);
+    scratch.flow.replica = replica;
+    scratch.flow.share = scratch.holder.source;
+    scratch.chat_key = chat_key(*service, cookie);
+    if !flow.begin_change() {
+        return Some(Place::Beside);
+    }
+    let acquired = chats::acquire(tables, scratch);
+    let counted = match acquired {
+        Acquired::Counted | Acquired::First => FLOW_CHAT,
+        _ => 0,
+    };
+    let service = scratch.service;
+    // As when a replica accepts: the entry is made first, and the table read after it.
+    let is_undone = acquired == Acquired::First
+        && !still_gives(tables, service, cookie, whole, replica, &mut scratch.route);
+    let place = match acquired {
+        _ if is_undone => {
+            chats::undo(tables, &scratch.chat_key, replica);
+            Place::Beside
+        }
+        Acquired::Counted | Acquired::First | Acquired::Uncounted => {
+            let Flow { cookie: before, flags, .. } = *flow.get();
+            flow.set_chat(cookie, counted);
+            if flags & FLOW_CHAT != 0 {
+                chats::release(tables, &chat_key(service, before), replica);
+            }
+            Place::Here
+        }
+        Acquired::Over => {
+            tables.count(scratch.over);
+            Place::Nowhere
+        }
+        Acquired::Elsewhere | Acquired::Busy | Acquired::Fault => Place::Beside,
+    };
+    let Scratch { vip_side, last, .. } = scratch;
+    end_change(tables, vip_side, flow, last);
+    Some(place)
 }
 
 /// Changes where the requests of a flow stand. Returns whether that is done: not if another CPU was first. When
@@ -202,11 +352,30 @@ fn change(
     old: &Exchange,
     new: &Exchange,
 ) -> bool {
-    if !back.swap_exchange(old, new) {
-        return false;
+    let mut new = *new;
+    if old.number == new.number {
+        if !back.swap_exchange(old, &new) {
+            return false;
+        }
+    } else {
+        let sent = new.sent;
+        match back.begin_exchange(old, &new) {
+            Some(now) => new = now,
+            None => return false,
+        }
+        if new.sent != sent && new.standing == Standing::Answer {
+            // What the replica has sent between the two is no answer to it.
+            let old = new;
+            new.standing = Standing::Doubt(Doubt::MisplacedAnswer);
+            if !back.swap_exchange(&old, &new) {
+                return true;
+            }
+        }
     }
     let state = match new.standing {
-        Standing::Answer | Standing::Request => return true,
+        Standing::Answer | Standing::Request | Standing::Moving | Standing::Changing => {
+            return true;
+        }
         Standing::Upgraded => STATE_UPGRADED,
         Standing::Doubt(doubt) => {
             tables.count(doubt.counter());
@@ -222,15 +391,25 @@ fn change(
     true
 }
 
-/// Notes a segment of the replica's before it goes on to the client.
+/// Notes a segment of the replica's before it goes on to the client. Returns whether it does.
 #[inline(never)]
 pub fn answer<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
-    scratch: &Scratch,
+    scratch: &mut Scratch,
     flow: Shared<Flow>,
     back: Shared<FlowBack>,
-) {
+) -> bool {
+    let FlowBack { seq_delta, ts_delta, offers, .. } = *back.get();
+    if offers & OFFER_TIMESTAMPS != 0 {
+        let Scratch { segment, cursor, answer, .. } = scratch;
+        if answer.parse(packet, segment, cursor).is_none() {
+            return false;
+        }
+        if answer.has(OFFER_TIMESTAMPS) {
+            back.note_timestamp(answer.ts_val.wrapping_add(ts_delta));
+        }
+    }
     let segment = &scratch.segment;
     let len = segment.payload_len();
     let at = segment.l4() + segment.header_len();
@@ -240,15 +419,24 @@ pub fn answer<P: Packet>(
     } else {
         None
     };
-    let seq = segment.seq.wrapping_sub(back.get().seq_delta);
+    let seq = segment.seq.wrapping_sub(seq_delta);
     let end = seq.wrapping_add(segment.sequence_len());
     let attempt = || {
         let exchange = back.exchange(false);
+        if exchange.standing == Standing::Moving {
+            return Some(false);
+        }
         let heard = exchange.hear(seq, len as u32, answer);
         let mut next = exchange;
         next.note(end, heard);
-        let is_same = next.word() == exchange.word();
-        (is_same || change(tables, flow, back, &exchange, &next)).then_some(())
+        // Swapped even if it is the same: so whoever binds the connection again has either been first, or sees what was
+        // noted here.
+        let is_done = if next.word() == exchange.word() {
+            back.swap_exchange(&exchange, &exchange)
+        } else {
+            change(tables, flow, back, &exchange, &next)
+        };
+        is_done.then_some(true)
     };
-    try_some!(attempt());
+    try_some!(attempt()).unwrap_or(false)
 }

@@ -80,7 +80,7 @@ macro_rules! schema {
             /// The same, as the replica sees them.
             FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 2,
                 size(limits) = limits.flows,
-                "client, replica" => "VIP, window scales, deltas, where requests stand";
+                "client, replica" => "VIP, window scales, deltas, where requests stand, handshake and numbers of the binding";
             /// Connections that are over, for their late segments, as the client sees them.
             Ended ended ENDED: LruHashMap<Tuple, Flow>, version 1,
                 size(limits) = limits.ended,

@@ -10,7 +10,7 @@ use crate::{
         TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     options::{Cursor, Offer},
-    request::Head,
+    request::{Head, Place},
     segment::Segment,
     shares::Holder,
     stage::Next,
@@ -46,6 +46,22 @@ pub struct Delivery {
     pub made: u32,
     /// 1 if one could not be made.
     pub failed: u32,
+}
+
+/// What a replica is told whose connection goes on elsewhere: its own numbers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Left {
+    /// The replica.
+    pub addr: Addr,
+    /// Its port.
+    pub port: Port,
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// What its client has acknowledged.
+    pub ack: u32,
+    /// The last of its timestamps.
+    pub ts_echo: u32,
 }
 
 /// What is taken from the rings and put there.
@@ -136,8 +152,14 @@ pub struct Scratch {
     pub added: u32,
     /// What of the head is delivered.
     pub delivery: Delivery,
-    /// At which byte of the segment in hand a request begins.
+    /// At which byte of the segment in hand a request begins, 0 if it is no later one.
     pub asked: u32,
+    /// Where that request belongs. Not on the stack: see [`crate::verifier::reread`].
+    pub place: Place,
+    /// 1 if it is of a flow that is bound again.
+    pub again: u32,
+    /// What the replica that is left is told.
+    pub left: Left,
     /// The head that is being read.
     pub head: Head,
     /// State of the search for a key.

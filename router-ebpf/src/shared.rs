@@ -4,13 +4,15 @@ use core::ptr::NonNull;
 
 use crate::{
     atomic::{
-        fetch_add_u32, fetch_add_u64, fetch_or_u32, fetch_or_u64, swap_u32, swap_u64, try_some,
+        fetch_add_u32, fetch_add_u64, fetch_and_u32, fetch_or_u32, fetch_or_u64, fetch_xor_u64,
+        swap_u32, swap_u64, try_some,
     },
     maps::{
-        CHAT_COUNTED, Chat, Flow, FlowBack, Load, Pending, STASH_CLAIMED, STATE_SYN_SEEN,
-        STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Share, Stash, TICK_SHIFT,
+        CHAT_COUNTED, Chat, FLOW_CHAT, Flow, FlowBack, Load, Pending, STASH_CLAIMED,
+        STATE_CHANGING, STATE_ENDED, STATE_SYN_SEEN, STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Share,
+        Stash, TICK_SHIFT,
     },
-    request::Exchange,
+    request::{Exchange, Standing},
 };
 
 /// A value in a map that several CPUs change at the same time.
@@ -166,6 +168,61 @@ impl Shared<Flow> {
         // SAFETY: see `Shared`; all writers of the field are atomic.
         unsafe { fetch_or_u32(&raw mut (*self.0.as_ptr()).state, bits) }
     }
+
+    /// Clears bits and returns those that were set before.
+    #[inline(always)]
+    pub fn clear_state(&self, bits: u32) -> u32 {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_and_u32(&raw mut (*self.0.as_ptr()).state, !bits) }
+    }
+
+    /// Takes it to change where it is or which chat it counts for: until [`end_change`](Self::end_change) nobody else does,
+    /// and who ends it leaves the rest to the caller. Not if it has ended, or somebody else has it.
+    #[inline(always)]
+    pub fn begin_change(&self) -> bool {
+        let attempt = || {
+            let state = self.state();
+            if state & (STATE_ENDED | STATE_CHANGING) != 0 {
+                return Some(false);
+            }
+            // SAFETY: see `Shared`; all writers of the field are atomic.
+            unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state | STATE_CHANGING) }
+                .then_some(true)
+        };
+        try_some!(attempt()).unwrap_or(false)
+    }
+
+    /// Lets it go, and returns its state. If it has ended meanwhile, [`finish`](crate::flow::finish) is owed.
+    #[inline(always)]
+    pub fn end_change(&self) -> u32 {
+        self.clear_state(STATE_CHANGING)
+    }
+
+    /// Makes it count for another chat, or for none. Only for who has taken it.
+    #[inline(always)]
+    pub fn set_chat(&self, cookie: u64, chat: u8) {
+        word!(self, cookie = cookie);
+        let flags = self.get().flags & !FLOW_CHAT | chat;
+        word!(self, flags = flags);
+    }
+
+    /// Lets it go on where `new` is, and counts that. Only for who has taken it.
+    #[inline(always)]
+    pub fn relocate(&self, new: &Flow) {
+        let flow = self.0.as_ptr();
+        // SAFETY: see `Shared`. Whoever just now translates a segment by it may find a part of each: that segment is lost.
+        unsafe {
+            (*flow).replica_addr = new.replica_addr;
+            (*flow).replica_port = new.replica_port;
+            (*flow).flags = new.flags;
+            (*flow).window_shift = new.window_shift;
+            (*flow).cookie = new.cookie;
+            (*flow).replica = new.replica;
+            (*flow).seq_delta = new.seq_delta;
+            (*flow).ts_delta = new.ts_delta;
+            (*flow).bound_again = (*flow).bound_again.wrapping_add(1);
+        }
+    }
 }
 
 /// What is behind by no more than this is something that comes again: a retransmission, a keepalive.
@@ -214,13 +271,22 @@ impl Shared<FlowBack> {
     /// Clears bits.
     #[inline(always)]
     pub fn clear_state(&self, bits: u32) {
-        let attempt = || {
-            let state = self.state();
-            // SAFETY: see `Shared`; all writers of the field are atomic.
-            unsafe { swap_u32(&raw mut (*self.0.as_ptr()).state, state, state & !bits) }
-                .then_some(())
-        };
-        try_some!(attempt());
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_and_u32(&raw mut (*self.0.as_ptr()).state, !bits) };
+    }
+
+    /// The highest timestamp that was sent to the client.
+    #[inline(always)]
+    pub fn ts_sent(&self) -> u32 {
+        word!(self, ts_sent)
+    }
+
+    /// Notes one that is about to be sent.
+    #[inline(always)]
+    pub fn note_timestamp(&self, value: u32) {
+        if (value.wrapping_sub(self.ts_sent()) as i32) > 0 {
+            word!(self, ts_sent = value);
+        }
     }
 
     /// Where its requests stand.
@@ -232,17 +298,28 @@ impl Shared<FlowBack> {
         Exchange::of(word, word!(self, boundary), word!(self, answer), self.acked(), closing)
     }
 
-    /// Changes that from `old` to `new`, unless another CPU has changed it.
+    /// Changes that from `old` to `new`, which is at the same request, unless another CPU has changed it.
     #[inline(always)]
     pub fn swap_exchange(&self, old: &Exchange, new: &Exchange) -> bool {
-        if old.number != new.number {
-            // Before the word says that they count; until then only who waits for an answer reads `answer`, and
-            // whoever sees the new `boundary` has the same segment, come again.
-            word!(self, boundary = new.boundary);
-            word!(self, answer = new.answer);
-        }
         // SAFETY: see `Shared`; all writers of the field are atomic.
         unsafe { swap_u64(&raw mut (*self.0.as_ptr()).exchange, old.word(), new.word()) }
+    }
+
+    /// The same for one that is at the next request. `None` if another CPU has changed it; else what it is now, which has
+    /// another `sent` than `new` if the replica has sent something meanwhile.
+    #[inline(always)]
+    pub fn begin_exchange(&self, old: &Exchange, new: &Exchange) -> Option<Exchange> {
+        let claimed = Exchange { standing: Standing::Changing, sent: old.sent, ..*new };
+        if !self.swap_exchange(old, &claimed) {
+            return None;
+        }
+        // Nobody else writes these as long as it is so.
+        word!(self, boundary = new.boundary);
+        word!(self, answer = new.answer);
+        let turned = claimed.word() ^ Exchange { sent: old.sent, ..*new }.word();
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        let before = unsafe { fetch_xor_u64(&raw mut (*self.0.as_ptr()).exchange, turned) };
+        Some(Exchange { sent: (before >> 32) as u32, ..*new })
     }
 }
 

@@ -58,7 +58,7 @@ counters! {
     SynAnswered = "syn_answered", REPLY;
     /// Bare ACKs that end a handshake, swallowed: the connection is bound at its first data.
     AckSwallowed = "ack_swallowed", DROP;
-    /// Connections bound: the first data segment became a SYN to the replica.
+    /// Connections bound: the first data segment, or a later request, became a SYN to the replica.
     Bound = "bound", PASS;
     /// First segments of connections, kept until the key or the replica's answer is there.
     HeadKept = "head_kept", DROP;
@@ -111,6 +111,8 @@ counters! {
     DropNoMemory = "drop_no_memory", DROP;
     /// Segments with a request that came before their connection was ready for it: they come again.
     DropRequestEarly = "drop_request_early", DROP;
+    /// Segments of connections that are or were just bound again which say nothing to the new replica.
+    DropOld = "drop_old", DROP;
 
     /// Packets on their way out that are no business of ours, passed untouched.
     EgressPassed = "egress_passed", PASS;
@@ -149,6 +151,8 @@ counters! {
     /// Connections refused because first bytes that Roost had acknowledged were gone, or more than the replica's window:
     /// the client was reset.
     ResetLost = "reset_lost", PASS;
+    /// Segments of replicas whose connection is being bound to another one.
+    EgressDropLeft = "egress_drop_left", DROP;
 
     /// Connections bound by a key in CHAT_COOKIES.
     Overridden = "overridden", None;
@@ -170,6 +174,12 @@ counters! {
     AffinityViolation = "affinity_violation", None;
     /// Later requests on a connection, for its own chat or without a key, that went where the connection is.
     StayedRequest = "stayed_request", None;
+    /// Connections bound again, to the replica of a later request's chat, which has accepted.
+    ReboundRequest = "rebound_request", None;
+    /// Replicas that were told by a FIN that their connection goes on at another one.
+    LeftReplica = "left_replica", None;
+    /// SYNs sent behind the RST that ends an older connection of the replica's on the same tuple.
+    SynRepeated = "syn_repeated", None;
     /// Connections whose later requests are not looked at because of a head that is not strictly HTTP/1.
     DoubtHead = "doubt_head", None;
     /// The same because of a `Content-Length` that is repeated, listed, signed, or more than 2^31 - 1.

@@ -132,6 +132,59 @@ fn nine_chats(site: &Site) -> Result<Vec<(String, String)>> {
     Ok(pairs.map(|(connects, replica)| (connects.to_owned(), replica.to_owned())).collect())
 }
 
+/// A site where a request goes to its own chat's replica, on whatever connection it comes.
+fn that_rebinds(name: &str) -> Result<Site> {
+    Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"rebind\""))
+}
+
+/// One connection, and a request for each chat in turn: each is executed once, where its chat is.
+#[test]
+fn requests_on_one_connection_go_to_their_own_chats() -> Result<()> {
+    const CHATS: usize = 20;
+    let site = that_rebinds("rebind")?;
+    let clients = site.clients()?;
+    for family in Family::BOTH {
+        let mut tabs = Vec::new();
+        for n in 0..CHATS {
+            tabs.push(clients.tab(site.vip(family), &format!("{family}-{n}"))?);
+        }
+        let mut paths = Vec::new();
+        for tab in &tabs {
+            let chat = &tab.hello().chat;
+            paths.push(format!("GET /whoami?chat={chat}"));
+            paths.push(format!("POST /say?chat={chat} to {chat}"));
+            paths.push("GET /".to_owned());
+        }
+        let again = site.counter("rebound_request")?;
+        let answers =
+            requests(&site, family, &paths.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let mut moves = 0;
+        for (n, own) in answers.chunks(3).enumerate() {
+            moves += u64::from(n > 0 && tabs[n].replica() != tabs[n - 1].replica());
+            for answer in own {
+                assert_eq!(answer["status"], 200);
+                // What names no chat is answered where the connection is.
+                assert_eq!(answer["replica"], tabs[n].replica(), "{answers:?}");
+            }
+            let said: Value = serde_json::from_str(own[1]["body"].as_str().context("text")?)?;
+            assert_eq!(said["reached"], 1);
+        }
+        // Each tab hears what was said to its chat, once.
+        for (n, tab) in tabs.iter_mut().enumerate() {
+            let chat = format!("{family}-{n}");
+            requests(&site, family, &[&format!("POST /say?chat={chat} and no more")])?;
+            for expected in [&*format!("to {chat}"), "and no more"] {
+                let heard = clients.run(tab.next_message(SECONDS))?.context("a message")?;
+                assert_eq!(heard.text, expected, "{chat}");
+            }
+        }
+        ensure!(moves > CHATS as u64 / 3, "{moves} moves of {CHATS}");
+        assert_eq!(site.counter("rebound_request")? - again, moves, "{}", site.diagnosis());
+    }
+    assert_eq!(site.counter("affinity_violation")?, 0);
+    Ok(())
+}
+
 /// A site that resets connections on which a request for another chat comes.
 fn that_resets(name: &str) -> Result<Site> {
     Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"reset\""))

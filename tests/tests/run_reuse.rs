@@ -1,11 +1,12 @@
 //! Connections that are used again: what becomes of their later requests under `on_reuse = "reset"`, byte by byte.
 
 use roost_tests::run::{
-    Family, Hook, Machine,
-    frame::{ACK, FIN, PSH, RST, Seg},
+    Hook, Machine,
+    frame::{ACK, FIN, PSH},
     on_all,
-    talk::{Conn, get, reset_for},
-    world::{Kind, World},
+    requests::{OK, Talk},
+    talk::{get, reset_for},
+    world::World,
 };
 use router_ebpf::{
     maps::{
@@ -13,8 +14,6 @@ use router_ebpf::{
     },
     verdict::Counter,
 };
-
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A world whose services reset connections that are used again for another chat.
 fn world() -> World {
@@ -25,99 +24,40 @@ fn world() -> World {
     world
 }
 
-/// A connection and how far its two directions are.
-struct Talk {
-    conn: Conn,
-    /// Bytes that the client has sent.
-    up: u32,
-    /// Bytes that the replica has sent.
-    down: u32,
+/// The client asks for another chat, and both ends are reset before the replica gets any of it.
+#[track_caller]
+fn is_reset(talk: &Talk, machine: &mut dyn Machine, request: &[u8]) {
+    let seg = talk.asks(request);
+    machine
+        .run(Hook::Ingress, &seg.bytes())
+        .counts(&[Counter::EndedReuse, Counter::ResetExpired])
+        .leaves(&reset_for(&seg).bytes());
+    assert!(machine.flows().is_empty() && machine.flows_back().is_empty());
+    // At once, by the daemon; and with each segment that either still sends.
+    let [told] = machine.farewells()[..] else { panic!("one farewell") };
+    let delta = talk.conn.delta();
+    let first = |isn: u32, bytes: u32| isn.wrapping_add(1).wrapping_add(bytes);
+    let down = first(talk.conn.cookie, talk.down);
+    assert_eq!(told.to_client, [down, first(talk.conn.isn, talk.up)]);
+    assert_eq!(told.to_replica, [first(talk.conn.isn, talk.up), down.wrapping_add(delta)]);
+    let late = talk.answers(b"late");
+    machine
+        .run(Hook::Egress, &late.bytes())
+        .counts(&[Counter::ResetReplica])
+        .leaves(&reset_for(&late).bytes());
+    machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::ResetExpired]);
 }
 
-impl Talk {
-    /// One that was bound by this request.
-    #[track_caller]
-    fn begin(machine: &mut dyn Machine, family: Family, request: &[u8], also: &[Counter]) -> Self {
-        // One after the other, each with a port of its own.
-        let port = 1000 + machine.ended().len() as u16;
-        let mut conn = Conn::new(family, Kind::Home, 1, port);
-        conn.open(machine);
-        conn.bind(machine, request, also);
-        conn.accept(machine);
-        Self { conn, up: request.len() as u32, down: 0 }
-    }
-
-    /// The client's next segment.
-    fn asks(&self, bytes: &[u8]) -> Seg {
-        self.conn.up(PSH | ACK, self.up, self.down, bytes)
-    }
-
-    /// The replica's next segment, which acknowledges all.
-    fn answers(&self, bytes: &[u8]) -> Seg {
-        self.conn.down(PSH | ACK, self.down, self.up, bytes)
-    }
-
-    /// The client sends this, and it goes to the replica.
-    #[track_caller]
-    fn ask(&mut self, machine: &mut dyn Machine, bytes: &[u8], also: &[Counter]) {
-        self.conn.goes_up(machine, &self.asks(bytes), also);
-        self.up += bytes.len() as u32;
-    }
-
-    /// The replica sends this, and it goes to the client.
-    #[track_caller]
-    fn answer(&mut self, machine: &mut dyn Machine, bytes: &[u8], also: &[Counter]) {
-        self.conn.goes_down(machine, &self.answers(bytes), also);
-        self.down += bytes.len() as u32;
-    }
-
-    /// The client asks for another chat, and both ends are reset before the replica gets any of it.
-    #[track_caller]
-    fn is_reset(&self, machine: &mut dyn Machine, request: &[u8]) {
-        let seg = self.asks(request);
-        machine
-            .run(Hook::Ingress, &seg.bytes())
-            .counts(&[Counter::EndedReuse, Counter::ResetExpired])
-            .leaves(&reset_for(&seg).bytes());
-        assert!(machine.flows().is_empty() && machine.flows_back().is_empty());
-        // At once, by the daemon; and with each segment that either still sends.
-        let [told] = machine.farewells()[..] else { panic!("one farewell") };
-        let delta = self.conn.delta();
-        let first = |isn: u32, bytes: u32| isn.wrapping_add(1).wrapping_add(bytes);
-        let down = first(self.conn.cookie, self.down);
-        assert_eq!(told.to_client, [down, first(self.conn.isn, self.up)]);
-        assert_eq!(told.to_replica, [first(self.conn.isn, self.up), down.wrapping_add(delta)]);
-        let late = self.answers(b"late");
-        machine
-            .run(Hook::Egress, &late.bytes())
-            .counts(&[Counter::ResetReplica])
-            .leaves(&reset_for(&late).bytes());
-        machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::ResetExpired]);
-    }
-
-    /// Nothing is looked at any more.
-    #[track_caller]
-    fn is_left_alone(&mut self, machine: &mut dyn Machine) {
-        let (flow, back) = self.state(machine);
-        assert_ne!(flow & (STATE_DOUBT | STATE_UPGRADED), 0);
-        assert_eq!(back, 0);
-        self.ask(machine, &get("another"), &[]);
-        self.answer(machine, OK, &[]);
-        self.ask(machine, &get("third"), &[]);
-        self.leave(machine);
-    }
-
-    /// The client resets it.
-    #[track_caller]
-    fn leave(&self, machine: &mut dyn Machine) {
-        let rst = self.conn.up(RST | ACK, self.up, self.down, b"");
-        self.conn.goes_up(machine, &rst, &[Counter::Closed]);
-    }
-
-    fn state(&self, machine: &dyn Machine) -> (u32, u32) {
-        let flow = machine.flows()[0].1.state;
-        (flow, machine.flows_back()[0].1.state)
-    }
+/// Nothing is looked at any more.
+#[track_caller]
+fn is_left_alone(talk: &mut Talk, machine: &mut dyn Machine) {
+    let (flow, back) = talk.state(machine);
+    assert_ne!(flow & (STATE_DOUBT | STATE_UPGRADED), 0);
+    assert_eq!(back, 0);
+    talk.ask(machine, &get("another"), &[]);
+    talk.answer(machine, OK, &[]);
+    talk.ask(machine, &get("third"), &[]);
+    talk.leave(machine);
 }
 
 /// A request with a header more.
@@ -150,7 +90,7 @@ fn a_request_for_another_chat_ends_the_connection_at_both_ends() {
             talk.answer(machine, OK, &[]);
             talk.ask(machine, &get("tea"), STAYED);
             talk.answer(machine, OK, &[]);
-            talk.is_reset(machine, &get(&format!("other-{n}")));
+            is_reset(&talk, machine, &get(&format!("other-{n}")));
         }
     });
 }
@@ -164,7 +104,7 @@ fn a_first_request_without_a_key_is_no_chat() {
         talk.answer(machine, OK, &[]);
         talk.ask(machine, page, STAYED);
         talk.answer(machine, OK, &[]);
-        talk.is_reset(machine, &get("tea"));
+        is_reset(&talk, machine, &get("tea"));
     });
 }
 
@@ -186,7 +126,7 @@ fn bodies_are_no_requests() {
         }
         let ack = talk.answers(b"");
         talk.conn.goes_down(machine, &ack, &[]);
-        talk.is_reset(machine, &inner);
+        is_reset(&talk, machine, &inner);
     });
 }
 
@@ -204,7 +144,7 @@ fn a_boundary_may_be_inside_of_a_segment() {
         talk.conn.goes_up(machine, &seg, &[]);
         talk.up += get("tea").len() as u32;
         talk.answer(machine, OK, &[]);
-        talk.is_reset(machine, &get("another"));
+        is_reset(&talk, machine, &get("another"));
     });
 }
 
@@ -231,7 +171,7 @@ fn what_is_not_ready_comes_again() {
         let mut damaged = talk.asks(&get("another")).bytes();
         *damaged.last_mut().unwrap() ^= 1;
         machine.run(Hook::Ingress, &damaged).counts(&[Counter::DropChecksum]);
-        talk.is_reset(machine, &get("another"));
+        is_reset(&talk, machine, &get("another"));
     });
 }
 
@@ -249,7 +189,7 @@ fn probes_and_old_segments_are_no_requests() {
         let again = talk.conn.down(PSH | ACK, 0, talk.up, OK);
         talk.conn.goes_down(machine, &again, &[]);
         talk.answer(machine, OK, &[]);
-        talk.is_reset(machine, &get("another"));
+        is_reset(&talk, machine, &get("another"));
     });
 }
 
@@ -260,7 +200,7 @@ fn an_upgrade_ends_all_looking() {
         let mut talk = Talk::begin(machine, family, &request, &[]);
         assert_eq!(talk.state(machine).1, STATE_EXCHANGE);
         talk.answer(machine, b"HTTP/1.1 101 Switching Protocols\r\n\r\n", &[]);
-        talk.is_left_alone(machine);
+        is_left_alone(&mut talk, machine);
     });
 }
 
@@ -270,7 +210,7 @@ fn an_upgrade_that_is_refused_goes_on_as_http() {
         let request = with("Upgrade: websocket", "tea");
         let mut talk = Talk::begin(machine, family, &request, &[]);
         talk.answer(machine, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", &[]);
-        talk.is_reset(machine, &get("another"));
+        is_reset(&talk, machine, &get("another"));
     });
 }
 
@@ -293,7 +233,7 @@ fn what_is_in_doubt_is_left_alone() {
             let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
             talk.answer(machine, OK, &[]);
             talk.ask(machine, &with(header, "tea"), &[doubt, Counter::StayedRequest]);
-            talk.is_left_alone(machine);
+            is_left_alone(&mut talk, machine);
         }
     });
 }
@@ -306,11 +246,11 @@ fn two_requests_at_once_are_left_alone() {
         let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
         talk.answer(machine, OK, &[]);
         talk.ask(machine, &both, &[Counter::DoubtPipelined, Counter::StayedRequest]);
-        talk.is_left_alone(machine);
+        is_left_alone(&mut talk, machine);
 
         let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
         talk.ask(machine, &get("another"), &[Counter::DoubtPipelined]);
-        talk.is_left_alone(machine);
+        is_left_alone(&mut talk, machine);
 
         let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
         talk.answer(machine, OK, &[]);
@@ -332,7 +272,7 @@ fn odd_answers_are_left_alone() {
         ] {
             let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
             talk.answer(machine, answer, &[doubt]);
-            talk.is_left_alone(machine);
+            is_left_alone(&mut talk, machine);
         }
     });
 }
@@ -345,7 +285,7 @@ fn a_head_in_two_segments_is_left_alone() {
         let request = get("tea");
         talk.ask(machine, &request[..30], &[Counter::DoubtSplitHead, Counter::StayedRequest]);
         talk.ask(machine, &request[30..], &[]);
-        talk.is_left_alone(machine);
+        is_left_alone(&mut talk, machine);
     });
 }
 

@@ -37,7 +37,7 @@ pub struct Pending {
     pub vip: Addr,
     /// The VIP's port.
     pub vip_port: Port,
-    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`, `PENDING_AGAIN`.
     pub flags: u8,
     /// `OFFER_*` of the client.
     pub offers: u8,
@@ -45,11 +45,11 @@ pub struct Pending {
     pub service: u32,
     /// The replica's number.
     pub replica: u32,
-    /// The client's initial sequence number.
+    /// The client's initial sequence number, or the one before the request that binds it again.
     pub client_isn: u32,
-    /// Ours: the SYN cookie.
+    /// Ours: the SYN cookie, or the one before what that request's answer begins with.
     pub server_isn: u32,
-    /// Our timestamp that the client has echoed.
+    /// The timestamp that the replica's go on from.
     pub ts_echo: u32,
     /// The client's timestamp.
     pub ts_val: u32,
@@ -65,8 +65,10 @@ pub struct Pending {
     pub charged: Addr,
     /// The sequence number where the next request begins; meaningless without [`FLOW_EXCHANGE`] in `flags`.
     pub boundary: u32,
+    /// The largest segment that the client takes, 0 if it is not known.
+    pub mss: u16,
     /// Always zero.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 /// In `Pending::flags` and `Flow::flags`: the flow counts for a chat in `CHATS`.
@@ -80,6 +82,8 @@ pub const FLOW_EXCHANGE: u8 = 8;
 pub const PENDING_REFUSED: u8 = 2;
 /// In `Pending::flags`: bytes were acknowledged to the client, who does not send them again.
 pub const PENDING_ACKNOWLEDGED: u8 = 16;
+/// In `Pending::flags`: it is a flow that is bound again, by a later request.
+pub const PENDING_AGAIN: u8 = 32;
 
 /// In `Stash::owner`: a program is at work on the entry and its chunks, and nobody else may read or write them.
 pub const STASH_CLAIMED: u64 = 1;
@@ -192,6 +196,10 @@ pub const STATE_EXCHANGE: u32 = 512;
 pub const STATE_DOUBT: u32 = 1024;
 /// A request for another chat came: the flow is ended with it.
 pub const STATE_LEAVING: u32 = 2048;
+/// It is being bound again, or was and the new replica has yet to acknowledge something: all segments are looked at.
+pub const STATE_MOVING: u32 = 4096;
+/// A program changes where it is or which chat it counts for: who ends it meanwhile leaves the rest to that one.
+pub const STATE_CHANGING: u32 = 8192;
 /// The replica has yet to acknowledge what Roost has acknowledged to its client: the head is kept.
 pub const STATE_HEAD: u32 = 16384;
 /// Any of these: the flow has ended.
@@ -246,8 +254,8 @@ pub struct Flow {
     pub replica_fin: u32,
     /// Where its source is counted: see [`rows`](super::rows); 0 if it is not.
     pub share: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// How often it was bound again.
+    pub bound_again: u32,
 }
 
 /// An established connection, replica side: a value of `FLOWS_BACK`, and of `ENDED_BACK` when it is over.
@@ -279,6 +287,18 @@ pub struct FlowBack {
     pub boundary: u32,
     /// Where the answer begins, in the client's numbers.
     pub answer: u32,
+    /// `Pending::client_isn` of the last binding.
+    pub client_isn: u32,
+    /// `Pending::server_isn` of the last binding.
+    pub server_isn: u32,
+    /// The highest timestamp that was sent to the client. Kept for as long as there is `STATE_EXCHANGE`.
+    pub ts_sent: u32,
+    /// As in [`Pending`].
+    pub mss: u16,
+    /// The client's window scale, 0 if it offered none.
+    pub client_scale: u8,
+    /// `OFFER_*` of the client.
+    pub offers: u8,
 }
 
 /// A flow in `FLOW_RING`, which the clock hand looks at in turn: each flow is in it once. One of a connection

@@ -36,6 +36,8 @@ pub const MISSING_REPLICA: u8 = 2;
 pub const REUSE_STAY: u8 = 0;
 /// It is ended at both ends before a request for another chat is delivered.
 pub const REUSE_RESET: u8 = 1;
+/// It is bound again, to the replica of that chat.
+pub const REUSE_REBIND: u8 = 2;
 /// Prefixes of a list of a service in `SOURCE_RANGES` at the most. There is room for as many again, which come
 /// before those of before go.
 pub const SOURCES_OF_SERVICE: u32 = 256;

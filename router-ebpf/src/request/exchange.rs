@@ -6,6 +6,14 @@ use super::{Answer, Doubt, Read};
 /// 2^31 bytes, so signs do not tell the two apart; no window is larger than 2^30, and half of that is left for
 /// old segments that come again from before a longest body.
 pub const REACH: u32 = 1 << 29;
+/// How far a client's acknowledgement may be behind what was sent to it, for a segment to be believed that changes
+/// anything for good: as for a FIN. What is further comes again, if it is the client's.
+const NEAR: u32 = 1 << 24;
+/// How far a replica may be ahead of itself: no window is larger.
+const AHEAD: u32 = 1 << 30;
+/// How often a request is dropped because its connection is not ready for it: so that nothing waits for ever for what
+/// nobody would say again.
+const TRIES: u8 = 6;
 
 /// Where a connection stands. All numbers are those that the client knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +32,8 @@ pub struct Exchange {
     pub acked: u32,
     /// A FIN or an RST of either end was seen.
     pub closing: bool,
+    /// How often the next request was dropped, up to seven times.
+    pub tries: u8,
 }
 
 /// What is waited for on a connection.
@@ -33,6 +43,10 @@ pub enum Standing {
     Answer,
     /// The next request.
     Request,
+    /// Another replica, for the request at the boundary; or its end. Only who has made it so leaves it.
+    Moving,
+    /// Until the numbers of a request that begins are written. The same.
+    Changing,
     /// Nothing: it speaks another protocol.
     Upgraded,
     /// Nothing: nobody can tell where a request begins.
@@ -43,6 +57,8 @@ impl Standing {
     const ANSWER: u16 = 0;
     const REQUEST: u16 = 1;
     const UPGRADED: u16 = 2;
+    const MOVING: u16 = 3;
+    const CHANGING: u16 = 4;
     /// And a [`Doubt`].
     const DOUBT: u16 = 0x100;
 
@@ -51,6 +67,8 @@ impl Standing {
         match self {
             Self::Answer => Self::ANSWER,
             Self::Request => Self::REQUEST,
+            Self::Moving => Self::MOVING,
+            Self::Changing => Self::CHANGING,
             Self::Upgraded => Self::UPGRADED,
             Self::Doubt(doubt) => Self::DOUBT | doubt as u16,
         }
@@ -61,6 +79,8 @@ impl Standing {
         match number {
             Self::ANSWER => Self::Answer,
             Self::REQUEST => Self::Request,
+            Self::MOVING => Self::Moving,
+            Self::CHANGING => Self::Changing,
             Self::UPGRADED => Self::Upgraded,
             _ => match Doubt::of((number & 0xff) as u32) {
                 Some(doubt) => Self::Doubt(doubt),
@@ -79,6 +99,10 @@ pub enum Decision {
     Again,
     /// A request begins in it, at so many bytes of its payload.
     Request(u32),
+    /// It belongs to a request that is on its way to another replica, but for so many bytes of its payload.
+    Move(u32),
+    /// It is dropped: it says nothing.
+    Nothing,
     /// It goes where the connection is, which nothing will move any more.
     Doubt(Doubt),
 }
@@ -105,6 +129,7 @@ impl Exchange {
             sent: answer,
             acked,
             closing: false,
+            tries: 0,
         }
     }
 
@@ -114,6 +139,7 @@ impl Exchange {
     pub const fn begin(&mut self, seq: u32, known: u32, answer: u32, head: Read) {
         self.answer = answer;
         self.number = self.number.wrapping_add(1);
+        self.tries = 0;
         self.standing = match head {
             Read::Whole { head, body } if known.wrapping_sub(head) > body => {
                 Standing::Doubt(Doubt::Pipelined)
@@ -127,18 +153,23 @@ impl Exchange {
         };
     }
 
-    /// Standing, number and `sent` in one word, which is swapped as a whole.
+    /// Standing, tries, number and `sent` in one word, which is swapped as a whole.
     #[inline(always)]
     pub const fn word(&self) -> u64 {
-        (self.sent as u64) << 32 | (self.number as u64) << 16 | self.standing.number() as u64
+        let tries = (self.tries as u64 & 7) << 12;
+        (self.sent as u64) << 32
+            | (self.number as u64) << 16
+            | tries
+            | self.standing.number() as u64
     }
 
     /// The same, and what else is known, as it was before.
     #[inline(always)]
     pub const fn of(word: u64, boundary: u32, answer: u32, acked: u32, closing: bool) -> Self {
         let (standing, number, sent) =
-            (Standing::of(word as u16), (word >> 16) as u16, (word >> 32) as u32);
-        Self { standing, number, boundary, answer, sent, acked, closing }
+            (Standing::of(word as u16 & 0xfff), (word >> 16) as u16, (word >> 32) as u32);
+        let tries = (word >> 12) as u8 & 7;
+        Self { standing, number, boundary, answer, sent, acked, closing, tries }
     }
 
     /// Decides about a segment of the client's with `len` bytes of payload.
@@ -149,19 +180,70 @@ impl Exchange {
             return Decision::Deliver;
         }
         match self.standing {
-            Standing::Answer => return Decision::Doubt(Doubt::Pipelined),
-            Standing::Request => {}
+            Standing::Answer | Standing::Request => {}
             Standing::Upgraded | Standing::Doubt(_) => return Decision::Deliver,
+            Standing::Moving | Standing::Changing => return Decision::Again,
         }
-        // What comes before it is missing, it acknowledges what was never sent, or the replica has yet to
-        // acknowledge the request before.
-        if behind > len || is_behind(ack, self.sent) || self.acked != self.boundary {
-            return Decision::Again;
+        // What is missing before the boundary is in it: it can neither be dropped nor go elsewhere.
+        let is_torn = behind < len && self.acked != self.boundary;
+        // It comes again from a client, and never from who guesses; or it acknowledges what was never sent.
+        if !is_torn && self.sent.wrapping_sub(ack) > NEAR {
+            return self.again(behind > len);
+        }
+        if is_torn || matches!(self.standing, Standing::Answer) {
+            return Decision::Doubt(Doubt::Pipelined);
+        }
+        // What comes before it is missing, or the replica has yet to acknowledge the request before.
+        if behind > len || self.acked != self.boundary {
+            return self.again(behind > len);
         }
         if ack != self.sent {
             return Decision::Doubt(Doubt::Pipelined);
         }
         Decision::Request(len - behind)
+    }
+
+    /// Lets a segment come again, unless it has too often. `is_later`: another one has the request's beginning.
+    #[inline(always)]
+    const fn again(&self, is_later: bool) -> Decision {
+        match is_later {
+            false if self.tries >= TRIES => Decision::Doubt(Doubt::Pipelined),
+            _ => Decision::Again,
+        }
+    }
+
+    /// After a segment of `len` bytes was dropped that is to come again.
+    #[inline(always)]
+    pub const fn tried(&self, seq: u32, len: u32) -> Self {
+        let behind = seq.wrapping_add(len).wrapping_sub(self.boundary);
+        let tries = if behind <= len { self.tries + 1 } else { self.tries };
+        Self { tries, ..*self }
+    }
+
+    /// The same while the connection waits for another replica: what may be new to that one is for it, and all data shows
+    /// that its client waits. `fin`: the segment has one.
+    #[inline(always)]
+    pub const fn go_on(&self, seq: u32, ack: u32, len: u32, fin: bool) -> Decision {
+        let (ahead, before) = (seq.wrapping_sub(self.boundary), self.boundary.wrapping_sub(seq));
+        if ack != self.sent || len == 0 && !fin {
+            return Decision::Nothing;
+        }
+        if ahead <= REACH {
+            return Decision::Move(0);
+        }
+        if before > REACH || len == 0 {
+            return Decision::Nothing;
+        }
+        Decision::Move(if before < len { before } else { len })
+    }
+
+    /// Whether a segment is from before a binding whose first byte of the client's is `seq`, which acknowledged `ack`.
+    /// `end`: what follows the segment's bytes.
+    #[inline(always)]
+    pub const fn is_before(binding: (u32, u32), end: u32, ack: u32) -> bool {
+        let (first, acked) = binding;
+        // Within a reach: what is further may as well be far ahead, as a long body is.
+        first.wrapping_sub(end) <= REACH || acked.wrapping_sub(ack).wrapping_sub(1) < REACH
     }
 
     /// Looks at a segment of the replica's with `len` bytes of payload, and what it would be if an answer began there:
@@ -183,7 +265,7 @@ impl Exchange {
     /// Notes such a segment before it goes on to the client. `end`: what follows its bytes, and its FIN.
     #[inline(always)]
     pub const fn note(&mut self, end: u32, heard: Heard) {
-        if is_behind(end, self.sent) {
+        if end.wrapping_sub(self.sent) <= AHEAD {
             self.sent = end;
         }
         if let Heard::Answer(answer) = heard {
@@ -194,10 +276,4 @@ impl Exchange {
             };
         }
     }
-}
-
-/// Whether a number is behind another one.
-#[inline(always)]
-const fn is_behind(number: u32, other: u32) -> bool {
-    (other.wrapping_sub(number) as i32) < 0
 }

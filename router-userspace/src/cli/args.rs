@@ -109,10 +109,12 @@ pub enum Command {
     /// JSON: `[{service, key, key_source, home, flows, age_ms, bound_ms, cookie, service_number}]`.
     Chats(ChatsArgs),
 
-    /// List the flows: client, VIP, replica, chat, state, age
+    /// List the flows: client, VIP, replica, chat, how often bound, state, age
     ///
-    /// JSON: `[{client, vip, service, replica, replica_address, chat, state, age_ms, idle_ms}]`; the
-    /// state is `open`, `client_fin`, `replica_fin`, `closed` or `expired`.
+    /// Bound is how often: once, and again with each request that took it to another replica.
+    ///
+    /// JSON: `[{client, vip, service, replica, replica_address, chat, bound, state, age_ms, idle_ms,
+    /// ends_in_ms}]`; the state is `established`, `client_closed`, `replica_closed`, `closing` or `ended`.
     Flows(FlowsArgs),
 
     /// List the sources that hold most connections: prefix of clients, flows, chats that they have made

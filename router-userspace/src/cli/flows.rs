@@ -42,8 +42,10 @@ impl Report for FlowsReport {
         if self.0.is_empty() {
             return "no flows\n".to_owned();
         }
-        let columns =
-            ["client", "vip", "service", "replica", "chat", "state", ">age", ">idle", ">ends in"];
+        let columns = [
+            "client", "vip", "service", "replica", "chat", ">bound", "state", ">age", ">idle",
+            ">ends in",
+        ];
         let mut table = Table::new(columns);
         for line in &self.0 {
             let dim = if line.state == "established" {
@@ -57,6 +59,7 @@ impl Report for FlowsReport {
                 line.service.as_str().into(),
                 line.replica.as_str().into(),
                 line.chat.as_deref().unwrap_or(NONE).into(),
+                line.bound.to_string().into(),
                 Cell::styled(line.state, dim),
                 units::age_ms(line.age_ms).into(),
                 units::age_ms(line.idle_ms).into(),

@@ -7,11 +7,12 @@ use router_ebpf::{
     maps::{
         Chat, FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, MISSING_REJECT, MISSING_REPLICA,
         MISSING_SPREAD, NO_REPLICA, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
-        PENDING_ACKNOWLEDGED, PENDING_REFUSED, POLICY_HOME, POLICY_SPREAD, REPLICA_DRAINING,
-        REPLICA_GONE, REPLICA_READY, REUSE_RESET, REUSE_STAY, Replica, STATE_CLIENT_FIN,
-        STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_DOUBT, STATE_EXCHANGE,
-        STATE_EXPIRED, STATE_HEAD, STATE_LEAVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED,
-        STATE_SYN_SEEN, STATE_SYN_TICK, STATE_UPGRADED, Service,
+        PENDING_ACKNOWLEDGED, PENDING_AGAIN, PENDING_REFUSED, POLICY_HOME, POLICY_SPREAD,
+        REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY, REUSE_REBIND, REUSE_RESET, REUSE_STAY,
+        Replica, STATE_CHANGING, STATE_CLIENT_FIN, STATE_CLIENT_FIN_ACKED, STATE_CLOSED,
+        STATE_COUNTED, STATE_DOUBT, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD, STATE_LEAVING,
+        STATE_MOVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, STATE_SYN_SEEN, STATE_SYN_TICK,
+        STATE_UPGRADED, Service,
     },
     source::{self, KeyKind, Shape},
 };
@@ -116,7 +117,8 @@ pub fn on_missing_key(missing: u8) -> String {
 
 /// The word for a `REUSE_*`.
 pub fn on_reuse(reuse: u8) -> String {
-    word(reuse, &[(REUSE_STAY, "stay"), (REUSE_RESET, "reset")])
+    let words = [(REUSE_STAY, "stay"), (REUSE_RESET, "reset"), (REUSE_REBIND, "rebind")];
+    word(reuse, &words)
 }
 
 /// The key sources as the configuration writes them: `query:chat`, `client`, ...
@@ -150,6 +152,8 @@ pub fn flow_state(state: u32) -> Vec<String> {
         (STATE_EXCHANGE, "exchange"),
         (STATE_DOUBT, "doubt"),
         (STATE_LEAVING, "leaving"),
+        (STATE_MOVING, "moving"),
+        (STATE_CHANGING, "changing"),
         (STATE_HEAD, "head"),
     ];
     // When that SYN came stands beside its bit.
@@ -169,6 +173,7 @@ pub fn flags(flags: u8) -> Vec<String> {
         (FLOW_REQUESTS, "requests"),
         (FLOW_EXCHANGE, "exchange"),
         (PENDING_REFUSED, "refused"),
+        (PENDING_AGAIN, "again"),
         (PENDING_ACKNOWLEDGED, "acknowledged"),
     ];
     bits(flags.into(), &words.map(|(bit, word)| (bit.into(), word)))
@@ -198,7 +203,7 @@ mod tests {
         assert_eq!(policy(POLICY_HOME), "home");
         assert_eq!(policy(9), "unknown(9)");
         assert_eq!(flow_state(0), Vec::<String>::new());
-        assert_eq!(flow_state(STATE_CLIENT_FIN | 0x1000), ["client_fin", "unknown(0x1000)"]);
+        assert_eq!(flow_state(STATE_CLIENT_FIN | 0x10_0000), ["client_fin", "unknown(0x100000)"]);
     }
 
     #[test]

@@ -142,6 +142,7 @@ pub fn pending(pending: &Pending) -> Value {
         "ts_echo": pending.ts_echo,
         "ts_val": pending.ts_val,
         "client_scale": pending.client_scale,
+        "mss": pending.mss,
         "boundary": pending.boundary,
         "chat": text::hex(pending.chat),
         "key": text::name(&pending.key),
@@ -194,6 +195,7 @@ pub fn flow(flow: &Flow) -> Value {
         "client_fin": (flow.state & STATE_CLIENT_FIN != 0).then_some(flow.client_fin),
         "replica_fin": (flow.state & STATE_REPLICA_FIN != 0).then_some(flow.replica_fin),
         "window_shift": flow.window_shift,
+        "bound_again": flow.bound_again,
     })
 }
 
@@ -211,6 +213,12 @@ pub fn flow_back(flow: &FlowBack) -> Value {
         "exchange": format!("{:016x}", flow.exchange),
         "boundary": flow.boundary,
         "answer": flow.answer,
+        "client_isn": flow.client_isn,
+        "server_isn": flow.server_isn,
+        "ts_sent": flow.ts_sent,
+        "mss": flow.mss,
+        "client_scale": flow.client_scale,
+        "offers": names::offers(flow.offers),
     })
 }
 

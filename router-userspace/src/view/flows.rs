@@ -37,6 +37,8 @@ pub struct FlowLine {
     pub replica_address: String,
     /// The readable key of its chat; null if it belongs to none.
     pub chat: Option<String>,
+    /// How often it was bound: once, and again with each request that took it to another replica.
+    pub bound: u32,
     /// `established`, `client_closed`, `replica_closed`, `closing`; or `ended`, for a moment.
     pub state: &'static str,
     /// Milliseconds since the replica accepted.
@@ -92,6 +94,7 @@ fn line(
         replica: names.replica(flow.replica),
         replica_address: text::endpoint(&flow.replica_addr, flow.replica_port).to_string(),
         chat,
+        bound: flow.bound_again.saturating_add(1),
         state: state(flow.state),
         age_ms: read::ms_since(now, flow.since),
         idle_ms,
@@ -181,7 +184,7 @@ mod tests {
             client_fin: 0,
             replica_fin: 0,
             share: 0,
-            reserved: 0,
+            bound_again: 3,
         };
         let key = ChatKey { cookie: 0xab, service: 1, reserved: 0 };
         let chat = Chat {
@@ -198,6 +201,7 @@ mod tests {
         let chats = BTreeMap::from([(key, chat)]);
         let shown = line(&names, &chats, now, &Tuple::default(), &flow);
         assert_eq!(shown.chat.as_deref(), Some("42"));
+        assert_eq!(shown.bound, 4);
         assert_eq!((shown.age_ms, shown.idle_ms, shown.ends_in_ms), (6000, 1000, None));
         let service = Service { idle_timeout: 5, ..Service::EMPTY };
         let names_it = Names { services: [(1, service)].into(), ..Names::default() };

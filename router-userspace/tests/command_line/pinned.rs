@@ -279,7 +279,7 @@ fn flow() -> Flow {
         client_fin: 0,
         replica_fin: 0,
         share: 0,
-        reserved: 0,
+        bound_again: 0,
     }
 }
 

@@ -77,6 +77,7 @@ impl Conversation {
             sent: server,
             acked: isn,
             closing: false,
+            tries: 0,
         };
         let delivered = vec![None; stream.len()];
         Self { random, stream, starts, isn, exchange, bound: usize::MAX, delivered }
@@ -152,6 +153,7 @@ impl Conversation {
         match self.exchange.decide(seq, ack, (end - start) as u32) {
             Decision::Again => return false,
             Decision::Deliver => {}
+            Decision::Move(_) | Decision::Nothing => unreachable!("nobody moves it"),
             Decision::Doubt(doubt) => self.exchange.standing = Standing::Doubt(doubt),
             Decision::Request(at) => {
                 let at = start + at as usize;

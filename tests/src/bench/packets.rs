@@ -245,7 +245,7 @@ fn any_flow() -> Flow {
         client_fin: 0,
         replica_fin: 0,
         share: 0,
-        reserved: 0,
+        bound_again: 0,
     }
 }
 
@@ -264,6 +264,12 @@ fn any_back() -> FlowBack {
         exchange: 0,
         boundary: 0,
         answer: 0,
+        client_isn: CLIENT_SEQ - 1,
+        server_isn: SERVER_SEQ - 1,
+        ts_sent: 0,
+        mss: 1460,
+        client_scale: 7,
+        offers: 0,
     }
 }
 

@@ -295,8 +295,11 @@ impl Machine for Rig {
             (hook, action) => panic!("{hook:?} returned {action}"),
         };
         let moved = self.moved_since(&before);
-        let copies = moved.iter().find(|(counter, _)| *counter == Counter::DeliveredMore);
-        let copies = (0..copies.map_or(0, |(_, count)| *count)).map(|_| self.tap.next()).collect();
+        const COPIES: [Counter; 3] =
+            [Counter::DeliveredMore, Counter::LeftReplica, Counter::SynRepeated];
+        let copies = moved.iter().filter(|(counter, _)| COPIES.contains(counter));
+        let copies = copies.map(|(_, count)| count).sum();
+        let copies = (0..copies).map(|_: u64| self.tap.next()).collect();
         Outcome { hook, action, frame: out, copies, moved }
     }
 

@@ -91,10 +91,10 @@ fn flows_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((key.to_vec(), [value, next.as_flattened(), &[0; 16]].concat()))
 }
 
-/// Version 2 of `FLOWS_BACK` and `ENDED_BACK`: where requests stand comes behind what was there. Nobody looks at those
-/// of connections that another release has bound.
+/// Version 2 of `FLOWS_BACK` and `ENDED_BACK`: where requests stand, and what it takes to bind again, come behind what was
+/// there. Nobody looks at those of connections that another release has bound.
 fn flows_back_2(key: &[u8], value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
-    Some((key.to_vec(), [value, &[0; 16]].concat()))
+    Some((key.to_vec(), [value, &[0; 32]].concat()))
 }
 
 /// What becomes of a map.

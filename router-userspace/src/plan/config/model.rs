@@ -103,6 +103,8 @@ pub enum OnReuse {
     Stay,
     /// The connection is reset before it is delivered.
     Reset,
+    /// The connection is bound again, to the replica of that chat.
+    Rebind,
 }
 
 /// A backend endpoint.

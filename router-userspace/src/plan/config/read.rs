@@ -231,27 +231,27 @@ fn policy(table: &Table<'_>) -> Policy {
 
 fn on_reuse(table: &Table<'_>, policy: Policy, keys: &[KeySource]) -> OnReuse {
     let Some(field) = table.get("on_reuse") else { return OnReuse::Stay };
-    match field.text("\"stay\" or \"reset\"") {
+    let right = "\"stay\", \"reset\" or \"rebind\"";
+    let (word, on_reuse) = match field.text(right) {
         None | Some("stay") => return OnReuse::Stay,
-        Some("reset") => {}
-        Some("rebind") => {
-            field.refuse("\"rebind\" is not in this version; write \"stay\" or \"reset\"");
-            return OnReuse::Stay;
-        }
+        Some("reset") => ("reset", OnReuse::Reset),
+        Some("rebind") => ("rebind", OnReuse::Rebind),
         Some(other) => {
-            field.refuse(format!("{other:?} means nothing; write \"stay\" or \"reset\""));
+            field.refuse(format!("{other:?} means nothing; write {right}"));
             return OnReuse::Stay;
         }
-    }
+    };
     if policy == Policy::Spread {
-        field.refuse("\"reset\" is of chats, and the policy `spread` has none; leave it out");
+        field.refuse(format!(
+            "{word:?} is of chats, and the policy `spread` has none; leave it out"
+        ));
     } else if !keys.is_empty() && !keys.iter().any(KeySource::is_in_requests) {
-        field.refuse(
-            "\"reset\" needs a key that is in each request, and a connection has these once only; \
-             leave it out",
-        );
+        field.refuse(format!(
+            "{word:?} needs a key that is in each request, and a connection has these once only; leave it \
+             out"
+        ));
     }
-    OnReuse::Reset
+    on_reuse
 }
 
 fn width(table: &Table<'_>, policy: Policy) -> u16 {

@@ -97,8 +97,11 @@ fn a_problem_has_its_place_and_what_would_be_right() {
     refused(&BASE.replace("10.0.0.1", "ff02::1"), "4:14", "multicast");
     refused(&BASE.replace("10.0.0.1", "0.0.0.0"), "4:14", "unspecified");
     refused(&format!("{BASE}\nidle_timeout = \"3 h\""), "8:16", "write \"90s\"");
-    refused(&format!("{BASE}\non_reuse = \"rebind\""), "8:12: service[0].on_reuse", "not in this");
-    refused(&format!("{BASE}\non_reuse = \"go\""), "8:12", "write \"stay\" or \"reset\"");
+    refused(
+        &format!("{BASE}\non_reuse = \"go\""),
+        "8:12: service[0].on_reuse",
+        "\"reset\" or \"rebind\"",
+    );
     let reset = |base: &str| format!("{base}\non_reuse = \"reset\"");
     refused(&reset(&BASE.replace("query:chat", "sni")), "8:12", "a key that is in each request");
     refused(&reset(&BASE.replace("home", "spread")), "8:12", "the policy `spread` has none");

@@ -13,8 +13,8 @@ use router_ebpf::{
     maps::{
         Addr, KeySource, MISSING_REJECT, MISSING_REPLICA, MISSING_SPREAD, NO_REPLICA, Name,
         POLICY_HOME, POLICY_SPREAD, PROXIES, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY,
-        REUSE_RESET, REUSE_STAY, Replica, SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE, Service,
-        SourceRange, Vip,
+        REUSE_REBIND, REUSE_RESET, REUSE_STAY, Replica, SLOT_STRIDE, SOURCES, SOURCES_OF_SERVICE,
+        Service, SourceRange, Vip,
     },
     schema::Map,
 };
@@ -403,6 +403,7 @@ fn settings(service: &config::Service) -> Service {
         on_reuse: match service.on_reuse {
             OnReuse::Stay => REUSE_STAY,
             OnReuse::Reset => REUSE_RESET,
+            OnReuse::Rebind => REUSE_REBIND,
         },
         width: service.width,
         sources,
