@@ -62,13 +62,13 @@ pub fn search(
     }
 }
 
-/// Goes on where the search was when more bytes were needed, unless another slot table was published.
+/// Goes on where the search was when more bytes were needed, unless heads are read otherwise by now.
 #[inline(always)]
 fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
     let Scratch { stash, scan, key, from_proxy, .. } = scratch;
     let stash = stash.get();
     let known = stash.known;
-    if stash.generation == service.generation {
+    if stash.reading == begun(service) {
         scan.resume(&stash.scan, known, last);
         key.resume(&stash.key, stash.key_len);
     } else {
@@ -79,6 +79,12 @@ fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
     }
 }
 
+/// What [`Stash::reading`](crate::maps::Stash::reading) is of a search that has begun now.
+#[inline(always)]
+const fn begun(service: &Service) -> u32 {
+    service.reading as u32 + 1
+}
+
 /// Remembers where the search is.
 #[inline(always)]
 fn pause(service: &Service, scratch: &mut Scratch) {
@@ -86,7 +92,7 @@ fn pause(service: &Service, scratch: &mut Scratch) {
     let stash = stash.get_mut();
     key.pause(&mut stash.key);
     stash.key_len = key.len;
-    stash.generation = service.generation;
+    stash.reading = begun(service);
     stash.scan = *scan.words();
 }
 

@@ -119,7 +119,7 @@ impl Room {
         stash.acked = 0;
         stash.replica = 0;
         stash.key_len = 0;
-        stash.generation = 0;
+        stash.reading = 0;
         stash.window = 0;
         stash.tcp_flags = 0;
         stash.bound = 0;

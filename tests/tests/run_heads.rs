@@ -11,7 +11,8 @@ use roost_tests::run::{
     world::{Kind, MSS4, MSS6, REPLICAS, World, replica, replica_addr},
 };
 use router_ebpf::{
-    maps::{REPLICA_GONE, Replica, SLOT_COUNT, STASH_CLAIMED, Stash, Tuple},
+    maps::{KeySource, REPLICA_GONE, Replica, SLOT_COUNT, STASH_CLAIMED, Service, Stash, Tuple},
+    source::KeyKind,
     verdict::Counter,
 };
 
@@ -585,6 +586,33 @@ fn bytes_are_searched_once() {
         let pending = machine.pending();
         assert!(pending.iter().all(|(_, p)| p.cookie == pending[0].1.cookie), "all are one chat");
     }
+}
+
+/// A head that waits is read as the service is configured when its key is there, from its first byte on.
+#[test]
+fn other_key_sources_hold_for_heads_that_wait() {
+    let world = World::default();
+    let Some((number, before)) = world.services.get(Kind::Home as usize).copied() else { panic!() };
+    let other = KeySource::new(KeyKind::Query, b"lang");
+    on_all(&world, |machine, family| {
+        for (port, sources, reading, key) in [
+            (1000, before.sources, 0, "tea"),
+            // The key of the other source has been passed over, and is complete.
+            (1001, [other, KeySource::NONE, KeySource::NONE, KeySource::NONE], 1, "en"),
+        ] {
+            machine.set_service(number, &before);
+            let mut conn = Conn::new(family, Kind::Home, 1, port);
+            conn.open(machine);
+            kept(machine, &piece(&conn, 0, 20));
+            // Another slot table says nothing of heads.
+            let generation = before.generation + 1;
+            machine.set_service(number, &Service { sources, reading, generation, ..before });
+            conn.bind_with(machine, piece(&conn, 20, KEY_ENDS), &[]);
+            let pending = machine.pending();
+            let pending = pending.iter().find(|(tuple, _)| *tuple == conn.replica_side());
+            assert_eq!(pending.unwrap().1.key.kept(), key.as_bytes());
+        }
+    });
 }
 
 #[test]

@@ -113,8 +113,8 @@ pub struct Stash {
     pub replica: u32,
     /// Where the search for the key goes on: how many bytes of the key are known.
     pub key_len: u32,
-    /// Of which slot table the service was when it began: [`Service::generation`](super::Service::generation).
-    pub generation: u32,
+    /// How heads were read when it began: one more than [`Service::reading`](super::Service::reading), or 0 if it has not.
+    pub reading: u32,
     /// The client's last window field.
     pub window: u16,
     /// PSH, if a segment had it.

@@ -87,8 +87,8 @@ pub struct Service {
     pub proxied: u8,
     /// One of `REUSE_*`.
     pub on_reuse: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// Counts the changes of how heads are read, modulo 256: of key sources, and of who sends the PROXY protocol.
+    pub reading: u8,
     /// Seconds for which a replica may take to answer a SYN.
     pub handshake_timeout: u32,
     /// Seconds without a segment of the client after which a flow is ended whose client has sent a FIN.
@@ -119,7 +119,7 @@ impl Service {
         restricted: 0,
         proxied: 0,
         on_reuse: REUSE_STAY,
-        reserved: 0,
+        reading: 0,
         handshake_timeout: HANDSHAKE_TIMEOUT,
         client_closed_timeout: CLIENT_CLOSED_TIMEOUT,
         replica_closed_timeout: REPLICA_CLOSED_TIMEOUT,

@@ -77,6 +77,7 @@ pub fn service(service: &Service) -> Value {
         "usable": service.usable,
         "slots": replica_number(service.slots),
         "generation": service.generation,
+        "reading": service.reading,
         "digest": text::hex(service.digest),
         "idle_timeout": service.idle_timeout,
         "handshake_timeout": service.handshake_timeout,

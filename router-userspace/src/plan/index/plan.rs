@@ -218,6 +218,7 @@ impl<'a> Desired<'a> {
         }
         value.usable = usable.len() as u32;
         (value.slots, value.generation, value.digest) = self.slots(number, &usable, tables);
+        value.reading = self.reading(number, &value, &ranges);
         let out = &mut self.out;
         out.maps.replicas.extend(replicas.iter().map(|r| (r.number, r.entry)));
         out.maps.vips.extend(vips.iter().map(|key| (*key, number)));
@@ -325,6 +326,16 @@ impl<'a> Desired<'a> {
         service.replicas.iter().map(find).collect()
     }
 
+    /// What the service's [`Service::reading`] is: heads that wait are read anew from the first byte if it changes.
+    fn reading(&self, number: u32, new: &Service, ranges: &Ranges) -> u8 {
+        let Some(old) = self.index.published.services.get(&number) else { return 0 };
+        let none = Ranges::new();
+        let before = self.own.get(&number).map_or(&none, |own| &own.ranges);
+        let same = (old.sources, old.proxied) == (new.sources, new.proxied)
+            && proxies(before).eq(proxies(ranges));
+        old.reading.wrapping_add(!same as u8)
+    }
+
     /// Where the service's table begins, its generation and digest. The table goes to the published
     /// place if it is there already, else to the other of the service's two.
     fn slots(
@@ -366,6 +377,11 @@ impl<'a> Desired<'a> {
         self.out.maps.slots.insert(first, Arc::new(wanted));
         (first, generation.wrapping_add(1), table.digest)
     }
+}
+
+/// The ranges that send the PROXY protocol.
+fn proxies(ranges: &Ranges) -> impl Iterator<Item = (&(u32, SourceRange), &u32)> {
+    ranges.iter().filter(|(key, _)| key.1.is_proxy())
 }
 
 /// Where a service's two tables begin in `SLOTS`.

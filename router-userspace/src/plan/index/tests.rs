@@ -392,6 +392,34 @@ fn proxies_come_before_they_count_and_go_after() {
     assert_eq!(world.maps.ranges, BTreeMap::new());
 }
 
+/// Heads that wait are read anew if they are read otherwise now, and only then.
+#[test]
+fn changes_of_how_heads_are_read_are_counted() {
+    let mut world = World::new();
+    let with = |key: &str, proxies: &str, replicas: &[(&str, u8, &str)]| {
+        let text = service("chat", "10.0.0.1", replicas).replace("query:chat", key);
+        let list = format!("port = 80\nproxy_protocol_from = [{proxies}]\n");
+        if proxies.is_empty() { text } else { text.replace("port = 80\n", &list) }
+    };
+    let (one, two) = ([("a", 2, "")], [("a", 2, ""), ("b", 3, "")]);
+    let (some, more) = ("\"192.0.2.0/24\"", "\"192.0.2.0/24\", \"198.51.100.0/24\"");
+    for (text, reading) in [
+        (with("query:chat", "", &one), 0),
+        (with("query:chat", "", &two), 0),
+        (with("query:room", "", &two), 1),
+        (with("query:room", some, &two), 2),
+        (with("query:room", more, &two), 3),
+        (with("query:room", more, &one), 3),
+        (with("query:room", some, &one), 4),
+        (with("query:room", "", &one), 5),
+    ] {
+        world.set(&text);
+        assert_eq!(world.maps.services[&0].reading, reading, "{text}");
+        world.restart();
+        assert_eq!(world.set(&text), []);
+    }
+}
+
 /// Never are there fewer ranges than are meant while only they may connect, and never may anybody connect
 /// while not all of them are there.
 #[test]
