@@ -175,8 +175,8 @@ fn collect<P: Packet>(
         }
         forget(tables, scratch);
         // Who makes the maps grow looks after them first.
-        next_head(tables, When::Now, &mut scratch.turn);
-        next_head(tables, When::Now, &mut scratch.turn);
+        next_head(tables, When::Now, &mut scratch.turn, &mut scratch.last);
+        next_head(tables, When::Now, &mut scratch.turn, &mut scratch.last);
         scratch.held = Held::New;
         scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
     }

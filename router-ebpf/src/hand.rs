@@ -9,7 +9,7 @@ use crate::{
     flow::{Ending, end, retire},
     head,
     maps::{
-        Addr, ChunkKey, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED,
+        Addr, ChunkKey, Farewell, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED,
         STATE_EXPIRED, STATE_REPLICA_FIN, Service, Stash, Watched, watch_time,
     },
     scratch::{Last, Turn},
@@ -45,7 +45,7 @@ pub struct Flows<'a, T>(pub &'a T, pub When, pub &'a mut Turn, pub &'a mut Last)
 /// Looks at chats, one at each step.
 pub struct Chats<'a, T>(pub &'a T, pub When, pub &'a mut Turn);
 /// Looks at heads, one at each step.
-pub struct Heads<'a, T>(pub &'a T, pub When, pub &'a mut Turn);
+pub struct Heads<'a, T>(pub &'a T, pub When, pub &'a mut Turn, pub &'a mut Last);
 
 impl<T: FlowTables> Step for Flows<'_, T> {
     #[inline(always)]
@@ -64,7 +64,7 @@ impl<T: FlowTables> Step for Chats<'_, T> {
 impl<T: FlowTables> Step for Heads<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        next_head(self.0, self.1, self.2)
+        next_head(self.0, self.1, self.2, self.3)
     }
 }
 
@@ -114,7 +114,7 @@ pub fn next_chat(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
 
 /// Looks at the next head. `false`: there is none whose turn it is.
 #[inline(never)]
-pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool {
+pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &mut Last) -> bool {
     let now = watch_time(tables.now());
     let Turn { flow: watched, chunk, .. } = turn;
     if when == When::Due && !(tables.first_head(watched) && is_due(watched.at, now)) {
@@ -123,7 +123,7 @@ pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
     if !tables.next_head(watched) {
         return false;
     }
-    if head_stays(tables, watched, chunk) {
+    if head_stays(tables, watched, chunk, last) {
         watched.at = now;
         // It was just taken, and the ring has room for twice as many as there can be.
         if tables.watch_head(watched).is_err() {
@@ -135,7 +135,12 @@ pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn) -> bool 
 
 /// Whether a head is to be looked at again. One whose time is over goes.
 #[inline(always)]
-fn head_stays(tables: &impl FlowTables, watched: &Watched, key: &mut ChunkKey) -> bool {
+fn head_stays(
+    tables: &impl FlowTables,
+    watched: &Watched,
+    key: &mut ChunkKey,
+    last: &mut Last,
+) -> bool {
     let Some(entry) = tables.stash(&watched.tuple) else {
         return false;
     };
@@ -150,9 +155,34 @@ fn head_stays(tables: &impl FlowTables, watched: &Watched, key: &mut ChunkKey) -
         entry.release(entry.owner());
         return true;
     }
+    let Stash { acked, client_isn, .. } = *entry.get();
     head::remove(tables, &watched.tuple, entry.get(), key);
     tables.count(Counter::EndedHead);
+    if acked != 0 {
+        miss(tables, watched, client_isn.wrapping_add(1).wrapping_add(acked), last);
+    }
     false
+}
+
+/// Ends a connection whose client does not send again what is now nowhere any more. `next`: what it sends next.
+#[inline(always)]
+fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, last: &mut Last) {
+    let Watched { tuple, server_isn, .. } = watched;
+    let flow = tables.flow(tuple).filter(|flow| flow.get().server_isn == *server_isn);
+    if let Some(flow) = flow {
+        if end(tables, tuple, flow, Ending::Expired, last) {
+            tables.count(Counter::EndedLost);
+        }
+        return;
+    }
+    last.farewell = Farewell {
+        tuple: *tuple,
+        to_client: [server_isn.wrapping_add(1), next],
+        ..Farewell::default()
+    };
+    if tables.farewell(&last.farewell).is_err() {
+        tables.count(Counter::Untold);
+    }
 }
 
 /// Whether a head has waited for too long: for its key, or for a replica, which has as long again as its service lets

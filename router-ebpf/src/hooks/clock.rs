@@ -44,7 +44,7 @@ fn look(when: When) {
     if let Some(Scratch { turn, last, .. }) = maps::scratch(maps::CLOCK) {
         KernelTables.repeat(LOOKS, &mut Flows(&KernelTables, when, turn, last));
         KernelTables.repeat(LOOKS, &mut Chats(&KernelTables, when, turn));
-        KernelTables.repeat(LOOKS, &mut Heads(&KernelTables, when, turn));
+        KernelTables.repeat(LOOKS, &mut Heads(&KernelTables, when, turn, last));
     }
 }
 

@@ -330,7 +330,7 @@ pub const fn watch_time(now: u64) -> u32 {
 pub struct Farewell {
     /// Client and VIP.
     pub tuple: Tuple,
-    /// The replica's address.
+    /// The replica's address; zero if there is none, but a head that waited in vain.
     pub replica_addr: Addr,
     /// The replica's port.
     pub replica_port: Port,

@@ -13,6 +13,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::plan::addr;
 
 const TTL: u8 = 64;
+/// The replica of a connection that had none yet.
+const NOBODY: Addr = [0; 16];
 
 /// Raw sockets, one for each family.
 pub struct Resets {
@@ -41,7 +43,8 @@ impl Resets {
     /// them could be sent.
     pub fn send(&self, farewell: &Farewell) -> usize {
         let ends = both(farewell);
-        ends.iter().filter(|reset| self.send_one(reset).is_ok()).count()
+        let ends = ends.iter().filter(|reset| reset.to.0 != NOBODY);
+        ends.filter(|reset| self.send_one(reset).is_ok()).count()
     }
 
     fn send_one(&self, reset: &Reset) -> io::Result<()> {

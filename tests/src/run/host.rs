@@ -218,6 +218,8 @@ pub struct HostTables {
     pending: Cells<Tuple, Pending>,
     stash: Cells<Tuple, Stash>,
     refuses: Option<(Map, Refused)>,
+    /// How many entries it takes before.
+    spares: Cell<u32>,
     chunks: Cells<ChunkKey, Chunk>,
     head_ring: RefCell<VecDeque<Watched>>,
     counters: RefCell<Vec<u64>>,
@@ -267,6 +269,7 @@ impl Host {
                 pending: Cells::new(1024),
                 stash: Cells::new(1024),
                 refuses: None,
+                spares: Cell::new(0),
                 chunks: Cells::new(8 * 1024),
                 head_ring: RefCell::default(),
                 counters: RefCell::new(vec![0; Counter::COUNT]),
@@ -286,6 +289,12 @@ impl Host {
     /// things.
     pub fn refuse(&mut self, what: Option<(Map, Refused)>) {
         self.tables.refuses = what;
+    }
+
+    /// The same after so many entries that it takes.
+    pub fn refuse_after(&mut self, spares: u32, what: (Map, Refused)) {
+        self.tables.spares.set(spares);
+        self.refuse(Some(what));
     }
 
     /// Lets the interface take so many copies of a packet and no more, as the kernel's does when its CPU has too much
@@ -373,6 +382,11 @@ impl Machine for Host {
         share.map_or((0, 0), |share| (share.flows, share.chats))
     }
 
+    fn heads(&self, index: u32) -> u32 {
+        // SAFETY: nobody changes it now.
+        self.tables.shares.get(&index).map_or(0, |share| unsafe { share.read() }.heads)
+    }
+
     fn set_share(&mut self, index: u32, share: &Share) {
         self.tables.shares.set(&index, share);
     }
@@ -392,7 +406,7 @@ impl Machine for Host {
             next_chat(tables, When::Now, &mut of_clock.turn);
         }
         for _ in 0..tables.head_ring.get_mut().len() {
-            next_head(tables, When::Now, &mut of_clock.turn);
+            next_head(tables, When::Now, &mut of_clock.turn, &mut of_clock.last);
         }
         tables.moved()
     }
@@ -474,7 +488,14 @@ impl Machine for Host {
 impl HostTables {
     /// Whether a map takes entries at the moment.
     fn takes(&self, map: Map) -> Result<(), Refused> {
-        self.refuses.filter(|(of, _)| *of == map).map_or(Ok(()), |(_, why)| Err(why))
+        let Some((_, why)) = self.refuses.filter(|(of, _)| *of == map) else { return Ok(()) };
+        match self.spares.get().checked_sub(1) {
+            Some(left) => {
+                self.spares.set(left);
+                Ok(())
+            }
+            None => Err(why),
+        }
     }
 
     /// Another packet.
@@ -708,6 +729,7 @@ impl FlowTables for HostTables {
     }
 
     fn set_chunk(&self, key: &ChunkKey, chunk: &Chunk) -> Result<(), Refused> {
+        self.takes(Map::Chunks)?;
         self.chunks.remove(key);
         self.chunks.add(key, chunk)
     }
@@ -717,7 +739,12 @@ impl FlowTables for HostTables {
     }
 
     fn watch_head(&self, head: &Watched) -> Result<(), Refused> {
-        self.head_ring.borrow_mut().push_back(*head);
+        self.takes(Map::HeadRing)?;
+        let mut ring = self.head_ring.borrow_mut();
+        if ring.len() == 2 * self.stash.room {
+            return Err(Refused::Full);
+        }
+        ring.push_back(*head);
         Ok(())
     }
 

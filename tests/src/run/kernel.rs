@@ -339,6 +339,11 @@ impl Machine for Rig {
         (flows, chats)
     }
 
+    fn heads(&self, index: u32) -> u32 {
+        let shares = Array::<_, Share>::try_from(self.map(Map::Shares)).expect(DECLARED);
+        shares.get(&index, 0).expect("a share").heads
+    }
+
     fn set_share(&mut self, index: u32, share: &Share) {
         let map = self.map_mut(Map::Shares);
         let mut shares = Array::<_, Share>::try_from(map).expect(DECLARED);

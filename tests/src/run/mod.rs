@@ -65,6 +65,8 @@ pub trait Machine {
     fn load(&self, replica: u32) -> (u64, u64);
     /// What `SHARES` says at an index: live flows and chats.
     fn share(&self, index: u32) -> (u32, u32);
+    /// The same: entries of waiting heads.
+    fn heads(&self, index: u32) -> u32;
     /// Sets in `SHARES`.
     fn set_share(&mut self, index: u32, share: &Share);
     /// Takes all of `FAREWELLS`.
