@@ -1,11 +1,13 @@
 //! `requests`: requests for many chats on connections that are used again, by clients, servers and proxies of others.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::report::Report;
 use super::step;
-use crate::lab::{Config, Family, Lab, Proxy, Roost, VIP_PORT};
+use crate::lab::{Config, Family, Lab, Proxy, Roost, UPLINK, VIP_PORT, Way};
 use crate::rooms::{Between, Client, Outcome, Rooms, Size, Transports, haproxy_instead};
 
 /// How much is to be done.
@@ -29,7 +31,7 @@ pub struct Options {
 }
 
 /// Who is in front of the replicas.
-const FRONTS: [&str; 3] = ["reset", "stay", "haproxy"];
+const FRONTS: [&str; 4] = ["rebind", "reset", "stay", "haproxy"];
 /// The one whose numbers have to be met.
 const GOOD: &str = "rebind";
 
@@ -38,10 +40,26 @@ struct Row {
     words: &'static str,
     client: Client,
     between: Between,
+    net: Net,
+}
+
+/// What the clients' network is like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Net {
+    Usual,
+    Six,
+    /// So many of a hundred packets are lost, in each direction.
+    Loss(u8),
+    /// So many of a hundred segments of clients are overtaken.
+    Reordering(u8),
 }
 
 const fn row(name: &'static str, words: &'static str, client: Client, between: Between) -> Row {
-    Row { name, words, client, between }
+    Row { name, words, client, between, net: Net::Usual }
+}
+
+const fn over(name: &'static str, words: &'static str, client: Client, net: Net) -> Row {
+    Row { name, words, client, between: Between::Nobody, net }
 }
 
 const fn tabs(transports: Transports, shared: bool) -> Client {
@@ -51,7 +69,7 @@ const fn tabs(transports: Transports, shared: bool) -> Client {
 /// The size is the one that is asked for.
 const FILES: Client = Client::Files(0);
 
-const ROWS: [Row; 14] = {
+const ROWS: [Row; 17] = {
     use Between::{Haproxy, Nginx, Nobody};
     use Client::{Curl, Go, Python};
     use Transports::{Polling, Usual, WebSocket};
@@ -78,6 +96,9 @@ const ROWS: [Row; 14] = {
         row("go", "the pool of Go's net/http", Go, Nobody),
         row("go_nginx", "the same, nginx between", Go, Nginx),
         row("go_haproxy", "the same, HAProxy between", Go, Haproxy),
+        over("go_six", "the same over IPv6", Go, Net::Six),
+        over("go_loss", "the same, 1 % of all packets lost", Go, Net::Loss(1)),
+        over("go_order", "the same, 20 % of segments overtaken", Go, Net::Reordering(20)),
         row("python", "the pool of Python's requests", Python, Nobody),
         row("curl", "curl with --next", Curl, Nobody),
         row("files", "files down and up by that of Python", FILES, Nobody),
@@ -133,9 +154,23 @@ fn cell(whole: usize, reached: usize, once: usize) -> String {
     format!("{whole:>6}{reached:>4}{once:>4}")
 }
 
+impl Net {
+    fn set(self, lab: &Lab, on: bool) -> Result<()> {
+        let percent = |percent| if on { percent } else { 0 };
+        match self {
+            Self::Usual | Self::Six => Ok(()),
+            Self::Loss(one) => [Way::In, Way::Out]
+                .into_iter()
+                .try_for_each(|way| lab.client.set_loss(UPLINK, way, percent(one))),
+            Self::Reordering(one) => lab.client.set_reordering(UPLINK, percent(one)),
+        }
+    }
+}
+
 /// One of them, started.
 struct Front {
-    at: std::net::SocketAddr,
+    /// Where it accepts, by family.
+    at: [SocketAddr; 2],
     roost: Option<Roost>,
     _proxy: Option<Proxy>,
 }
@@ -148,7 +183,7 @@ impl Front {
         }
         let config = Config::new(lab).with(&format!("on_reuse = {name:?}"));
         let roost = Roost::start(lab, &config.to_string())?;
-        let at = (lab.vip(Family::V4), VIP_PORT).into();
+        let at = Family::BOTH.map(|family| (lab.vip(family), VIP_PORT).into());
         Ok(Self { at, roost: Some(roost), _proxy: None })
     }
 
@@ -171,7 +206,8 @@ fn visit(
     row: &Row,
     options: &Options,
 ) -> Result<Outcome> {
-    let (at, _proxy) = row.between.start(lab, front.at)?;
+    let [four, six] = front.at;
+    let (at, _proxy) = row.between.start(lab, if row.net == Net::Six { six } else { four })?;
     let (chats, tabs) = (options.chats as usize, options.tabs as usize);
     let (client, chats) = match row.client {
         FILES => (Client::Files(options.files), chats.min(FILE_CHATS)),
@@ -179,7 +215,9 @@ fn visit(
     };
     let before = front.counters()?;
     let prefix = format!("{name}-{}", row.name.replace('_', "-"));
+    row.net.set(lab, true)?;
     let outcome = rooms.visit(lab, client, Size { chats, tabs }, at, &prefix)?;
+    row.net.set(lab, false)?;
     for (error, count) in &outcome.told.errors {
         anstream::eprintln!("   {count} x {error}");
     }

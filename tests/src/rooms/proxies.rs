@@ -1,6 +1,6 @@
 //! Proxies of others: between clients and the VIP, with connections that they use again, and in Roost's place.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -56,16 +56,16 @@ fn haproxy(at: SocketAddr, to: SocketAddr) -> String {
     format!("{HAPROXY}listen between\n    bind {at}\n    http-reuse always\n    server vip {to}\n")
 }
 
-/// HAProxy on the node, which reads each request's chat itself.
-pub fn haproxy_instead(lab: &Lab) -> Result<(SocketAddr, Proxy)> {
-    let node: IpAddr = lab.node_addrs()[0];
-    let at = SocketAddr::new(node, PORT);
+/// HAProxy on the node, which reads each request's chat itself; where it accepts, by family.
+pub fn haproxy_instead(lab: &Lab) -> Result<([SocketAddr; 2], Proxy)> {
+    let at = lab.node_addrs().map(|node| SocketAddr::new(node, PORT));
+    let [four, six] = at;
     let servers = (1..=lab.replicas.len())
         .map(|n| (n, lab.replica_at(n, Family::V4, REPLICA_PORT)))
         .map(|(n, replica)| format!("    server replica-{n} {replica}\n"))
         .collect::<String>();
     let text = format!(
-        "{HAPROXY}listen rooms\n    bind {at}\n    balance url_param chat\n    hash-type consistent\n{servers}"
+        "{HAPROXY}listen rooms\n    bind {four}\n    bind {six}\n    balance url_param chat\n    hash-type consistent\n{servers}"
     );
-    Ok((at, Proxy::haproxy(&lab.node, &lab.dir().join("instead"), &text, at)?))
+    Ok((at, Proxy::haproxy(&lab.node, &lab.dir().join("instead"), &text, four)?))
 }
