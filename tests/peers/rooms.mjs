@@ -46,12 +46,13 @@ async function body(request) {
 
 const page = `<!doctype html><meta charset="utf-8"><title>Rooms</title>
 <script>
-const chat = new URLSearchParams(location.search).get("chat");
+const asked = new URLSearchParams(location.search);
+const [chat, transports] = [asked.get("chat"), asked.get("transports") ?? "polling,websocket"];
 window.heard = [];
 </script>
 <script src="/socket.io/socket.io.js"></script>
 <script>
-window.tab = io({ query: { chat } });
+window.tab = io({ query: { chat }, transports: transports.split(",") });
 tab.on("hello", (on) => { window.replica = on; });
 tab.on("said", (id) => { heard.push(id); });
 </script>`;

@@ -107,8 +107,13 @@ impl Rooms {
         prefix: &str,
     ) -> Result<Outcome> {
         let told = client.visit(lab, size, to, prefix).with_context(|| format!("{client:?}"))?;
-        let states = lab.replicas.iter().map(state).collect::<Result<Vec<_>>>()?;
         let names: Vec<String> = (0..size.chats).map(|n| format!("{prefix}-{n}")).collect();
+        self.seen(lab, &names, told)
+    }
+
+    /// What the servers have seen of chats, beside what clients tell.
+    pub fn seen(&self, lab: &Lab, names: &[String], told: Told) -> Result<Outcome> {
+        let states = lab.replicas.iter().map(state).collect::<Result<Vec<_>>>()?;
         let whole = |chat: &&String| {
             let seen = states.iter().filter(|state| state.requests.contains_key(*chat));
             let seen: Vec<&str> = seen.map(|state| state.name.as_str()).collect();
