@@ -22,6 +22,7 @@ def arguments():
     parser.add_argument("--sockets", type=int, default=4)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--body", type=int, default=100, help="bytes of each POST")
+    parser.add_argument("--leave", metavar="MS", help="let servers end connections within so many ms after an answer")
     parser.add_argument("--files", type=int, default=0, metavar="MB")
     return parser.parse_args()
 
@@ -34,15 +35,17 @@ def main():
     session.mount("http://", pool)
     errors = collections.Counter()
 
+    leave = {"leave": args.leave} if args.leave else {}
+
     def ask(number):
         chat, turn = f"{args.prefix}-{number % args.chats}", number // args.chats
         try:
             if args.files:
                 return file(chat, turn)
             if turn % 2 == 0:
-                answer = session.get(f"{args.url}/whoami", params={"chat": chat}, timeout=60)
+                answer = session.get(f"{args.url}/whoami", params={"chat": chat, **leave}, timeout=60)
             else:
-                answer = session.post(f"{args.url}/do", params={"chat": chat, "id": f"{chat}/{turn}"},
+                answer = session.post(f"{args.url}/do", params={"chat": chat, "id": f"{chat}/{turn}", **leave},
                                       data=b"x" * args.body, timeout=60)
             answer.raise_for_status()
             return answer.json()["chat"] == chat

@@ -57,10 +57,19 @@ tab.on("hello", (on) => { window.replica = on; });
 tab.on("said", (id) => { heard.push(id); });
 </script>`;
 
+// Ends a connection after an answer by so many ms at random, unless the next request has begun. Whether that is
+// on its way nobody knows: it is read and done after the end, too, as half-closed connections are.
+function leave({ socket }, answer, within) {
+  socket.asked = (socket.asked ?? 0) + 1;
+  const now = socket.asked;
+  answer.on("finish", () => setTimeout(() => { if (socket.asked === now) socket.end(); }, Math.random() * within));
+}
+
 const server = createServer(async (request, answer) => {
   const url = asked(request);
   const [chat, id] = ["chat", "id"].map((key) => url.searchParams.get(key));
   answer.setHeader("Roost-Replica", name);
+  if (url.searchParams.has("leave")) leave(request, answer, Number(url.searchParams.get("leave")));
   try {
     switch (`${request.method} ${url.pathname}`) {
       case "GET /state": return answer.end(JSON.stringify({ name, requests, done }));

@@ -26,6 +26,8 @@ pub enum Client {
     Go,
     /// The pool of Python's requests.
     Python,
+    /// The same, of servers that end their connections within 2 ms after an answer.
+    Left,
     /// The same with a file of so many MB down and up for each chat, twice.
     Files(usize),
     /// curl, which is told all requests at once, and makes one after the other.
@@ -82,8 +84,11 @@ impl Client {
                 }
                 "tabs.mjs"
             }
-            Self::Go | Self::Python => {
+            Self::Go | Self::Python | Self::Left => {
                 more("rounds", (2 * tabs).to_string());
+                if self == Self::Left {
+                    more("leave", "2".to_owned());
+                }
                 if self == Self::Go { "pool.go" } else { "pool.py" }
             }
             Self::Files(mb) => {
