@@ -168,8 +168,12 @@ fn head_stays(
 #[inline(always)]
 fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, last: &mut Last) {
     let Watched { tuple, server_isn, .. } = watched;
-    let flow = tables.flow(tuple).filter(|flow| flow.get().server_isn == *server_isn);
-    if let Some(flow) = flow {
+    let accepted = tables.flow(tuple).filter(|flow| {
+        last.write_replica_side(tuple, flow.get());
+        let back = tables.flow_back(&last.replica_side);
+        back.is_some_and(|back| back.get().server_isn == *server_isn)
+    });
+    if let Some(flow) = accepted {
         if end(tables, tuple, flow, Ending::Expired, last) {
             tables.count(Counter::EndedLost);
         }
