@@ -48,6 +48,16 @@ fn heads_of_any_shape_keep_chats_whole() -> Result<()> {
 }
 
 #[test]
+fn who_dribbles_gets_a_share_of_the_room_for_heads() -> Result<()> {
+    let words = "dribble --clients 200 --stash 64 --seconds 8 --honest 60";
+    let result = prove(&words.split(' ').collect::<Vec<_>>())?;
+    ensure!(result["failed"] == 0 && result["ok"] == true, "{result}");
+    // It was about something.
+    ensure!(result["heads"].as_f64() >= Some(30.0), "{result}");
+    Ok(())
+}
+
+#[test]
 fn requests_of_others_are_counted_where_they_arrive() -> Result<()> {
     let words = "requests --fronts stay,reset --rows alone,shared,curl --chats 12 --tabs 2";
     let result = prove(&words.split(' ').collect::<Vec<_>>())?;

@@ -397,6 +397,26 @@ fn a_head_that_another_cpu_is_at_has_the_answer_come_again() {
     });
 }
 
+/// In the kernel, whose interface has been set down meanwhile.
+#[test]
+fn copies_that_the_interface_does_not_take_are_a_failed_delivery() {
+    for (acknowledges, family) in
+        [true, false].into_iter().flat_map(|a| Family::ALL.map(|f| (a, f)))
+    {
+        let machine = &mut Rig::new(&World::default().starting_now());
+        let conn = bound(machine, family, 1000, acknowledges);
+        machine.close();
+        let outcome = machine.run(Hook::Egress, &conn.replica_syn_ack().bytes());
+        assert_eq!(outcome.verdict(), Counter::EgressDropFault);
+        let ends = outcome.moved.iter().any(|(counter, _)| *counter == Counter::EndedLost);
+        assert_eq!((ends, machine.flows().is_empty()), (acknowledges, acknowledges));
+        assert_eq!(machine.stash().len() + machine.chunks().len(), 0);
+        if !acknowledges {
+            conn.goes_up(machine, &long(&conn, 0, 1400), &[]);
+        }
+    }
+}
+
 /// The interface takes no more copies: what is left of the head goes in any case.
 #[test]
 fn a_delivery_that_fails_leaves_nothing_behind() {

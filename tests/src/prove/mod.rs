@@ -2,6 +2,7 @@
 //!
 //! Each has numbers that must be met, and runs in a laboratory of its own for a bounded time.
 
+mod dribble;
 mod flood;
 mod front;
 mod half_dead;
@@ -37,6 +38,8 @@ pub enum Scenario {
     Flood(flood::Options),
     /// Heads of any length in any number of segments, behind Roost and behind proxies: chats stay whole
     Heads(heads::Options),
+    /// Clients of one address that send byte by byte and never to the end: they get their share, others notice nothing
+    Dribble(dribble::Options),
     /// Requests for many chats on connections that are used again, by clients and servers of others: each at its chat
     Requests(requests::Options),
     /// Silent clients that probe: they are answered, write after 70 s, and are told when they waited too long
@@ -57,6 +60,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::RandomKeys(options) => random_keys::run(options),
         Scenario::Flood(options) => flood::run(options),
         Scenario::Heads(options) => heads::run(options),
+        Scenario::Dribble(options) => dribble::run(options),
         Scenario::Requests(options) => requests::run(options),
         Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),

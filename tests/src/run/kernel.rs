@@ -68,6 +68,13 @@ pub struct Rig {
     tap: Tap,
 }
 
+impl Rig {
+    /// Lets the interface take no more copies.
+    pub fn close(&self) {
+        self.tap.close();
+    }
+}
+
 /// A directory in the bpffs, until it is dropped.
 struct Pins(PathBuf);
 

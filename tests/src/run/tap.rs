@@ -35,13 +35,18 @@ impl Tap {
         unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|e| {
             panic!("a network namespace for the test run: {e} (are you root?)")
         });
-        raise_loopback().unwrap_or_else(|e| panic!("setting the loopback device up: {e}"));
+        raise_loopback(true).unwrap_or_else(|e| panic!("setting the loopback device up: {e}"));
         let protocol = SockProtocol::EthAll;
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), protocol)
             .unwrap_or_else(|e| panic!("a packet socket: {e}"));
         let limit = TimeVal::new(LIMIT.as_secs() as i64, 0);
         setsockopt(&socket, ReceiveTimeout, &limit).expect("a limit for receiving");
         Self { socket }
+    }
+
+    /// Lets the device take nothing any more.
+    pub fn close(&self) {
+        raise_loopback(false).unwrap_or_else(|e| panic!("setting the loopback device down: {e}"));
     }
 
     /// The next frame that was sent.
@@ -60,14 +65,15 @@ impl Default for Tap {
     }
 }
 
-fn raise_loopback() -> io::Result<()> {
+/// Sets the loopback device up, or down.
+fn raise_loopback(up: bool) -> io::Result<()> {
     let kind = SockType::Datagram;
     let socket = socket(AddressFamily::Inet, kind, SockFlag::empty(), None)?;
     // SAFETY: `ifreq` is made of integers, and of a union of such.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;
     request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = if up { libc::IFF_UP as libc::c_short } else { 0 };
     // SAFETY: the request is one for this call, and lives on.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
