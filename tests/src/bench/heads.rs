@@ -21,17 +21,19 @@ pub enum Head {
     Cookie,
     /// `sni:label.chat.example.com`.
     Sni,
+    /// `query:chat`, of a service whose connections are bound again: a head is read to its end.
+    Again,
 }
 
 impl Head {
     /// All of them: the number of each one's service.
-    pub const ALL: [Self; 6] =
-        [Self::Query, Self::Tuple, Self::Path, Self::Header, Self::Cookie, Self::Sni];
+    pub const ALL: [Self; 7] =
+        [Self::Query, Self::Tuple, Self::Path, Self::Header, Self::Cookie, Self::Sni, Self::Again];
 
     /// As it is configured.
     pub fn source(self) -> KeySource {
         match self {
-            Self::Query => KeySource::new(KeyKind::Query, b"chat"),
+            Self::Query | Self::Again => KeySource::new(KeyKind::Query, b"chat"),
             Self::Tuple => KeySource::new(KeyKind::Tuple, b""),
             Self::Path => {
                 let path = [b"/rooms/".as_slice(), &[PATH_KEY], b"/", &[PATH_ANY]].concat();

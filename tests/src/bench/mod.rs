@@ -37,6 +37,9 @@ const CHATS: u32 = 25_000;
 const FLOWS_FROM: u32 = 1 << 22;
 const MEMORY_FROM: u32 = 1 << 23;
 const ACCEPT_FROM: u32 = 3 << 23;
+const REUSE_FROM: u32 = 3 << 22;
+/// Chats of connections that are used again.
+const REUSED: u32 = 100;
 
 /// What to measure, and how much.
 #[derive(Args)]
@@ -91,6 +94,9 @@ fn pin() -> Result<usize> {
 /// Names of the rows that others are compared with, or that the aims are for.
 mod names {
     pub const PASS: &str = "not ours";
+    pub const BIND_WHOLE: &str = "  query, read to its end";
+    pub const LATER: &str = "a later request";
+    pub const BIND_AGAIN: &str = "bind again";
     pub const FLOOR_XDP: &str = "floor (XDP)";
     pub const FLOOR_XDP_RANDOM: &str = "floor (XDP), at random";
     pub const TO_REPLICA: &str = "established to replica";
@@ -137,6 +143,39 @@ fn random(
     Case { name, key, program, way: Way::Single, verdict, floor: None, packets, constant: false }
 }
 
+/// Where chats are: of each a number of another whose replica is another one.
+fn homes(kernel: &Kernel) -> Result<Rc<[u32]>> {
+    let vip = packets::vip_of(Head::Again);
+    let home = |chat| {
+        let client = numbered_client(Family::V4, REUSE_FROM + chat);
+        Ok(Conn::bind(kernel, client, vip, chat)?.0.replica())
+    };
+    let homes = (0..REUSED).map(home).collect::<Result<Vec<_>>>()?;
+    let other = |home| homes.iter().position(|other| *other != home).map(|chat| chat as u32);
+    homes.iter().map(|home| other(*home).context("all chats are on one replica")).collect()
+}
+
+/// A case that takes a new connection each time, which has been used for a request of a chat; told are also that chat
+/// and one of another replica.
+fn again(
+    (name, key): (&'static str, &'static str),
+    program: &'static str,
+    verdict: Counter,
+    homes: &Rc<[u32]>,
+    packet: fn(&Kernel, &Conn, u32, u32) -> Result<Vec<u8>>,
+) -> Case {
+    let homes = Rc::clone(homes);
+    let packets = Box::new(move |kernel: &Kernel, n| {
+        let chat = n % REUSED;
+        let client = numbered_client(Family::V4, REUSE_FROM + REUSED + n);
+        let conn = Conn::open(kernel, client, packets::vip_of(Head::Again), chat)?;
+        packet(kernel, &conn.answered(kernel)?, chat, homes[chat as usize])
+    });
+    let floor = (program == INGRESS).then_some(names::BIND_WHOLE);
+    let (key, verdict) = (Some(key), Some(verdict));
+    Case { name, key, program, way: Way::Single, verdict, floor, packets, constant: false }
+}
+
 /// Another number for each, with nothing of their order (a step of SplitMix64).
 fn scattered(n: u32) -> u64 {
     let mut z = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -167,6 +206,7 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
         packets: Box::new(move |_, n| packets::first_data(head, n)),
         constant: false,
     };
+    let homes = homes(kernel)?;
     let floor = |name, program, packet| same((name, Some("floor")), program, Repeat, None, packet);
     let [up, down] =
         [packets::to_replica(V4, Row::Stranger), packets::to_client(V4, Row::Stranger)];
@@ -186,6 +226,13 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
         bind("  header", "bind_header", Head::Header),
         bind("  cookie", "bind_cookie", Head::Cookie),
         bind("  sni", "bind_sni", Head::Sni),
+        bind(names::BIND_WHOLE, "bind_whole", Head::Again),
+        again((names::LATER, "later"), INGRESS, ToReplica, &homes, |_, conn, chat, _| {
+            Ok(conn.request(chat))
+        }),
+        again((names::BIND_AGAIN, "bind_again"), INGRESS, Bound, &homes, |_, conn, _, other| {
+            Ok(conn.request(other))
+        }),
         Case {
             name: "accept",
             key: Some("accept"),
@@ -199,6 +246,9 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
             }),
             constant: false,
         },
+        again(("  again", "accept_again"), EGRESS, Delivered, &homes, |kernel, conn, _, other| {
+            conn.bind_again(kernel, other)
+        }),
         floor(names::FLOOR_XDP, FLOOR_XDP, up),
         replica(
             names::TO_REPLICA,

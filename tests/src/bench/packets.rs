@@ -7,7 +7,8 @@ use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
     Addr, Flow, FlowBack, KeySource, Mac, Name, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
-    REPLICA_READY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES, Secrets, Service, Tuple, Vip, VipKey,
+    REPLICA_READY, REUSE_REBIND, REUSE_STAY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES, Secrets,
+    Service, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
 use router_ebpf::schema::{FILLED, Map};
@@ -125,6 +126,11 @@ impl Row {
     }
 }
 
+/// Where the service with this key source is.
+pub fn vip_of(head: Head) -> SocketAddr {
+    SocketAddr::new(Family::V4.vip().ip(), port(head))
+}
+
 /// The port of the service with this key source.
 fn port(head: Head) -> u16 {
     PORT + head as u16
@@ -176,6 +182,7 @@ fn service(head: Head) -> Service {
         idle_timeout: 9000,
         mss4: 1460,
         mss6: 1440,
+        on_reuse: if head == Head::Again { REUSE_REBIND } else { REUSE_STAY },
         sources,
         name: Name::new(b"bench"),
         ..Service::EMPTY
@@ -384,7 +391,7 @@ pub fn to_client(family: Family, row: Row) -> Vec<u8> {
 /// The first data segment of the `n`th connection, as a browser sends it.
 pub fn first_data(head: Head, n: u32) -> Result<Vec<u8>> {
     let from = numbered_client(Family::V4, n);
-    let vip = SocketAddr::new(Family::V4.vip().ip(), port(head));
+    let vip = vip_of(head);
     let offers = OFFER_SACK | OFFER_SCALE | OFFER_TIMESTAMPS;
     let offer = Offer { offers, scale: 7, mss: 1460, ..Offer::default() };
     // A little late: the kernel's coarse clock may be behind this one, and takes no cookie of a tick

@@ -22,8 +22,10 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 /// and of a further one, milliseconds of the largest slot table.
 const AIMS: (u32, [u64; 2], f64) = (300_000, [450, 260], 50.0);
 
-/// The most that an established packet is to cost, as a multiple of the floor; both less the control.
-const FLOOR_AIMS: [(&str, f64); 4] = [
+/// The most that a packet is to cost, as a multiple of its floor; both less the control.
+const FLOOR_AIMS: [(&str, f64); 6] = [
+    (names::LATER, 0.8),
+    (names::BIND_AGAIN, 1.2),
     (names::TO_REPLICA, 1.5),
     (names::TO_CLIENT, 2.0),
     (names::TO_REPLICA_RANDOM, 1.15),
@@ -107,12 +109,13 @@ impl Report<'_> {
                 format!("±{noise_ns:.1}"),
             );
         }
-        let [(_, up), (_, down), (_, random), _] = FLOOR_AIMS;
+        let [(_, later), (_, again), (_, up), (_, down), (_, random), _] = FLOOR_AIMS;
         text + &format!(
             "\n  {DIM}The control is an empty program of the same type (XDP or TC), measured in the same\n  \
              way, in turns. Above it: the median of the rounds, and the best one. A floor parses the packet,\n  \
              looks 36 bytes up in a hash map and passes. At random: each packet is one of {FLOWS} flows.\n  \
-             Aims, in floors: {up} to the replica, {down} to the client, {random} at random.{DIM:#}\n",
+             Aims, in floors: {up} to the replica, {down} to the client, {random} at random. The floor of a later\n  \
+             request on a connection is a first one that is read to its end: {later}, and {again} if it is bound again.{DIM:#}\n",
         )
     }
 

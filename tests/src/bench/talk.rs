@@ -13,6 +13,9 @@ use super::packets::{
     CLIENT_SEQ, CLOCK, Family, SERVER_SEQ, numbered_client, segment, syn_of, timestamps,
 };
 
+/// An answer to a request.
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// Runs programs of Roost, wherever they are loaded.
 pub trait Programs {
     /// Runs one of them once, by its name; what it makes of the packet.
@@ -73,20 +76,38 @@ impl Conn {
         let bound = programs.transform(INGRESS, &data)?;
         let (replica, syn, _) = parsed(&bound).context("a connection that is bound")?;
         ensure!(syn.syn && !syn.ack, "the first data did not become a SYN");
-        let accept = |tcp: &mut TcpHeader| {
-            tcp.syn = true;
-            (tcp.sequence_number, tcp.acknowledgment_number) = (SERVER_SEQ - 1, CLIENT_SEQ);
-        };
-        let options = [
-            TcpOptionElement::MaximumSegmentSize(1460),
-            TcpOptionElement::SelectiveAcknowledgementPermitted,
-            TcpOptionElement::Timestamp(CLOCK, CLOCK),
-            TcpOptionElement::Noop,
-            TcpOptionElement::WindowScale(7),
-        ];
         let seq = CLIENT_SEQ.wrapping_add(head.len() as u32);
-        let answer = segment(replica, client, accept, &options, &[]);
+        let answer = accepted(replica, client, CLIENT_SEQ);
         Ok((Self { client, vip, replica, seq, ack, echo }, answer))
+    }
+
+    /// Where its replica is.
+    pub fn replica(&self) -> SocketAddr {
+        self.replica
+    }
+
+    /// Its replica answers the last request, and its client has all of that.
+    pub fn answered(mut self, programs: &impl Programs) -> Result<Self> {
+        let change = |tcp: &mut TcpHeader| {
+            (tcp.sequence_number, tcp.acknowledgment_number) = (SERVER_SEQ, self.seq);
+        };
+        let answer = segment(self.replica, self.client, change, &timestamps(CLOCK), OK);
+        programs.transform(EGRESS, &answer)?;
+        self.ack = self.ack.wrapping_add(OK.len() as u32);
+        Ok(self)
+    }
+
+    /// Its client's next request, in one segment.
+    pub fn request(&self, chat: u32) -> Vec<u8> {
+        self.up(&Head::Again.bytes(chat))
+    }
+
+    /// That request, of a chat of another replica, goes; the answer by which that one accepts the connection.
+    pub fn bind_again(&self, programs: &impl Programs, chat: u32) -> Result<Vec<u8>> {
+        let bound = programs.transform(INGRESS, &self.request(chat))?;
+        let (replica, syn, _) = parsed(&bound).context("a connection that is bound again")?;
+        ensure!(syn.syn && replica != self.replica, "a request elsewhere did not become a SYN");
+        Ok(accepted(replica, self.client, self.seq))
     }
 
     /// Opens many; fails if one of them was not accepted.
@@ -107,11 +128,14 @@ impl Conn {
 
     /// A segment from its client, with a small message.
     pub fn to_replica(&self) -> Vec<u8> {
+        self.up(&[0; 100])
+    }
+
+    fn up(&self, payload: &[u8]) -> Vec<u8> {
         let change = |tcp: &mut TcpHeader| {
             (tcp.sequence_number, tcp.acknowledgment_number) = (self.seq, self.ack);
         };
-        let options = timestamps(self.echo);
-        segment(self.client, self.vip, change, &options, &[0; 100])
+        segment(self.client, self.vip, change, &timestamps(self.echo), payload)
     }
 
     /// A segment from its replica, with a small message.
@@ -122,6 +146,22 @@ impl Conn {
         let options = timestamps(CLOCK);
         segment(self.replica, self.client, change, &options, &[0; 100])
     }
+}
+
+/// A replica accepts a connection whose client's first byte has this number.
+fn accepted(replica: SocketAddr, client: SocketAddr, first: u32) -> Vec<u8> {
+    let change = |tcp: &mut TcpHeader| {
+        tcp.syn = true;
+        (tcp.sequence_number, tcp.acknowledgment_number) = (SERVER_SEQ - 1, first);
+    };
+    let options = [
+        TcpOptionElement::MaximumSegmentSize(1460),
+        TcpOptionElement::SelectiveAcknowledgementPermitted,
+        TcpOptionElement::Timestamp(CLOCK, CLOCK),
+        TcpOptionElement::Noop,
+        TcpOptionElement::WindowScale(7),
+    ];
+    segment(replica, client, change, &options, &[])
 }
 
 /// Lets both floors know the connection of a packet.
