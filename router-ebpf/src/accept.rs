@@ -3,7 +3,7 @@
 use crate::{
     chats::{self, Acquired},
     flow::{End, Ending, end, end_change, note_fin},
-    hand::{self, When},
+    hand::{When, before_flow, next_chat, watch_flow},
     head::{Found, claim, forget, put, release},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS,
@@ -40,9 +40,8 @@ pub fn accepted<P: Packet>(
         return reset_replica(packet, scratch);
     }
     // Who makes the maps grow looks after them first.
-    hand::next_flow(tables, When::Now, &mut scratch.turn, &mut scratch.last);
-    hand::next_flow(tables, When::Now, &mut scratch.turn, &mut scratch.last);
-    hand::next_chat(tables, When::Now, &mut scratch.turn);
+    before_flow(tables, &mut scratch.turn, &mut scratch.last);
+    next_chat(tables, When::Due, &mut scratch.turn);
     scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     if scratch.pending.charged == [0; 16] {
         // Bound by a release before.
@@ -313,7 +312,7 @@ fn add(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     watched.server_isn = scratch.flow.server_isn;
     watched.at = watch_time(scratch.flow.since);
     watched.reserved = 0;
-    if let Err(why) = tables.watch_flow(watched) {
+    if let Err(why) = watch_flow(tables, watched) {
         // Nothing would ever end it.
         tables.remove_flow(&scratch.vip_side);
         count_flow(tables, replica, service, share, OFF);

@@ -6,10 +6,11 @@
 use crate::{
     connect::{Connected, connect},
     flow::{Ending, end},
-    hand::{When, next_head},
-    head::{Found, Kept, claim, forget, keep, release},
+    hand::before_head,
+    head::{Found, claim, forget, release},
     ingress::listed,
     integrity::{checksum_is_right, is_unfinished, payload_sum},
+    keep::{Kept, keep},
     key::{self, Reason, Search},
     maps::{HEAD_LEN, Name, PART, PENDING_REFUSED, PROXIES, Service},
     packet::Packet,
@@ -52,20 +53,19 @@ fn decide<P: Packet>(
         return Some(Counter::DropChecksum);
     }
     scratch.decided = 0;
-    match collect(packet, tables, scratch)? {
-        Collected::Searchable => {}
-        Collected::Bound => recall_decision(tables, scratch)?,
-        Collected::Kept => return Some(Counter::HeadKept),
-        Collected::Again => return acknowledge(packet, tables, scratch),
+    let chosen = match collect(packet, tables, scratch)? {
+        Collected::Kept => Chosen::Kept,
+        Collected::Again => Chosen::Waited,
         Collected::Early => return Some(Counter::DropEarly),
         Collected::Limited => return Some(Counter::DropResetLimit),
-    }
-    let chosen = match reread(&scratch.decided) {
-        0 => choose(tables, scratch)?,
-        _ => {
-            // What is new of it is for the replica that was chosen. If there is no room, it comes again.
-            keep(tables, scratch);
-            Chosen::Replica
+        Collected::Ready => {
+            if reread(&scratch.stash.get().bound) != 0 {
+                recall_decision(tables, scratch)?;
+            }
+            match reread(&scratch.decided) {
+                0 => choose(tables, scratch)?,
+                _ => Chosen::Replica,
+            }
         }
     };
     let why = match chosen {
@@ -79,10 +79,8 @@ fn decide<P: Packet>(
             Connected::Conflict => Counter::ResetConflict,
             Connected::NoAddress => Counter::ResetNoReplica,
         },
-        Chosen::Kept => return Some(Counter::HeadKept),
-        Chosen::Waited => return acknowledge(packet, tables, scratch),
+        Chosen::Kept | Chosen::Waited => return wait(packet, tables, scratch, chosen),
         Chosen::Over => Counter::ResetShare,
-        Chosen::NoRoom => return Some(Counter::DropEarly),
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
         Chosen::Not(NoRoute::NoReplica) => Counter::ResetNoReplica,
     };
@@ -129,11 +127,9 @@ fn read<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
 /// What became of a segment among those of its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Collected {
-    /// What is known now is to be searched.
-    Searchable,
-    /// The connection was bound, and its client has not heard of the replica.
-    Bound,
-    /// It is kept for later.
+    /// What is known now is to be searched, unless the connection was bound and its client has not heard of the replica.
+    Ready,
+    /// It is to be kept for later.
     Kept,
     /// It is known, and has been searched: its client does not send what follows.
     Again,
@@ -175,8 +171,7 @@ fn collect<P: Packet>(
         }
         forget(tables, scratch);
         // Who makes the maps grow looks after them first.
-        next_head(tables, When::Now, &mut scratch.turn, &mut scratch.last);
-        next_head(tables, When::Now, &mut scratch.turn, &mut scratch.last);
+        before_head(tables, &mut scratch.turn, &mut scratch.last);
         scratch.held = Held::New;
         scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
     }
@@ -209,14 +204,11 @@ fn collect<P: Packet>(
     let (known, bound) = (stash.known, stash.bound != 0);
     if known == 0 || bound && !is_first && !again {
         // To be delivered when the replica accepts, or to be searched when the first one is there.
-        let kept = added == Added::New && keep(tables, scratch) == Kept::Yes;
-        return Some(if kept { Collected::Kept } else { Collected::Early });
-    }
-    if bound {
-        return Some(Collected::Bound);
+        return Some(if added == Added::New { Collected::Kept } else { Collected::Early });
     }
     Some(match added {
-        Added::New => Collected::Searchable,
+        _ if bound => Collected::Ready,
+        Added::New => Collected::Ready,
         Added::Known => Collected::Again,
         Added::No => Collected::Early,
     })
@@ -281,21 +273,28 @@ fn add(
     Some(())
 }
 
-/// Acknowledges what is known, to a client that sends nothing else before that. From then on it is ours to
-/// deliver.
-#[inline(always)]
-fn acknowledge<P: Packet>(
+/// Keeps what is known, and acknowledges it to a client that sends nothing else before that: from then on it is ours
+/// to deliver.
+#[inline(never)]
+fn wait<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
+    why: Chosen,
 ) -> Option<Counter> {
     let stash = scratch.stash.get_mut();
-    let known = stash.known;
-    stash.acked = known;
-    stash.unacked = 0;
+    scratch.acknowledges = (why == Chosen::Waited) as u32;
+    if why == Chosen::Waited {
+        stash.acked = stash.known;
+        stash.unacked = 0;
+    }
     if keep(tables, scratch) == Kept::No {
         return Some(Counter::DropEarly);
     }
+    if reread(&scratch.acknowledges) == 0 {
+        return Some(Counter::HeadKept);
+    }
+    let known = scratch.stash.get().known;
     reply::acknowledge(packet, scratch, known, Counter::HeadAcknowledged)
 }
 
@@ -330,12 +329,10 @@ fn recall_decision(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()
 enum Chosen {
     /// It is in `scratch.route`.
     Replica,
-    /// Nobody can tell yet: what is known is kept.
+    /// Nobody can tell yet.
     Kept,
     /// Nobody can tell yet, and its client has sent all that it may before it hears of us.
     Waited,
-    /// Nobody can tell yet, and there is no room for it.
-    NoRoom,
     /// There is none.
     Not(NoRoute),
     /// Its source or its service has its share, as `scratch.over` says.
@@ -365,10 +362,7 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
             if stash.unacked >= FIRST_WINDOW && !stash.has_holes() {
                 return Some(Chosen::Waited);
             }
-            return Some(match keep(tables, scratch) {
-                Kept::Yes => Chosen::Kept,
-                Kept::No => Chosen::NoRoom,
-            });
+            return Some(Chosen::Kept);
         }
         Routed::Not(why) => return Some(Chosen::Not(why)),
         Routed::Yes => {}

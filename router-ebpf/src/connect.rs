@@ -3,7 +3,7 @@
 
 use crate::{
     first,
-    head::keep,
+    keep::keep,
     key::{self, Kind},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, PENDING_ACKNOWLEDGED,
@@ -72,6 +72,8 @@ pub fn connect<P: Packet>(
         // The one that its first data will have: the replica would not take an older one.
         scratch.offer.ts_val = scratch.pending.ts_val;
     }
+    // If there is no room, the client's retransmission brings what is new of it when the replica has accepted.
+    keep(tables, scratch);
     write_syn(scratch, service);
     reply::send(packet, scratch)?;
     if scratch.unfinished != 0 {
@@ -157,7 +159,7 @@ fn is_live(tables: &impl FlowTables, scratch: &mut Scratch, back: &FlowBack) -> 
     live
 }
 
-/// Writes `PENDING` and `STASH`. What is to be watched is in `scratch.pending` by then.
+/// Writes `PENDING`, and what `STASH` is to say. What is to be watched is in `scratch.pending` by then.
 #[inline(always)]
 fn remember(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
     let stash = scratch.stash.get_mut();
@@ -184,8 +186,6 @@ fn remember(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
     pending.reserved = 0;
     let result = tables.set_pending(&scratch.replica_side, pending);
     scratch.noted(result)?;
-    // If there is no room, the client's retransmission brings its first bytes when the replica has accepted.
-    keep(tables, scratch);
     Some(())
 }
 

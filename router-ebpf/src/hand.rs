@@ -3,20 +3,25 @@
 //!
 //! The rings are queues: what is taken is looked at, and put back at the end if it lives on. So a step costs the
 //! same however many there are, and each is looked at once in a turn.
+//!
+//! The rings of flows and heads have room for twice as many as there can be, because one that is over stays until its
+//! turn comes. Whoever makes them grow looks at two that are due; and at any two if there are more entries than can live: so those
+//! that are over never fill a ring.
 
 use crate::{
     chats,
     flow::{Ending, end, retire},
     head,
     maps::{
-        Addr, ChunkKey, Farewell, Flow, REPLICA_GONE, STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED,
-        STATE_EXPIRED, STATE_REPLICA_FIN, Service, Stash, Watched, watch_time,
+        Addr, CHUNKS_OF_HEAD, ChunkKey, FLOW_ENTRIES, Farewell, Flow, HEAD_ENTRIES, REPLICA_GONE,
+        STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED, STATE_REPLICA_FIN, Service,
+        Stash, Watched, watch_time,
     },
     scratch::{Last, Turn},
     shared::Shared,
     shares::{ITSELF, OFF, count_flow, source},
     steer::SECOND,
-    tables::{FlowTables, Step, Tables},
+    tables::{FlowTables, Refused, Step, Tables},
     verdict::Counter,
 };
 
@@ -30,6 +35,9 @@ pub const LOOKS: u32 = 8192;
 
 /// For so long a head is waited for, from its first byte to its key, in nanoseconds.
 pub const HEAD_TIMEOUT: u64 = 30 * SECOND;
+
+/// How many are looked at before one comes in.
+const BEFORE: u32 = 2;
 
 /// Whether the next one is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +76,67 @@ impl<T: FlowTables> Step for Heads<'_, T> {
     }
 }
 
+/// Looks at flows before another one comes in.
+#[inline(always)]
+pub fn before_flow(tables: &impl FlowTables, turn: &mut Turn, last: &mut Last) {
+    let room = tables.sharing().map_or(0, |sharing| sharing.flows);
+    let when = when(tables, FLOW_ENTRIES, room);
+    tables.repeat(BEFORE, &mut Flows(tables, when, turn, last));
+}
+
+/// Looks at heads before another one comes in.
+#[inline(always)]
+pub fn before_head(tables: &impl FlowTables, turn: &mut Turn, last: &mut Last) {
+    let room = tables.sharing().map_or(0, |sharing| sharing.heads / CHUNKS_OF_HEAD);
+    let when = when(tables, HEAD_ENTRIES, room);
+    tables.repeat(BEFORE, &mut Heads(tables, when, turn, last));
+}
+
+/// Which are looked at before another one comes into a ring of which no more than `room` can live.
+#[inline(always)]
+fn when(tables: &impl FlowTables, ring: u32, room: u32) -> When {
+    let entries = tables.ring(ring).map_or(0, |ring| ring.entries());
+    if entries > room { When::Now } else { When::Due }
+}
+
+/// Puts a flow into its ring.
+#[inline(always)]
+pub fn watch_flow(tables: &impl FlowTables, flow: &Watched) -> Result<(), Refused> {
+    entered(tables, FLOW_ENTRIES, tables.watch_flow(flow))
+}
+
+/// Puts a head into its ring.
+#[inline(always)]
+pub fn watch_head(tables: &impl FlowTables, head: &Watched) -> Result<(), Refused> {
+    entered(tables, HEAD_ENTRIES, tables.watch_head(head))
+}
+
+/// Counts an entry of a ring.
+#[inline(always)]
+fn entered(
+    tables: &impl FlowTables,
+    ring: u32,
+    result: Result<(), Refused>,
+) -> Result<(), Refused> {
+    if let Some(ring) = tables.ring(ring) {
+        match result {
+            Ok(()) => ring.add(1),
+            // There are those that a release before has put there, and nobody has counted.
+            Err(Refused::Full) => ring.set_full(),
+            Err(_) => {}
+        }
+    }
+    result
+}
+
+/// Counts an entry of a ring no longer.
+#[inline(always)]
+fn left(tables: &impl FlowTables, ring: u32) {
+    if let Some(ring) = tables.ring(ring) {
+        ring.add(OFF);
+    }
+}
+
 /// Looks at the next flow. `false`: there is none whose turn it is.
 #[inline(never)]
 pub fn next_flow(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &mut Last) -> bool {
@@ -82,12 +151,13 @@ pub fn next_flow(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &m
     }
     if stays(tables, watched, last) {
         watched.at = now;
-        // The ring has room for twice as many flows as there can be, and each that comes in lets two be looked
-        // at: those that are over can never be as many as to fill it. But it may be busy.
-        if tables.watch_flow(watched).is_err() {
-            tables.count(Counter::Unwatched);
+        if tables.watch_flow(watched).is_ok() {
+            return true;
         }
+        // The ring is busy.
+        tables.count(Counter::Unwatched);
     }
+    left(tables, FLOW_ENTRIES);
     true
 }
 
@@ -125,11 +195,12 @@ pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &m
     }
     if head_stays(tables, watched, chunk, last) {
         watched.at = now;
-        // It was just taken, and the ring has room for twice as many as there can be.
-        if tables.watch_head(watched).is_err() {
-            tables.count(Counter::Unwatched);
+        if tables.watch_head(watched).is_ok() {
+            return true;
         }
+        tables.count(Counter::Unwatched);
     }
+    left(tables, HEAD_ENTRIES);
     true
 }
 

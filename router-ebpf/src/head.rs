@@ -2,10 +2,10 @@
 //! that has claimed the entry. So nothing is read that another CPU is just writing, or using for another connection.
 
 use crate::{
-    maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, Stash, Tuple, watch_time},
+    maps::{CHUNKS, ChunkKey, STASH_CLAIMED, Stash, Tuple},
     scratch::Scratch,
     shared::Shared,
-    shares::{Table, give, take},
+    shares::{Table, give},
     stash::{Held, Room},
     tables::{FlowTables, Step},
     verifier::reread,
@@ -24,15 +24,6 @@ pub enum Found {
     Head,
     /// One that another CPU does not let go.
     Busy,
-}
-
-/// Whether a head could be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// It was.
-    Yes,
-    /// There is no room. One that was there before stays as it was.
-    No,
 }
 
 /// Claims an entry of this tuple, if nobody else has, and if it is still there: its memory may be another tuple's by now.
@@ -85,74 +76,6 @@ pub fn claim(tables: &impl FlowTables, scratch: &mut Scratch) -> Found {
     found
 }
 
-/// Writes some chunks.
-struct Write<'a, T> {
-    tables: &'a T,
-    room: &'a mut Room,
-    key: &'a mut ChunkKey,
-    next: u32,
-    /// Which are left to be written.
-    left: u64,
-}
-
-impl<T: FlowTables> Step for Write<'_, T> {
-    #[inline(always)]
-    fn step(&mut self) -> bool {
-        let number = self.next;
-        self.next += 1;
-        if self.left >> (number & 63) & 1 == 0 {
-            return true;
-        }
-        self.key.index = number;
-        let written = self
-            .room
-            .chunk(number)
-            .is_some_and(|chunk| self.tables.set_chunk(self.key, chunk).is_ok());
-        if !written {
-            return false;
-        }
-        self.left &= !(1 << (number & 63));
-        self.left != 0
-    }
-}
-
-/// Writes the head in hand, with the chunks that have changed, and lets it go.
-#[inline(never)]
-pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
-    if reread(&scratch.held) == Held::No {
-        return Kept::No;
-    }
-    if !charge(tables, scratch) {
-        return lose(tables, scratch);
-    }
-    if reread(&scratch.held) == Held::New {
-        match tables.add_stash(&scratch.vip_side, scratch.stash.get()) {
-            Ok(()) => {}
-            Err(why) => {
-                scratch.refused = why as u32;
-                return lose(tables, scratch);
-            }
-        }
-        scratch.held = Held::Added;
-        if !watch(tables, scratch) {
-            // Nothing would ever remove it.
-            return lose(tables, scratch);
-        }
-    }
-    let Scratch { stash: room, chunk_key: key, .. } = scratch;
-    let left = room.touched();
-    if left != 0 {
-        let next = left.trailing_zeros();
-        let mut write = Write { tables, room, key, next, left };
-        tables.repeat(CHUNKS as u32, &mut write);
-        if reread(&write.left) != 0 {
-            return lose(tables, scratch);
-        }
-    }
-    put(tables, scratch);
-    Kept::Yes
-}
-
 /// Writes the entry of the head in hand, and lets it go. Its chunks are as they were.
 #[inline(always)]
 pub fn put(tables: &impl FlowTables, scratch: &mut Scratch) {
@@ -160,70 +83,6 @@ pub fn put(tables: &impl FlowTables, scratch: &mut Scratch) {
         entry.put(scratch.stash.get());
     }
     scratch.held = Held::No;
-}
-
-/// Charges the head in hand to its source, as many entries as it has chunks: at least as many as there is room for for
-/// each head, so that neither of the two maps is full before the shares are. Returns whether it may have them.
-#[inline(always)]
-fn charge(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    let Scratch { stash, vip_side, service, trusted, holder, .. } = scratch;
-    let stash = stash.get_mut();
-    let entries = stash.chunks.count_ones().max(CHUNKS_OF_HEAD);
-    let more = entries.saturating_sub(stash.taken as u32);
-    if more == 0 {
-        return true;
-    }
-    if stash.taken == 0 {
-        holder.set(tables, *service, &vip_side.client, &vip_side.client);
-    } else {
-        // As before: whose it is may be counted otherwise by now, and is given back all at once.
-        holder.client = vip_side.client;
-        (holder.service, holder.source) = (stash.service, stash.source);
-    }
-    if let Some(why) = take(tables, Table::Heads, holder, more, trusted) {
-        tables.count(why);
-        return false;
-    }
-    stash.source = holder.source;
-    stash.taken = entries as u16;
-    true
-}
-
-/// Lets go of a head that could not be written. One that was there before stays as it was.
-#[inline(always)]
-fn lose(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
-    let stash = scratch.stash.get();
-    match reread(&scratch.held) {
-        Held::Claimed => {
-            if let Some(entry) = tables.stash(&scratch.vip_side) {
-                let before = entry.get();
-                let more = stash.taken.wrapping_sub(before.taken) as u32;
-                give(tables, Table::Heads, stash.service, stash.source, more);
-                let Scratch { chunk_key: key, vip_side, stash, .. } = scratch;
-                // Some may have been written.
-                remove_chunks(tables, vip_side, stash.get().chunks & !before.chunks, key);
-            }
-            release(tables, scratch);
-        }
-        Held::Added => forget(tables, scratch),
-        _ => {
-            give(tables, Table::Heads, stash.service, stash.source, stash.taken as u32);
-            scratch.held = Held::No;
-        }
-    }
-    Kept::No
-}
-
-/// Lets the clock hand know of a head, if the ring has room.
-#[inline(always)]
-fn watch(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
-    let watched = &mut scratch.turn.flow;
-    let stash = scratch.stash.get();
-    watched.tuple = scratch.vip_side;
-    watched.server_isn = stash.server_isn();
-    watched.at = watch_time(stash.since);
-    watched.reserved = birth(stash);
-    tables.watch_head(watched).is_ok()
 }
 
 /// Tells a head from others of the same connection, in [`Watched::reserved`](crate::maps::Watched::reserved): one that
@@ -283,8 +142,9 @@ pub fn remove(tables: &impl FlowTables, tuple: &Tuple, stash: &Stash, key: &mut 
     give(tables, Table::Heads, service, source, taken as u32);
 }
 
+/// Removes some of its chunks.
 #[inline(always)]
-fn remove_chunks(tables: &impl FlowTables, tuple: &Tuple, chunks: u64, key: &mut ChunkKey) {
+pub fn remove_chunks(tables: &impl FlowTables, tuple: &Tuple, chunks: u64, key: &mut ChunkKey) {
     key.tuple = *tuple;
     tables.repeat(CHUNKS as u32, &mut Remove { tables, key, left: chunks });
 }

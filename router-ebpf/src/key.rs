@@ -9,7 +9,7 @@ pub mod scan;
 pub mod tls;
 
 use crate::{
-    maps::{CHUNK, Service},
+    maps::Service,
     scratch::Scratch,
     source::{self, KeyKind, Origin},
     tables::{FlowTables, Step},
@@ -146,10 +146,7 @@ impl<T: FlowTables> Step for Walk<'_, T> {
         let (service, scratch) = (self.service, &mut *self.scratch);
         let Scratch { stash, scan, key, chunk_key, .. } = scratch;
         if scan.is_to_be_loaded() {
-            let number = scan.at / CHUNK as u32;
-            if stash.load(self.tables, chunk_key, number) {
-                scan.ready = ((number + 1) * CHUNK as u32).min(scan.known);
-            }
+            scan.ready = stash.load_at(self.tables, chunk_key, scan.at).min(scan.known);
         }
         match scan.phase {
             scan::BEGIN => begin(service, scratch),

@@ -31,6 +31,7 @@ pub mod header;
 pub mod icmp;
 pub mod ingress;
 pub mod integrity;
+pub mod keep;
 pub mod key;
 pub mod limit;
 pub mod maps;

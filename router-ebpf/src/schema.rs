@@ -12,7 +12,7 @@
 use crate::{
     maps::{
         Addr, CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack,
-        Load, Mac, Mark, Name, Pending, Problem, Replica, SERVICE_SHARES, SLOT_STRIDE,
+        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, SERVICE_SHARES, SLOT_STRIDE,
         SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
         Watched, WatchedChat,
     },
@@ -67,7 +67,7 @@ macro_rules! schema {
             /// Those bytes.
             Chunks chunks CHUNKS: HashMap<ChunkKey, Chunk>, version 1,
                 size(limits) = limits.stash.saturating_mul(CHUNKS_OF_HEAD),
-                "client, VIP, which part" => "416 bytes of the first ones";
+                "client, VIP, which part" => "928 bytes behind the first ones";
             /// The heads in `STASH`, for the clock hand. Twice as many as there are, because one that is gone stays
             /// until its turn comes.
             HeadRing head_ring HEAD_RING: Queue<(), Watched>, version 1,
@@ -98,6 +98,10 @@ macro_rules! schema {
             ChatRing chat_ring CHAT_RING: Queue<(), WatchedChat>, version 1,
                 size(limits) = limits.chats.saturating_add(64),
                 "" => "service, cookie, when looked at";
+            /// How full the rings of flows and heads are.
+            Rings rings RINGS: Array<u32, Ring>, version 1,
+                size(limits) = 2,
+                "ring" => "entries";
             /// What each replica carries.
             Loads loads LOADS: Array<u32, Load>, version 1,
                 size(limits) = limits.replicas,

@@ -148,8 +148,8 @@ pub struct Scratch {
     pub from_proxy: u32,
     /// Why the head has no key: a [`crate::key::scan::Reason`], or 0.
     pub missing: u32,
-    /// What became of the segment in hand: a [`crate::stash::Added`].
-    pub added: u32,
+    /// 1 if what is kept of the head is acknowledged.
+    pub acknowledges: u32,
     /// What of the head is delivered.
     pub delivery: Delivery,
     /// At which byte of the segment in hand a request begins, 0 if it is no later one.

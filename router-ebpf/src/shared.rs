@@ -8,7 +8,7 @@ use crate::{
         swap_u32, swap_u64, try_some,
     },
     maps::{
-        CHAT_COUNTED, Chat, FLOW_CHAT, Flow, FlowBack, Load, Pending, STASH_CLAIMED,
+        CHAT_COUNTED, Chat, FLOW_CHAT, Flow, FlowBack, Load, Pending, Ring, STASH_CLAIMED,
         STATE_CHANGING, STATE_ENDED, STATE_SYN_SEEN, STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Share,
         Stash, TICK_SHIFT,
     },
@@ -383,6 +383,27 @@ impl Shared<Load> {
     pub fn add_chats(&self, by: u64) {
         // SAFETY: see `Shared`; all writers of the field are atomic.
         unsafe { fetch_add_u64(&raw mut (*self.0.as_ptr()).chats, by) };
+    }
+}
+
+impl Shared<Ring> {
+    /// How many entries it has, at this moment.
+    #[inline(always)]
+    pub fn entries(&self) -> u32 {
+        word!(self, entries)
+    }
+
+    /// Counts entries more, or less by `u32::MAX`.
+    #[inline(always)]
+    pub fn add(&self, by: u32) {
+        // SAFETY: see `Shared`; all writers of the field are atomic.
+        unsafe { fetch_add_u32(&raw mut (*self.0.as_ptr()).entries, by) };
+    }
+
+    /// Notes that it was met full.
+    #[inline(always)]
+    pub fn set_full(&self) {
+        word!(self, entries = Ring::FULL);
     }
 }
 

@@ -1,10 +1,15 @@
 //! The first bytes of a connection, put together: in which order their segments came, whether they overlap and
 //! whether something is missing between them.
+//!
+//! A head is in chunks. The first one is in its entry of `STASH`, so most heads need no other entry; the others are in
+//! `CHUNKS`, each with its number.
+
+use core::{mem::offset_of, ptr};
 
 use crate::{
     maps::{
-        CHUNK, CHUNKS, Chunk, ChunkKey, HEAD_LEN, HOLES, PART, Range, SCAN_WORDS, STASH_CLAIMED,
-        Stash,
+        CHUNK, CHUNKS, Chunk, ChunkKey, FIRST, HEAD_LEN, HOLES, PART, Range, SCAN_WORDS,
+        STASH_CLAIMED, Stash,
     },
     shared::copy_words,
     tables::{FlowTables, Step},
@@ -15,15 +20,26 @@ use crate::{
 /// place and the length of a part.
 #[repr(C, align(8))]
 pub struct Room {
-    stash: Stash,
-    /// Which chunks are in `data`: a bit for each.
+    /// Which chunks are here: a bit for each.
     loaded: u64,
-    /// Those that have changed since the head was claimed.
+    /// Those for `CHUNKS` that have changed since the head was claimed.
     touched: u64,
-    data: [u8; HEAD_LEN + PART],
+    stash: Stash,
+    /// What follows the first bytes.
+    rest: [u8; HEAD_LEN + PART - FIRST],
 }
 
-const _: () = assert!(CHUNKS * CHUNK <= HEAD_LEN + PART && CHUNKS <= 64);
+const _: () = {
+    // All bytes of a head are in a row.
+    assert!(offset_of!(Room, stash) + offset_of!(Stash, first) == BYTES);
+    assert!(offset_of!(Room, rest) == BYTES + FIRST && offset_of!(Room, rest).is_multiple_of(8));
+    assert!((CHUNKS - 1) * CHUNK <= HEAD_LEN + PART - FIRST && CHUNKS <= 64);
+};
+
+/// Where the bytes of a head begin in a [`Room`].
+const BYTES: usize = offset_of!(Room, stash) + offset_of!(Stash, first);
+/// The bit of the chunk that is in the entry of `STASH`.
+const IN_STASH: u64 = 1;
 
 /// What became of a segment that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +85,7 @@ impl Room {
     pub fn bytes(&self, at: u32) -> &[u8; PART] {
         let at = masked::<HEAD_LEN>(at);
         // SAFETY: there are PART bytes behind each place below HEAD_LEN.
-        unsafe { &*self.data.as_ptr().add(at).cast() }
+        unsafe { &*ptr::from_ref(self).byte_add(BYTES + at).cast() }
     }
 
     /// The same, to write.
@@ -77,17 +93,17 @@ impl Room {
     pub fn bytes_mut(&mut self, at: u32) -> &mut [u8; PART] {
         let at = masked::<HEAD_LEN>(at);
         // SAFETY: as above.
-        unsafe { &mut *self.data.as_mut_ptr().add(at).cast() }
+        unsafe { &mut *ptr::from_mut(self).byte_add(BYTES + at).cast() }
     }
 
     /// All bytes that may be searched.
     #[inline(always)]
     pub fn head(&self) -> &[u8; HEAD_LEN] {
         // SAFETY: the first HEAD_LEN ones.
-        unsafe { &*self.data.as_ptr().cast() }
+        unsafe { &*ptr::from_ref(self).byte_add(BYTES).cast() }
     }
 
-    /// A chunk.
+    /// A chunk of those that are in `CHUNKS`.
     #[inline(always)]
     pub fn chunk(&mut self, number: u32) -> Option<&Chunk> {
         self.chunk_mut(number).map(|chunk| &*chunk)
@@ -95,18 +111,18 @@ impl Room {
 
     #[inline(always)]
     fn chunk_mut(&mut self, number: u32) -> Option<&mut Chunk> {
-        let number = index(number);
-        if number >= CHUNKS {
+        let behind = index(number.wrapping_sub(1));
+        if behind >= CHUNKS - 1 {
             return None;
         }
         // SAFETY: there is room for all chunks, see above, and both lengths are multiples of eight.
-        Some(unsafe { &mut *self.data.as_mut_ptr().add(number * CHUNK).cast() })
+        Some(unsafe { &mut *self.rest.as_mut_ptr().add(behind * CHUNK).cast() })
     }
 
     /// Begins a connection that has sent nothing yet.
     #[inline(always)]
     pub fn clear(&mut self, server_isn: u32, client_isn: u32, service: u32, now: u64) {
-        self.loaded = 0;
+        self.loaded = IN_STASH;
         self.touched = 0;
         let stash = &mut self.stash;
         stash.owner = (server_isn as u64) << 32 | STASH_CLAIMED;
@@ -134,7 +150,7 @@ impl Room {
     /// Copies an entry of the map, which is claimed.
     #[inline(always)]
     pub fn copy_from(&mut self, entry: *const Stash) {
-        self.loaded = 0;
+        self.loaded = IN_STASH;
         self.touched = 0;
         // SAFETY: both are aligned, and no one writes there.
         unsafe { copy_words(entry.cast(), (&raw mut self.stash).cast()) };
@@ -144,27 +160,29 @@ impl Room {
     pub fn set(&mut self, client_isn: u32, bytes: &[u8]) {
         let len = bytes.len().min(HEAD_LEN);
         self.clear(0, client_isn, 0, 0);
-        self.data[..len].copy_from_slice(&bytes[..len]);
+        let first = len.min(FIRST);
+        self.stash.first[..first].copy_from_slice(&bytes[..first]);
+        self.rest[..len - first].copy_from_slice(&bytes[first..len]);
         self.add(0, len as u32);
     }
 
-    /// Notes the bytes from `from` to `to`, which are in `data` by then, with what stood around them in their chunks.
+    /// Notes the bytes from `from` to `to`, which are here by then, with what stood around them in their chunks.
     #[inline(always)]
     pub fn add(&mut self, from: u32, to: u32) {
         self.stash.add(from, to);
-        let touched = chunks(from, to);
+        let touched = chunks(from, to) & !IN_STASH;
         self.stash.chunks |= touched;
         self.loaded |= touched;
         self.touched |= touched;
     }
 
-    /// Which chunks have changed: a bit for each.
+    /// Which chunks for `CHUNKS` have changed: a bit for each.
     #[inline(always)]
     pub const fn touched(&self) -> u64 {
         self.touched
     }
 
-    /// Loads a chunk, if there is one. Returns whether its bytes are in `data` now.
+    /// Loads a chunk, if there is one. Returns whether its bytes are here now.
     #[inline(always)]
     pub fn load(&mut self, tables: &impl FlowTables, key: &mut ChunkKey, number: u32) -> bool {
         let bit = 1 << (number & 63);
@@ -182,8 +200,15 @@ impl Room {
         is_there
     }
 
+    /// Loads the chunk that has the byte `at`. Returns what follows its last one, or 0 if it is not there.
+    #[inline(always)]
+    pub fn load_at(&mut self, tables: &impl FlowTables, key: &mut ChunkKey, at: u32) -> u32 {
+        let number = number(at);
+        if self.load(tables, key, number) { FIRST as u32 + number * CHUNK as u32 } else { 0 }
+    }
+
     /// Loads those that have the bytes from `from` to `to`, of which there is at least one. Returns whether all were
-    /// there: in place of one that was not, `data` has what was there before.
+    /// there: in place of one that was not is what was there before.
     #[inline(always)]
     pub fn load_all(
         &mut self,
@@ -192,7 +217,7 @@ impl Room {
         from: u32,
         to: u32,
     ) -> bool {
-        let (next, last) = (from / CHUNK as u32, to.wrapping_sub(1) / CHUNK as u32);
+        let (next, last) = (number(from), number(to.wrapping_sub(1)));
         let mut load = Load { tables, room: self, key, next, last, missing: 0 };
         tables.repeat(CHUNKS as u32, &mut load);
         reread(&load.missing) == 0
@@ -221,11 +246,17 @@ impl<T: FlowTables> Step for Load<'_, T> {
     }
 }
 
+/// The number of the chunk that has the byte `at`.
+#[inline(always)]
+const fn number(at: u32) -> u32 {
+    at.wrapping_add((CHUNK - FIRST) as u32) / CHUNK as u32
+}
+
 /// The bits of the chunks that have the bytes from `from` to `to`, of which there is at least one.
 #[inline(always)]
 const fn chunks(from: u32, to: u32) -> u64 {
-    let first = (from / CHUNK as u32) & 63;
-    let last = (to.wrapping_sub(1) / CHUNK as u32) & 63;
+    let first = number(from) & 63;
+    let last = number(to.wrapping_sub(1)) & 63;
     (u64::MAX >> (63 - last)) & (u64::MAX << first)
 }
 

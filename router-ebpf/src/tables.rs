@@ -3,8 +3,8 @@
 use crate::{
     maps::{
         Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac, Pending,
-        Replica, Secrets, Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple, VipKey,
-        Watched, WatchedChat,
+        Replica, Ring, Secrets, Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple,
+        VipKey, Watched, WatchedChat,
     },
     shared::Shared,
     verdict::Counter,
@@ -129,6 +129,8 @@ pub trait FlowTables: Tables {
     fn first_chat(&self, chat: &mut WatchedChat) -> bool;
     /// Takes the first one of `CHAT_RING`. Returns whether there is one.
     fn next_chat(&self, chat: &mut WatchedChat) -> bool;
+    /// `RINGS`.
+    fn ring(&self, index: u32) -> Option<Shared<Ring>>;
     /// `LOADS`, by replica.
     fn load(&self, replica: u32) -> Option<Shared<Load>>;
     /// `SHARES`.
@@ -250,6 +252,9 @@ impl FlowTables for NoTables {
     }
     fn next_chat(&self, _: &mut WatchedChat) -> bool {
         false
+    }
+    fn ring(&self, _: u32) -> Option<Shared<Ring>> {
+        None
     }
     fn load(&self, _: u32) -> Option<Shared<Load>> {
         None

@@ -213,6 +213,7 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("ENDED_BACK", "lru_hash"),
         ("FLOW_RING", "queue"),
         ("CHAT_RING", "queue"),
+        ("RINGS", "array"),
         ("LOADS", "array"),
         ("SHARES", "array"),
         ("SHARING", "array"),

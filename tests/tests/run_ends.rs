@@ -11,7 +11,7 @@ use roost_tests::run::{
 use router_ebpf::{
     maps::{
         Chat, Farewell, Flow, REPLICA_GONE, STATE_COUNTED, STATE_EXPIRED, STATE_SYN_SEEN,
-        STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, TICK_SHIFT,
+        STATE_SYN_TICK, STATE_SYN_TICK_SHIFT, Sharing, TICK_SHIFT,
     },
     verdict::Counter,
 };
@@ -125,19 +125,30 @@ fn the_last_acknowledgement_ends_a_flow() {
     });
 }
 
-/// With room for one live flow, any number may come and go: nothing but the kernel is at work here.
+/// With room for one more live flow, any number may come and go: nothing but the kernel is at work here. A ring has room
+/// for twice as many as can live, so whoever comes in looks at those that are over.
 #[test]
 fn flows_that_have_ended_take_no_room_of_live_ones() {
-    on_all(&World { flows: 1, chats: 1, ..World::default() }, |machine, family| {
-        for port in 0..40 {
-            let mut conn = Conn::new(family, Kind::Home, 1, 1000 + port);
-            conn.establish(machine, "tea");
-            assert_eq!(machine.load(conn.replica), (1, 1));
-            let how = [ClientReset, ReplicaReset][usize::from(port % 2)];
-            end(machine, &conn, how, &[], &[Counter::Closed]);
-            assert_eq!(machine.load(conn.replica), (0, 1), "the chat lingers");
-        }
-    });
+    for (live, is_known) in [(0, false), (0, true), (3, true)] {
+        let room = if is_known { live + 1 } else { 0 };
+        let sharing = Sharing { flows: room, chats: room, ..Sharing::default() };
+        let world = World { flows: live + 1, chats: live + 1, sharing, ..World::default() };
+        on_all(&world, |machine, family| {
+            for host in 0..live as u16 {
+                Conn::new(family, Kind::Home, 2 + host, 1000).establish(machine, "coffee");
+            }
+            for port in 0..40 {
+                let mut conn = Conn::new(family, Kind::Home, 1, 1000 + port);
+                conn.establish(machine, "tea");
+                let before = machine.load(conn.replica);
+                let how = [ClientReset, ReplicaReset][usize::from(port % 2)];
+                end(machine, &conn, how, &[], &[Counter::Closed]);
+                let after = machine.load(conn.replica);
+                assert_eq!(after, (before.0 - 1, before.1), "the chat lingers");
+            }
+            assert_eq!(machine.flows().len(), live as usize);
+        });
+    }
 }
 
 #[test]

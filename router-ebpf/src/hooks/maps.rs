@@ -14,7 +14,7 @@ use aya_ebpf::{
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
-        Mark, Name, Pending, Problem, Replica, Secrets, Service, Share, Sharing, SourceKey,
+        Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing, SourceKey,
         SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
     },
     schema::{Limits, Map},
@@ -323,6 +323,11 @@ impl FlowTables for KernelTables {
     #[inline(always)]
     fn next_chat(&self, chat: &mut WatchedChat) -> bool {
         pop(&CHAT_RING, chat)
+    }
+
+    #[inline(always)]
+    fn ring(&self, index: u32) -> Option<Shared<Ring>> {
+        RINGS.get_ptr_mut(index).and_then(shared)
     }
 
     #[inline(always)]

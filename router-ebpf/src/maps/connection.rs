@@ -6,12 +6,15 @@ use super::{Addr, Name, Port, Tuple};
 pub const HEAD_LEN: usize = 16384;
 /// Bytes that are copied at once, into or out of a packet.
 pub const PART: usize = 4096;
-/// Bytes of a head in one value of `CHUNKS`: with its key and the kernel's own fields that is an allocation of 512.
-pub const CHUNK: usize = 416;
-/// Chunks that there is room for, for each head that there is room for.
-pub const CHUNKS_OF_HEAD: u32 = 8;
-/// Chunks of the longest head.
-pub const CHUNKS: usize = HEAD_LEN.div_ceil(CHUNK);
+/// Bytes of a head that are in its entry of `STASH`: with key and the kernel's own fields that is an allocation of 1024.
+/// Most heads that come in one segment have no more.
+pub const FIRST: usize = 620;
+/// Bytes of a head in one value of `CHUNKS`, behind the first ones: that is an allocation of 1024, too.
+pub const CHUNK: usize = 928;
+/// Entries that there is room for in `CHUNKS`, for each head that there is room for.
+pub const CHUNKS_OF_HEAD: u32 = 4;
+/// Chunks of the longest head. That of number 0 is what its entry of `STASH` has.
+pub const CHUNKS: usize = 1 + (HEAD_LEN - FIRST).div_ceil(CHUNK);
 /// Holes in what is stashed of a head at the most.
 pub const HOLES: usize = 4;
 /// Words of the state of a search.
@@ -89,7 +92,7 @@ pub const PENDING_AGAIN: u8 = 32;
 pub const STASH_CLAIMED: u64 = 1;
 
 /// What is known of the first bytes that a client sends, until they tell the key and the replica has accepted.
-/// The bytes are in `CHUNKS`.
+/// What is behind the first [`FIRST`] bytes is in `CHUNKS`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stash {
@@ -97,7 +100,7 @@ pub struct Stash {
     pub owner: u64,
     /// When the first of them came, in nanoseconds of `CLOCK_MONOTONIC`.
     pub since: u64,
-    /// Which chunks there are: a bit for each, the lowest for the first.
+    /// Which chunks there are in `CHUNKS`: a bit for each, by its number.
     pub chunks: u64,
     /// The client's initial sequence number.
     pub client_isn: u32,
@@ -136,6 +139,8 @@ pub struct Stash {
     pub scan: [u32; SCAN_WORDS],
     /// The first bytes of the key.
     pub key: [u8; KEPT_KEY],
+    /// The first bytes of the head; those that are not known are meaningless.
+    pub first: [u8; FIRST],
 }
 
 /// Bytes of a head, by their places: from the first to the one before the last. Empty if both are the same.
@@ -159,7 +164,7 @@ impl Range {
 pub struct ChunkKey {
     /// Client and VIP.
     pub tuple: Tuple,
-    /// Which [`CHUNK`] bytes of the head, counted from 0.
+    /// Which [`CHUNK`] bytes behind the first [`FIRST`] ones, counted from 1.
     pub index: u32,
 }
 
@@ -314,6 +319,26 @@ pub struct Watched {
     pub at: u32,
     /// Always zero.
     pub reserved: u32,
+}
+
+/// Index of `FLOW_RING` in `RINGS`.
+pub const FLOW_ENTRIES: u32 = 0;
+/// Index of `HEAD_RING` in `RINGS`.
+pub const HEAD_ENTRIES: u32 = 1;
+
+/// How full a ring is: a value of `RINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ring {
+    /// Entries, modulo 2^32. What a release before has put there may not be counted.
+    pub entries: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+impl Ring {
+    /// `entries` of one that was met full: more than any has.
+    pub const FULL: u32 = 1 << 31;
 }
 
 /// A time as `at` in the rings has it, in units of 2^30 ns (1.07 s), modulo 2^32. `now` is of `CLOCK_MONOTONIC`, in

@@ -57,6 +57,8 @@ pub fn trusted(tables: &Tables) -> Asked<BTreeMap<(u32, Addr), u32>> {
 
 #[cfg(test)]
 mod tests {
+    use router_ebpf::maps::CHUNKS_OF_HEAD;
+
     use super::*;
     use crate::{
         plan::config::source_prefix,
@@ -86,7 +88,7 @@ mod tests {
         set(&mut tables, &shares(&["10.0.0.0/8", "::/0"]), Some(&nodes), 3).unwrap();
         let sharing = tables.sharing.get(0).unwrap();
         let rooms = [sharing.flows, sharing.chats, sharing.heads];
-        assert_eq!(rooms, [LIMITS.flows, LIMITS.chats, LIMITS.stash * 8]);
+        assert_eq!(rooms, [LIMITS.flows, LIMITS.chats, LIMITS.stash * CHUNKS_OF_HEAD]);
         assert_eq!((sharing.services, sharing.ipv4_prefix, sharing.ipv6_prefix), (3, 32, 64));
         let all = [("0.0.0.0/0", 0), ("10.0.0.0/8", 1), ("::/0", 1), ("fd00::/64", 1)];
         assert_eq!(there(&tables), all.map(|(text, value)| (text.to_owned(), value)));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
-        Mark, Name, Pending, Problem, Replica, Secrets, Service, Share, Sharing, SourceRange,
+        Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing, SourceRange,
         Stash, Tuple, Vip, Watched, WatchedChat,
     },
     schema::Map,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use router_ebpf::{
-    maps::{CHUNK, NO_REPLICA, SLOT_COUNT, Share, Tuple},
+    maps::{CHUNK, FLOW_ENTRIES, HEAD_ENTRIES, NO_REPLICA, Ring, SLOT_COUNT, Share, Tuple},
     schema::{Kind, Map},
     verdict::Counter,
 };
@@ -35,6 +35,7 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Flows | Map::FlowsBack => entries.flows,
         Map::Ended => tables.ended.count()?,
         Map::EndedBack => tables.ended_back.count()?,
+        Map::Rings => RINGS.len(),
         Map::Loads => names.replicas.len(),
         Map::Shares => shares(tables)?.count(),
         Map::Sharing => 1,
@@ -83,6 +84,7 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
             "map {} is a queue, which cannot be shown: to read an entry of it is to take it",
             map.pin()
         ),
+        Map::Rings => rings(tables)?,
         Map::Loads => loads(tables, names)?,
         Map::Macs => each(&read::sorted(&tables.macs)?, |mac, value| decode::mac(mac, *value)),
         Map::Problems => each(&problems::read(tables)?, |service, why| {
@@ -165,6 +167,17 @@ fn slots(tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         }));
     }
     Ok(entries)
+}
+
+/// The rings that are counted, by their indexes in `RINGS`.
+const RINGS: [(u32, Map); 2] = [(FLOW_ENTRIES, Map::FlowRing), (HEAD_ENTRIES, Map::HeadRing)];
+
+fn rings(tables: &Tables) -> Result<Vec<Entry>> {
+    let entry = |(index, ring): (u32, Map)| {
+        let Ring { entries, .. } = tables.rings.get(index)?;
+        Ok(Entry { key: json!({ "ring": ring.pin() }), value: json!({ "entries": entries }) })
+    };
+    RINGS.into_iter().map(entry).collect()
 }
 
 fn loads(tables: &Tables, names: &Names) -> Result<Vec<Entry>> {

@@ -112,6 +112,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "FLOWS_BACK",
         "ENDED",
         "ENDED_BACK",
+        "RINGS",
         "LOADS",
         "SHARES",
         "SHARING",

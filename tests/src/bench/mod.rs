@@ -53,6 +53,17 @@ pub struct Options {
     /// Measure also packets that end earlier on the path, to see where the time goes
     #[arg(long)]
     detail: bool,
+    /// Measure only the rows with these names or keys of the JSON object, and what they are compared with
+    #[arg(long, value_name = "ROW", value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+impl Options {
+    /// Whether `only` names a row.
+    fn names(&self, case: &Case) -> bool {
+        let is_named = |name: &str| self.only.iter().any(|only| only == name.trim());
+        is_named(case.name) || case.key.is_some_and(is_named)
+    }
 }
 
 /// Measures everything and prints it.
@@ -71,6 +82,14 @@ pub fn run(options: &Options) -> Result<()> {
     let mut cases = cases(&mut kernel, &flows)?;
     if options.detail {
         cases.extend(detail());
+    }
+    if !options.only.is_empty() {
+        let floors: Vec<_> = cases.iter().filter(|case| options.names(case)).collect();
+        let floors: Vec<_> = floors.iter().filter_map(|case| case.floor).collect();
+        let always = [names::PASS, names::FLOOR_XDP];
+        cases.retain(|case| {
+            options.names(case) || always.contains(&case.name) || floors.contains(&case.name)
+        });
     }
     let effort = Effort { rounds: options.rounds, repeat: 100_000, single: 1000 };
     let timings = measure::measure(&kernel, &cases, effort)?;

@@ -8,10 +8,10 @@ use nix::time::{ClockId, clock_gettime};
 use router_ebpf::maps::{
     Addr, Flow, FlowBack, KeySource, Mac, Name, OFFER_SACK, OFFER_SCALE, OFFER_TIMESTAMPS,
     REPLICA_READY, REUSE_REBIND, REUSE_STAY, Replica, SLOT_COUNT, SLOT_STRIDE, SOURCES, Secrets,
-    Service, Tuple, Vip, VipKey,
+    Service, Sharing, Tuple, Vip, VipKey,
 };
 use router_ebpf::options::Offer;
-use router_ebpf::schema::{FILLED, Map};
+use router_ebpf::schema::{FILLED, Limits, Map};
 use router_ebpf::syn_cookie;
 
 use super::heads::Head;
@@ -156,6 +156,19 @@ pub fn fill(kernel: &mut Kernel) -> Result<()> {
             slots.set(first + slot, own(slot % REPLICAS), 0).context("writing the map SLOTS")?;
         }
     }
+    let [flows, chats, heads] =
+        [Map::Flows, Map::Chats, Map::Chunks].map(|map| map.size(&Limits::DEFAULT));
+    let services = Head::ALL.len() as u32;
+    let sharing = Sharing {
+        flows,
+        chats,
+        heads,
+        services,
+        ipv4_prefix: 32,
+        ipv6_prefix: 64,
+        reserved: [0; 2],
+    };
+    kernel.array(Map::Sharing.pin())?.set(0, sharing, 0).context("writing the map SHARING")?;
     let mut macs = kernel.hash(Map::Macs.pin())?;
     for (mac, until) in [(Mac::new(MAC), 0), (Mac::ALL_KNOWN, u64::MAX)] {
         macs.insert(mac, until, 0).context("writing the map MACS")?;

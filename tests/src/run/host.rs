@@ -13,8 +13,8 @@ use router_ebpf::{
     hand::{When, next_chat, next_flow, next_head},
     maps::{
         Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac, PART,
-        Pending, Replica, SERVICE_SHARES, Secrets, Service, Share, Sharing, SourceKey, SourceRange,
-        Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
+        Pending, Replica, Ring, SERVICE_SHARES, Secrets, Service, Share, Sharing, SourceKey,
+        SourceRange, Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     packet::{Envelope, Packet},
     run::run_all,
@@ -211,6 +211,7 @@ pub struct HostTables {
     flow_ring: RefCell<VecDeque<Watched>>,
     chat_ring: RefCell<VecDeque<WatchedChat>>,
     loads: Box<[UnsafeCell<Load>]>,
+    rings: [UnsafeCell<Ring>; 2],
     shares: Cells<u32, Share>,
     sharing: Sharing,
     trusted: Prefixes,
@@ -257,6 +258,7 @@ impl Host {
                 ended_back: Cells::new(1024),
                 flow_ring: RefCell::default(),
                 chat_ring: RefCell::default(),
+                rings: Default::default(),
                 loads: (0..64).map(|_| UnsafeCell::default()).collect(),
                 shares: Cells::new(u32::MAX),
                 sharing: world.sharing,
@@ -664,6 +666,12 @@ impl FlowTables for HostTables {
 
     fn next_chat(&self, chat: &mut WatchedChat) -> bool {
         self.first_chat(chat) && self.chat_ring.borrow_mut().pop_front().is_some()
+    }
+
+    fn ring(&self, index: u32) -> Option<Shared<Ring>> {
+        let ring = NonNull::new(self.rings.get(index as usize)?.get())?;
+        // SAFETY: as below.
+        Some(unsafe { Shared::new(ring) })
     }
 
     fn load(&self, replica: u32) -> Option<Shared<Load>> {

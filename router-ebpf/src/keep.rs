@@ -1,0 +1,158 @@
+//! A head in hand is kept for later: charged to its source, and written into the maps.
+
+use crate::{
+    hand::watch_head,
+    head::{birth, forget, put, release, remove_chunks},
+    maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, watch_time},
+    scratch::Scratch,
+    shares::{Table, give, take},
+    stash::{Held, Room},
+    tables::{FlowTables, Step},
+    verifier::reread,
+};
+
+/// Whether a head could be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It was.
+    Yes,
+    /// There is no room. One that was there before stays as it was.
+    No,
+}
+
+/// Writes some chunks.
+struct Write<'a, T> {
+    tables: &'a T,
+    room: &'a mut Room,
+    key: &'a mut ChunkKey,
+    next: u32,
+    /// Which are left to be written.
+    left: u64,
+}
+
+impl<T: FlowTables> Step for Write<'_, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let number = self.next;
+        self.next += 1;
+        if self.left >> (number & 63) & 1 == 0 {
+            return true;
+        }
+        self.key.index = number;
+        let written = self
+            .room
+            .chunk(number)
+            .is_some_and(|chunk| self.tables.set_chunk(self.key, chunk).is_ok());
+        if !written {
+            return false;
+        }
+        self.left &= !(1 << (number & 63));
+        self.left != 0
+    }
+}
+
+/// Writes the head in hand, with the chunks that have changed, and lets it go.
+#[inline(never)]
+pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
+    if reread(&scratch.held) == Held::No {
+        return Kept::No;
+    }
+    if !charge(tables, scratch) {
+        return lose(tables, scratch);
+    }
+    let left = scratch.stash.touched();
+    if reread(&scratch.held) == Held::New {
+        // Before it is there: nothing else would ever remove it.
+        if !watch(tables, scratch) {
+            return lose(tables, scratch);
+        }
+        let Scratch { stash: room, vip_side, held, refused, .. } = scratch;
+        if left == 0 {
+            room.get_mut().owner &= !STASH_CLAIMED;
+        }
+        if let Err(why) = tables.add_stash(vip_side, room.get()) {
+            *refused = why as u32;
+            return lose(tables, scratch);
+        }
+        if left == 0 {
+            *held = Held::No;
+            return Kept::Yes;
+        }
+        *held = Held::Added;
+    }
+    let Scratch { stash: room, chunk_key: key, .. } = scratch;
+    if left != 0 {
+        let next = left.trailing_zeros();
+        let mut write = Write { tables, room, key, next, left };
+        tables.repeat(CHUNKS as u32, &mut write);
+        if reread(&write.left) != 0 {
+            return lose(tables, scratch);
+        }
+    }
+    put(tables, scratch);
+    Kept::Yes
+}
+
+/// Charges the head in hand to its source, as many entries as it has in both maps: at least as many as there is room
+/// for for each head, so that neither map is full before the shares are. Returns whether it may have them.
+#[inline(always)]
+fn charge(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let Scratch { stash, vip_side, service, trusted, holder, .. } = scratch;
+    let stash = stash.get_mut();
+    let entries = (1 + stash.chunks.count_ones()).max(CHUNKS_OF_HEAD);
+    let more = entries.saturating_sub(stash.taken as u32);
+    if more == 0 {
+        return true;
+    }
+    if stash.taken == 0 {
+        holder.set(tables, *service, &vip_side.client, &vip_side.client);
+    } else {
+        // As before: whose it is may be counted otherwise by now, and is given back all at once.
+        holder.client = vip_side.client;
+        (holder.service, holder.source) = (stash.service, stash.source);
+    }
+    if let Some(why) = take(tables, Table::Heads, holder, more, trusted) {
+        tables.count(why);
+        return false;
+    }
+    stash.source = holder.source;
+    stash.taken = entries as u16;
+    true
+}
+
+/// Lets go of a head that could not be written. One that was there before stays as it was.
+#[inline(always)]
+fn lose(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
+    let stash = scratch.stash.get();
+    match reread(&scratch.held) {
+        Held::Claimed => {
+            if let Some(entry) = tables.stash(&scratch.vip_side) {
+                let before = entry.get();
+                let more = stash.taken.wrapping_sub(before.taken) as u32;
+                give(tables, Table::Heads, stash.service, stash.source, more);
+                let Scratch { chunk_key: key, vip_side, stash, .. } = scratch;
+                // Some may have been written.
+                remove_chunks(tables, vip_side, stash.get().chunks & !before.chunks, key);
+            }
+            release(tables, scratch);
+        }
+        Held::Added => forget(tables, scratch),
+        _ => {
+            give(tables, Table::Heads, stash.service, stash.source, stash.taken as u32);
+            scratch.held = Held::No;
+        }
+    }
+    Kept::No
+}
+
+/// Lets the clock hand know of a head, if the ring has room.
+#[inline(always)]
+fn watch(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let watched = &mut scratch.turn.flow;
+    let stash = scratch.stash.get();
+    watched.tuple = scratch.vip_side;
+    watched.server_isn = stash.server_isn();
+    watched.at = watch_time(stash.since);
+    watched.reserved = birth(stash);
+    watch_head(tables, watched).is_ok()
+}
