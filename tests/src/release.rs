@@ -6,30 +6,37 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::{
-    EbpfLoader,
-    maps::{MapInfo, MapType},
+    Ebpf, EbpfLoader,
+    maps::{MapInfo, MapType, ProgramArray},
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, links::FdLink, tc::TcAttachOptions,
+        LinkOrder, Program, SchedClassifier, TcAttachType, Xdp, XdpMode, links::FdLink,
+        tc::TcAttachOptions,
     },
 };
 use data_encoding::HEXLOWER;
 use object::build::elf::{Builder, SectionData};
 use object::elf;
 use roost::maps::raw::Raw;
+use router_ebpf::stage::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::lab::{Lab, UPLINK};
 
 const OBJECT: &str = "roost.o";
 const STATE: &str = "state.json";
+const STAGES: &str = "stages.json";
 /// Names of programs and pins, as every release has had them.
 const PROGRAMS: [&str; 2] = ["roost_ingress", "roost_egress"];
 const LINKS: &str = "links";
+const ARRAYS: &str = "stages";
+/// What the names of programs' numbers begin with in `SCHEMA`.
+const NUMBERED: &[u8] = b"program:";
 /// The chat that is pinned, a key that is bound to it, and where it is pinned to.
 pub const PINNED: [&str; 3] = ["pinned", "alias", "replica-2"];
 
@@ -45,6 +52,15 @@ struct Held {
     entries: Vec<(String, String)>,
 }
 
+/// The array in which a program finds those that go on in its place.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stages {
+    /// The program, which is attached.
+    attached: String,
+    /// The others by their places.
+    programs: BTreeMap<u32, String>,
+}
+
 /// A release, as far as it is pinned.
 #[derive(Debug)]
 pub struct Release {
@@ -52,6 +68,8 @@ pub struct Release {
     pub name: String,
     object: PathBuf,
     maps: BTreeMap<String, Held>,
+    /// By the names of the arrays; the first releases had none.
+    stages: BTreeMap<String, Stages>,
 }
 
 impl Release {
@@ -74,7 +92,12 @@ impl Release {
         let name = directory.file_name().context("a name")?.to_string_lossy().into_owned();
         ensure!(name.parse::<u32>().is_ok(), "releases are named by their number");
         let maps = serde_json::from_slice(&fs::read(directory.join(STATE))?)?;
-        Ok(Self { name, object: directory.join(OBJECT), maps })
+        let stages = match fs::read(directory.join(STAGES)) {
+            Ok(stages) => serde_json::from_slice(&stages)?,
+            Err(e) if e.kind() == ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(e).context(STAGES),
+        };
+        Ok(Self { name, object: directory.join(OBJECT), maps, stages })
     }
 
     /// The same release as if it had not had a counter yet, which is one that has no map changed.
@@ -105,22 +128,96 @@ impl Release {
         for (map, held) in &self.maps {
             held.write(&pin_dir.join(map)).with_context(|| format!("filling {map}"))?;
         }
+        let others = self.stages.values().flat_map(|stages| stages.programs.values());
+        for name in PROGRAMS.into_iter().chain(others.map(String::as_str)) {
+            load(&mut ebpf, name).with_context(|| format!("loading {name} of {}", self.name))?;
+        }
+        for (array, stages) in &self.stages {
+            stages.pin(&mut ebpf, array, &pin_dir).with_context(|| format!("pinning {array}"))?;
+        }
+        self.note_programs(&ebpf, &pin_dir)?;
         lab.node.run(|| {
             let classifier: &mut SchedClassifier =
                 ebpf.program_mut(PROGRAMS[1]).context(PROGRAMS[1])?.try_into()?;
-            classifier.load()?;
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
             let id = classifier.attach_with_options(UPLINK, TcAttachType::Egress, order)?;
             let link: FdLink = classifier.take_link(id)?.try_into()?;
             link.pin(links.join(format!("{UPLINK}-tcx")))?;
             let xdp: &mut Xdp = ebpf.program_mut(PROGRAMS[0]).context(PROGRAMS[0])?.try_into()?;
-            xdp.load()?;
             let id = xdp.attach(UPLINK, XdpMode::Driver)?;
             let link: FdLink = xdp.take_link(id)?.try_into()?;
             link.pin(links.join(format!("{UPLINK}-xdp")))?;
             Ok(())
         })
     }
+}
+
+impl Release {
+    /// Notes the numbers of the programs that use the maps, as the release did, if it did.
+    fn note_programs(&self, ebpf: &Ebpf, pin_dir: &Path) -> Result<()> {
+        let Some(schema) = self.maps.get("SCHEMA") else { return Ok(()) };
+        let is_number =
+            |key: &Vec<u8>| key.strip_prefix(NUMBERED).is_some_and(|rest| rest[0].is_ascii_digit());
+        let keys = schema.entries.iter().map(|(key, _)| HEXLOWER.decode(key.as_bytes()));
+        let old: Vec<_> =
+            keys.collect::<Result<Vec<_>, _>>()?.into_iter().filter(is_number).collect();
+        let raw = Raw::open(&pin_dir.join("SCHEMA"))?.context("it has just been filled")?;
+        for (key, name) in old.iter().zip(PROGRAMS) {
+            raw.remove(key)?;
+            let number = number(ebpf, name)?;
+            let mut key = [NUMBERED, number.to_string().as_bytes()].concat();
+            key.resize(old[0].len(), 0);
+            raw.set(&key, &number.to_ne_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Stages {
+    /// Those of this release.
+    fn own() -> BTreeMap<String, Self> {
+        let mut all = BTreeMap::new();
+        for stage in Stage::ALL {
+            let attached = stage.attached().program().to_owned();
+            let new = || Self { attached, programs: BTreeMap::new() };
+            let stages = all.entry(stage.array().to_owned()).or_insert_with(new);
+            if !stage.is_attached() {
+                stages.programs.insert(stage as u32, stage.program().to_owned());
+            }
+        }
+        all
+    }
+
+    /// Fills the array with the programs, which are loaded, and pins it by the number of the one that is to be attached.
+    fn pin(&self, ebpf: &mut Ebpf, array: &str, pin_dir: &Path) -> Result<()> {
+        let directory = pin_dir.join(ARRAYS);
+        fs::create_dir_all(&directory)?;
+        let number = number(ebpf, &self.attached)?;
+        for (place, name) in &self.programs {
+            let fd = ebpf.program(name).context("there was one")?.fd()?.try_clone()?;
+            let array = ebpf.map_mut(array).context("the object has no such map")?;
+            ProgramArray::try_from(array)?.set(*place, &fd, 0)?;
+        }
+        let array = ebpf.map(array).context("the object has no such map")?;
+        array.pin(directory.join(number.to_string())).context("pinning it")
+    }
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    match ebpf.program_mut(name).context("the object has none")? {
+        Program::Xdp(xdp) => Ok(xdp.load()?),
+        Program::SchedClassifier(classifier) => Ok(classifier.load()?),
+        _ => bail!("it is of another type"),
+    }
+}
+
+/// The kernel's number of a program that is loaded.
+fn number(ebpf: &Ebpf, name: &str) -> Result<u32> {
+    Ok(match ebpf.program(name).context("the object has none")? {
+        Program::Xdp(xdp) => xdp.info()?.id(),
+        Program::SchedClassifier(classifier) => classifier.info()?.id(),
+        _ => bail!("{name} is of another type"),
+    })
 }
 
 /// Keeps what is pinned now, and the object that it was made with, as a release of this name.
@@ -139,7 +236,10 @@ pub fn keep(pin_dir: &Path, object: &Path, directory: &Path) -> Result<()> {
     fs::write(directory.join(OBJECT), without_debug_information(&fs::read(object)?)?)?;
     let mut state = serde_json::to_string_pretty(&maps)?;
     state.push('\n');
-    fs::write(directory.join(STATE), state).context("writing the state")
+    fs::write(directory.join(STATE), state).context("writing the state")?;
+    let mut stages = serde_json::to_string_pretty(&Stages::own())?;
+    stages.push('\n');
+    fs::write(directory.join(STAGES), stages).context("writing the stages")
 }
 
 /// What the kernel and aya read of an object is a fifth of it.

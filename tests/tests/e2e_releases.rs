@@ -104,6 +104,6 @@ fn every_release_before_is_taken_over_with_its_connections() -> Result<()> {
 fn a_release_with_other_counters_is_taken_over_with_its_connections() -> Result<()> {
     let _heavy = heavy()?;
     let last = Release::all()?.pop().context("no release is there")?;
-    let release = last.without_counter("drop_oversize")?;
+    let release = last.without_counter("drop_checksum")?;
     takes_over(&release).with_context(|| format!("taking over release {}", release.name))
 }
