@@ -57,6 +57,7 @@ impl Daemon {
         let claims: Claims =
             of_file.flat_map(|s| s.vips().map(|vip| (vip, s.name.clone()))).collect();
         source.allow(&self.config.kubernetes.allowed_addresses);
+        source.give_from(&self.config.kubernetes.address_pools);
         let publication = source.take(claims);
         self.nodes = Some(publication.trusted.clone());
         self.index.keep(publication.held.clone());

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::plan::config::{self, AllowedAddress};
+use crate::plan::config::{self, AddressPool, AllowedAddress};
 
 use super::{
     PREFIX,
@@ -38,6 +38,8 @@ pub(super) struct Around<'a> {
     pub(super) owners: &'a Owners,
     /// What Services may take: what the file says.
     pub(super) allowed: &'a [AllowedAddress],
+    /// What Roost gives them addresses from.
+    pub(super) pools: &'a [AddressPool],
 }
 
 pub(super) fn of(service: &Service, settings: &Settings, around: Around<'_>) -> Addresses {
@@ -99,8 +101,12 @@ impl Around<'_> {
                 all.join(", ")
             )
         };
+        // A Node's addresses and the prefixes of its pods are written by its kubelet: whoever has taken over one node
+        // must not keep Services from what Roost has given them.
+        let is_given = !is_external && self.pools.iter().any(|pool| pool.contains(addr));
         // Who writes a load balancer's status is trusted more than who writes an EndpointSlice.
         match self.owners.of(addr, is_external) {
+            Some(Owner::Node | Owner::Pod) if is_given => {}
             Some(Owner::Service) => {
                 return Some(format!(
                     "is the cluster IP of a Service, which has it alone: use the annotation \

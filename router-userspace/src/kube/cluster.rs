@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
 
-use crate::plan::config::{self, AllowedAddress, Prefix, State};
+use crate::plan::config::{self, AddressPool, AllowedAddress, Prefix, State};
 
 use super::{
     ObjectKey, Problem, Reason,
@@ -45,6 +45,7 @@ pub struct Cluster {
     owners: Owners,
     /// What Services may take.
     allowed: Vec<AllowedAddress>,
+    pools: Vec<AddressPool>,
 }
 
 /// What follows from the cluster's state.
@@ -68,6 +69,11 @@ impl Cluster {
     /// Says which addresses Services may take.
     pub fn allow(&mut self, addresses: &[AllowedAddress]) {
         self.allowed = addresses.to_vec();
+    }
+
+    /// Says what Roost gives Services addresses from: no Node's own, whatever that says.
+    pub fn give_from(&mut self, pools: &[AddressPool]) {
+        self.pools = pools.to_vec();
     }
 
     /// Takes a Service in. Returns whether that changes anything that matters.
@@ -204,7 +210,8 @@ impl Cluster {
         let mut claims = taken.clone();
         let mut out = Derived::default();
         let own = self.nodes.get(&self.node_name).map(|node| node.addresses.as_slice());
-        let around = Around { own, owners: &self.owners, allowed: &self.allowed };
+        let around =
+            Around { own, owners: &self.owners, allowed: &self.allowed, pools: &self.pools };
         for (key, declared) in by_age {
             let uid = declared.uid();
             let mut problem = |reason, message: String| {

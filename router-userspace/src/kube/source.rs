@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::plan::{
-    config::{self, AllowedAddress, Prefix},
+    config::{self, AddressPool, AllowedAddress, Prefix},
     index::SyncError,
 };
 
@@ -340,6 +340,11 @@ impl Source {
     /// Says which addresses Services may take.
     pub fn allow(&mut self, addresses: &[AllowedAddress]) {
         self.cluster.allow(addresses);
+    }
+
+    /// Says what Services are given addresses from.
+    pub fn give_from(&mut self, pools: &[AddressPool]) {
+        self.cluster.give_from(pools);
     }
 
     /// Takes what is to be published. `taken` are the VIPs of other sources.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service;
 use roost::{
     kube::{Claims, Cluster, Derived, ObjectKey, Reason},
-    plan::config::{self, OnMissing, Prefix, State},
+    plan::config::{self, AddressPool, OnMissing, Prefix, State},
 };
 use serde_json::{Value, json};
 
@@ -271,6 +271,34 @@ fn no_nodes_own_ports_are_given_away() {
         }
         assert!(cluster.apply_node(&nodes[1]));
         refused(&cluster, &all[1..]);
+    }
+}
+
+/// What Roost gives is not taken away by a Node that says that it has it, or its pods.
+#[test]
+fn what_is_given_from_a_pool_is_no_nodes() {
+    let takes: roost::kube::Node = serde_json::from_value(json!({
+        "metadata": {"name": "other"}, "spec": {"podCIDRs": ["203.0.113.24/29"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "203.0.113.17"}]},
+    }))
+    .unwrap();
+    let pool = AddressPool {
+        first: "203.0.113.16".parse().unwrap(),
+        last: "203.0.113.31".parse().unwrap(),
+    };
+    let of_pods = ("203.0.113.25", "is an address of pods, and never a Service's");
+    let all = [("203.0.113.17", OF_A_NODE), of_pods];
+    for is_external in [true, false] {
+        let named = ["203.0.113.17", "203.0.113.25"];
+        let mut cluster = cluster(&[names(&named, is_external)], &[]);
+        cluster.list_nodes(&[takes.clone()]);
+        refused(&cluster, &all);
+        cluster.give_from(&[pool]);
+        // Nobody takes it by himself.
+        match is_external {
+            true => drop(refused(&cluster, &all)),
+            false => assert_eq!(refused(&cluster, &[]), ["203.0.113.17 80", "203.0.113.25 80"]),
+        }
     }
 }
 
