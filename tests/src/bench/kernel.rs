@@ -17,6 +17,7 @@ use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
 use object::{SymbolFlags, SymbolKind, SymbolScope};
 use roost::attach::loader::fill_stages;
+use router_ebpf::maps::{ALL_SHARES, Chunk, ChunkKey, Share, Stash, Tuple};
 use router_ebpf::schema;
 use router_ebpf::stage::Stage;
 use router_ebpf::verdict::Counter;
@@ -132,6 +133,21 @@ impl Kernel {
             Ok((*counter, values.iter().sum()))
         };
         Counter::ALL.iter().enumerate().map(read).collect()
+    }
+
+    /// Forgets all heads, which nobody delivers here: what a row leaves behind must not be in the way of the next one.
+    pub fn forget_heads(&mut self) -> Result<()> {
+        let mut heads = self.hash::<Tuple, Stash>(schema::Map::Stash.pin())?;
+        for key in heads.keys().collect::<Result<Vec<_>, _>>()? {
+            heads.remove(&key)?;
+        }
+        let mut chunks = self.hash::<ChunkKey, Chunk>(schema::Map::Chunks.pin())?;
+        for key in chunks.keys().collect::<Result<Vec<_>, _>>()? {
+            chunks.remove(&key)?;
+        }
+        let mut shares = self.array::<Share>(schema::Map::Shares.pin())?;
+        let all = shares.get(&ALL_SHARES, 0)?;
+        shares.set(ALL_SHARES, Share { heads: 0, ..all }, 0).context("writing the map SHARES")
     }
 
     /// A map that is an array.

@@ -79,7 +79,7 @@ pub struct Effort {
 }
 
 /// Measures all cases in turns, so that a machine that is slower for a while is so for all.
-pub fn measure(kernel: &Kernel, cases: &[Case], effort: Effort) -> Result<Vec<Timing>> {
+pub fn measure(kernel: &mut Kernel, cases: &[Case], effort: Effort) -> Result<Vec<Timing>> {
     let mut samples: Vec<Vec<[f64; 2]>> = cases.iter().map(|_| Vec::new()).collect();
     let mut number = 0;
     // The first round warms up.
@@ -87,6 +87,7 @@ pub fn measure(kernel: &Kernel, cases: &[Case], effort: Effort) -> Result<Vec<Ti
         for (case, samples) in cases.iter().zip(&mut samples) {
             let sample = sample(kernel, case, effort, number)
                 .with_context(|| format!("measuring `{}`", case.name))?;
+            kernel.forget_heads()?;
             number += effort.single;
             if round > 0 {
                 samples.push(sample);

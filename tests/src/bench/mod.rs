@@ -37,7 +37,10 @@ const CHATS: u32 = 25_000;
 const FLOWS_FROM: u32 = 1 << 22;
 const MEMORY_FROM: u32 = 1 << 23;
 const ACCEPT_FROM: u32 = 3 << 23;
+const PARTS_FROM: u32 = 1 << 21;
 const REUSE_FROM: u32 = 3 << 22;
+/// Segments of the rows with a head in several.
+const SEGMENTS: usize = 8;
 /// Chats of connections that are used again.
 const REUSED: u32 = 100;
 
@@ -92,7 +95,7 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     let effort = Effort { rounds: options.rounds, repeat: 100_000, single: 1000 };
-    let timings = measure::measure(&kernel, &cases, effort)?;
+    let timings = measure::measure(&mut kernel, &cases, effort)?;
     let rows = cases.iter().zip(timings).collect();
     let report = Report { cpu, effort, rows, verified: &kernel.verified, memory, slot_tables };
     report.print(options.json)
@@ -114,6 +117,12 @@ fn pin() -> Result<usize> {
 mod names {
     pub const PASS: &str = "not ours";
     pub const BIND_WHOLE: &str = "  query, read to its end";
+    pub const BIND_HEADER: &str = "  header";
+    pub const ACCEPT: &str = "accept";
+    pub const FIRST_OF_8: &str = "  1st of 8 segments";
+    pub const FOURTH_OF_8: &str = "  4th of 8 segments";
+    pub const LAST_OF_8: &str = "  8th of 8 segments";
+    pub const ACCEPT_8: &str = "  head of 8 segments";
     pub const LATER: &str = "a later request";
     pub const BIND_AGAIN: &str = "bind again";
     pub const FLOOR_XDP: &str = "floor (XDP)";
@@ -195,6 +204,30 @@ fn again(
     Case { name, key, program, way: Way::Single, verdict, floor, packets, constant: false }
 }
 
+/// A case that takes one of the segments of a head whose key is at its end, those before it having come.
+fn part((name, key): (&'static str, &'static str), verdict: Counter, number: usize) -> Case {
+    let packets = Box::new(move |kernel: &Kernel, n| {
+        let client = numbered_client(Family::V4, PARTS_FROM + n);
+        let conn = Conn::greet(kernel, client, packets::vip_of(Head::Header))?;
+        let mut head = conn.head(n % CHATS, SEGMENTS);
+        for before in &head[..number] {
+            kernel.transform(INGRESS, before)?;
+        }
+        Ok(head.swap_remove(number))
+    });
+    let (key, verdict) = (Some(key), Some(verdict));
+    Case {
+        name,
+        key,
+        program: INGRESS,
+        way: Way::Single,
+        verdict,
+        floor: None,
+        packets,
+        constant: false,
+    }
+}
+
 /// Another number for each, with nothing of their order (a step of SplitMix64).
 fn scattered(n: u32) -> u64 {
     let mut z = u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -204,7 +237,7 @@ fn scattered(n: u32) -> u64 {
 }
 
 fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
-    use Counter::{Bound, Delivered, IngressPassed, SynAnswered, ToClient, ToReplica};
+    use Counter::{Bound, Delivered, HeadKept, IngressPassed, SynAnswered, ToClient, ToReplica};
     use Family::{V4, V6};
     use Way::{Repeat, Single};
     let replica = |name, key, way, family, row, floor| Case {
@@ -242,7 +275,10 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
         bind("bind", "bind", Head::Query),
         bind("  tuple", "bind_tuple", Head::Tuple),
         bind("  path", "bind_path", Head::Path),
-        bind("  header", "bind_header", Head::Header),
+        bind(names::BIND_HEADER, "bind_header", Head::Header),
+        part((names::FIRST_OF_8, "first_of_8"), HeadKept, 0),
+        part((names::FOURTH_OF_8, "fourth_of_8"), HeadKept, 3),
+        part((names::LAST_OF_8, "last_of_8"), Bound, 7),
         bind("  cookie", "bind_cookie", Head::Cookie),
         bind("  sni", "bind_sni", Head::Sni),
         bind(names::BIND_WHOLE, "bind_whole", Head::Again),
@@ -253,7 +289,7 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
             Ok(conn.request(other))
         }),
         Case {
-            name: "accept",
+            name: names::ACCEPT,
             key: Some("accept"),
             program: EGRESS,
             way: Single,
@@ -262,6 +298,20 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
             packets: Box::new(|kernel, n| {
                 let client = numbered_client(V4, ACCEPT_FROM + n);
                 Ok(Conn::bind(kernel, client, V4.vip(), n % CHATS)?.1)
+            }),
+            constant: false,
+        },
+        Case {
+            name: names::ACCEPT_8,
+            key: Some("accept_8"),
+            program: EGRESS,
+            way: Single,
+            verdict: Some(Delivered),
+            floor: None,
+            packets: Box::new(|kernel, n| {
+                let client = numbered_client(V4, PARTS_FROM + n);
+                let vip = packets::vip_of(Head::Header);
+                Ok(Conn::bind_in(kernel, client, vip, n % CHATS, SEGMENTS)?.1)
             }),
             constant: false,
         },

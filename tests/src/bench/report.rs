@@ -32,6 +32,9 @@ const FLOOR_AIMS: [(&str, f64); 6] = [
     (names::TO_CLIENT_RANDOM, 1.15),
 ];
 
+/// The most that a head in eight segments is to cost, as a multiple of one in a single segment.
+const EIGHT_SEGMENTS: f64 = 2.0;
+
 /// All results.
 pub(super) struct Report<'a> {
     pub cpu: usize,
@@ -55,6 +58,9 @@ struct Json {
     jit_bytes: BTreeMap<&'static str, u32>,
     bytes_per_connection: Bytes,
     slot_table_ms: BTreeMap<String, f64>,
+    /// What a connection costs whose head came in eight segments, as a multiple of what it costs in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eight_segments: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -109,6 +115,15 @@ impl Report<'_> {
                 format!("±{noise_ns:.1}"),
             );
         }
+        if let Some([one, eight]) = self.eight_segments() {
+            let times = eight / one;
+            let style = judged(times <= EIGHT_SEGMENTS);
+            let _ = writeln!(
+                text,
+                "\n  From a head in one segment to its delivery: {one:.0} ns. In eight segments, with the key in the last: \
+                 {eight:.0} ns,\n  {style}{times:.2}{style:#} times as much {DIM}(aim: at most {EIGHT_SEGMENTS}){DIM:#}."
+            );
+        }
         let [(_, later), (_, again), (_, up), (_, down), (_, random), _] = FLOOR_AIMS;
         text + &format!(
             "\n  {DIM}The control is an empty program of the same type (XDP or TC), measured in the same\n  \
@@ -123,6 +138,14 @@ impl Report<'_> {
     fn floors(&self, case: &Case, timing: &Timing) -> Option<f64> {
         let floor = self.row(case.floor?)?;
         Some(timing.above_ns / floor.above_ns)
+    }
+
+    /// What all packets of a head cost to its delivery, in one segment and in eight, if these rows were measured.
+    fn eight_segments(&self) -> Option<[f64; 2]> {
+        let above = |name| Some(self.row(name)?.above_ns);
+        let one = above(names::BIND_HEADER)? + above(names::ACCEPT)?;
+        let waiting = above(names::FIRST_OF_8)? + 6.0 * above(names::FOURTH_OF_8)?;
+        Some([one, waiting + above(names::LAST_OF_8)? + above(names::ACCEPT_8)?])
     }
 
     fn row(&self, name: &str) -> Option<&Timing> {
@@ -207,6 +230,7 @@ impl Report<'_> {
                 further: by_family(|memory| &memory.further),
             },
             slot_table_ms: self.slot_tables.iter().map(slots).collect(),
+            eight_segments: self.eight_segments().map(|[one, eight]| rounded(eight / one, 3)),
         })
     }
 }

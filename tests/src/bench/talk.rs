@@ -61,6 +61,46 @@ impl Conn {
         vip: SocketAddr,
         chat: u32,
     ) -> Result<(Self, Vec<u8>)> {
+        Self::bind_in(programs, client, vip, chat, 1)
+    }
+
+    /// The same with a head in so many segments.
+    pub fn bind_in(
+        programs: &impl Programs,
+        client: SocketAddr,
+        vip: SocketAddr,
+        chat: u32,
+        segments: usize,
+    ) -> Result<(Self, Vec<u8>)> {
+        let mut conn = Self::greet(programs, client, vip)?;
+        let head = conn.head(chat, segments);
+        let mut bound = Vec::new();
+        for data in &head {
+            bound = programs.transform(INGRESS, data)?;
+        }
+        let (replica, syn, _) = parsed(&bound).context("a connection that is bound")?;
+        ensure!(syn.syn && !syn.ack, "the data did not become a SYN");
+        conn.seq = CLIENT_SEQ.wrapping_add(Head::Query.bytes(chat).len() as u32);
+        conn.replica = replica;
+        Ok((conn, accepted(replica, client, CLIENT_SEQ)))
+    }
+
+    /// Its client's head, in so many segments.
+    pub fn head(&self, chat: u32, segments: usize) -> Vec<Vec<u8>> {
+        let head = Head::Query.bytes(chat);
+        let len = head.len().div_ceil(segments);
+        let part = |(n, part): (usize, &[u8])| {
+            let change = |tcp: &mut TcpHeader| {
+                tcp.sequence_number = CLIENT_SEQ.wrapping_add((n * len) as u32);
+                tcp.acknowledgment_number = self.ack;
+            };
+            segment(self.client, self.vip, change, &timestamps(self.echo), part)
+        };
+        head.chunks(len).enumerate().map(part).collect()
+    }
+
+    /// A connection that has shaken hands. It has no replica yet.
+    pub fn greet(programs: &impl Programs, client: SocketAddr, vip: SocketAddr) -> Result<Self> {
         let answer = programs.transform(INGRESS, &syn_of(client, vip))?;
         let (_, answer, cookie) = parsed(&answer).context("the answer to a SYN")?;
         ensure!(answer.syn && answer.ack, "a SYN was not answered by a SYN-ACK");
@@ -70,15 +110,7 @@ impl Conn {
         });
         let echo = echo.context("a SYN-ACK without timestamps")?;
         let ack = cookie.wrapping_add(1);
-        let head = Head::Query.bytes(chat);
-        let acks = |ack: u32| move |tcp: &mut TcpHeader| tcp.acknowledgment_number = ack;
-        let data = segment(client, vip, acks(ack), &timestamps(echo), &head);
-        let bound = programs.transform(INGRESS, &data)?;
-        let (replica, syn, _) = parsed(&bound).context("a connection that is bound")?;
-        ensure!(syn.syn && !syn.ack, "the first data did not become a SYN");
-        let seq = CLIENT_SEQ.wrapping_add(head.len() as u32);
-        let answer = accepted(replica, client, CLIENT_SEQ);
-        Ok((Self { client, vip, replica, seq, ack, echo }, answer))
+        Ok(Self { client, vip, replica: vip, seq: CLIENT_SEQ, ack, echo })
     }
 
     /// Where its replica is.
