@@ -291,7 +291,7 @@ fn what_is_given_from_a_pool_is_no_nodes() {
     for is_external in [true, false] {
         let named = ["203.0.113.17", "203.0.113.25"];
         let mut cluster = cluster(&[names(&named, is_external)], &[]);
-        cluster.list_nodes(&[takes.clone()]);
+        cluster.list_nodes(std::slice::from_ref(&takes));
         refused(&cluster, &all);
         cluster.give_from(&[pool]);
         // Nobody takes it by himself.

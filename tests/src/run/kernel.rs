@@ -139,7 +139,8 @@ impl Rig {
         let pins = Pins::new();
         let mut loader = EbpfLoader::new();
         loader.default_map_pin_directory(&pins.0);
-        let limits = Limits { chats: world.chats, flows: world.flows, ..LIMITS };
+        let World { chats, flows, stash, .. } = *world;
+        let limits = Limits { chats, flows, stash, ..LIMITS };
         for map in Map::ALL {
             loader.map_max_entries(map.pin(), map.size(&limits));
         }

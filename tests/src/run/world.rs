@@ -131,6 +131,8 @@ pub struct World {
     pub flows: u32,
     /// Room in `CHATS`.
     pub chats: u32,
+    /// Room for heads that wait.
+    pub stash: u32,
     /// `SHARING`.
     pub sharing: Sharing,
     /// `TRUSTED`: prefix lengths and addresses.
@@ -153,6 +155,7 @@ impl Default for World {
             replicas: (0..Kind::ALL.len() as u32 * REPLICAS).map(replica).collect(),
             flows: 4096,
             chats: 4096,
+            stash: 1024,
             sharing: Sharing::default(),
             trusted: Vec::new(),
         };
