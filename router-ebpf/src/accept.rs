@@ -2,18 +2,19 @@
 
 use crate::{
     chats::{self, Acquired},
+    first::read_head,
     flow::{End, Ending, end, end_change, note_fin},
     hand::{When, before_flow, next_chat, watch_flow},
     head::{Found, claim, forget, put, release},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS,
-        PART, PENDING_ACKNOWLEDGED, PENDING_AGAIN, PENDING_REFUSED, Pending, STATE_COUNTED,
-        STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD, Stash, watch_time,
+        PART, PENDING_ACKNOWLEDGED, PENDING_AGAIN, PENDING_READING, PENDING_REFUSED, Pending,
+        STATE_COUNTED, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD, Stash, watch_time,
     },
     options::Offer,
     packet::Packet,
     reply::{ANNOUNCED_SCALE, replace, reset_client, reset_replica},
-    request::{Exchange, Standing},
+    request::{Doubt, Exchange, Head, Standing},
     rewrite::swap_macs,
     scratch::{Delivery, Scratch},
     shared::Shared,
@@ -48,6 +49,7 @@ pub fn accepted<P: Packet>(
         scratch.pending.charged = scratch.replica_side.client;
     }
     write_flow(tables, scratch);
+    scratch.reading = 0;
     // Before the flow is entered: what cannot be done now is done when the replica answers again, or not at all.
     match recall(tables, scratch) {
         Recalled::Yes => {}
@@ -63,7 +65,7 @@ pub fn accepted<P: Packet>(
     match entered {
         Entered::Yes => {
             if (scratch.pending.flags & !scratch.flow.flags) & FLOW_EXCHANGE != 0 {
-                tables.count(Counter::DoubtPipelined);
+                tables.count(scratch.doubt);
             }
             let delivered = deliver(packet, tables, scratch);
             tables.remove_pending(&scratch.replica_side);
@@ -173,11 +175,8 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     back.offers = pending.offers;
     if pending.flags & FLOW_EXCHANGE != 0 {
         let first = pending.server_isn.wrapping_add(1);
-        let exchange = Exchange::first(pending.boundary, first);
         back.state = STATE_EXCHANGE;
-        back.exchange = exchange.word();
-        back.boundary = exchange.boundary;
-        back.answer = exchange.answer;
+        back.answer = first;
     }
 
     let client = &scratch.replica_side.client;
@@ -392,7 +391,12 @@ fn deliver<P: Packet>(
         let sent = deliver_all(packet, tables, scratch);
         let acked = scratch.stash.get().acked;
         let is_lost = sent.is_none() && scratch.delivery.sent < acked;
-        if acked == 0 || is_lost {
+        let is_read_on = reread(&scratch.reading) != 0;
+        if is_read_on {
+            let Scratch { stash, head, .. } = &mut *scratch;
+            stash.get_mut().set_reader(head);
+        }
+        if acked == 0 && !is_read_on || is_lost {
             forget(tables, scratch);
         } else {
             // Kept until the replica has what its client does not send again: see [`crate::mend`].
@@ -489,8 +493,8 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     if is_there && acked != 0 {
         scratch.back.state |= STATE_HEAD;
     }
-    if is_there && scratch.pending.flags & FLOW_EXCHANGE != 0 {
-        follow_no_more_than(scratch, known);
+    if scratch.pending.flags & FLOW_EXCHANGE != 0 {
+        follow(tables, scratch, if is_there { known } else { 0 });
     }
     if !is_ours {
         release(tables, scratch);
@@ -500,14 +504,33 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     if is_lost { Recalled::Lost } else { Recalled::Yes }
 }
 
-/// Gives up following a connection of which more than one request is delivered at once.
-#[inline(always)]
-fn follow_no_more_than(scratch: &mut Scratch, known: u32) {
-    let Pending { boundary, client_isn, .. } = scratch.pending;
-    if boundary.wrapping_sub(client_isn).wrapping_sub(1) < known {
+/// Finds where the next request begins, if more of the head is there than when the connection was bound, or leaves its requests
+/// alone: `known` bytes are to be delivered, which may be more than one request.
+#[inline(never)]
+fn follow(tables: &impl FlowTables, scratch: &mut Scratch, known: u32) {
+    let Pending { boundary, client_isn, server_isn, flags, .. } = scratch.pending;
+    let (first, answer) = (client_isn.wrapping_add(1), server_isn.wrapping_add(1));
+    let mut exchange = Exchange::first(boundary, answer);
+    if flags & PENDING_READING != 0 {
+        scratch.head = Head::NEW;
+        // What does not fit into the replica's window comes again.
+        let known = known.min(reread(&scratch.delivery.limit));
+        read_head::<false>(tables, scratch, 0, known);
+        exchange.begin(first, known, answer, scratch.head.read());
+        if known == 0 {
+            exchange.standing = Standing::Doubt(Doubt::SplitHead);
+        }
+    } else if boundary.wrapping_sub(first) < known {
+        exchange.standing = Standing::Doubt(Doubt::Pipelined);
+    }
+    if let Standing::Doubt(doubt) = exchange.standing {
+        scratch.doubt = doubt.counter();
         scratch.flow.flags &= !FLOW_EXCHANGE;
         scratch.back.state &= !STATE_EXCHANGE;
     }
+    scratch.reading = (exchange.standing == Standing::Reading) as u32;
+    scratch.back.exchange = exchange.word();
+    scratch.back.boundary = exchange.boundary;
 }
 
 /// Makes the packet the segments of the head that the replica has room for.

@@ -6,8 +6,8 @@ use crate::{
     keep::keep,
     key::{self, Kind},
     maps::{
-        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, PENDING_ACKNOWLEDGED,
-        PENDING_AGAIN, POLICY_HOME, STATE_ENDED, Service, Tuple,
+        FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, PENDING_ACKNOWLEDGED, PENDING_AGAIN, POLICY_HOME,
+        STATE_ENDED, Service, Tuple,
     },
     options::Offer,
     packet::Packet,
@@ -64,9 +64,7 @@ pub fn connect<P: Packet>(
             && key::reads_http(service)
             && key::kind(tables, service, scratch) == Kind::Request;
         scratch.pending.flags = if may_upgrade { FLOW_REQUESTS } else { 0 };
-        if first::first(tables, scratch, service) {
-            scratch.pending.flags |= FLOW_EXCHANGE;
-        }
+        scratch.pending.flags |= first::first(tables, scratch, service);
         remember(tables, scratch)?;
     } else {
         // The one that its first data will have: the replica would not take an older one.

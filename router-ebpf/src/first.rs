@@ -2,7 +2,7 @@
 
 use crate::{
     key::{self, Reason},
-    maps::{CHUNK, HEAD_LEN, POLICY_HOME, REUSE_STAY, Service},
+    maps::{CHUNK, FLOW_EXCHANGE, HEAD_LEN, PENDING_READING, POLICY_HOME, REUSE_STAY, Service},
     request::{Exchange, Head, Standing},
     scratch::Scratch,
     source::{KeyKind, Origin},
@@ -10,10 +10,10 @@ use crate::{
     verifier::index,
 };
 
-/// Reads the head of a connection that is about to be bound, if its later requests are to be looked at. Returns whether
-/// they are, and writes where the next one begins.
+/// Reads the head of a connection that is about to be bound, if its later requests are to be looked at. Returns the flags that
+/// say whether they are, and writes where the next one begins, if that is known.
 #[inline(never)]
-pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service) -> bool {
+pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service) -> u8 {
     let by_http = match KeyKind::from_map(scratch.pending.source as u8) {
         Some(kind) => kind.origin() == Origin::Http,
         // Without a key: by what it speaks.
@@ -23,28 +23,39 @@ pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service)
     let is_wanted =
         service.on_reuse != REUSE_STAY && service.policy == POLICY_HOME && scratch.from_proxy == 0;
     if !is_wanted || !by_http || !key::reads_http(service) {
-        return false;
+        return 0;
     }
-    read_head::<true>(tables, scratch);
+    scratch.head = Head::NEW;
     let stash = scratch.stash.get();
     let (first, known) = (stash.client_isn.wrapping_add(1), stash.known);
+    read_head::<true>(tables, scratch, 0, known);
     let mut exchange = Exchange::first(0, 0);
     exchange.begin(first, known, 0, scratch.head.read());
-    if let Standing::Doubt(doubt) = exchange.standing {
-        tables.count(doubt.counter());
-        return false;
+    match exchange.standing {
+        // More of it may be there when the replica accepts.
+        Standing::Reading => FLOW_EXCHANGE | PENDING_READING,
+        Standing::Doubt(doubt) => {
+            tables.count(doubt.counter());
+            0
+        }
+        _ => {
+            scratch.pending.boundary = exchange.boundary;
+            FLOW_EXCHANGE
+        }
     }
-    scratch.pending.boundary = exchange.boundary;
-    true
 }
 
-/// Reads the head of the request that `scratch.stash` begins with, into `scratch.head`. `LOAD`: not all of it is in working memory.
+/// Goes on with the head in `scratch.head`, whose first `base` bytes were read before. `known` of it are there, and those
+/// behind `base` in `scratch.stash`, from its beginning on. `LOAD`: not all of them are in working memory.
 #[inline(always)]
-pub fn read_head<const LOAD: bool>(tables: &impl FlowTables, scratch: &mut Scratch) {
-    scratch.head = Head::NEW;
-    let known = scratch.stash.get().known;
+pub fn read_head<const LOAD: bool>(
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    base: u32,
+    known: u32,
+) {
     let ready = if LOAD { 0 } else { known };
-    let mut reading = Reading::<'_, _, LOAD> { tables, scratch, known, ready };
+    let mut reading = Reading::<'_, _, LOAD> { tables, scratch, base, known, ready };
     tables.repeat(HEAD_LEN as u32, &mut reading);
 }
 
@@ -52,6 +63,8 @@ pub fn read_head<const LOAD: bool>(tables: &impl FlowTables, scratch: &mut Scrat
 struct Reading<'a, T, const LOAD: bool> {
     tables: &'a T,
     scratch: &'a mut Scratch,
+    /// How many bytes were read before.
+    base: u32,
     /// How many bytes are known.
     known: u32,
     /// How many are in working memory.
@@ -69,7 +82,7 @@ impl<T: FlowTables, const LOAD: bool> Step for Reading<'_, T, LOAD> {
                 self.ready = ((number + 1) * CHUNK as u32).min(self.known);
             }
         }
-        let at = index(head.at);
+        let at = index(head.at.wrapping_sub(self.base));
         if head.at >= self.ready || at >= HEAD_LEN {
             return false;
         }

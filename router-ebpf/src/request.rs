@@ -33,6 +33,8 @@ pub enum Place {
     Elsewhere,
     /// Nowhere its connection could go.
     Nowhere,
+    /// Nobody can tell before more of its head is there.
+    Unknown,
 }
 
 macro_rules! doubts {

@@ -9,6 +9,7 @@ use crate::{
     chats::{self, Acquired},
     first::read_head,
     flow::end_change,
+    head::{Found, Kept, claim, forget, keep, put, release},
     integrity::{checksum_is_right, is_unfinished, payload_sum},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_TIMESTAMPS, PART,
@@ -17,11 +18,12 @@ use crate::{
     },
     options::Offer,
     packet::Packet,
-    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Place, Read, Standing},
+    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Head, Place, Read, Standing},
     scratch::Scratch,
     segment::Segment,
     shared::Shared,
     stage::{Next, Stage},
+    stash::Held,
     steer::{NoRoute, Why, chat_key, still_gives},
     tables::FlowTables,
     verdict::Counter,
@@ -93,7 +95,9 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
         }
         Decision::Nothing => Asked::Old,
         // All that changes more than this is decided when its checksum was verified.
-        Decision::Request(_) | Decision::Move(_) | Decision::Doubt(_) => Asked::Request,
+        Decision::Request(_) | Decision::Move(_) | Decision::More(_) | Decision::Doubt(_) => {
+            Asked::Request
+        }
     }
 }
 
@@ -179,6 +183,10 @@ fn request<P: Packet>(
             scratch.asked = at;
             return bind_again(packet, scratch, flow, back, &exchange);
         }
+        (exchange, Decision::More(at)) => {
+            scratch.asked = at;
+            return read_on(packet, tables, scratch, flow, back, &exchange);
+        }
         (exchange, Decision::Doubt(doubt)) => {
             let next = Exchange { standing: Standing::Doubt(doubt), ..exchange };
             let is_done = change(tables, flow, back, &exchange, &next);
@@ -186,12 +194,13 @@ fn request<P: Packet>(
         }
         _ => return Some(Reuse::Early),
     }
-    load(packet, scratch)?;
-    read_head::<false>(tables, scratch);
+    let loaded = load(packet, scratch)?;
+    scratch.head = Head::NEW;
+    read_head::<false>(tables, scratch, 0, loaded);
     // Where nobody can tell where it ends, its key may be anything.
     scratch.place = match scratch.head.read() {
-        Read::Whole { .. } => place(tables, scratch, flow)?,
-        _ => Place::Here,
+        Read::Whole { .. } | Read::More => place(tables, scratch, flow)?,
+        Read::Doubt(_) => Place::Here,
     };
     if reread(&scratch.place) == Place::Beside {
         scratch.place = count_beside(tables, scratch, flow)?;
@@ -203,9 +212,16 @@ fn request<P: Packet>(
     };
     let Segment { ack, .. } = scratch.segment;
     let mut next = exchange;
-    if reread(&scratch.place) == Place::Here {
+    if matches!(reread(&scratch.place), Place::Here | Place::Unknown) {
         let known = (scratch.segment.payload_len() as u32).wrapping_sub(at);
         next.begin(exchange.boundary, known, ack, scratch.head.read());
+        if next.standing == Standing::Reading
+            && (reread(&scratch.place) == Place::Unknown
+                || known > PART as u32
+                || !keep_reader(tables, scratch, exchange.boundary))
+        {
+            next.standing = Standing::Doubt(Doubt::SplitHead);
+        }
         if !change(tables, flow, back, &exchange, &next) {
             return Some(Reuse::Early);
         }
@@ -252,10 +268,75 @@ fn bind_again<P: Packet>(
     Some(Reuse::Again)
 }
 
-/// Puts the bytes of the request in hand into `scratch.stash`, as if the connection began with them: as many as
-/// fit into a part.
+/// Keeps what is known of the head in hand, of a request that begins there: its bytes are delivered. Returns whether there is
+/// room.
+#[inline(never)]
+fn keep_reader(tables: &impl FlowTables, scratch: &mut Scratch, first: u32) -> bool {
+    // Another one is of a request that is over.
+    if claim(tables, scratch) == Found::Busy {
+        return false;
+    }
+    forget(tables, scratch);
+    let Scratch { stash: room, segment, service, head, held, .. } = &mut *scratch;
+    room.clear(segment.ack.wrapping_sub(1), first.wrapping_sub(1), *service, tables.now());
+    room.get_mut().set_reader(head);
+    *held = Held::New;
+    keep(tables, scratch) == Kept::Yes
+}
+
+/// A segment in which the head of a request goes on that is delivered as it comes.
 #[inline(always)]
-fn load<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<()> {
+fn read_on<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+    back: Shared<FlowBack>,
+    exchange: &Exchange,
+) -> Option<Reuse> {
+    if claim(tables, scratch) == Found::Busy {
+        return Some(Reuse::Early);
+    }
+    let is_ours = reread(&scratch.held) == Held::Claimed
+        && scratch.stash.get().server_isn() == exchange.answer.wrapping_sub(1);
+    let at = reread(&scratch.asked);
+    let known = (scratch.segment.payload_len() as u32).checked_sub(at)?;
+    let mut next = *exchange;
+    if is_ours && known <= PART as u32 {
+        let Scratch { segment, stash, head, .. } = &mut *scratch;
+        *head = *stash.get().reader();
+        let from = segment.l4() + segment.header_len() + index(at);
+        let first = exchange.boundary.wrapping_sub(head.at);
+        packet.load(from, stash.bytes_mut(0), known as usize)?;
+        let base = scratch.head.at;
+        let known = base.wrapping_add(known);
+        read_head::<false>(tables, scratch, base, known);
+        next.begin(first, known, exchange.answer, scratch.head.read());
+        if exchange.sent != exchange.answer && !matches!(next.standing, Standing::Doubt(_)) {
+            // An answer to what its replica had not read.
+            next.standing = Standing::Doubt(Doubt::MisplacedAnswer);
+        }
+    } else {
+        next.number = next.number.wrapping_add(1);
+        next.standing = Standing::Doubt(Doubt::SplitHead);
+    }
+    let is_done = change(tables, flow, back, exchange, &next);
+    if is_done && next.standing == Standing::Reading {
+        let Scratch { stash, head, .. } = &mut *scratch;
+        stash.get_mut().set_reader(head);
+        put(tables, scratch);
+    } else if is_done && is_ours {
+        forget(tables, scratch);
+    } else {
+        release(tables, scratch);
+    }
+    Some(if is_done { Reuse::Decided } else { Reuse::Early })
+}
+
+/// Puts the bytes of the request in hand into `scratch.stash`, as if the connection began with them: as many as
+/// fit into a part. Returns how many.
+#[inline(always)]
+fn load<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<u32> {
     let Scratch { segment, stash, asked, .. } = scratch;
     let boundary = segment.seq.wrapping_add(*asked);
     let asked = index(*asked);
@@ -264,7 +345,7 @@ fn load<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<()> {
     stash.clear(0, boundary.wrapping_sub(1), 0, 0);
     packet.load(from, stash.bytes_mut(0), len)?;
     stash.add(0, len as u32);
-    Some(())
+    Some(len as u32)
 }
 
 /// Where the request in `scratch.stash` belongs. A chat is where its flow is; a connection without one may be anywhere.
@@ -273,7 +354,7 @@ fn place(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) ->
     let Flow { service, replica, cookie, .. } = *flow.get();
     scratch.service = service;
     let &Service { on_reuse, policy, .. } = tables.service(service)?;
-    // Its head is whole: what is not in it is nowhere.
+    // Of a head that is not whole nothing is missing yet.
     let routed = bind::route(tables, scratch, None)?;
     let route = &scratch.route;
     let is_here = match routed {
@@ -282,7 +363,8 @@ fn place(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) ->
         Routed::Yes => scratch.missing != 0 || route.cookie == cookie,
         Routed::Not(NoRoute::MissingKey) => return Some(Place::Nowhere),
         // There is nothing better.
-        Routed::Not(NoRoute::NoReplica) | Routed::More => true,
+        Routed::Not(NoRoute::NoReplica) => true,
+        Routed::More => return Some(Place::Unknown),
     };
     Some(match on_reuse {
         _ if is_here || policy != POLICY_HOME => Place::Here,
@@ -363,7 +445,7 @@ fn change(
             Some(now) => new = now,
             None => return false,
         }
-        if new.sent != sent && new.standing == Standing::Answer {
+        if new.sent != sent && matches!(new.standing, Standing::Answer | Standing::Reading) {
             // What the replica has sent between the two is no answer to it.
             let old = new;
             new.standing = Standing::Doubt(Doubt::MisplacedAnswer);
@@ -373,9 +455,11 @@ fn change(
         }
     }
     let state = match new.standing {
-        Standing::Answer | Standing::Request | Standing::Moving | Standing::Changing => {
-            return true;
-        }
+        Standing::Answer
+        | Standing::Request
+        | Standing::Reading
+        | Standing::Moving
+        | Standing::Changing => return true,
         Standing::Upgraded => STATE_UPGRADED,
         Standing::Doubt(doubt) => {
             tables.count(doubt.counter());

@@ -160,6 +160,10 @@ pub struct Scratch {
     pub again: u32,
     /// What the replica that is left is told.
     pub left: Left,
+    /// Why its requests are not looked at: see [`crate::verifier::reread`].
+    pub doubt: Counter,
+    /// 1 if more of the head that is delivered is yet to be read.
+    pub reading: u32,
     /// The head that is being read.
     pub head: Head,
     /// State of the search for a key.

@@ -11,6 +11,7 @@ use crate::{
         CHUNK, CHUNKS, Chunk, ChunkKey, FIRST, HEAD_LEN, HOLES, PART, Range, SCAN_WORDS,
         STASH_CLAIMED, Stash,
     },
+    request::Head,
     shared::copy_words,
     tables::{FlowTables, Step},
     verifier::{index, masked, reread},
@@ -40,6 +41,14 @@ const _: () = {
 const BYTES: usize = offset_of!(Room, stash) + offset_of!(Stash, first);
 /// The bit of the chunk that is in the entry of `STASH`.
 const IN_STASH: u64 = 1;
+
+/// Where in `Stash::scan` the reader of a head is.
+const READER: usize = 1;
+const _: () = {
+    let at = core::mem::offset_of!(Stash, scan) + READER * size_of::<u32>();
+    assert!(at.is_multiple_of(align_of::<Head>()));
+    assert!(READER * size_of::<u32>() + size_of::<Head>() <= size_of::<[u32; SCAN_WORDS]>());
+};
 
 /// What became of a segment that was to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,6 +328,20 @@ impl Stash {
                 return;
             }
         }
+    }
+
+    /// The reader of a head whose bytes were delivered.
+    #[inline(always)]
+    pub const fn reader(&self) -> &Head {
+        // SAFETY: both are made of integers, and there is room for it there, where it is aligned: see below.
+        unsafe { &*(&raw const self.scan[READER]).cast() }
+    }
+
+    /// Keeps one.
+    #[inline(always)]
+    pub const fn set_reader(&mut self, head: &Head) {
+        // SAFETY: as above.
+        unsafe { *(&raw mut self.scan[READER]).cast() = *head };
     }
 
     /// Whether something is missing before bytes that are there.

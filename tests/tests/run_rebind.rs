@@ -439,9 +439,42 @@ fn a_head_that_is_in_doubt_stays() {
         let mut talk = answered(machine, family, &get(&a));
         let request = get(&b);
         let split = [Counter::DoubtSplitHead, Counter::StayedRequest];
-        talk.ask(machine, &request[..30], &split);
-        talk.ask(machine, &request[30..], &[]);
+        talk.ask(machine, &request[..15], &split);
+        talk.ask(machine, &request[15..], &[]);
         talk.leave(machine);
+    });
+}
+
+/// Its first segment says where it belongs, and the others follow.
+#[test]
+fn a_head_in_several_segments_goes_with_its_first() {
+    on_all(&world(), |machine, family| {
+        let [a, b, _] = chats(machine, family);
+        let pad = "x".repeat(60);
+        let request = format!("GET /ws?chat={b} HTTP/1.1\r\nX-Pad: {pad}\r\n\r\n").into_bytes();
+        // All of it is there when the new replica accepts, or not.
+        for is_whole in [true, false] {
+            let first = answered(machine, family, &get(&a));
+            let mut second = first.moves(machine, &request[..60]);
+            let rest = first.conn.up(PSH | ACK, first.up + 60, first.down, &request[60..]);
+            if is_whole {
+                machine.run(Hook::Ingress, &rest.bytes()).counts(&[Counter::HeadKept]);
+                let whole = Seg { payload: request.clone(), ..second.conn.first.clone().unwrap() };
+                second = Talk {
+                    up: request.len() as u32,
+                    conn: Conn { first: Some(whole), ..second.conn },
+                    ..second
+                };
+            }
+            second.accept(machine, &first);
+            if !is_whole {
+                second.ask(machine, &request[60..], &[]);
+            }
+            second.answer(machine, OK, &[]);
+            second.ask(machine, &get(&b), STAYED);
+            second.answer(machine, OK, &[]);
+            second.goes_on(machine, &get(&a)).leave(machine);
+        }
     });
 }
 

@@ -2,11 +2,11 @@
 
 use roost_tests::run::{
     Hook, Machine,
-    frame::{ACK, FIN, PSH},
+    frame::{ACK, FIN, PSH, Seg},
     on_all,
     requests::{OK, Talk},
-    talk::{get, reset_for},
-    world::World,
+    talk::{Conn, get, reset_for},
+    world::{Kind, World},
 };
 use router_ebpf::{
     maps::{
@@ -278,14 +278,104 @@ fn odd_answers_are_left_alone() {
 }
 
 #[test]
-fn a_head_in_two_segments_is_left_alone() {
+fn a_head_whose_key_is_in_two_segments_is_left_alone() {
     on_all(&world(), |machine, family| {
         let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
         talk.answer(machine, OK, &[]);
         let request = get("tea");
-        talk.ask(machine, &request[..30], &[Counter::DoubtSplitHead, Counter::StayedRequest]);
-        talk.ask(machine, &request[30..], &[]);
+        talk.ask(machine, &request[..15], &[Counter::DoubtSplitHead, Counter::StayedRequest]);
+        talk.ask(machine, &request[15..], &[]);
         is_left_alone(&mut talk, machine);
+    });
+}
+
+/// It is read as it goes by.
+#[test]
+fn a_head_in_several_segments_is_read_to_its_end() {
+    on_all(&world(), |machine, family| {
+        let body = get("another");
+        let request = [
+            with(&format!("X-Pad: {}\r\nContent-Length: {}", "x".repeat(60), body.len()), "tea"),
+            body,
+        ]
+        .concat();
+        for cuts in [&[40, 70, 71, 90][..], &[100], &[30, request.len() - 1]] {
+            let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+            talk.answer(machine, OK, &[]);
+            let mut at = 0;
+            for (n, cut) in cuts.iter().chain([&request.len()]).enumerate() {
+                // What is behind comes too early, and what is damaged says nothing.
+                if n > 0 && *cut < request.len() {
+                    let behind = talk.conn.up(PSH | ACK, talk.up + 3, talk.down, b"behind");
+                    machine
+                        .run(Hook::Ingress, &behind.bytes())
+                        .counts(&[Counter::DropRequestEarly]);
+                    let mut damaged = talk.asks(&request[at..*cut]).bytes();
+                    *damaged.last_mut().unwrap() ^= 1;
+                    machine.run(Hook::Ingress, &damaged).counts(&[Counter::DropChecksum]);
+                }
+                talk.ask(machine, &request[at..*cut], if n == 0 { STAYED } else { &[] });
+                // What comes again is the replica's to drop.
+                let again =
+                    talk.conn.up(PSH | ACK, talk.up - 2, talk.down, &request[*cut - 2..*cut]);
+                talk.conn.goes_up(machine, &again, &[]);
+                at = *cut;
+            }
+            assert!(machine.stash().is_empty(), "the reader is gone");
+            talk.answer(machine, OK, &[]);
+            talk.ask(machine, &get("tea"), STAYED);
+            talk.answer(machine, OK, &[]);
+            is_reset(&talk, machine, &get("another"));
+        }
+    });
+}
+
+/// Whoever answers before the head is whole has not read it: nobody can tell what is answered next.
+#[test]
+fn an_answer_within_a_head_is_left_alone() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let request = with(&format!("X-Pad: {}", "x".repeat(60)), "tea");
+        talk.ask(machine, &request[..50], STAYED);
+        talk.answer(machine, b"HTTP/1.1 431 Request Header Fields Too Large\r\n\r\n", &[]);
+        talk.ask(machine, &request[50..], &[Counter::DoubtAnswer]);
+        is_left_alone(&mut talk, machine);
+    });
+}
+
+#[test]
+fn a_first_head_in_several_segments_is_read_to_its_end() {
+    on_all(&world(), |machine, family| {
+        let request = with(&format!("X-Pad: {}\r\nContent-Length: 4", "x".repeat(60)), "tea");
+        let first = &request[..50];
+        // All of it is there when the replica accepts, or not.
+        for is_whole in [true, false] {
+            let port = 1000 + machine.ended().len() as u16;
+            let mut conn = Conn::new(family, Kind::Home, 1, port);
+            conn.open(machine);
+            conn.bind(machine, first, &[]);
+            let unbound = Conn { replica: u32::MAX, ..conn.clone() };
+            let rest = unbound.up(PSH | ACK, first.len() as u32, 0, &request[first.len()..]);
+            let mut up = first.len() as u32;
+            if is_whole {
+                machine.run(Hook::Ingress, &rest.bytes()).counts(&[Counter::HeadKept]);
+                up = request.len() as u32;
+                let whole = Seg { payload: request.clone(), ..conn.first.clone().unwrap() };
+                conn.first = Some(whole);
+            }
+            conn.accept(machine);
+            let mut talk = Talk { conn, up, down: 0 };
+            if !is_whole {
+                talk.ask(machine, &request[first.len()..], &[]);
+            }
+            assert!(machine.stash().is_empty(), "nothing is kept any more");
+            talk.ask(machine, b"body", &[]);
+            talk.answer(machine, OK, &[]);
+            talk.ask(machine, &get("tea"), STAYED);
+            talk.answer(machine, OK, &[]);
+            is_reset(&talk, machine, &get("another"));
+        }
     });
 }
 

@@ -40,7 +40,8 @@ pub struct Pending {
     pub vip: Addr,
     /// The VIP's port.
     pub vip_port: Port,
-    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`, `PENDING_AGAIN`.
+    /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`, `PENDING_AGAIN`,
+    /// `PENDING_READING`.
     pub flags: u8,
     /// `OFFER_*` of the client.
     pub offers: u8,
@@ -87,6 +88,8 @@ pub const PENDING_REFUSED: u8 = 2;
 pub const PENDING_ACKNOWLEDGED: u8 = 16;
 /// In `Pending::flags`: it is a flow that is bound again, by a later request.
 pub const PENDING_AGAIN: u8 = 32;
+/// In `Pending::flags`: its head was not whole when it was bound, so `boundary` is meaningless.
+pub const PENDING_READING: u8 = 64;
 
 /// In `Stash::owner`: a program is at work on the entry and its chunks, and nobody else may read or write them.
 pub const STASH_CLAIMED: u64 = 1;
@@ -135,7 +138,7 @@ pub struct Stash {
     pub source: u32,
     /// The service's number.
     pub service: u32,
-    /// A [`Scan`](crate::key::scan::Scan).
+    /// A [`Scan`](crate::key::scan::Scan); when its bytes were delivered, a [`Head`](crate::request::Head).
     pub scan: [u32; SCAN_WORDS],
     /// The first bytes of the key.
     pub key: [u8; KEPT_KEY],

@@ -45,6 +45,8 @@ pub enum Standing {
     Request,
     /// Another replica, for the request at the boundary; or its end. Only who has made it so leaves it.
     Moving,
+    /// More of the request's head, which begins at the boundary.
+    Reading,
     /// Until the numbers of a request that begins are written. The same.
     Changing,
     /// Nothing: it speaks another protocol.
@@ -59,6 +61,7 @@ impl Standing {
     const UPGRADED: u16 = 2;
     const MOVING: u16 = 3;
     const CHANGING: u16 = 4;
+    const READING: u16 = 5;
     /// And a [`Doubt`].
     const DOUBT: u16 = 0x100;
 
@@ -69,6 +72,7 @@ impl Standing {
             Self::Request => Self::REQUEST,
             Self::Moving => Self::MOVING,
             Self::Changing => Self::CHANGING,
+            Self::Reading => Self::READING,
             Self::Upgraded => Self::UPGRADED,
             Self::Doubt(doubt) => Self::DOUBT | doubt as u16,
         }
@@ -81,6 +85,7 @@ impl Standing {
             Self::REQUEST => Self::Request,
             Self::MOVING => Self::Moving,
             Self::CHANGING => Self::Changing,
+            Self::READING => Self::Reading,
             Self::UPGRADED => Self::Upgraded,
             _ => match Doubt::of((number & 0xff) as u32) {
                 Some(doubt) => Self::Doubt(doubt),
@@ -99,6 +104,8 @@ pub enum Decision {
     Again,
     /// A request begins in it, at so many bytes of its payload.
     Request(u32),
+    /// The head of the request that is delivered goes on in it, at so many bytes of its payload.
+    More(u32),
     /// It belongs to a request that is on its way to another replica, but for so many bytes of its payload.
     Move(u32),
     /// It is dropped: it says nothing.
@@ -148,7 +155,10 @@ impl Exchange {
                 self.boundary = seq.wrapping_add(head).wrapping_add(body);
                 Standing::Answer
             }
-            Read::More => Standing::Doubt(Doubt::SplitHead),
+            Read::More => {
+                self.boundary = seq.wrapping_add(known);
+                Standing::Reading
+            }
             Read::Doubt(doubt) => Standing::Doubt(doubt),
         };
     }
@@ -180,18 +190,22 @@ impl Exchange {
             return Decision::Deliver;
         }
         match self.standing {
-            Standing::Answer | Standing::Request => {}
+            Standing::Answer | Standing::Request | Standing::Reading => {}
             Standing::Upgraded | Standing::Doubt(_) => return Decision::Deliver,
             Standing::Moving | Standing::Changing => return Decision::Again,
         }
         // What is missing before the boundary is in it: it can neither be dropped nor go elsewhere.
-        let is_torn = behind < len && self.acked != self.boundary;
+        let is_reading = matches!(self.standing, Standing::Reading);
+        let is_torn = !is_reading && behind < len && self.acked != self.boundary;
         // It comes again from a client, and never from who guesses; or it acknowledges what was never sent.
         if !is_torn && self.sent.wrapping_sub(ack) > NEAR {
             return self.again(behind > len);
         }
         if is_torn || matches!(self.standing, Standing::Answer) {
             return Decision::Doubt(Doubt::Pipelined);
+        }
+        if is_reading {
+            return if behind > len { Decision::Again } else { Decision::More(len - behind) };
         }
         // What comes before it is missing, or the replica has yet to acknowledge the request before.
         if behind > len || self.acked != self.boundary {

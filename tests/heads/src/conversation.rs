@@ -154,6 +154,7 @@ impl Conversation {
             Decision::Again => return false,
             Decision::Deliver => {}
             Decision::Move(_) | Decision::Nothing => unreachable!("nobody moves it"),
+            Decision::More(_) => unreachable!("each head is whole"),
             Decision::Doubt(doubt) => self.exchange.standing = Standing::Doubt(doubt),
             Decision::Request(at) => {
                 let at = start + at as usize;
