@@ -135,7 +135,7 @@ fn moving(
     let Scratch { vip_side, last, pending, .. } = scratch;
     last.write_replica_side(vip_side, flow.get());
     let back = tables.flow_back(&last.replica_side)?;
-    let exchange = back.exchange(false);
+    let exchange = back.exchange();
     (exchange.standing == Standing::Moving
         && exchange.boundary == pending.client_isn.wrapping_add(1)
         && exchange.sent == pending.server_isn.wrapping_add(1))

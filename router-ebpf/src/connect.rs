@@ -128,7 +128,7 @@ fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
 #[inline(always)]
 fn stay(tables: &impl FlowTables, scratch: &Scratch) {
     if let Some(back) = tables.flow_back(&scratch.replica_side) {
-        let exchange = back.exchange(false);
+        let exchange = back.exchange();
         if exchange.standing == Standing::Moving {
             back.swap_exchange(&exchange, &Exchange { standing: Standing::Request, ..exchange });
         }

@@ -105,7 +105,7 @@ doubts! {
     OddAnswer = 20,
     /// A request before the answer to the one before, or before its client had all that was sent.
     Pipelined = 21,
-    /// A head that is not in one segment.
+    /// A later head whose first segment does not tell the key, or one of which it was forgotten what was read.
     SplitHead = 22,
 }
 

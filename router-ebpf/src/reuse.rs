@@ -129,11 +129,16 @@ fn other_side(
 /// Where the requests of a flow stand, and what that says of the segment in hand.
 #[inline(always)]
 fn decide(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> (Exchange, Decision) {
-    const CLOSING: u32 = STATE_CLIENT_FIN | STATE_REPLICA_FIN | STATE_ENDED;
+    const CLOSING: u32 = STATE_CLIENT_FIN | STATE_ENDED;
     let segment = &scratch.segment;
     let Segment { seq, ack, .. } = *segment;
     let len = segment.payload_len() as u32;
-    let exchange = back.exchange(flow.state() & CLOSING != 0);
+    let state = flow.state();
+    let exchange = Exchange {
+        closing: state & CLOSING != 0,
+        is_left: state & STATE_REPLICA_FIN != 0,
+        ..back.exchange()
+    };
     let decision = match exchange.standing {
         Standing::Moving => exchange.go_on(seq, ack, len, segment.has(flags::FIN)),
         _ => exchange.decide(seq, ack, len),
@@ -227,6 +232,10 @@ fn request<P: Packet>(
         }
         tables.count(Counter::StayedRequest);
         return Some(Reuse::Decided);
+    }
+    if exchange.is_left && reread(&scratch.place) == Place::Elsewhere {
+        // Its client has heard the end, or will: nothing could come behind that.
+        scratch.place = Place::Nowhere;
     }
     // From here on nothing of the replica's reaches the client, and nothing of the client's that one.
     next.standing = Standing::Moving;
@@ -506,7 +515,7 @@ pub fn answer<P: Packet>(
     let seq = segment.seq.wrapping_sub(seq_delta);
     let end = seq.wrapping_add(segment.sequence_len());
     let attempt = || {
-        let exchange = back.exchange(false);
+        let exchange = back.exchange();
         if exchange.standing == Standing::Moving {
             return Some(false);
         }

@@ -291,11 +291,11 @@ impl Shared<FlowBack> {
 
     /// Where its requests stand.
     #[inline(always)]
-    pub fn exchange(&self, closing: bool) -> Exchange {
+    pub fn exchange(&self) -> Exchange {
         // Atomic, so that what is read after it is no older.
         // SAFETY: see `Shared`; all writers of the field are atomic.
         let word = unsafe { fetch_or_u64(&raw mut (*self.0.as_ptr()).exchange, 0) };
-        Exchange::of(word, word!(self, boundary), word!(self, answer), self.acked(), closing)
+        Exchange::of(word, word!(self, boundary), word!(self, answer), self.acked())
     }
 
     /// Changes that from `old` to `new`, which is at the same request, unless another CPU has changed it.

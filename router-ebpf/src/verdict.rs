@@ -194,7 +194,7 @@ counters! {
     DoubtTunnel = "doubt_tunnel", None;
     /// The same because of a head of more than 16,384 bytes.
     DoubtLongHead = "doubt_long_head", None;
-    /// The same because a later head, or a first one whose key was known before its end, was not in one segment.
+    /// The same because a later head's first segment did not tell the key, or what was known of a head was forgotten.
     DoubtSplitHead = "doubt_split_head", None;
     /// The same because of an answer with a status of 1xx that is not 101.
     DoubtInterim = "doubt_interim", None;

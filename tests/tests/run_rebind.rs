@@ -32,6 +32,11 @@ fn answered(machine: &mut dyn Machine, family: Family, request: &[u8]) -> Talk {
     talk
 }
 
+/// Its replica's next FIN.
+fn fin_of(talk: &Talk) -> Seg {
+    talk.conn.down(FIN | ACK, talk.down, talk.up, b"")
+}
+
 #[test]
 fn a_request_for_another_replicas_chat_goes_there() {
     on_all(&world(), |machine, family| {
@@ -140,12 +145,22 @@ fn what_the_replica_of_before_says_comes_first_or_never() {
         first.up += get(&b).len() as u32;
         first.leave(machine);
 
-        let first = answered(machine, family, &get(&a));
-        let fin = first.conn.down(FIN | ACK, first.down, first.up, b"");
-        first.conn.goes_down(machine, &fin, &[]);
-        first.conn.goes_up(machine, &first.asks(&get(&b)), &[]);
-        let rst = first.conn.up(RST | ACK, first.up + get(&b).len() as u32, first.down, b"");
-        first.conn.goes_up(machine, &rst, &[Counter::Closed]);
+        // It may still read: what is its own it gets, and nothing else. Nobody could answer behind its FIN.
+        for knows in [0, 1] {
+            let mut first = answered(machine, family, &get(&a));
+            first.conn.goes_down(machine, &fin_of(&first), &[]);
+            first.ask(machine, &get(&a), STAYED);
+            first.leave(machine);
+            let mut first = answered(machine, family, &get(&a));
+            first.conn.goes_down(machine, &fin_of(&first), &[]);
+            first.down += knows;
+            let asks = first.asks(&get(&b));
+            machine
+                .run(Hook::Ingress, &asks.bytes())
+                .counts(&[Counter::EndedReuse, Counter::ResetExpired])
+                .leaves(&reset_for(&asks).bytes());
+            assert!(machine.flows().is_empty());
+        }
 
         let first = answered(machine, family, &get(&a));
         let rst = first.conn.down(RST | ACK, first.down, first.up, b"");

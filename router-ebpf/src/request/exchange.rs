@@ -30,8 +30,10 @@ pub struct Exchange {
     pub sent: u32,
     /// What follows the highest byte that the replica has acknowledged.
     pub acked: u32,
-    /// A FIN or an RST of either end was seen.
+    /// It has ended, or a FIN of the client's was seen.
     pub closing: bool,
+    /// A FIN of the replica's was seen: it answers no more, though it may read on.
+    pub is_left: bool,
     /// How often the next request was dropped, up to seven times.
     pub tries: u8,
 }
@@ -136,6 +138,7 @@ impl Exchange {
             sent: answer,
             acked,
             closing: false,
+            is_left: false,
             tries: 0,
         }
     }
@@ -175,11 +178,12 @@ impl Exchange {
 
     /// The same, and what else is known, as it was before.
     #[inline(always)]
-    pub const fn of(word: u64, boundary: u32, answer: u32, acked: u32, closing: bool) -> Self {
+    pub const fn of(word: u64, boundary: u32, answer: u32, acked: u32) -> Self {
         let (standing, number, sent) =
             (Standing::of(word as u16 & 0xfff), (word >> 16) as u16, (word >> 32) as u32);
         let tries = (word >> 12) as u8 & 7;
-        Self { standing, number, boundary, answer, sent, acked, closing, tries }
+        let (closing, is_left) = (false, false);
+        Self { standing, number, boundary, answer, sent, acked, closing, is_left, tries }
     }
 
     /// Decides about a segment of the client's with `len` bytes of payload.
@@ -211,7 +215,8 @@ impl Exchange {
         if behind > len || self.acked != self.boundary {
             return self.again(behind > len);
         }
-        if ack != self.sent {
+        // Behind a FIN nothing goes on anywhere, so it need not be certain where.
+        if ack != self.sent && !self.is_left {
             return Decision::Doubt(Doubt::Pipelined);
         }
         Decision::Request(len - behind)

@@ -81,6 +81,7 @@ const fn answered(boundary: u32) -> Exchange {
         sent: 100,
         acked: boundary,
         closing: false,
+        is_left: false,
         tries: 0,
     }
 }

@@ -77,6 +77,7 @@ impl Conversation {
             sent: server,
             acked: isn,
             closing: false,
+            is_left: false,
             tries: 0,
         };
         let delivered = vec![None; stream.len()];
