@@ -2,7 +2,7 @@
 
 use crate::{
     key::{self, Reason},
-    maps::{CHUNK, FLOW_EXCHANGE, HEAD_LEN, PENDING_READING, POLICY_HOME, REUSE_STAY, Service},
+    maps::{FLOW_EXCHANGE, HEAD_LEN, PENDING_READING, POLICY_HOME, REUSE_STAY, Service},
     request::{Exchange, Head, Standing},
     scratch::Scratch,
     source::{KeyKind, Origin},
@@ -45,8 +45,8 @@ pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service)
     }
 }
 
-/// Goes on with the head in `scratch.head`, whose first `base` bytes were read before. `known` of it are there, and those
-/// behind `base` in `scratch.stash`, from its beginning on. `LOAD`: not all of them are in working memory.
+/// Goes on with the head in `scratch.head` where that is. `known` bytes of it are there; what is `base` behind its beginning,
+/// modulo 2^32, is at the beginning of `scratch.stash`. `LOAD`: not all of them are in working memory.
 #[inline(always)]
 pub fn read_head<const LOAD: bool>(
     tables: &impl FlowTables,
@@ -63,7 +63,7 @@ pub fn read_head<const LOAD: bool>(
 struct Reading<'a, T, const LOAD: bool> {
     tables: &'a T,
     scratch: &'a mut Scratch,
-    /// How many bytes were read before.
+    /// Which of them is the first one in working memory.
     base: u32,
     /// How many bytes are known.
     known: u32,
@@ -77,10 +77,7 @@ impl<T: FlowTables, const LOAD: bool> Step for Reading<'_, T, LOAD> {
     fn step(&mut self) -> bool {
         let Scratch { head, stash, chunk_key, .. } = &mut *self.scratch;
         if LOAD && head.at >= self.ready && head.at < self.known {
-            let number = head.at / CHUNK as u32;
-            if stash.load(self.tables, chunk_key, number) {
-                self.ready = ((number + 1) * CHUNK as u32).min(self.known);
-            }
+            self.ready = stash.load_at(self.tables, chunk_key, head.at).min(self.known);
         }
         let at = index(head.at.wrapping_sub(self.base));
         if head.at >= self.ready || at >= HEAD_LEN {

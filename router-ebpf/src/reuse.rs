@@ -9,10 +9,11 @@ use crate::{
     chats::{self, Acquired},
     first::read_head,
     flow::end_change,
-    head::{Found, Kept, claim, forget, keep, put, release},
+    head::{Found, claim, forget, put, release},
     integrity::{checksum_is_right, is_unfinished, payload_sum},
+    keep::{Kept, keep},
     maps::{
-        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_TIMESTAMPS, PART,
+        FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, HEAD_LEN, OFFER_TIMESTAMPS, PART,
         POLICY_HOME, REUSE_RESET, REUSE_STAY, STATE_CLIENT_FIN, STATE_DOUBT, STATE_ENDED,
         STATE_EXCHANGE, STATE_LEAVING, STATE_MOVING, STATE_REPLICA_FIN, STATE_UPGRADED, Service,
     },
@@ -293,6 +294,9 @@ fn keep_reader(tables: &impl FlowTables, scratch: &mut Scratch, first: u32) -> b
     keep(tables, scratch) == Kept::Yes
 }
 
+/// Where bytes are put that are not to go into an entry of `STASH`, whose own may be waited for.
+const BEHIND: u32 = HEAD_LEN as u32 / 2;
+
 /// A segment in which the head of a request goes on that is delivered as it comes.
 #[inline(always)]
 fn read_on<P: Packet>(
@@ -316,10 +320,10 @@ fn read_on<P: Packet>(
         *head = *stash.get().reader();
         let from = segment.l4() + segment.header_len() + index(at);
         let first = exchange.boundary.wrapping_sub(head.at);
-        packet.load(from, stash.bytes_mut(0), known as usize)?;
-        let base = scratch.head.at;
-        let known = base.wrapping_add(known);
-        read_head::<false>(tables, scratch, base, known);
+        packet.load(from, stash.bytes_mut(BEHIND), known as usize)?;
+        let read = scratch.head.at;
+        let known = read.wrapping_add(known);
+        read_head::<false>(tables, scratch, read.wrapping_sub(BEHIND), known);
         next.begin(first, known, exchange.answer, scratch.head.read());
         if exchange.sent != exchange.answer && !matches!(next.standing, Standing::Doubt(_)) {
             // An answer to what its replica had not read.
