@@ -236,11 +236,18 @@ fn add(tables: &impl FlowTables, of: Table, service: u32, source: u32, by: u32) 
     }
 }
 
-/// Whether a table is more than half full.
+/// How many entries of a table are in use, and how many there are, if it is more than half full.
+#[inline(always)]
+fn tight(tables: &impl FlowTables, of: Table) -> Option<(u32, u32)> {
+    let room = of.room(tables.sharing()?);
+    let used = of.held(tables, ALL_SHARES);
+    (used > room / 2 && room > 0).then_some((used, room))
+}
+
+/// Whether a table is more than half full: below that nobody has to know who is to be charged.
 #[inline(always)]
 pub fn is_tight(tables: &impl FlowTables, of: Table) -> bool {
-    let room = tables.sharing().map_or(0, |sharing| of.room(sharing));
-    of.held(tables, ALL_SHARES) > room / 2 && room > 0
+    tight(tables, of).is_some()
 }
 
 /// Whether who is to be charged gets no more of a table, as the counter that says why.
@@ -251,12 +258,7 @@ pub fn over(
     holder: &Holder,
     key: &mut TrustedKey,
 ) -> Option<Counter> {
-    let sharing = tables.sharing()?;
-    let room = of.room(sharing);
-    let used = of.held(tables, ALL_SHARES);
-    if used <= room / 2 || room == 0 {
-        return None;
-    }
+    let (used, room) = tight(tables, of)?;
     let [first, second] = rows(holder.source);
     if is_over(of.held(tables, first), used, room, SOURCE)
         && is_over(of.held(tables, second), used, room, SOURCE)
@@ -265,7 +267,7 @@ pub fn over(
         return Some(of.over_source());
     }
     let held = of.held(tables, SERVICE_SHARES.wrapping_add(holder.service));
-    if sharing.services > 1 && is_over(held, used, room, SERVICE) {
+    if tables.sharing()?.services > 1 && is_over(held, used, room, SERVICE) {
         return Some(of.over_service());
     }
     None
