@@ -71,8 +71,11 @@ enum Looked {
 /// Looks at a segment of the client's.
 #[inline(never)]
 fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> Looked {
-    if !recall(tables, scratch) || begins_anew(packet, tables, scratch) {
-        return Looked::Anew;
+    match recall(tables, scratch) {
+        Recalled::Yes if begins_anew(packet, tables, scratch) => return Looked::Anew,
+        Recalled::Yes => {}
+        Recalled::Nothing => return Looked::Anew,
+        Recalled::Changing => return Looked::Early,
     }
     let Flow { flags, state, .. } = scratch.flow;
     if state & STATE_EXPIRED != 0 {
@@ -80,7 +83,9 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     }
     // One that has ended meanwhile is translated as late ones are.
     let Some(shared) = tables.flow(&scratch.vip_side).filter(|_| state & STATE_ENDED == 0) else {
-        return Looked::Translate;
+        // But what was on its way to another replica is not for the one that it has left.
+        let is_new = state & STATE_MOVING != 0 && scratch.segment.sequence_len() > 0;
+        return if is_new { Looked::Old } else { Looked::Translate };
     };
     let leaves = state & STATE_LEAVING != 0;
     // One that moves is not for the replica that may be gone.
@@ -109,24 +114,41 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     Looked::Translate
 }
 
+/// What there is of a segment's flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recalled {
+    /// It is in `scratch.flow`.
+    Yes,
+    /// Nothing that counts.
+    Nothing,
+    /// Another CPU is changing it.
+    Changing,
+}
+
 /// Copies the segment's flow, a live one or what is left of one. A SYN that nothing can come of any more is
-/// forgotten there. Returns whether there is one.
+/// forgotten there. What becomes of the segment is decided and done by this copy: the flow may go on elsewhere meanwhile.
 #[inline(always)]
-fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     if let Some(live) = tables.flow(&scratch.vip_side) {
-        scratch.flow = *live.get();
+        if !live.copy(&mut scratch.flow) {
+            return Recalled::Changing;
+        }
         if !live.has_syn(tables.now()) {
             scratch.flow.state &= !STATE_SYN_SEEN;
         }
-        return true;
+        return Recalled::Yes;
     }
     let Some(ended) = tables.ended(&scratch.vip_side) else {
-        return false;
+        return Recalled::Nothing;
     };
     scratch.flow = *ended.get();
     // Its map is that of ended ones.
     scratch.flow.state |= STATE_CLOSED;
-    is_late(scratch.flow.state, scratch.flow.last_seen, tables.now())
+    if is_late(scratch.flow.state, scratch.flow.last_seen, tables.now()) {
+        Recalled::Yes
+    } else {
+        Recalled::Nothing
+    }
 }
 
 /// Whether a segment on the tuple of a flow belongs to another connection: a SYN was seen, or the

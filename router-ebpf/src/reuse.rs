@@ -67,8 +67,9 @@ pub const fn is_looked_at(flags: u8, state: u32) -> bool {
 /// Decides about a segment of the client's in a flow whose requests are looked at, or that was just bound again.
 #[inline(never)]
 pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> Asked {
-    let Some(back) = other_side(tables, scratch, flow) else {
-        return Asked::Deliver;
+    // A flow that has just gone on elsewhere has none where it was.
+    let Some(back) = other_side(tables, scratch) else {
+        return Asked::Early;
     };
     // One without an acknowledgement is nothing to a replica.
     if !scratch.segment.has(flags::ACK) {
@@ -116,14 +117,11 @@ fn is_old(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> bool
     Exchange::is_before(binding, segment.seq.wrapping_add(segment.sequence_len()), segment.ack)
 }
 
+/// The other side of `scratch.flow`, by which the segment in hand is translated.
 #[inline(always)]
-fn other_side(
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    flow: Shared<Flow>,
-) -> Option<Shared<FlowBack>> {
-    let Scratch { vip_side, last, .. } = scratch;
-    last.write_replica_side(vip_side, flow.get());
+fn other_side(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Shared<FlowBack>> {
+    let Scratch { vip_side, last, flow, .. } = scratch;
+    last.write_replica_side(vip_side, flow);
     tables.flow_back(&last.replica_side)
 }
 
@@ -173,7 +171,7 @@ fn request<P: Packet>(
     let Some(flow) = tables.flow(&scratch.vip_side) else {
         return Some(Reuse::Early);
     };
-    let Some(back) = other_side(tables, scratch, flow) else {
+    let Some(back) = other_side(tables, scratch) else {
         return Some(Reuse::Early);
     };
     let server_isn = flow.get().server_isn;

@@ -198,6 +198,16 @@ impl Shared<Flow> {
         self.clear_state(STATE_CHANGING)
     }
 
+    /// Copies it. Returns whether nobody has changed where it is meanwhile: then the copy is of one moment in that.
+    #[inline(always)]
+    pub fn copy(&self, to: &mut Flow) -> bool {
+        // Atomic, so that all between the two is read between them.
+        let before = self.set_state(0);
+        let times = word!(self, bound_again);
+        *to = *self.get();
+        (before | self.set_state(0)) & STATE_CHANGING == 0 && word!(self, bound_again) == times
+    }
+
     /// Makes it count for another chat, or for none. Only for who has taken it.
     #[inline(always)]
     pub fn set_chat(&self, cookie: u64, chat: u8) {

@@ -3,14 +3,18 @@
 use roost_tests::run::{
     Family, Hook, Machine,
     frame::{ACK, FIN, PSH, RST, Seg},
+    host::Host,
     live, on_all,
     requests::{OK, Talk, chats},
     talk::{Conn, Offer, get, reset_for},
     world::{Kind, World, replica},
 };
 use router_ebpf::{
-    maps::{FLOW_EXCHANGE, REPLICA_GONE, REUSE_REBIND, Replica, SLOT_COUNT, STATE_EXPIRED},
-    verdict::Counter,
+    maps::{
+        FLOW_EXCHANGE, Flow, REPLICA_GONE, REUSE_REBIND, Replica, SLOT_COUNT, STATE_CHANGING,
+        STATE_EXPIRED,
+    },
+    verdict::{Action, Counter},
 };
 
 /// A world whose services bind connections again.
@@ -131,6 +135,51 @@ fn a_replica_that_refuses_ends_the_connection() {
     });
 }
 
+/// The new replica accepts on another CPU while the request comes again on this one.
+#[test]
+fn a_request_that_comes_again_while_the_replica_accepts_goes_nowhere_else() {
+    let world = world();
+    for family in Family::ALL {
+        let mut moments = 0;
+        for after in 0..12 {
+            let machine = &mut Host::new(&world.clone().starting_now());
+            let [a, b, _] = chats(machine, family);
+            let first = answered(machine, family, &get(&a));
+            let second = first.moves(machine, &get(&b));
+            machine.interrupt(after, &second.conn.replica_syn_ack().bytes());
+            let outcome = machine.run(Hook::Ingress, &first.asks(&get(&b)).bytes());
+            let is_passed = outcome.action != Action::Drop;
+            assert!(!is_passed || outcome.segment().dst == second.conn.server(), "{outcome:?}");
+            moments += u32::from(outcome.moved.contains(&(Counter::ReboundRequest, 1)));
+            let (moved, back) = (machine.flows()[0].1, machine.flows_back());
+            assert_eq!(back.len(), 1, "{after}: {moved:?}");
+        }
+        assert!(moments > 3, "{moments}");
+    }
+}
+
+/// A flow that another CPU is changing, and one of which a part is changed.
+#[test]
+fn a_request_is_not_delivered_by_what_is_changing() {
+    on_all(&world(), |machine, family| {
+        let [a, ..] = chats(machine, family);
+        let mut first = answered(machine, family, &get(&a));
+        let [(vip_side, flow)] = machine.flows()[..] else { panic!("one flow") };
+        let asks = first.asks(&get(&a)).bytes();
+        let other = replica(1);
+        let torn = if family == Family::V6 { other.v6 } else { other.v4 };
+        for changing in [
+            Flow { state: flow.state | STATE_CHANGING, ..flow },
+            Flow { replica_addr: torn, ..flow },
+        ] {
+            machine.set_flow(&vip_side, &changing);
+            machine.run(Hook::Ingress, &asks).counts(&[Counter::DropRequestEarly]);
+        }
+        machine.set_flow(&vip_side, &flow);
+        first.ask(machine, &get(&a), STAYED);
+    });
+}
+
 /// The old replica's last words in a race with the request win or lose whole.
 #[test]
 fn what_the_replica_of_before_says_comes_first_or_never() {
@@ -209,6 +258,11 @@ fn a_client_that_resets_while_it_waits_is_gone() {
             .leaves(&reset_for(&accepts).bytes());
         assert!(machine.flows().is_empty() && machine.flows_back().is_empty());
         assert_eq!((machine.load(0).0, machine.load(1).0, live(machine)), (0, 0, 0));
+        // What its RST has overtaken is not for the replica of before, which is told of the RST only.
+        for late in [first.asks(&get(&b)), first.conn.up(FIN | ACK, first.up, first.down, b"")] {
+            machine.run(Hook::Ingress, &late.bytes()).counts(&[Counter::DropOld]);
+        }
+        first.conn.goes_up(machine, &rst, &[]);
     });
 }
 

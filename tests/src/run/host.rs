@@ -225,6 +225,15 @@ pub struct HostTables {
     head_ring: RefCell<VecDeque<Watched>>,
     counters: RefCell<Vec<u64>>,
     steps: Cell<u64>,
+    interrupt: RefCell<Option<Interrupt>>,
+}
+
+/// What another CPU does in the middle of a packet.
+struct Interrupt {
+    /// Look-ups in `FLOWS` before it.
+    after: u32,
+    frame: Bytes,
+    scratch: Box<Scratch>,
 }
 
 /// The host's machine.
@@ -276,6 +285,7 @@ impl Host {
                 head_ring: RefCell::default(),
                 counters: RefCell::new(vec![0; Counter::COUNT]),
                 steps: Cell::new(0),
+                interrupt: RefCell::default(),
             },
             scratch: [Scratch::boxed(), Scratch::boxed(), Scratch::boxed()],
             most_copies: usize::MAX,
@@ -303,6 +313,13 @@ impl Host {
     /// to do.
     pub const fn limit_copies(&mut self, most: usize) {
         self.most_copies = most;
+    }
+
+    /// Lets another CPU take this frame on its way to the client while the next packet is at work, after so many look-ups
+    /// in `FLOWS` of that one.
+    pub fn interrupt(&mut self, after: u32, frame: &[u8]) {
+        let (frame, scratch) = (Bytes::new(frame.to_vec()), Scratch::boxed());
+        self.tables.interrupt.replace(Some(Interrupt { after, frame, scratch }));
     }
 
     /// How many steps of searches there were since the last time.
@@ -488,6 +505,16 @@ impl Machine for Host {
 }
 
 impl HostTables {
+    /// Lets another CPU do its work, if it is time for that.
+    fn be_interrupted(&self) {
+        let due = self.interrupt.borrow_mut().take_if(|other| other.after == 0);
+        if let Some(Interrupt { mut frame, mut scratch, .. }) = due {
+            self.count(run_all(Stage::Egress, &mut frame, self, &mut scratch));
+        } else if let Some(other) = &mut *self.interrupt.borrow_mut() {
+            other.after -= 1;
+        }
+    }
+
     /// Whether a map takes entries at the moment.
     fn takes(&self, map: Map) -> Result<(), Refused> {
         let Some((_, why)) = self.refuses.filter(|(of, _)| *of == map) else { return Ok(()) };
@@ -591,6 +618,7 @@ impl FlowTables for HostTables {
     }
 
     fn flow(&self, tuple: &Tuple) -> Option<Shared<Flow>> {
+        self.be_interrupted();
         self.flows.shared(tuple)
     }
 
