@@ -9,7 +9,7 @@ use crate::{
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS,
         PART, PENDING_ACKNOWLEDGED, PENDING_AGAIN, PENDING_READING, PENDING_REFUSED, Pending,
-        STATE_COUNTED, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD, Stash, watch_time,
+        STATE_COUNTED, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD, STATE_LEAVING, Stash, watch_time,
     },
     options::Offer,
     packet::Packet,
@@ -348,7 +348,11 @@ fn relocate(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
             chats::release(tables, &chat_key(service, cookie), replica);
         }
         back.set_state(STATE_EXPIRED);
-        if tables.set_ended_back(&scratch.last.replica_side, back.get()).is_err() {
+        // No requests stand there any more, and when it was left is nowhere else.
+        scratch.back = *back.get();
+        scratch.back.state |= STATE_LEAVING;
+        scratch.back.exchange = tables.now();
+        if tables.set_ended_back(&scratch.last.replica_side, &scratch.back).is_err() {
             tables.count(Counter::RemainsLost);
         }
         tables.remove_flow_back(&scratch.last.replica_side);

@@ -6,8 +6,8 @@ use crate::{
     flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_near},
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
-        FLOW_REQUESTS, Flow, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED, STATE_HEAD,
-        STATE_LEAVING, STATE_MOVING, STATE_SYN_SEEN, STATE_UPGRADED,
+        FLOW_REQUESTS, Flow, FlowBack, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED,
+        STATE_HEAD, STATE_LEAVING, STATE_MOVING, STATE_SYN_SEEN, STATE_UPGRADED,
     },
     mend::{Mended, deliver_again, mend},
     packet::Packet,
@@ -274,10 +274,18 @@ fn look_back_late(tables: &impl FlowTables, scratch: &mut Scratch) -> LookedBack
     scratch.back = *ended.get();
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     scratch.write_vip_side(&vip, vip_port);
+    let has_syn = scratch.segment.has(flags::SYN);
+    let FlowBack { state, exchange: left_at, .. } = scratch.back;
+    if state & STATE_LEAVING != 0 {
+        // Its replica had accepted long before: then it accepts its client without us.
+        if has_syn {
+            tables.remove_ended_back(&scratch.replica_side);
+        }
+        let is_over = has_syn || !flow::is_late(0, left_at, tables.now());
+        return if is_over { LookedBack::Pass } else { LookedBack::Reset };
+    }
     // When it ended is on the client's side only.
     let ended_at = tables.ended(&scratch.vip_side).map_or(0, |flow| flow.get().last_seen);
-    let has_syn = scratch.segment.has(flags::SYN);
-    let state = scratch.back.state;
     if !flow::is_late(if has_syn { 0 } else { state }, ended_at, tables.now()) {
         return LookedBack::Pass;
     }

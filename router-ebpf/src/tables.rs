@@ -117,6 +117,8 @@ pub trait FlowTables: Tables {
     fn ended_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>>;
     /// Sets in `ENDED_BACK`; another entry may go for it.
     fn set_ended_back(&self, tuple: &Tuple, flow: &FlowBack) -> Result<(), Refused>;
+    /// Removes from `ENDED_BACK`.
+    fn remove_ended_back(&self, tuple: &Tuple);
     /// Puts a flow at the end of `FLOW_RING`.
     fn watch_flow(&self, flow: &Watched) -> Result<(), Refused>;
     /// Reads the first one of `FLOW_RING`, which stays there. Returns whether there is one.
@@ -235,6 +237,7 @@ impl FlowTables for NoTables {
     fn set_ended_back(&self, _: &Tuple, _: &FlowBack) -> Result<(), Refused> {
         Err(Refused::Full)
     }
+    fn remove_ended_back(&self, _: &Tuple) {}
     fn watch_flow(&self, _: &Watched) -> Result<(), Refused> {
         Err(Refused::Full)
     }

@@ -11,8 +11,8 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     maps::{
-        FLOW_EXCHANGE, Flow, REPLICA_GONE, REUSE_REBIND, Replica, SLOT_COUNT, STATE_CHANGING,
-        STATE_EXPIRED,
+        FLOW_EXCHANGE, Flow, FlowBack, REPLICA_GONE, REUSE_REBIND, Replica, SLOT_COUNT,
+        STATE_CHANGING, STATE_EXPIRED,
     },
     verdict::{Action, Counter},
 };
@@ -177,6 +177,29 @@ fn a_request_is_not_delivered_by_what_is_changing() {
         }
         machine.set_flow(&vip_side, &flow);
         first.ask(machine, &get(&a), STAYED);
+    });
+}
+
+/// Its client may use the same port to that replica without Roost.
+#[test]
+fn what_was_left_is_not_looked_at_for_long() {
+    on_all(&world(), |machine, family| {
+        let [a, b, _] = chats(machine, family);
+        let first = answered(machine, family, &get(&a));
+        first.goes_on(machine, &get(&b));
+        let data = first.conn.down(PSH | ACK, first.down, first.up + 1, OK).bytes();
+        let [(left, ended)] = machine.ended_back()[..] else { panic!("one that was left") };
+        let aged = |seconds: u64| FlowBack { exchange: ended.exchange - (seconds << 30), ..ended };
+        machine.set_ended_back(&left, &aged(100));
+        machine.run(Hook::Egress, &data).counts(&[Counter::ResetReplica]);
+        machine.set_ended_back(&left, &aged(120));
+        machine.run(Hook::Egress, &data).counts(&[Counter::EgressPassed]).leaves(&data);
+        // Or it begins at once.
+        machine.set_ended_back(&left, &ended);
+        let accepts = Seg { seq: 77, ..first.conn.replica_syn_ack() }.bytes();
+        machine.run(Hook::Egress, &accepts).counts(&[Counter::EgressPassed]).leaves(&accepts);
+        machine.run(Hook::Egress, &data).counts(&[Counter::EgressPassed]).leaves(&data);
+        assert!(machine.ended_back().is_empty());
     });
 }
 

@@ -296,6 +296,12 @@ impl FlowTables for KernelTables {
     }
 
     #[inline(always)]
+    fn remove_ended_back(&self, tuple: &Tuple) {
+        // It may be gone already, which is what is wanted.
+        let _ = ENDED_BACK.remove(tuple);
+    }
+
+    #[inline(always)]
     fn watch_flow(&self, flow: &Watched) -> Result<(), Refused> {
         refused(FLOW_RING.push(flow, 0))
     }

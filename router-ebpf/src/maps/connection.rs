@@ -202,7 +202,8 @@ pub const STATE_COUNTED: u32 = 256;
 pub const STATE_EXCHANGE: u32 = 512;
 /// Where its next request begins is not known and never will be.
 pub const STATE_DOUBT: u32 = 1024;
-/// A request for another chat came: the flow is ended with it.
+/// A request for another chat came: the flow is ended with it. In `FlowBack::state`: its client has gone on at another
+/// replica.
 pub const STATE_LEAVING: u32 = 2048;
 /// It is being bound again, or was and the new replica has yet to acknowledge something: all segments are looked at.
 pub const STATE_MOVING: u32 = 4096;
@@ -286,10 +287,12 @@ pub struct FlowBack {
     pub acked: u32,
     /// What follows the replica's highest segment, in the replica's numbers.
     pub sent: u32,
-    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`, `STATE_EXCHANGE`, `STATE_HEAD`.
+    /// `STATE_CLIENT_FIN` if its acknowledgement is waited for, `STATE_EXPIRED`, `STATE_EXCHANGE`, `STATE_HEAD`,
+    /// `STATE_LEAVING`.
     pub state: u32,
     /// Which request it is at, what is waited for, and what follows the highest byte that was sent to the client:
-    /// see [`Exchange`](crate::request::Exchange). Meaningless without [`FLOW_EXCHANGE`], as what follows.
+    /// see [`Exchange`](crate::request::Exchange). Meaningless without [`FLOW_EXCHANGE`], as what follows. With
+    /// [`STATE_LEAVING`]: when that was, in nanoseconds of `CLOCK_MONOTONIC`.
     pub exchange: u64,
     /// The client's sequence number of the next request's first byte.
     pub boundary: u32,

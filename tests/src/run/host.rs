@@ -446,6 +446,10 @@ impl Machine for Host {
         self.tables.flows_back.set(tuple, flow);
     }
 
+    fn set_ended_back(&mut self, tuple: &Tuple, flow: &FlowBack) {
+        self.tables.ended_back.set(tuple, flow);
+    }
+
     fn set_chat(&mut self, key: &ChatKey, chat: &Chat) {
         self.tables.chats.set(key, chat);
     }
@@ -666,6 +670,10 @@ impl FlowTables for HostTables {
         self.takes(Map::EndedBack)?;
         self.ended_back.set(tuple, flow);
         Ok(())
+    }
+
+    fn remove_ended_back(&self, tuple: &Tuple) {
+        self.ended_back.remove(tuple);
     }
 
     fn watch_flow(&self, flow: &Watched) -> Result<(), Refused> {

@@ -389,6 +389,10 @@ impl Machine for Rig {
         self.set(Map::FlowsBack, tuple, flow);
     }
 
+    fn set_ended_back(&mut self, tuple: &Tuple, flow: &FlowBack) {
+        self.set(Map::EndedBack, tuple, flow);
+    }
+
     fn set_chat(&mut self, key: &ChatKey, chat: &Chat) {
         self.set(Map::Chats, key, chat);
     }

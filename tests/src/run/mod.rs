@@ -81,6 +81,8 @@ pub trait Machine {
     fn set_flow(&mut self, tuple: &Tuple, flow: &Flow);
     /// Sets in `FLOWS_BACK`.
     fn set_flow_back(&mut self, tuple: &Tuple, flow: &FlowBack);
+    /// Sets in `ENDED_BACK`.
+    fn set_ended_back(&mut self, tuple: &Tuple, flow: &FlowBack);
     /// Sets in `CHATS`.
     fn set_chat(&mut self, key: &ChatKey, chat: &Chat);
     /// Sets in `CHAT_COOKIES`.
