@@ -501,9 +501,6 @@ pub fn answer<P: Packet>(
         if answer.parse(packet, segment, cursor).is_none() {
             return false;
         }
-        if answer.has(OFFER_TIMESTAMPS) {
-            back.note_timestamp(answer.ts_val.wrapping_add(ts_delta));
-        }
     }
     let segment = &scratch.segment;
     let len = segment.payload_len();
@@ -516,14 +513,25 @@ pub fn answer<P: Packet>(
     };
     let seq = segment.seq.wrapping_sub(seq_delta);
     let end = seq.wrapping_add(segment.sequence_len());
+    // What its client takes from nobody says nothing.
+    let before = back.exchange();
+    let is_credible = segment.has(flags::ACK) && before.is_credible(seq, segment.ack, flow.sent());
+    if before.standing == Standing::Moving {
+        return false;
+    }
+    if is_credible && offers & OFFER_TIMESTAMPS != 0 && scratch.answer.has(OFFER_TIMESTAMPS) {
+        // First: whoever binds the connection again behind this segment reads it.
+        back.note_timestamp(scratch.answer.ts_val.wrapping_add(ts_delta));
+    }
     let attempt = || {
         let exchange = back.exchange();
         if exchange.standing == Standing::Moving {
             return Some(false);
         }
-        let heard = exchange.hear(seq, len as u32, answer);
         let mut next = exchange;
-        next.note(end, heard);
+        if is_credible {
+            next.note(end, exchange.hear(seq, len as u32, answer));
+        }
         // Swapped even if it is the same: so whoever binds the connection again has either been first, or sees what was
         // noted here.
         let is_done = if next.word() == exchange.word() {

@@ -1,8 +1,9 @@
 //! Connections that are used again: what becomes of their later requests under `on_reuse = "reset"`, byte by byte.
 
+use etherparse::TcpOptionElement;
 use roost_tests::run::{
     Hook, Machine,
-    frame::{ACK, FIN, PSH, Seg},
+    frame::{ACK, FIN, PSH, Seg, options},
     on_all,
     requests::{OK, Talk},
     talk::{Conn, get, reset_for},
@@ -190,6 +191,33 @@ fn probes_and_old_segments_are_no_requests() {
         talk.conn.goes_down(machine, &again, &[]);
         talk.answer(machine, OK, &[]);
         is_reset(&talk, machine, &get("another"));
+    });
+}
+
+/// A replica's segment that its client would not take: of an older connection, damaged, or of somebody else's.
+#[test]
+fn what_is_not_the_replicas_changes_nothing() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let says = talk.answers(b"");
+        let noted = |machine: &dyn Machine| {
+            let back = machine.flows_back()[0].1;
+            (back.exchange, back.ts_sent)
+        };
+        let before = noted(machine);
+        for (seq, ack) in [(1 << 25, 0), (1 << 29, 0), (1 << 31, 0), (1, 1 << 25), (3, 1 << 31)] {
+            let (seq, ack) = (says.seq.wrapping_add(seq), says.ack.wrapping_sub(ack));
+            let newer = talk.conn.replica_ts.wrapping_add(1 << 30);
+            let ts = TcpOptionElement::Timestamp(newer, talk.conn.client_ts);
+            let options = options(&[TcpOptionElement::Noop, TcpOptionElement::Noop, ts]);
+            let odd = Seg { seq, ack, options, ..says.clone() };
+            machine.run(Hook::Egress, &odd.bytes()).counts(&[Counter::ToClient]);
+            assert_eq!(noted(machine), before, "{seq} {ack}");
+            // And the next one says what it did.
+            talk.conn.goes_down(machine, &says, &[]);
+        }
+        talk.ask(machine, &get("tea"), STAYED);
     });
 }
 

@@ -1,16 +1,16 @@
 //! Where a connection stands between a request and the next, and what becomes of its segments.
 
 use super::{Answer, Doubt, Read};
+use crate::flow::is_near;
 
 /// How far behind a boundary bytes may be to count as behind it: what is further was sent before. A body has up to
 /// 2^31 bytes, so signs do not tell the two apart; no window is larger than 2^30, and half of that is left for
 /// old segments that come again from before a longest body.
 pub const REACH: u32 = 1 << 29;
 /// How far a client's acknowledgement may be behind what was sent to it, for a segment to be believed that changes
-/// anything for good: as for a FIN. What is further comes again, if it is the client's.
+/// anything for good: as for a FIN. What is further comes again, if it is the client's. And how far a replica's numbers may
+/// be from its last ones.
 const NEAR: u32 = 1 << 24;
-/// How far a replica may be ahead of itself: no window is larger.
-const AHEAD: u32 = 1 << 30;
 /// How often a request is dropped because its connection is not ready for it: so that nothing waits for ever for what
 /// nobody would say again.
 const TRIES: u8 = 6;
@@ -281,10 +281,19 @@ impl Exchange {
         })
     }
 
+    /// Whether a segment of the replica's may have been sent by it. `ack`: what it acknowledges; `client`: what follows the
+    /// highest byte of its client's. Either that or its own last acknowledgement has to be near: who can speak for one end only
+    /// does not decide.
+    #[inline(always)]
+    pub const fn is_credible(&self, seq: u32, ack: u32, client: u32) -> bool {
+        is_near(seq, self.sent, NEAR)
+            && (is_near(ack, self.acked, NEAR) || is_near(ack, client, NEAR))
+    }
+
     /// Notes such a segment before it goes on to the client. `end`: what follows its bytes, and its FIN.
     #[inline(always)]
     pub const fn note(&mut self, end: u32, heard: Heard) {
-        if end.wrapping_sub(self.sent) <= AHEAD {
+        if end.wrapping_sub(self.sent) as i32 > 0 {
             self.sent = end;
         }
         if let Heard::Answer(answer) = heard {
