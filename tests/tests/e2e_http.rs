@@ -62,7 +62,7 @@ fn the_page_and_requests_over_one_connection_go_to_the_chat() -> Result<()> {
 
 #[test]
 fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
-    let site = Site::home("curl")?;
+    let site = that_stays("curl")?;
     let vip = site.vip(Family::V4);
     let bound = nine_chats(&site)?;
     ensure!(bound.len() == 9 && bound[0].0 == "1", "{bound:?}");
@@ -95,7 +95,7 @@ fn two_homes(site: &Site, family: Family) -> Result<Vec<Tab>> {
 
 #[test]
 fn an_upgrade_for_a_chat_elsewhere_on_a_kept_connection_is_counted() -> Result<()> {
-    let site = Site::home("reused")?;
+    let site = that_stays("reused")?;
     let violations = || site.counter("affinity_violation");
     for family in Family::BOTH {
         let tabs = two_homes(&site, family)?;
@@ -132,16 +132,11 @@ fn nine_chats(site: &Site) -> Result<Vec<(String, String)>> {
     Ok(pairs.map(|(connects, replica)| (connects.to_owned(), replica.to_owned())).collect())
 }
 
-/// A site where a request goes to its own chat's replica, on whatever connection it comes.
-fn that_rebinds(name: &str) -> Result<Site> {
-    Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"rebind\""))
-}
-
 /// One connection, and a request for each chat in turn: each is executed once, where its chat is.
 #[test]
 fn requests_on_one_connection_go_to_their_own_chats() -> Result<()> {
     const CHATS: usize = 20;
-    let site = that_rebinds("rebind")?;
+    let site = Site::home("rebind")?;
     let clients = site.clients()?;
     for family in Family::BOTH {
         let mut tabs = Vec::new();
@@ -183,6 +178,11 @@ fn requests_on_one_connection_go_to_their_own_chats() -> Result<()> {
     }
     assert_eq!(site.counter("affinity_violation")?, 0);
     Ok(())
+}
+
+/// A site whose connections stay where they are.
+fn that_stays(name: &str) -> Result<Site> {
+    Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"stay\""))
 }
 
 /// A site that resets connections on which a request for another chat comes.
@@ -236,7 +236,7 @@ fn requests_of_one_chat_are_not_reset() -> Result<()> {
 /// sends by them whatever comes next.
 #[test]
 fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
-    let (own, got, site) = through_nginx(Site::home("nginx-reuse")?)?;
+    let (own, got, site) = through_nginx(that_stays("nginx-reuse")?)?;
     assert_eq!(got, own[0], "nginx took another connection");
     assert_eq!(site.counter("affinity_violation")?, 1);
     Ok(())

@@ -230,22 +230,26 @@ fn policy(table: &Table<'_>) -> Policy {
 }
 
 fn on_reuse(table: &Table<'_>, policy: Policy, keys: &[KeySource]) -> OnReuse {
-    let Some(field) = table.get("on_reuse") else { return OnReuse::Stay };
-    let right = "\"stay\", \"reset\" or \"rebind\"";
+    let has_chats = policy == Policy::Home;
+    let by_request = keys.iter().any(KeySource::is_in_requests);
+    let usual = if has_chats && by_request { OnReuse::Rebind } else { OnReuse::Stay };
+    let Some(field) = table.get("on_reuse") else { return usual };
+    let right = "\"rebind\", \"reset\" or \"stay\"";
     let (word, on_reuse) = match field.text(right) {
-        None | Some("stay") => return OnReuse::Stay,
+        None => return usual,
+        Some("stay") => return OnReuse::Stay,
         Some("reset") => ("reset", OnReuse::Reset),
         Some("rebind") => ("rebind", OnReuse::Rebind),
         Some(other) => {
             field.refuse(format!("{other:?} means nothing; write {right}"));
-            return OnReuse::Stay;
+            return usual;
         }
     };
-    if policy == Policy::Spread {
+    if !has_chats {
         field.refuse(format!(
             "{word:?} is of chats, and the policy `spread` has none; leave it out"
         ));
-    } else if !keys.is_empty() && !keys.iter().any(KeySource::is_in_requests) {
+    } else if !keys.is_empty() && !by_request {
         field.refuse(format!(
             "{word:?} needs a key that is in each request, and a connection has these once only; leave it \
              out"

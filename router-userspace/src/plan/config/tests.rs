@@ -100,7 +100,7 @@ fn a_problem_has_its_place_and_what_would_be_right() {
     refused(
         &format!("{BASE}\non_reuse = \"go\""),
         "8:12: service[0].on_reuse",
-        "\"reset\" or \"rebind\"",
+        "\"reset\" or \"stay\"",
     );
     let reset = |base: &str| format!("{base}\non_reuse = \"reset\"");
     refused(&reset(&BASE.replace("query:chat", "sni")), "8:12", "a key that is in each request");
