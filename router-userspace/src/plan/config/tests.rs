@@ -116,6 +116,21 @@ fn a_problem_has_its_place_and_what_would_be_right() {
 }
 
 #[test]
+fn connections_are_bound_again_where_the_key_is_in_the_request() {
+    let on_reuse = |fields: &str| {
+        let text = format!("interfaces = [\"eth0\"]\n[[service]]\n{fields}\n");
+        Config::parse(&text, "r.toml").unwrap().services[0].on_reuse
+    };
+    assert_eq!(on_reuse(BASE), OnReuse::Rebind);
+    assert_eq!(on_reuse(&format!("{BASE}\non_reuse = \"stay\"")), OnReuse::Stay);
+    let key = |key: &str| BASE.replace("\"query:chat\"", key);
+    assert_eq!(on_reuse(&key("[\"sni\", \"header:chat\"]")), OnReuse::Rebind);
+    assert_eq!(on_reuse(&key("\"sni\"")), OnReuse::Stay);
+    assert_eq!(on_reuse(&key("\"client\"")), OnReuse::Stay);
+    assert_eq!(on_reuse(&key("\"query:chat\"").replace("home", "spread")), OnReuse::Stay);
+}
+
+#[test]
 fn sources_are_prefixes_of_clients() {
     let with = |list: &str| BASE.replace("= 80", &format!("= 80\nallowed_sources = {list}"));
     let sources = |fields: &str| {
