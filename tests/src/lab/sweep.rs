@@ -1,12 +1,13 @@
 //! Removing what labs have left: processes, pins, namespaces and files.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{env, fs, io, thread};
 
 use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
@@ -47,7 +48,8 @@ pub fn clean_up_on_signals() -> Result<()> {
         ENDING.store(true, Ordering::SeqCst);
         // Never given back: nothing is made any more.
         let _making = making();
-        eprintln!("\nending: removing the lab");
+        // Whoever has read that may be gone, too: no reason to leave the lab and wait for ever.
+        let _ = writeln!(io::stderr(), "\nending: removing the lab");
         remove_labs(|pid| pid == process::id() as i32);
         process::exit(128 + signal);
     })?;
