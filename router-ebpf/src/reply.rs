@@ -95,6 +95,9 @@ pub fn reset<P: Packet>(
     if scratch.segment.has(flags::RST) {
         return Some(Counter::DropStrayReset);
     }
+    if scratch.segment.jumbo != 0 {
+        return Some(Counter::DropMalformed);
+    }
     if !may_reset(tables, scratch)? {
         return Some(Counter::DropResetLimit);
     }
@@ -149,7 +152,7 @@ pub fn may_reset(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool
 /// Resets a replica with the answer that a client would give to its segment.
 #[inline(never)]
 pub fn reset_replica<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<Counter> {
-    if scratch.segment.has(flags::RST) {
+    if scratch.segment.has(flags::RST) || scratch.segment.jumbo != 0 {
         return Some(Counter::EgressDropStray);
     }
     write_reset(scratch);

@@ -158,8 +158,13 @@ impl Segment {
     pub(crate) fn parse_v6(&mut self, packet: &mut impl Packet, l3: usize) -> Option<()> {
         packet.reach(l3 + Ipv6Hdr::LEN + TCP_LEN);
         let header: &[u8; Ipv6Hdr::LEN] = packet.view(l3)?;
-        let len = Ipv6Hdr::LEN + u16::from_be_bytes([header[4], header[5]]) as usize;
-        if header[0] >> 4 != 6 || l3 + len > packet.len() {
+        let rest = packet.len() - l3;
+        let (len, jumbo) = match u16::from_be_bytes([header[4], header[5]]) {
+            // As with IPv4, since Linux 7.0; before, an extension header says it: see `parse_jumbo`.
+            0 if rest > Ipv6Hdr::LEN + LONGEST && header[6] == protocol::TCP => (rest, 1),
+            len => (Ipv6Hdr::LEN + len as usize, 0),
+        };
+        if header[0] >> 4 != 6 || len > rest {
             return None;
         }
         self.l3 = l3 as u32;
@@ -167,7 +172,7 @@ impl Segment {
         self.end = (l3 + len) as u32;
         self.v6 = 1;
         self.options = 0;
-        self.jumbo = 0;
+        self.jumbo = jumbo;
         self.protocol = header[6];
         self.ttl = header[7];
         self.src.copy_from_slice(&header[8..24]);

@@ -206,6 +206,9 @@ fn translate<const N: usize, const L4: usize>(
                 let Some(service) = ours else {
                     return Some(Short::Passed(Counter::IngressPassed));
                 };
+                if segment.jumbo != 0 {
+                    return None;
+                }
                 scratch.service = service;
                 return Some(Short::Absent);
             };

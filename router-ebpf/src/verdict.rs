@@ -89,7 +89,7 @@ counters! {
     DropResetLimit = "drop_reset_limit", DROP;
     /// RSTs that belong to no flow.
     DropStrayReset = "drop_stray_reset", DROP;
-    /// Segments to a VIP with IPv4 options or an impossible TCP header.
+    /// Segments to a VIP with IPv4 options or an impossible TCP header, or of more than 64 KB without a live flow.
     DropMalformed = "drop_malformed", DROP;
     /// Segments to a VIP with flags that make no sense.
     DropFlags = "drop_flags", DROP;
@@ -140,7 +140,7 @@ counters! {
     DecidedAgain = "decided_again", TURN;
     /// Replicas reset because the client is not there any more.
     ResetReplica = "reset_replica", TURN;
-    /// RSTs of replicas that answer no SYN of ours.
+    /// RSTs of replicas that answer no SYN of ours, and what they send of more than 64 KB to a flow that has ended.
     EgressDropStray = "egress_drop_stray", DROP;
     /// Outgoing segments lost to a map, a helper or a frame that was not as it should be.
     EgressDropFault = "egress_drop_fault", DROP;

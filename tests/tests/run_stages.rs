@@ -105,6 +105,10 @@ fn usual_segments_go_the_short_way_and_others_the_long_one() {
             let other = Seg { dst: Kind::Home.vip(family), ..up.clone() }.bytes();
             let known = short(&mut host, Hook::Ingress, &other);
             assert_eq!(known, Some((Short::Absent, other)), "that it has no flow is known");
+            // Of more than 64 KB: it is refused on the long way.
+            let merged = Seg { dst: Kind::Home.vip(family), ..up.clone() }.merged();
+            assert_eq!(short(&mut host, Hook::Ingress, &merged), None);
+            host.run(Hook::Ingress, &merged).counts(&[Counter::DropMalformed]);
             let padded = [up.bytes(), vec![0; 6]].concat();
             let expected = [conn.to_replica(&up).bytes(), vec![0; 6]].concat();
             assert_eq!(

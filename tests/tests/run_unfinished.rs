@@ -9,9 +9,9 @@ use roost_tests::run::{
     host::Host,
     on_all,
     talk::{Conn, get},
-    world::{Kind, World, replica_addr},
+    world::{Kind, World, client, replica_addr},
 };
-use router_ebpf::verdict::Counter;
+use router_ebpf::{maps::STATE_EXPIRED, verdict::Counter};
 
 /// The frame with only the sum of its pseudo-header where the checksum is (RFC 9293 section 3.1), as the
 /// kernel leaves it to a device.
@@ -120,5 +120,34 @@ fn finished_jumbo_frames_that_look_like_them_are_told_apart() {
                 .counts(&[Counter::ToReplica])
                 .leaves(&conn.to_replica(&seg).bytes());
         }
+    }
+}
+
+/// Of more than 64 KB IP says no length: they are of a flow, or nobody's. No test run of the kernel takes them either.
+#[test]
+fn what_is_longer_than_ip_can_say_is_translated_or_dropped() {
+    for family in Family::ALL {
+        let mut host = Host::new(&World::default().starting_now());
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(&mut host, "tea");
+        let up = conn.up(PSH | ACK, 60, 0, b"much");
+        host.run(Hook::Ingress, &up.merged())
+            .counts(&[Counter::ToReplica])
+            .leaves(&conn.to_replica(&up).merged());
+        let down = conn.down(PSH | ACK, 0, 60, b"much");
+        host.run(Hook::Egress, &down.merged())
+            .counts(&[Counter::ToClient])
+            .leaves(&conn.to_client(&down).merged());
+        let other = Seg { src: client(family, 1, 1001), ..up.clone() };
+        host.run(Hook::Ingress, &other.merged()).counts(&[Counter::DropMalformed]);
+        // Of one that Roost has ended: who sends it comes again with less, and is told then.
+        let (tuple, mut flow) = host.flows()[0];
+        flow.state |= STATE_EXPIRED;
+        host.set_flow(&tuple, &flow);
+        host.run(Hook::Ingress, &up.merged()).counts(&[Counter::DropMalformed]);
+        let (tuple, mut back) = host.flows_back()[0];
+        back.state |= STATE_EXPIRED;
+        host.set_flow_back(&tuple, &back);
+        host.run(Hook::Egress, &down.merged()).counts(&[Counter::EgressDropStray]);
     }
 }

@@ -154,6 +154,15 @@ impl Seg {
         bytes
     }
 
+    /// The frame with zeros behind it, to more bytes than IP can say, as the kernel merges segments since Linux 7.0.
+    pub fn merged(&self) -> Vec<u8> {
+        let mut frame = self.bytes();
+        let at = 14 + if self.src.is_ipv4() { 2 } else { 4 };
+        frame[at..at + 2].fill(0);
+        frame.resize(70_000, 0);
+        frame
+    }
+
     /// What is in a frame, if it is a whole TCP segment.
     pub fn parse(frame: &[u8]) -> Option<Self> {
         let packet = PacketHeaders::from_ethernet_slice(frame).ok()?;
