@@ -65,10 +65,11 @@ pub fn search(
 /// Goes on where the search was when more bytes were needed, unless heads are read otherwise by now.
 #[inline(always)]
 fn resume(service: &Service, last: Option<Reason>, scratch: &mut Scratch) {
-    let Scratch { stash, scan, key, from_proxy, .. } = scratch;
+    let Scratch { stash, scan, key, from_proxy, service: number, .. } = scratch;
     let stash = stash.get();
     let known = stash.known;
-    if stash.reading == begun(service) {
+    // The VIP may be another service's by now.
+    if stash.service == *number && stash.reading == begun(service) {
         scan.resume(&stash.scan, known, last);
         key.resume(&stash.key, stash.key_len);
     } else {

@@ -615,15 +615,21 @@ fn other_key_sources_hold_for_heads_that_wait() {
     let Some((number, before)) = world.services.get(Kind::Home as usize).copied() else { panic!() };
     let other = KeySource::new(KeyKind::Query, b"lang");
     on_all(&world, |machine, family| {
-        for (port, sources, reading, key) in [
-            (1000, before.sources, 0, "tea"),
+        let others = [other, KeySource::NONE, KeySource::NONE, KeySource::NONE];
+        for (port, sources, reading, service, key) in [
+            (1000, before.sources, 0, number, "tea"),
             // The key of the other source has been passed over, and is complete.
-            (1001, [other, KeySource::NONE, KeySource::NONE, KeySource::NONE], 1, "en"),
+            (1001, others, 1, number, "en"),
+            // The VIP was another service's, which was as often changed.
+            (1002, others, 0, number + 1, "en"),
         ] {
             machine.set_service(number, &before);
             let mut conn = Conn::new(family, Kind::Home, 1, port);
             conn.open(machine);
             kept(machine, &piece(&conn, 0, 20));
+            let heads = machine.stash();
+            let (tuple, stash) = heads.iter().find(|head| head.0 == conn.vip_side()).unwrap();
+            machine.set_stash(tuple, &Stash { service, ..*stash });
             // Another slot table says nothing of heads.
             let generation = before.generation + 1;
             machine.set_service(number, &Service { sources, reading, generation, ..before });
