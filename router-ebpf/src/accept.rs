@@ -59,8 +59,11 @@ pub fn accepted<P: Packet>(
         }
     }
     let entered = enter(tables, scratch);
-    if entered != Entered::Yes {
-        release(tables, scratch);
+    match entered {
+        Entered::Yes => {}
+        // Their clients are reset, so nobody comes for their heads.
+        Entered::Full | Entered::Over | Entered::NoMemory => forget(tables, scratch),
+        _ => release(tables, scratch),
     }
     match entered {
         Entered::Yes => {
@@ -404,7 +407,8 @@ fn deliver<P: Packet>(
             forget(tables, scratch);
         } else {
             // Kept until the replica has what its client does not send again: see [`crate::mend`].
-            scratch.stash.get_mut().unacked = 0;
+            let stash = scratch.stash.get_mut();
+            (stash.unacked, stash.key_len) = (0, 0);
             put(tables, scratch);
         }
         if is_lost {

@@ -173,7 +173,8 @@ fn collect<P: Packet>(
         // Who makes the maps grow looks after them first.
         before_head(tables, &mut scratch.turn, &mut scratch.last);
         scratch.held = Held::New;
-        scratch.stash.clear(server_isn, client_isn, scratch.service, tables.now());
+        let since = scratch.allowance.begin_head(tables.now());
+        scratch.stash.clear(server_isn, client_isn, scratch.service, since);
     }
     let from = scratch.stash.get().place(seq);
     let end = from.wrapping_add(len);

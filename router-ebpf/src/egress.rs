@@ -3,6 +3,7 @@
 use crate::{
     accept::{abandon, accepted},
     connect::repeat_syn,
+    head::discard,
     icmp,
     maps::{FlowBack, PENDING_AGAIN, Pending, Tuple},
     packet::Packet,
@@ -121,6 +122,10 @@ pub fn answer<P: Packet>(
         }
         reset_client(packet, scratch)?;
         tables.remove_pending(&scratch.replica_side);
+        let (vip, vip_port) = (scratch.pending.vip, scratch.pending.vip_port);
+        scratch.write_vip_side(&vip, vip_port);
+        let Scratch { vip_side, pending, chunk_key, .. } = scratch;
+        discard(tables, vip_side, pending.server_isn, chunk_key);
         abandon(tables, scratch);
         return Some(Counter::Refused);
     }

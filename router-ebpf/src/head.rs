@@ -86,7 +86,7 @@ pub fn put(tables: &impl FlowTables, scratch: &mut Scratch) {
 }
 
 /// Tells a head from others of the same connection, in [`Watched::reserved`](crate::maps::Watched::reserved): one that
-/// is forgotten and begins again is in the ring twice.
+/// is forgotten and begins again is in the ring twice, and only one of these entries is put back.
 #[inline(always)]
 pub const fn birth(stash: &Stash) -> u32 {
     stash.since as u32
@@ -140,6 +140,17 @@ pub fn remove(tables: &impl FlowTables, tuple: &Tuple, stash: &Stash, key: &mut 
     remove_chunks(tables, tuple, chunks, key);
     tables.remove_stash(tuple);
     give(tables, Table::Heads, service, source, taken as u32);
+}
+
+/// Removes the head of a connection that is over. One that another CPU is at goes when its time is over.
+#[inline(never)]
+pub fn discard(tables: &impl FlowTables, tuple: &Tuple, server_isn: u32, key: &mut ChunkKey) {
+    if let Some(entry) = tables.stash(tuple)
+        && entry.server_isn() == server_isn
+        && seize(tables, tuple, entry)
+    {
+        remove(tables, tuple, entry.get(), key);
+    }
 }
 
 /// Removes some of its chunks.

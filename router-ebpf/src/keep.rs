@@ -2,7 +2,7 @@
 
 use crate::{
     hand::watch_head,
-    head::{birth, forget, put, release, remove_chunks},
+    head::{birth, discard, forget, put, release, remove_chunks},
     maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, watch_time},
     scratch::Scratch,
     shares::{Table, give, take},
@@ -62,10 +62,6 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
     }
     let left = scratch.stash.touched();
     if reread(&scratch.held) == Held::New {
-        // Before it is there: nothing else would ever remove it.
-        if !watch(tables, scratch) {
-            return lose(tables, scratch);
-        }
         let Scratch { stash: room, vip_side, held, refused, .. } = scratch;
         if left == 0 {
             room.get_mut().owner &= !STASH_CLAIMED;
@@ -74,11 +70,14 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
             *refused = why as u32;
             return lose(tables, scratch);
         }
+        *held = if left == 0 { Held::No } else { Held::Added };
+        // Behind it: the hand may take what it finds at once, and forgets what has no head.
+        if !watch(tables, scratch) {
+            return unwatched(tables, scratch);
+        }
         if left == 0 {
-            *held = Held::No;
             return Kept::Yes;
         }
-        *held = Held::Added;
     }
     let Scratch { stash: room, chunk_key: key, .. } = scratch;
     if left != 0 {
@@ -142,6 +141,17 @@ fn lose(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
             scratch.held = Held::No;
         }
     }
+    Kept::No
+}
+
+/// Lets go of a head that nothing would ever remove.
+#[inline(always)]
+fn unwatched(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
+    if reread(&scratch.held) == Held::Added {
+        return lose(tables, scratch);
+    }
+    let Scratch { vip_side, stash, chunk_key, .. } = scratch;
+    discard(tables, vip_side, stash.get().server_isn(), chunk_key);
     Kept::No
 }
 

@@ -58,12 +58,17 @@ impl Bucket {
     }
 }
 
+/// The lowest bits of when a head began, about a millisecond: a number stands there.
+const NUMBERS: u64 = (1 << 20) - 1;
+
 /// What a CPU may still send or keep.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
     all: Bucket,
     early: Bucket,
+    /// Heads that have begun.
+    begun: u64,
     shares: [Bucket; SHARES],
 }
 
@@ -83,16 +88,27 @@ impl Allowance {
     pub fn may_keep_early(&mut self, now: u64) -> bool {
         self.early.take(now, EARLY)
     }
+
+    /// When a head begins: now, with a number in place of what is below a millisecond, so that no other one of its tuple
+    /// has begun then. Within a tick of the coarse clock there may be thousands of them.
+    #[inline(always)]
+    pub fn begin_head(&mut self, now: u64) -> u64 {
+        self.begun = self.begun.wrapping_add(1);
+        now & !NUMBERS | self.begun & NUMBERS
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::collections::BTreeSet;
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
     const NEW: Allowance = Allowance {
         all: Bucket { at: 0, tokens: 0 },
         early: Bucket { at: 0, tokens: 0 },
+        begun: 0,
         shares: [Bucket { at: 0, tokens: 0 }; SHARES],
     };
 
@@ -120,6 +136,14 @@ mod tests {
         let later = begin + SECOND;
         assert_eq!(may(&mut limits, 1, later, 1 << 20), 1 << 11);
         assert_eq!((3..256).map(|hash| may(&mut limits, hash, later, 1000)).sum::<u32>(), 1 << 11);
+    }
+
+    #[test]
+    fn no_two_heads_begin_at_the_same_time() {
+        let (mut limits, now) = (NEW, 1000 * SECOND);
+        let begun: BTreeSet<u64> = (0..1 << 20).map(|_| limits.begin_head(now)).collect();
+        assert_eq!(begun.len(), 1 << 20);
+        assert!(begun.iter().all(|begun| begun.abs_diff(now) <= NUMBERS));
     }
 
     #[test]

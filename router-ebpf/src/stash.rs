@@ -130,12 +130,12 @@ impl Room {
 
     /// Begins a connection that has sent nothing yet.
     #[inline(always)]
-    pub fn clear(&mut self, server_isn: u32, client_isn: u32, service: u32, now: u64) {
+    pub fn clear(&mut self, server_isn: u32, client_isn: u32, service: u32, since: u64) {
         self.loaded = IN_STASH;
         self.touched = 0;
         let stash = &mut self.stash;
         stash.owner = (server_isn as u64) << 32 | STASH_CLAIMED;
-        stash.since = now;
+        stash.since = since;
         stash.chunks = 0;
         stash.client_isn = client_isn;
         stash.known = 0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use roost_tests::run::{
     Family, Hook, Machine,
-    frame::{ACK, PSH, Seg},
+    frame::{ACK, PSH, RST, Seg},
     host::Host,
     on_all,
     talk::Conn,
@@ -12,7 +12,7 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     head::seize,
-    maps::{ALL_SHARES, CHUNKS_OF_HEAD, STASH_CLAIMED, Stash, Tuple},
+    maps::{ALL_SHARES, CHUNKS_OF_HEAD, STASH_CLAIMED, Stash, Tuple, Watched},
     schema::Map,
     tables::{FlowTables, Refused},
     verdict::Counter,
@@ -151,6 +151,58 @@ fn heads_that_begin_again_do_not_fill_the_ring() {
         assert_eq!(machine.look(), [(Counter::EndedHead, 1)]);
         nothing_is_left(machine);
     });
+}
+
+/// Whoever looks at the ring puts back what lives, and nothing else, however many have begun within a tick of the clock.
+#[test]
+fn heads_that_begin_again_are_in_the_ring_once() {
+    const OTHERS: u16 = 50;
+    let machine = &mut Host::new(&World::default().starting_now());
+    for port in 0..OTHERS {
+        begun(machine, Family::V4, 2000 + port, false);
+    }
+    let mut conns = [0x1000_0000, 0x7000_0000].map(|isn| {
+        let mut conn = Conn { isn, ..Conn::new(Family::V4, Kind::Home, 1, 1000) };
+        conn.open(machine);
+        conn.up(ACK, 0, 0, &HEAD[..10]).bytes()
+    });
+    for _ in 0..3000 {
+        machine.run(Hook::Ingress, &conns[0]).counts(&[Counter::HeadKept]);
+        conns.reverse();
+    }
+    assert_eq!(machine.look(), []);
+    let (tables, _) = machine.parts();
+    let mut watched = Watched::default();
+    let entries = (0..3000).take_while(|_| tables.next_head(&mut watched)).count();
+    assert_eq!(entries, usize::from(OTHERS) + 1);
+}
+
+/// Nobody comes for the head of a client that was told so.
+#[test]
+fn those_of_connections_that_are_refused_go_with_them() {
+    on_all(&World::default(), |machine, family| {
+        for (port, acked) in [(1000, false), (1001, true)] {
+            let mut conn = begun(machine, family, port, acked);
+            conn.bind_with(machine, conn.up(PSH | ACK, 10, 0, &HEAD[10..]), &[]);
+            assert_eq!(machine.stash().len(), 1);
+            let refusal = conn.down(RST | ACK, 0, 0, b"");
+            machine.run(Hook::Egress, &refusal.bytes()).counts(&[Counter::Refused]);
+            nothing_is_left(machine);
+            assert_eq!(machine.look(), []);
+            assert_eq!(machine.farewells(), []);
+        }
+    });
+    for (map, why, counter) in [
+        (Map::Flows, Refused::Full, Counter::ResetFull),
+        (Map::FlowsBack, Refused::NoMemory, Counter::ResetFailed),
+    ] {
+        let machine = &mut Host::new(&World::default().starting_now());
+        let mut conn = begun(machine, Family::V4, 1000, true);
+        conn.bind_with(machine, conn.up(PSH | ACK, 10, 0, &HEAD[10..]), &[]);
+        machine.refuse(Some((map, why)));
+        machine.run(Hook::Egress, &conn.replica_syn_ack().bytes()).counts(&[counter]);
+        nothing_is_left(machine);
+    }
 }
 
 /// The kernel uses the memory of an entry again at once: what was found there may be another tuple's by now, or nobody's.

@@ -101,7 +101,7 @@ pub const STASH_CLAIMED: u64 = 1;
 pub struct Stash {
     /// `Pending::server_isn` of the connection in the upper half, [`STASH_CLAIMED`] in the lower.
     pub owner: u64,
-    /// When the first of them came, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When the first of them came, in nanoseconds of `CLOCK_MONOTONIC`; the lowest 20 bits tell heads of one tuple apart.
     pub since: u64,
     /// Which chunks there are in `CHUNKS`: a bit for each, by its number.
     pub chunks: u64,
@@ -117,9 +117,11 @@ pub struct Stash {
     pub acked: u32,
     /// The replica's number; meaningless unless `bound`.
     pub replica: u32,
-    /// Where the search for the key goes on: how many bytes of the key are known.
+    /// Where the search for the key goes on: how many bytes of the key are known. When the replica has accepted, how many of
+    /// the head that has.
     pub key_len: u32,
     /// How heads were read when it began: one more than [`Service::reading`](super::Service::reading), or 0 if it has not.
+    /// When the replica has accepted, when it was sent something again, in units of 2^20 ns.
     pub reading: u32,
     /// The client's last window field.
     pub window: u16,

@@ -788,6 +788,7 @@ impl FlowTables for HostTables {
         if ring.len() == 2 * self.stash.room {
             return Err(Refused::Full);
         }
+        assert!(self.stash(&head.tuple).is_some(), "the hand forgets what is not there");
         ring.push_back(*head);
         Ok(())
     }
