@@ -6,14 +6,15 @@
 
 use crate::{
     accept::largest,
-    flow::{Ending, end},
+    flow::{Ending, RESET_WINDOW, end, is_near},
     head::{Found, claim, forget, put, release},
-    maps::{Flow, FlowBack, OFFER_TIMESTAMPS, PART, STATE_HEAD},
+    maps::{Flow, FlowBack, OFFER_TIMESTAMPS, PART, STATE_HEAD, Stash},
     options::Offer,
     packet::Packet,
     reply::replace,
     rewrite::swap_macs,
     scratch::Scratch,
+    segment::Segment,
     shared::Shared,
     tables::FlowTables,
     translate::rescale,
@@ -33,9 +34,17 @@ pub enum Mended {
     Lost,
 }
 
-/// A segment with so many bytes of a head was sent so often at the most: twice as often as the longest head has segments
-/// of the smallest usual size, and each several times.
+/// Segments are sent again so often at the most: each of the longest head eight times, if they are as small as usual.
 const MOST: u8 = u8::MAX;
+/// The same bytes are sent again after so many milliseconds at the earliest: a replica says for each segment behind them
+/// that they are missing, also while they are on their way.
+const AGAIN: u32 = 32;
+
+/// A time in units of 2^20 ns (1.05 ms), modulo 2^32.
+#[inline(always)]
+const fn milliseconds(now: u64) -> u32 {
+    (now >> 20) as u32
+}
 
 /// Looks at a segment of a replica that has yet to acknowledge what its client was told is here.
 #[inline(never)]
@@ -58,7 +67,12 @@ pub fn mend<P: Packet>(
             return Mended::No;
         }
     }
-    let stash = scratch.stash.get();
+    if !is_believed(&scratch.segment, scratch.stash.get(), flow) {
+        release(tables, scratch);
+        return Mended::No;
+    }
+    let now = milliseconds(tables.now());
+    let stash = scratch.stash.get_mut();
     let has = stash.place(scratch.segment.ack);
     let missing = stash.acked.wrapping_sub(has);
     if missing as i32 <= 0 {
@@ -66,17 +80,28 @@ pub fn mend<P: Packet>(
         forget(tables, scratch);
         return Mended::No;
     }
-    // One that is behind what it had was overtaken; one that brings something is the client's.
-    let says_nothing = scratch.segment.payload_len() == 0 && !scratch.segment.has(flags::FIN);
-    let is_again = scratch.segment.ack == back.acked() || stash.unacked != 0;
-    if missing > stash.acked || !says_nothing || !is_again || scratch.segment.window == 0 {
+    // Before the first byte, or overtaken by one that says more.
+    if missing > stash.acked || has < stash.key_len {
         release(tables, scratch);
+        return Mended::No;
+    }
+    let is_again = match has == stash.key_len {
+        true => stash.unacked == 0 || now.wrapping_sub(stash.reading) >= AGAIN,
+        false => stash.unacked != 0,
+    };
+    stash.key_len = has;
+    // One that brings something is the client's.
+    let says_nothing = scratch.segment.payload_len() == 0 && !scratch.segment.has(flags::FIN);
+    if !says_nothing || !is_again || scratch.segment.window == 0 {
+        put(tables, scratch);
         return Mended::No;
     }
     let scale = if scratch.segment.has(flags::SYN) { 0 } else { back.get().replica_scale };
     let window = (scratch.segment.window as u32) << (scale & 15);
     if stash.unacked < MOST && prepare(packet, tables, scratch, flow, window).is_some() {
-        scratch.stash.get_mut().unacked += 1;
+        let stash = scratch.stash.get_mut();
+        stash.unacked += 1;
+        stash.reading = now;
         put(tables, scratch);
         return Mended::Missing;
     }
@@ -85,6 +110,16 @@ pub fn mend<P: Packet>(
         tables.count(Counter::EndedLost);
     }
     Mended::Lost
+}
+
+/// Whether a segment has the numbers of its connection: near what its client expects, and an acknowledgement of no more
+/// than was sent to the replica.
+#[inline(always)]
+fn is_believed(segment: &Segment, stash: &Stash, flow: Shared<Flow>) -> bool {
+    let expected = flow.acked().wrapping_add(flow.get().seq_delta);
+    let end = stash.known.wrapping_add(1);
+    is_near(segment.seq, expected, RESET_WINDOW)
+        && (stash.place(segment.ack) <= end || flow.sent().wrapping_sub(segment.ack) as i32 >= 0)
 }
 
 /// Writes the header of the segment that is missing, and loads its bytes: no more than the replica's window.
