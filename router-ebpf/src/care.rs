@@ -3,7 +3,7 @@
 
 use crate::{
     egress,
-    flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_near},
+    flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late},
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
         FLOW_REQUESTS, Flow, FlowBack, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED,
@@ -19,7 +19,7 @@ use crate::{
     tables::FlowTables,
     verdict::Counter,
     watch::watch,
-    wire::flags,
+    wire::{flags, is_near},
 };
 
 /// A segment of the client's.

@@ -15,7 +15,7 @@ use crate::{
     steer::{SECOND, chat_key},
     tables::FlowTables,
     verdict::Counter,
-    wire::flags,
+    wire::{flags, is_near},
 };
 
 /// How far numbers may be from those that are expected for an RST to be believed. The replica wants the very
@@ -119,12 +119,6 @@ pub fn note_fin(
     {
         back.set_state(STATE_CLIENT_FIN);
     }
-}
-
-/// Whether a number of TCP's is no further than that from another one.
-#[inline(always)]
-pub const fn is_near(number: u32, other: u32, window: u32) -> bool {
-    number.wrapping_sub(other).wrapping_add(window) < 2 * window
 }
 
 /// Why a flow ends, and what its ends are told.

@@ -6,7 +6,7 @@
 
 use crate::{
     accept::largest,
-    flow::{Ending, RESET_WINDOW, end, is_near},
+    flow::{Ending, RESET_WINDOW, end},
     head::{Found, claim, forget, put, release},
     maps::{Flow, FlowBack, OFFER_TIMESTAMPS, PART, STATE_HEAD, Stash},
     options::Offer,
@@ -20,7 +20,7 @@ use crate::{
     translate::rescale,
     verdict::Counter,
     verifier::reread,
-    wire::flags,
+    wire::{flags, is_near},
 };
 
 /// What became of a segment of a replica's.

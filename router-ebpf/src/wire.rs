@@ -78,3 +78,9 @@ pub const fn is_mapped(addr: &Addr) -> bool {
 pub const fn unmapped(addr: &Addr) -> [u8; 4] {
     [addr[12], addr[13], addr[14], addr[15]]
 }
+
+/// Whether a number of TCP's is no further than that from another one.
+#[inline(always)]
+pub const fn is_near(number: u32, other: u32, window: u32) -> bool {
+    number.wrapping_sub(other).wrapping_add(window) < 2 * window
+}

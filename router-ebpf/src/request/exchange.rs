@@ -1,7 +1,7 @@
 //! Where a connection stands between a request and the next, and what becomes of its segments.
 
 use super::{Answer, Doubt, Read};
-use crate::flow::is_near;
+use crate::wire::is_near;
 
 /// How far behind a boundary bytes may be to count as behind it: what is further was sent before. A body has up to
 /// 2^31 bytes, so signs do not tell the two apart; no window is larger than 2^30, and half of that is left for
