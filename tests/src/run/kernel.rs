@@ -1,23 +1,15 @@
 //! The loaded programs, in maps of their own, run by `BPF_PROG_TEST_RUN`.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::collections::BTreeMap;
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, lpm_trie},
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
 use nix::{
     errno::Errno,
-    mount::{MsFlags, mount},
     sched::{CpuSet, sched_setaffinity},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
     unistd::Pid,
 };
 use roost::attach::loader::load_programs;
@@ -33,22 +25,17 @@ use router_ebpf::{
 
 use super::{
     Hook, Machine, Outcome,
+    loaded::{DECLARED, Loaded, OBJECT, Pins, declared},
     tap::Tap,
     world::{Kind, World, slot_table},
 };
 
-const BPFFS: &str = "/sys/fs/bpf";
-const PREFIX: &str = "roost-run-";
-/// As `cargo xtask build` leaves it.
-const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/roost.o");
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
-/// What all maps of the object are.
-const DECLARED: &str = "a map as the schema declares it";
 /// The sizes of the maps, where a world says nothing else.
 const LIMITS: Limits = Limits {
     flows: 0,
@@ -64,7 +51,7 @@ const PAGE: usize = 4096;
 
 /// The programs and their maps.
 pub struct Rig {
-    ebpf: Ebpf,
+    ebpf: Loaded,
     tap: Tap,
 }
 
@@ -72,47 +59,6 @@ impl Rig {
     /// Lets the interface take no more copies.
     pub fn close(&self) {
         self.tap.close();
-    }
-}
-
-/// A directory in the bpffs, until it is dropped.
-struct Pins(PathBuf);
-
-impl Pins {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        mount_bpffs();
-        remove_leftovers();
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = Path::new(BPFFS).join(format!("{PREFIX}{}-{count}", process::id()));
-        fs::create_dir(&dir).unwrap_or_else(|e| panic!("creating {}: {e}", dir.display()));
-        Self(dir)
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn mount_bpffs() {
-    let mounted = statfs(BPFFS).is_ok_and(|at| at.filesystem_type() == BPF_FS_MAGIC);
-    if !mounted {
-        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
-            .unwrap_or_else(|e| panic!("mounting the bpffs at {BPFFS}: {e} (are you root?)"));
-    }
-}
-
-/// Removes what killed tests have left.
-fn remove_leftovers() {
-    for entry in fs::read_dir(BPFFS).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
-        let Some((pid, _)) = pid else { continue };
-        if !fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
     }
 }
 
@@ -131,25 +77,12 @@ impl Rig {
         Self::load(world).filled(world)
     }
 
-    /// Loads the programs into new maps, which are empty.
+    /// The programs with maps that are empty.
     pub fn load(world: &World) -> Self {
         stay_on_a_cpu();
-        let tap = Tap::new();
-        // The maps stay as long as this holds them: the names are not needed any more.
-        let pins = Pins::new();
-        let mut loader = EbpfLoader::new();
-        loader.default_map_pin_directory(&pins.0);
         let World { chats, flows, stash, .. } = *world;
-        let limits = Limits { chats, flows, stash, ..LIMITS };
-        for map in Map::ALL {
-            loader.map_max_entries(map.pin(), map.size(&limits));
-        }
-        let ebpf = loader.load_file(OBJECT).unwrap_or_else(|e| {
-            panic!("loading {OBJECT}: {e:?} (`cargo xtask build` makes it; loading needs root)")
-        });
-        let mut rig = Self { ebpf, tap };
-        load_programs(&mut rig.ebpf).unwrap_or_else(|e| panic!("{e:#}"));
-        rig
+        let tap = Tap::new();
+        Self { ebpf: Loaded::new(Limits { chats, flows, stash, ..LIMITS }), tap }
     }
 
     /// The same with what the maps are to hold.
@@ -186,6 +119,7 @@ impl Rig {
 
     /// Takes a program away from those that go on in it.
     pub fn remove(&mut self, stage: Stage) {
+        self.ebpf.is_whole = false;
         let array = self.ebpf.map_mut(stage.array()).expect("the array of its hook");
         let mut array = ProgramArray::try_from(array).expect("an array of programs");
         array.clear_index(&(stage as u32)).expect("a program that is there");
@@ -243,7 +177,7 @@ impl Rig {
     }
 
     fn map_mut(&mut self, map: Map) -> &mut aya::maps::Map {
-        self.ebpf.map_mut(map.pin()).expect(DECLARED)
+        declared(&mut self.ebpf, map)
     }
 
     fn all<K: Pod, V: Pod>(&self, of: Map) -> Vec<(K, V)> {

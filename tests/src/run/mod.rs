@@ -4,6 +4,7 @@
 pub mod frame;
 pub mod host;
 pub mod kernel;
+mod loaded;
 pub mod requests;
 pub mod talk;
 pub mod tap;

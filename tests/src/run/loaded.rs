@@ -1,0 +1,216 @@
+//! The programs, loaded once for tests that come one after the other.
+
+use std::{
+    fs, mem,
+    ops::{Deref, DerefMut},
+    path::{Path, PathBuf},
+    process, ptr, slice,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, Queue, lpm_trie::LpmTrie},
+    util::nr_cpus,
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use roost::attach::loader::load_programs;
+use router_ebpf::{
+    maps::{
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
+        Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing, SourceRange,
+        Stash, Tuple, Vip, Watched, WatchedChat,
+    },
+    schema::{Limits, Map},
+    scratch::Scratch,
+};
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PREFIX: &str = "roost-run-";
+/// As `cargo xtask build` leaves it.
+pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/roost.o");
+/// What all maps of the object are.
+pub const DECLARED: &str = "a map as the schema declares it";
+
+/// The programs, loaded into maps of these sizes. The verifier takes seconds for them, so the next test with maps of
+/// these sizes gets them, too, when they are empty again.
+pub struct Loaded {
+    /// There until it is dropped.
+    ebpf: Option<Ebpf>,
+    limits: Limits,
+    /// Whether all programs are there.
+    pub is_whole: bool,
+}
+
+/// Those that no test uses.
+static IDLE: Mutex<Vec<(Limits, Ebpf)>> = Mutex::new(Vec::new());
+/// No more than that: maps take memory.
+const MOST_IDLE: usize = 4;
+
+impl Loaded {
+    /// Loads them, unless there are some that no test uses.
+    pub fn new(limits: Limits) -> Self {
+        let mut idle = IDLE.lock().expect("nobody panics with it");
+        let found = idle.iter().position(|(sizes, _)| *sizes == limits);
+        let found = found.map(|at| idle.remove(at).1);
+        drop(idle);
+        Self { ebpf: Some(found.unwrap_or_else(|| load(&limits))), limits, is_whole: true }
+    }
+}
+
+impl Deref for Loaded {
+    type Target = Ebpf;
+
+    fn deref(&self) -> &Ebpf {
+        self.ebpf.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Loaded {
+    fn deref_mut(&mut self) -> &mut Ebpf {
+        self.ebpf.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        let Some(mut ebpf) = self.ebpf.take() else { return };
+        if !self.is_whole || thread::panicking() {
+            return;
+        }
+        clear(&mut ebpf);
+        let mut idle = IDLE.lock().expect("nobody panics with it");
+        idle.push((self.limits, ebpf));
+        if idle.len() > MOST_IDLE {
+            idle.remove(0);
+        }
+    }
+}
+
+/// Loads the programs into new maps, which are empty.
+fn load(limits: &Limits) -> Ebpf {
+    // The maps stay as long as this holds them: the names are not needed any more.
+    let pins = Pins::new();
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(&pins.0);
+    for map in Map::ALL {
+        loader.map_max_entries(map.pin(), map.size(limits));
+    }
+    let mut ebpf = loader.load_file(OBJECT).unwrap_or_else(|e| {
+        panic!("loading {OBJECT}: {e:?} (`cargo xtask build` makes it; loading needs root)")
+    });
+    load_programs(&mut ebpf).unwrap_or_else(|e| panic!("{e:#}"));
+    ebpf
+}
+
+/// Makes the maps as they were when they were new, but for counters, of which only what is added counts; for slots, which
+/// nobody reads before a service has them; and for arrays of one entry, which every world sets.
+fn clear(ebpf: &mut Ebpf) {
+    macro_rules! clear_each {
+        ($($(#[$doc:meta])* $variant:ident $field:ident $pin:ident: $kind:ident<$key:ty, $value:ty>, version $version:literal,
+            size($limits:ident) = $size:expr, $key_is:literal => $value_is:literal;)+) => {
+            $(clear_each!($kind, Map::$variant, $key, $value);)+
+        };
+        (HashMap, $map:expr, $key:ty, $value:ty) => {
+            let mut map = HashMap::<_, $key, $value>::try_from(declared(ebpf, $map)).expect(DECLARED);
+            let keys: Vec<_> = map.keys().map(|key| key.expect(DECLARED)).collect();
+            keys.iter().for_each(|key| map.remove(key).expect("removing what is there"));
+        };
+        (LruHashMap, $map:expr, $key:ty, $value:ty) => {
+            clear_each!(HashMap, $map, $key, $value);
+        };
+        (LpmTrie, $map:expr, $key:ty, $value:ty) => {
+            let mut map = LpmTrie::<_, $key, $value>::try_from(declared(ebpf, $map)).expect(DECLARED);
+            let keys: Vec<_> = map.keys().map(|key| key.expect(DECLARED)).collect();
+            keys.iter().for_each(|key| map.remove(key).expect("removing what is there"));
+        };
+        (Queue, $map:expr, $key:ty, $value:ty) => {
+            let mut map = Queue::<_, $value>::try_from(declared(ebpf, $map)).expect(DECLARED);
+            while map.pop(0).is_ok() {}
+        };
+        (Array, $map:expr, $key:ty, $value:ty) => {
+            let mut map = Array::<_, $value>::try_from(declared(ebpf, $map)).expect(DECLARED);
+            if !matches!($map, Map::Slots | Map::Secrets | Map::Sharing) {
+                clear_array(&mut map);
+            }
+        };
+        (PerCpuArray, $map:expr, $key:ty, $value:ty) => {};
+    }
+    router_ebpf::schema!(clear_each);
+    let map = ebpf.map_mut("SCRATCH").expect("working memory");
+    let mut scratch = PerCpuArray::<_, [u8; size_of::<Scratch>()]>::try_from(map).expect("bytes");
+    let cpus = nr_cpus().expect("the number of CPUs");
+    for at in 0..scratch.len() {
+        let zeros = PerCpuValues::try_from(vec![[0; size_of::<Scratch>()]; cpus]);
+        scratch.set(at, zeros.expect("one for each CPU"), 0).expect("clearing working memory");
+    }
+}
+
+/// A map of the schema.
+pub fn declared(ebpf: &mut Ebpf, map: Map) -> &mut aya::maps::Map {
+    ebpf.map_mut(map.pin()).expect(DECLARED)
+}
+
+/// Sets all that is not zero to zero.
+fn clear_array<V: Pod>(map: &mut Array<&mut MapData, V>) {
+    let is_zero = |value: &V| {
+        // SAFETY: the kernel has written all bytes of it.
+        let bytes = unsafe { slice::from_raw_parts(ptr::from_ref(value).cast(), size_of::<V>()) };
+        bytes.iter().all(|byte: &u8| *byte == 0)
+    };
+    for at in 0..map.len() {
+        if !is_zero(&map.get(&at, 0).expect(DECLARED)) {
+            // SAFETY: a `Pod` may have any bytes.
+            map.set(at, unsafe { mem::zeroed::<V>() }, 0).expect("clearing an entry");
+        }
+    }
+}
+
+/// A directory in the bpffs, until it is dropped.
+pub struct Pins(pub PathBuf);
+
+impl Pins {
+    /// Makes it, and removes what killed tests have left.
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        mount_bpffs();
+        remove_leftovers();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = Path::new(BPFFS).join(format!("{PREFIX}{}-{count}", process::id()));
+        fs::create_dir(&dir).unwrap_or_else(|e| panic!("creating {}: {e}", dir.display()));
+        Self(dir)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn mount_bpffs() {
+    let mounted = statfs(BPFFS).is_ok_and(|at| at.filesystem_type() == BPF_FS_MAGIC);
+    if !mounted {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .unwrap_or_else(|e| panic!("mounting the bpffs at {BPFFS}: {e} (are you root?)"));
+    }
+}
+
+/// Removes what killed tests have left.
+fn remove_leftovers() {
+    for entry in fs::read_dir(BPFFS).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+        let Some((pid, _)) = pid else { continue };
+        if !fs::exists(format!("/proc/{pid}")).unwrap_or(true) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
