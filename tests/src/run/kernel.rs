@@ -1,4 +1,4 @@
-//! The loaded programs, in maps of their own, run by `BPF_PROG_TEST_RUN`.
+//! The loaded programs, run by `BPF_PROG_TEST_RUN`.
 
 use std::collections::BTreeMap;
 

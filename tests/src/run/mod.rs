@@ -110,7 +110,7 @@ pub trait Machine {
     fn clear_stash(&mut self);
 }
 
-/// Runs a test on each machine for each address family, with new maps each time, and the clock begins
+/// Runs a test on each machine for each address family, with empty maps each time, and the clock begins
 /// anew.
 pub fn on_all(world: &World, test: impl Fn(&mut dyn Machine, Family)) {
     for family in Family::ALL {
