@@ -33,10 +33,10 @@ const REPLICAS: [usize; 3] = [10, 100, 1000];
 const FLOWS: u32 = 100_000;
 /// Chats that they belong to.
 const CHATS: u32 = 25_000;
-/// Numbers of clients: those of the rows `bind` begin at 0.
+/// Numbers of clients, of 24 bits: those of the rows `bind` begin at 0.
 const FLOWS_FROM: u32 = 1 << 22;
 const MEMORY_FROM: u32 = 1 << 23;
-const ACCEPT_FROM: u32 = 3 << 23;
+const ACCEPT_FROM: u32 = 5 << 21;
 const PARTS_FROM: u32 = 1 << 21;
 const REUSE_FROM: u32 = 3 << 22;
 /// Segments of the rows with a head in several.
