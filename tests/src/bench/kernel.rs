@@ -135,7 +135,7 @@ impl Kernel {
         Counter::ALL.iter().enumerate().map(read).collect()
     }
 
-    /// Forgets all heads, which nobody delivers here: what a row leaves behind must not be in the way of the next one.
+    /// Forgets all heads, which nobody delivers here, and takes further flows off the count of all: what a row leaves behind must not be in the way of the next one.
     pub fn forget_heads(&mut self) -> Result<()> {
         let mut heads = self.hash::<Tuple, Stash>(schema::Map::Stash.pin())?;
         for key in heads.keys().collect::<Result<Vec<_>, _>>()? {
@@ -147,7 +147,9 @@ impl Kernel {
         }
         let mut shares = self.array::<Share>(schema::Map::Shares.pin())?;
         let all = shares.get(&ALL_SHARES, 0)?;
-        shares.set(ALL_SHARES, Share { heads: 0, ..all }, 0).context("writing the map SHARES")
+        // Flows that rows have left stay, and would fill so much that shares bind: they are not what is measured.
+        let all = Share { heads: 0, flows: all.flows.min(super::FLOWS), ..all };
+        shares.set(ALL_SHARES, all, 0).context("writing the map SHARES")
     }
 
     /// A map that is an array.
