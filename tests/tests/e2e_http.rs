@@ -62,7 +62,7 @@ fn the_page_and_requests_over_one_connection_go_to_the_chat() -> Result<()> {
 
 #[test]
 fn curl_keeps_its_connection_and_the_first_request_binds_it() -> Result<()> {
-    let site = that_stays("curl")?;
+    let site = with_reuse("curl", "stay")?;
     let vip = site.vip(Family::V4);
     let bound = nine_chats(&site)?;
     ensure!(bound.len() == 9 && bound[0].0 == "1", "{bound:?}");
@@ -95,7 +95,7 @@ fn two_homes(site: &Site, family: Family) -> Result<Vec<Tab>> {
 
 #[test]
 fn an_upgrade_for_a_chat_elsewhere_on_a_kept_connection_is_counted() -> Result<()> {
-    let site = that_stays("reused")?;
+    let site = with_reuse("reused", "stay")?;
     let violations = || site.counter("affinity_violation");
     for family in Family::BOTH {
         let tabs = two_homes(&site, family)?;
@@ -180,19 +180,16 @@ fn requests_on_one_connection_go_to_their_own_chats() -> Result<()> {
     Ok(())
 }
 
-/// A site whose connections stay where they are.
-fn that_stays(name: &str) -> Result<Site> {
-    Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"stay\""))
-}
-
-/// A site that resets connections on which a request for another chat comes.
-fn that_resets(name: &str) -> Result<Site> {
-    Site::start(Lab::builder(name), |lab| Config::new(lab).with("on_reuse = \"reset\""))
+/// A site with this `on_reuse`.
+fn with_reuse(name: &str, on_reuse: &str) -> Result<Site> {
+    Site::start(Lab::builder(name), |lab| {
+        Config::new(lab).with(&format!("on_reuse = {on_reuse:?}"))
+    })
 }
 
 #[test]
 fn curl_asks_again_on_a_connection_of_its_own() -> Result<()> {
-    let site = that_resets("curl-reset")?;
+    let site = with_reuse("curl-reset", "reset")?;
     let found = nine_chats(&site)?;
     ensure!(found.len() == 9, "{found:?}");
     // One ended for each chat but the first; curl tells of none of them.
@@ -210,7 +207,7 @@ fn curl_asks_again_on_a_connection_of_its_own() -> Result<()> {
 
 #[test]
 fn requests_of_one_chat_are_not_reset() -> Result<()> {
-    let site = that_resets("own-reset")?;
+    let site = with_reuse("own-reset", "reset")?;
     let clients = site.clients()?;
     for family in Family::BOTH {
         let chat = format!("own-{family}");
@@ -236,7 +233,7 @@ fn requests_of_one_chat_are_not_reset() -> Result<()> {
 /// sends by them whatever comes next.
 #[test]
 fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
-    let (own, got, site) = through_nginx(that_stays("nginx-reuse")?)?;
+    let (own, got, site) = through_nginx(with_reuse("nginx-reuse", "stay")?)?;
     assert_eq!(got, own[0], "nginx took another connection");
     assert_eq!(site.counter("affinity_violation")?, 1);
     Ok(())
@@ -245,7 +242,7 @@ fn nginx_that_uses_connections_again_is_seen() -> Result<()> {
 /// It asks again on another connection then, and its clients do not notice.
 #[test]
 fn nginx_that_uses_connections_again_gets_to_each_chat() -> Result<()> {
-    let (own, got, site) = through_nginx(that_resets("nginx-reset")?)?;
+    let (own, got, site) = through_nginx(with_reuse("nginx-reset", "reset")?)?;
     assert_eq!(got, own[1], "{}", site.diagnosis());
     assert_eq!(site.counter("ended_reuse")?, 1);
     assert_eq!(site.counter("affinity_violation")?, 0);

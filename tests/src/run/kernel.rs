@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::{
-    EbpfLoader, Pod,
+    Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, lpm_trie},
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
@@ -12,7 +12,6 @@ use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use roost::attach::loader::load_programs;
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
@@ -25,7 +24,7 @@ use router_ebpf::{
 
 use super::{
     Hook, Machine, Outcome,
-    loaded::{DECLARED, Loaded, OBJECT, Pins, declared},
+    loaded::{DECLARED, Loaded, declared, load},
     tap::Tap,
     world::{Kind, World, slot_table},
 };
@@ -197,16 +196,8 @@ pub const MOST_VERIFIED: u32 = 300_000;
 
 /// The programs, and how many instructions the verifier looks at in each.
 pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
-    let pins = Pins::new();
     let level = if events { u8::MAX } else { 0 };
-    let mut loader = EbpfLoader::new();
-    loader.default_map_pin_directory(&pins.0);
-    loader.override_global(aya_log::LEVEL, &level, false);
-    for map in Map::ALL {
-        loader.map_max_entries(map.pin(), map.size(&Limits { chats: 1, flows: 1, ..LIMITS }));
-    }
-    let mut ebpf = loader.load_file(OBJECT).expect(OBJECT);
-    load_programs(&mut ebpf).unwrap_or_else(|e| panic!("{e:#}"));
+    let ebpf = load(&Limits { chats: 1, flows: 1, ..LIMITS }, Some(level));
     let looked_at = |name| {
         let info = match ebpf.program(name).expect("the program") {
             Program::Xdp(program) => program.info(),

@@ -35,7 +35,7 @@ use router_ebpf::{
 const BPFFS: &str = "/sys/fs/bpf";
 const PREFIX: &str = "roost-run-";
 /// As `cargo xtask build` leaves it.
-pub const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/roost.o");
+const OBJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/roost.o");
 /// What all maps of the object are.
 pub const DECLARED: &str = "a map as the schema declares it";
 
@@ -61,7 +61,7 @@ impl Loaded {
         let found = idle.iter().position(|(sizes, _)| *sizes == limits);
         let found = found.map(|at| idle.remove(at).1);
         drop(idle);
-        Self { ebpf: Some(found.unwrap_or_else(|| load(&limits))), limits, is_whole: true }
+        Self { ebpf: Some(found.unwrap_or_else(|| load(&limits, None))), limits, is_whole: true }
     }
 }
 
@@ -94,12 +94,15 @@ impl Drop for Loaded {
     }
 }
 
-/// Loads the programs into new maps, which are empty.
-fn load(limits: &Limits) -> Ebpf {
+/// Loads the programs into new maps, which are empty. `events`: the level of events, if not that of the object.
+pub fn load(limits: &Limits, events: Option<u8>) -> Ebpf {
     // The maps stay as long as this holds them: the names are not needed any more.
     let pins = Pins::new();
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(&pins.0);
+    if let Some(level) = &events {
+        loader.override_global(aya_log::LEVEL, level, false);
+    }
     for map in Map::ALL {
         loader.map_max_entries(map.pin(), map.size(limits));
     }
@@ -174,11 +177,10 @@ fn clear_array<V: Pod>(map: &mut Array<&mut MapData, V>) {
 }
 
 /// A directory in the bpffs, until it is dropped.
-pub struct Pins(pub PathBuf);
+struct Pins(PathBuf);
 
 impl Pins {
-    /// Makes it, and removes what killed tests have left.
-    pub fn new() -> Self {
+    fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         mount_bpffs();
         remove_leftovers();
