@@ -8,11 +8,17 @@ use super::{Family, Lab, REPLICA_PORT, UPLINK, VIP_PORT, tools};
 const TABLE: &str = "kubernetes";
 
 /// What has matched since the rules were written, in packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Matched {
-    /// Packets that connection tracking could not make sense of, or whose connection it had not seen from
-    /// the beginning, which were dropped.
-    pub invalid: u64,
+    /// Packets from clients that connection tracking could not make sense of, or whose connection it had not
+    /// seen from the beginning, which were dropped.
+    pub invalid_in: u64,
+    /// The same towards clients, without `crossed`.
+    pub invalid_out: u64,
+    /// FINs of a replica that met a RST and the SYN of its next connection on the same ports on their way: to
+    /// connection tracking they belong to neither (`nf_conntrack_proto_tcp.c`: a FIN in answer to a SYN).
+    /// They are dropped, and nobody misses them.
+    pub crossed: u64,
     /// Connections that pods opened, as it seemed, and that got the node's address.
     pub masqueraded: u64,
     /// Connections to the VIP that kube-proxy would have taken.
@@ -33,12 +39,15 @@ impl Lab {
                 self.vip(family)
             )
         });
-        let counters = ["invalid", "masqueraded", "proxied", "forwarded"]
-            .map(|c| format!("counter {c} {{}}\n"));
+        let counters =
+            ["invalid_in", "invalid_out", "crossed", "masqueraded", "proxied", "forwarded"]
+                .map(|c| format!("counter {c} {{}}\n"));
         let rules = format!(
             "table inet {TABLE} {{\n{}\
              chain forward {{\ntype filter hook forward priority filter; policy accept;\n\
-             ct state invalid counter name invalid drop\n\
+             ct state invalid oifname != \"{UPLINK}\" counter name invalid_in drop\n\
+             ct state invalid tcp flags & (fin|syn|rst) == fin counter name crossed drop\n\
+             ct state invalid counter name invalid_out drop\n\
              ct state new counter name forwarded\n}}\n\
              chain prerouting {{\ntype nat hook prerouting priority dstnat;\n{}}}\n\
              chain postrouting {{\ntype nat hook postrouting priority srcnat;\n\
@@ -61,7 +70,9 @@ impl Lab {
             packets.with_context(|| format!("no counter in {text}"))
         };
         Ok(Matched {
-            invalid: packets("invalid")?,
+            invalid_in: packets("invalid_in")?,
+            invalid_out: packets("invalid_out")?,
+            crossed: packets("crossed")?,
             masqueraded: packets("masqueraded")?,
             proxied: packets("proxied")?,
             forwarded: packets("forwarded")?,
