@@ -496,7 +496,7 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     let is_lost = if is_there {
         delivery.limit < acked
     } else {
-        scratch.pending.flags & PENDING_ACKNOWLEDGED != 0
+        scratch.pending.flags & PENDING_ACKNOWLEDGED != 0 && !is_elsewhere(tables, scratch)
     };
     if is_there && acked != 0 {
         scratch.back.state |= STATE_HEAD;
@@ -510,6 +510,12 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
         forget(tables, scratch);
     }
     if is_lost { Recalled::Lost } else { Recalled::Yes }
+}
+
+/// Whether another replica has accepted before this one: it has the first bytes.
+#[inline(always)]
+fn is_elsewhere(tables: &impl FlowTables, scratch: &Scratch) -> bool {
+    scratch.pending.flags & PENDING_AGAIN == 0 && tables.flow(&scratch.vip_side).is_some()
 }
 
 /// Finds where the next request begins, if more of the head is there than when the connection was bound, or leaves its requests

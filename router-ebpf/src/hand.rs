@@ -193,41 +193,50 @@ pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &m
     if !tables.next_head(watched) {
         return false;
     }
-    if head_stays(tables, watched, chunk, last) {
+    if head_stays(tables, watched, false, chunk, last) {
         watched.at = now;
         if tables.watch_head(watched).is_ok() {
             return true;
         }
         tables.count(Counter::Unwatched);
+        // Nobody would ever look at it again.
+        head_stays(tables, watched, true, chunk, last);
     }
     left(tables, HEAD_ENTRIES);
     true
 }
 
-/// Whether a head is to be looked at again. One whose time is over goes.
-#[inline(always)]
+/// Whether a head is to be looked at again. One whose time is over goes, or that of a flow which has ended; and any if it
+/// `must`.
+#[inline(never)]
 fn head_stays(
     tables: &impl FlowTables,
     watched: &Watched,
+    must: bool,
     key: &mut ChunkKey,
     last: &mut Last,
 ) -> bool {
     let Some(entry) = tables.stash(&watched.tuple) else {
         return false;
     };
-    if entry.server_isn() != watched.server_isn || head::birth(entry.get()) != watched.reserved {
+    if !is_watched(entry.get(), watched) {
         return false;
     }
-    if !is_late(tables, entry.get()) || !head::seize(tables, &watched.tuple, entry) {
+    let has_ended = has_ended(tables, watched, last);
+    let may_stay = || !must && !has_ended && !is_late(tables, entry.get());
+    if may_stay() || !head::seize(tables, &watched.tuple, entry) {
         return true;
     }
     // Again, now that nobody else changes it.
-    if !is_late(tables, entry.get()) {
+    if may_stay() || !is_watched(entry.get(), watched) {
         entry.release(entry.owner());
         return true;
     }
     let Stash { acked, client_isn, .. } = *entry.get();
     head::remove(tables, &watched.tuple, entry.get(), key);
+    if has_ended {
+        return false;
+    }
     tables.count(Counter::EndedHead);
     if acked != 0 {
         miss(tables, watched, client_isn.wrapping_add(1).wrapping_add(acked), last);
@@ -235,17 +244,39 @@ fn head_stays(
     false
 }
 
-/// Ends a connection whose client does not send again what is now nowhere any more. `next`: what it sends next.
+/// Whether a head is the one that this entry of the ring is of.
+#[inline(always)]
+const fn is_watched(stash: &Stash, watched: &Watched) -> bool {
+    stash.server_isn() == watched.server_isn && head::birth(stash) == watched.reserved
+}
+
+/// Whether a head is of a flow that has ended: both ends know, and nobody comes for what was kept for its replica.
+#[inline(always)]
+fn has_ended(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
+    let Some(flow) = tables.ended(&watched.tuple) else {
+        return false;
+    };
+    last.write_replica_side(&watched.tuple, flow.get());
+    let back = tables.ended_back(&last.replica_side);
+    back.is_some_and(|back| back.get().server_isn == watched.server_isn)
+}
+
+/// Ends a connection whose client does not send again what is now nowhere any more, unless its replica has it. `next`: what
+/// it sends next.
 #[inline(always)]
 fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, last: &mut Last) {
     let Watched { tuple, server_isn, .. } = watched;
+    let mut has_all = false;
     let accepted = tables.flow(tuple).filter(|flow| {
         last.write_replica_side(tuple, flow.get());
         let back = tables.flow_back(&last.replica_side);
-        back.is_some_and(|back| back.get().server_isn == *server_isn)
+        back.is_some_and(|back| {
+            has_all = back.acked().wrapping_sub(next) as i32 >= 0;
+            back.get().server_isn == *server_isn
+        })
     });
     if let Some(flow) = accepted {
-        if end(tables, tuple, flow, Ending::Expired, last) {
+        if !has_all && end(tables, tuple, flow, Ending::Expired, last) {
             tables.count(Counter::EndedLost);
         }
         return;

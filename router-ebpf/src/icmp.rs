@@ -11,7 +11,7 @@ use crate::{
     packet::Packet,
     rewrite::{Changed, End, Place, Rewrite, Side, write_address},
     scratch::Scratch,
-    segment::Segment,
+    segment::{HOPS_LEN, JUMBO, Segment},
     tables::FlowTables,
     verdict::Counter,
     wire::{mapped, protocol},
@@ -40,24 +40,30 @@ impl Quote {
         sender: Sender,
         tuple: &mut Tuple,
     ) -> Option<Self> {
-        packet.reach(outer.l4() + ICMP_LEN + Ipv6Hdr::LEN + QUOTED);
+        packet.reach(outer.l4() + ICMP_LEN + Ipv6Hdr::LEN + HOPS_LEN + QUOTED);
         let [kind] = packet.read(outer.l4())?;
         let l3 = outer.l4() + ICMP_LEN;
         let v6 = outer.is_v6();
         let len = if v6 {
             let header: &[u8; Ipv6Hdr::LEN] = packet.view(l3)?;
             // Destination unreachable, packet too big, time exceeded, parameter problem.
-            if outer.protocol != protocol::ICMPV6
-                || !matches!(kind, 1..=4)
-                || header[0] >> 4 != 6
-                || header[6] != protocol::TCP
-            {
+            if outer.protocol != protocol::ICMPV6 || !matches!(kind, 1..=4) || header[0] >> 4 != 6 {
                 return None;
             }
+            let next = header[6];
             let (src, dst) = sender.order(tuple);
             src.copy_from_slice(&header[8..24]);
             dst.copy_from_slice(&header[24..40]);
-            Ipv6Hdr::LEN
+            match next {
+                protocol::TCP => Ipv6Hdr::LEN,
+                // What the kernel has merged to more than 64 KB: only its length is there.
+                protocol::HOP_BY_HOP
+                    if packet.read(l3 + Ipv6Hdr::LEN)? == [protocol::TCP, 0, JUMBO, 4] =>
+                {
+                    Ipv6Hdr::LEN + HOPS_LEN
+                }
+                _ => return None,
+            }
         } else {
             let header: &[u8; Ipv4Hdr::LEN] = packet.view(l3)?;
             // Destination unreachable, time exceeded, parameter problem.

@@ -3,6 +3,7 @@
 use crate::{
     checksum::Sum,
     flow::{Ending, end},
+    head::discard,
     icmp, integrity,
     maps::{
         Addr, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, Mac, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED,
@@ -149,6 +150,7 @@ pub fn open<P: Packet>(
         return syn(packet, tables, scratch, service).map(Next::Verdict);
     }
     if scratch.segment.has(flags::RST) {
+        give_up(tables, scratch);
         return Some(Next::Verdict(Counter::DropStrayReset));
     }
     if !scratch.segment.has(flags::ACK) {
@@ -182,6 +184,18 @@ pub fn open<P: Packet>(
         Check::Foreign => reply::reset(packet, tables, scratch, Counter::ResetUnknown),
     };
     decided.map(Next::Verdict)
+}
+
+/// Forgets the head of a client that resets its connection before that is bound. Who guesses does not find its numbers. One
+/// that is bound goes when its replica has answered, and the client answers that.
+#[inline(always)]
+fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
+    if is_of_head(tables, scratch)
+        && tables.stash(&scratch.vip_side).is_some_and(|entry| entry.get().bound == 0)
+    {
+        let Scratch { segment, vip_side, chunk_key, .. } = scratch;
+        discard(tables, vip_side, segment.ack.wrapping_sub(1), chunk_key);
+    }
 }
 
 /// Whether a segment is further behind the first byte of a head than a cookie can tell, or comes when its cookie is

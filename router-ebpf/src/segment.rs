@@ -18,9 +18,10 @@ const ETHERTYPE_QINQ: [u8; 2] = [0x88, 0xa8];
 const VLAN_LEN: usize = 4;
 /// What the length fields of IP can say at the most.
 const LONGEST: usize = 0xffff;
-/// Length of a hop-by-hop header with one jumbo payload option, and the number of that.
-const HOPS_LEN: usize = 8;
-const JUMBO: u8 = 0xc2;
+/// Length of a hop-by-hop header with one jumbo payload option.
+pub const HOPS_LEN: usize = 8;
+/// The number of that option.
+pub const JUMBO: u8 = 0xc2;
 
 /// A packet as far as it was parsed, in 32-bit numbers: it lives in map memory, where the verifier
 /// forgets the many paths that lead to the same place.

@@ -236,7 +236,8 @@ counters! {
     RemainsLost = "remains_lost", None;
     /// Flows ended that the daemon cannot tell of, because FAREWELLS is full: their ends learn it with their next segments.
     Untold = "untold", None;
-    /// Flows and chats that a queue did not take back: they end by themselves, or when the daemon has started anew.
+    /// Flows, chats and heads that a queue did not take back: heads are forgotten, the others end by themselves, or when the
+    /// daemon has started anew.
     Unwatched = "unwatched", None;
     /// Heads forgotten because their key was not there 30 s after their first byte, or no replica in its time.
     EndedHead = "ended_head", None;

@@ -101,10 +101,7 @@ fn one_that_waits_for_its_replica_has_that_time_more() {
 #[test]
 fn one_that_its_replica_never_acknowledges_ends_the_flow() {
     on_all(&World::default(), |machine, family| {
-        let mut conn = begun(machine, family, 1000, true);
-        conn.bind_with(machine, conn.up(PSH | ACK, 10, 0, &HEAD[10..]), &[]);
-        let answer = conn.replica_syn_ack();
-        assert_eq!(machine.run(Hook::Egress, &answer.bytes()).verdict(), Counter::Delivered);
+        let conn = delivered(machine, family, 1000);
         age(machine, WAIT + ANSWER + MOMENT);
         assert_eq!(machine.look(), [(Counter::EndedHead, 1), (Counter::EndedLost, 1)]);
         nothing_is_left(machine);
@@ -203,6 +200,103 @@ fn those_of_connections_that_are_refused_go_with_them() {
         machine.run(Hook::Egress, &conn.replica_syn_ack().bytes()).counts(&[counter]);
         nothing_is_left(machine);
     }
+}
+
+#[test]
+fn one_that_the_ring_does_not_take_back_is_ended() {
+    for acked in [false, true] {
+        let machine = &mut Host::new(&World::default().starting_now());
+        begun(machine, Family::V4, 1000, acked);
+        machine.refuse(Some((Map::HeadRing, Refused::Busy)));
+        assert_eq!(machine.look(), [(Counter::Unwatched, 1), (Counter::EndedHead, 1)]);
+        nothing_is_left(machine);
+        assert_eq!(machine.farewells().len(), usize::from(acked));
+    }
+}
+
+/// A connection whose first bytes were acknowledged, and delivered.
+fn delivered(machine: &mut dyn Machine, family: Family, port: u16) -> Conn {
+    let mut conn = begun(machine, family, port, true);
+    conn.bind_with(machine, conn.up(PSH | ACK, 10, 0, &HEAD[10..]), &[]);
+    let answer = conn.replica_syn_ack();
+    assert_eq!(machine.run(Hook::Egress, &answer.bytes()).verdict(), Counter::Delivered);
+    assert_eq!(machine.stash().len(), 1);
+    conn
+}
+
+/// One that was kept until its replica has it is nobody's any more: the hand sees that in a turn, and tells nobody.
+#[test]
+fn one_of_a_flow_that_has_ended_goes_with_it() {
+    on_all(&World::default(), |machine, family| {
+        for (port, from_client) in [(1000, false), (1001, true)] {
+            let conn = delivered(machine, family, port);
+            if from_client {
+                conn.goes_up(
+                    machine,
+                    &conn.up(RST | ACK, HEAD.len() as u32, 0, b""),
+                    &[Counter::Closed],
+                );
+            } else {
+                conn.goes_down(machine, &conn.down(RST | ACK, 0, 0, b""), &[Counter::Closed]);
+            }
+            assert_eq!(machine.look(), []);
+            nothing_is_left(machine);
+            assert_eq!(machine.farewells(), []);
+        }
+        // The tuple comes back: what is there then is another connection's.
+        let before = delivered(machine, family, 1002);
+        before.goes_down(machine, &before.down(RST | ACK, 0, 0, b""), &[Counter::Closed]);
+        let mut conn = Conn { isn: 0x4000_0000, ..Conn::new(family, Kind::Home, 1, 1002) };
+        conn.open(machine);
+        let first = conn.up(ACK, 0, 0, &HEAD[..10]);
+        machine.run(Hook::Ingress, &first.bytes()).counts(&[Counter::HeadKept]);
+        assert_eq!(machine.look(), []);
+        assert_eq!((machine.stash().len(), machine.heads(ALL_SHARES)), (1, CHUNKS_OF_HEAD));
+    });
+}
+
+/// Its last acknowledgement found another CPU at the head, and it says nothing more.
+#[test]
+fn one_that_its_replica_has_ends_nothing() {
+    on_all(&World::default(), |machine, family| {
+        let conn = delivered(machine, family, 1000);
+        change(machine, |stash| stash.owner |= STASH_CLAIMED);
+        conn.goes_down(machine, &conn.down(ACK, 0, 10, b""), &[]);
+        change(machine, |stash| stash.owner &= !STASH_CLAIMED);
+        age(machine, WAIT + ANSWER + MOMENT);
+        assert_eq!(machine.look(), [(Counter::EndedHead, 1)]);
+        nothing_is_left(machine);
+        assert_eq!((machine.flows().len(), machine.farewells().len()), (1, 0));
+        conn.goes_up(machine, &conn.up(PSH | ACK, HEAD.len() as u32, 0, b"more"), &[]);
+    });
+}
+
+/// A client that gives up takes its head with it; who does not know its numbers does not.
+#[test]
+fn one_whose_client_resets_it_goes() {
+    on_all(&World::default(), |machine, family| {
+        for (port, acked) in [(1000, false), (1001, true)] {
+            let conn = begun(machine, family, port, acked);
+            let reset = conn.up(RST | ACK, 10, 0, b"");
+            for forged in [
+                Seg { ack: reset.ack.wrapping_add(1), ..reset.clone() },
+                Seg { seq: reset.seq.wrapping_add(1 << 16), ..reset.clone() },
+                Seg { seq: conn.isn.wrapping_sub(1), ..reset.clone() },
+            ] {
+                machine.run(Hook::Ingress, &forged.bytes()).counts(&[Counter::DropStrayReset]);
+                assert_eq!(machine.stash().len(), 1, "{forged:?}");
+            }
+            machine.run(Hook::Ingress, &reset.bytes()).counts(&[Counter::DropStrayReset]);
+            nothing_is_left(machine);
+            assert_eq!(machine.look(), []);
+        }
+        // Its replica is asked already, and is told by its client.
+        let mut conn = begun(machine, family, 1002, true);
+        conn.bind_with(machine, conn.up(PSH | ACK, 10, 0, &HEAD[10..]), &[]);
+        let reset = conn.up(RST | ACK, HEAD.len() as u32, 0, b"");
+        machine.run(Hook::Ingress, &reset.bytes()).counts(&[Counter::DropStrayReset]);
+        assert_eq!(machine.stash().len(), 1);
+    });
 }
 
 /// The kernel uses the memory of an entry again at once: what was found there may be another tuple's by now, or nobody's.

@@ -35,6 +35,19 @@ fn quoted_with_checksum(seg: &Seg, tcp: usize, of: &Seg) -> Vec<u8> {
     bytes
 }
 
+/// The same quotes, and those of packets that were merged to more than 64 KB: with their length in a header between IPv6 and
+/// TCP. Their TCP is known by its first bytes.
+fn merged(family: Family, quote: &[u8]) -> Vec<Vec<u8>> {
+    let mut quotes = vec![quote.to_vec()];
+    if family == Family::V6 {
+        let mut jumbo = quote.to_vec();
+        jumbo[4..7].fill(0);
+        jumbo.splice(40..40, [6, 0, 0xc2, 4, 0, 1, 0x20, 0]);
+        quotes.push(jumbo);
+    }
+    quotes
+}
+
 const MTU: [u8; 4] = [0, 0, 5, 0x14];
 
 #[test]
@@ -49,15 +62,17 @@ fn errors_from_the_client_side_reach_the_replica_in_its_numbers() {
             for kind in errors(family) {
                 for tcp in [8, 20, 32, 33, 100] {
                     let quote = quoted(&known, tcp);
-                    let error = icmp_error(from, conn.vip.ip(), *kind, MTU, &quote);
                     // The client knows other options, which are not brought back.
                     let back = Seg { src: sent.src, seq: sent.seq, ..known.clone() };
-                    let quote = quoted_with_checksum(&back, tcp, &known);
-                    let expected = icmp_error(from, conn.server().ip(), *kind, MTU, &quote);
-                    machine
-                        .run(Hook::Ingress, &error)
-                        .counts(&[Counter::IcmpToReplica])
-                        .leaves(&expected);
+                    let back = quoted_with_checksum(&back, tcp, &known);
+                    for (quote, back) in merged(family, &quote).iter().zip(merged(family, &back)) {
+                        let error = icmp_error(from, conn.vip.ip(), *kind, MTU, quote);
+                        let expected = icmp_error(from, conn.server().ip(), *kind, MTU, &back);
+                        machine
+                            .run(Hook::Ingress, &error)
+                            .counts(&[Counter::IcmpToReplica])
+                            .leaves(&expected);
+                    }
                 }
             }
         }
@@ -82,15 +97,19 @@ fn errors_about_the_clients_segments_name_the_vip() {
                 for kind in errors(family) {
                     for tcp in [8, 20, 100] {
                         let quote = quoted(&sent, tcp);
-                        let error = icmp_error(from, conn.client.ip(), *kind, MTU, &quote);
                         let back = Seg { dst: known.dst, ..sent.clone() };
-                        let quote = quoted_with_checksum(&back, tcp, &sent);
+                        let back = quoted_with_checksum(&back, tcp, &sent);
                         let as_vip: IpAddr = if from == router { router } else { conn.vip.ip() };
-                        let expected = icmp_error(as_vip, conn.client.ip(), *kind, MTU, &quote);
-                        machine
-                            .run(Hook::Egress, &error)
-                            .counts(&[Counter::IcmpToClient])
-                            .leaves(&expected);
+                        for (quote, back) in
+                            merged(family, &quote).iter().zip(merged(family, &back))
+                        {
+                            let error = icmp_error(from, conn.client.ip(), *kind, MTU, quote);
+                            let expected = icmp_error(as_vip, conn.client.ip(), *kind, MTU, &back);
+                            machine
+                                .run(Hook::Egress, &error)
+                                .counts(&[Counter::IcmpToClient])
+                                .leaves(&expected);
+                        }
                     }
                 }
             }
@@ -109,10 +128,19 @@ fn other_errors_are_passed() {
         let stranger = Seg { dst: client(family, 5, 5), ..known.clone() };
         let mut udp = quoted(&known, 20);
         udp[if family == Family::V4 { 9 } else { 6 }] = 17;
+        let mut options = [quoted(&known, 20), vec![0; 8]].concat();
+        if family == Family::V6 {
+            // Another extension header, or more of it, than the kernel has for lengths.
+            options[6] = 0;
+            options.splice(40..40, [6, 0, 5, 2, 0, 0, 1, 0]);
+        } else {
+            options[0] = 0x46;
+        }
         let query = if family == Family::V4 { (8, 0) } else { (128, 0) };
         for (name, kind, quote) in [
             ("an unknown flow", kind, quoted(&stranger, 8)),
             ("about UDP", kind, udp),
+            ("other extensions or options", kind, options),
             ("a quote that is cut short", kind, quoted(&known, 7)),
             ("nothing quoted", kind, Vec::new()),
             ("no error", query, quoted(&known, 8)),

@@ -6,9 +6,12 @@ use roost_tests::run::{
     frame::{ACK, FIN, PSH, Seg, options},
     on_all,
     talk::{Conn, Offer, reset_for},
-    world::{Kind, World},
+    world::{Kind, REPLICAS, World, replica},
 };
-use router_ebpf::{maps::STATE_HEAD, verdict::Counter};
+use router_ebpf::{
+    maps::{REPLICA_GONE, Replica, SLOT_COUNT, STATE_HEAD},
+    verdict::Counter,
+};
 
 const HEAD: &[u8] = b"GET /ws?lang=en&chat=tea&v=3 HTTP/1.1\r\nHost: chat.example\r\n\r\n";
 /// Bytes that were acknowledged.
@@ -186,6 +189,43 @@ fn a_long_head_is_sent_again_in_small_segments() {
         let again = again.counts(&[Counter::DeliveredAgain]).segment();
         assert!(again.payload.len() <= fits && again.payload.len() > 524);
         assert_eq!(again.payload, long[..again.payload.len()]);
+    });
+}
+
+/// Two replicas were asked, because the first could not be used for a while: the one that answers late is told that it has no
+/// client, and its client is told nothing.
+#[test]
+fn a_second_replica_that_accepts_resets_nobody() {
+    on_all(&World::default(), |machine, family| {
+        let mut first = Conn::new(family, Kind::Home, 1, 1000);
+        first.open(machine);
+        let begin = first.up(PSH | ACK, 0, 0, &HEAD[..ACKED]);
+        machine.run(Hook::Ingress, &begin.bytes()).counts(&[Counter::HeadKept]);
+        machine.run(Hook::Ingress, &begin.bytes()).counts(&[Counter::HeadAcknowledged]);
+        let mut second = first.clone();
+        let rest = first.up(PSH | ACK, ACKED as u32, 0, &HEAD[ACKED..]);
+        first.bind_with(machine, rest.clone(), &[]);
+        let number = Kind::Home.replica(first.replica);
+        let (known, slots) = (replica(number), Kind::Home.slots());
+        let turned = |by: u32| -> Vec<u32> {
+            (0..SLOT_COUNT).map(|slot| Kind::Home.replica((slot + by) % REPLICAS)).collect()
+        };
+        machine.set_replica(number, &Replica { state: REPLICA_GONE, ..known });
+        machine.set_slots(slots, &turned(1));
+        second.bind_with(machine, rest, &[]);
+        assert_ne!(first.replica, second.replica);
+        machine.set_replica(number, &known);
+        machine.set_slots(slots, &turned(0));
+        let accepted = machine.run(Hook::Egress, &first.replica_syn_ack().bytes());
+        assert_eq!(accepted.verdict(), Counter::Delivered);
+        first.goes_down(machine, &first.down(ACK, 0, HEAD.len() as u32, b""), &[]);
+        assert!(!is_kept(machine));
+        let late = second.replica_syn_ack();
+        machine
+            .run(Hook::Egress, &late.bytes())
+            .counts(&[Counter::DecidedAgain])
+            .leaves(&reset_for(&late).bytes());
+        first.goes_up(machine, &first.up(PSH | ACK, HEAD.len() as u32, 0, b"more"), &[]);
     });
 }
 
