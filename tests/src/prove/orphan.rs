@@ -1,5 +1,6 @@
 //! `orphan`: the daemon is dead, and connections come and go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,6 +16,9 @@ const TIMES: u64 = 20;
 /// How often in a second, at the most. A client that closes before its replica has accepted sends its FIN again after
 /// 200 ms, and its flow lives for so long: on a fast machine that alone would fill a small table.
 const PACE: u64 = 4;
+/// How many chats come back again and again, as pages that are reloaded do. A new one for each connection would be a scenario of
+/// chats, which linger for 30 s and have shares of their own: see `random-keys`.
+const CHATS: u64 = 10_000;
 
 /// How much is to be done.
 #[derive(Args, Debug, Clone)]
@@ -41,7 +45,7 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     let limits = format!("[limits]\nflows = {}\n", options.flows);
     let pace = u32::try_from(PACE * options.flows)?;
     let limit = Duration::from_secs(options.seconds);
-    let plan = Plan { pace: Some(pace), ..Plan::new(visits, limit) };
+    let plan = Plan { pace: Some(pace), ..coming_back(visits, limit) };
     let visitors = Visitors::new(&lab, (lab.vip(Family::V4), VIP_PORT).into(), 0..24);
     let outcome = without_daemon(&lab, &visitors, &limits, &plan)?;
     report.part(format!("daemon killed, flows = {}", options.flows));
@@ -58,7 +62,7 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     if options.rate_seconds > 0 {
         step(&format!("no daemon, default limits, {} s", options.rate_seconds));
         let limit = Duration::from_secs(options.rate_seconds);
-        let outcome = without_daemon(&lab, &visitors, "", &Plan::new(u64::MAX, limit))?;
+        let outcome = without_daemon(&lab, &visitors, "", &coming_back(u64::MAX, limit))?;
         report.part(format!("daemon killed, default limits, {} s", options.rate_seconds));
         report.tell("default_opened", outcome.answered as f64, "connections opened and closed");
         report.at_most("default_refused", outcome.refused as f64, 0.0, "refused");
@@ -66,6 +70,10 @@ pub(super) fn run(options: &Options) -> Result<Report> {
         report.tell("default_per_second", outcome.rate().round(), "connections a second");
     }
     Ok(report)
+}
+
+fn coming_back(visits: u64, limit: Duration) -> Plan {
+    Plan { chat: Arc::new(|n| format!("visit-{}", n % CHATS)), ..Plan::new(visits, limit) }
 }
 
 /// Attaches, kills the daemon, and lets clients come and go.
