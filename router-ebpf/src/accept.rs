@@ -529,7 +529,7 @@ fn follow(tables: &impl FlowTables, scratch: &mut Scratch, known: u32) {
         scratch.head = Head::NEW;
         // What does not fit into the replica's window comes again.
         let known = known.min(reread(&scratch.delivery.limit));
-        read_head::<false>(tables, scratch, 0, known);
+        read_head(tables, scratch, 0, known);
         exchange.begin(first, known, answer, scratch.head.read());
         if known == 0 {
             exchange.standing = Standing::Doubt(Doubt::SplitHead);

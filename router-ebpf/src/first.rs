@@ -7,7 +7,6 @@ use crate::{
     scratch::Scratch,
     source::{KeyKind, Origin},
     tables::{FlowTables, Step},
-    verifier::index,
 };
 
 /// Reads the head of a connection that is about to be bound, if its later requests are to be looked at. Returns the flags that
@@ -26,9 +25,11 @@ pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service)
         return 0;
     }
     scratch.head = Head::NEW;
-    let stash = scratch.stash.get();
-    let (first, known) = (stash.client_isn.wrapping_add(1), stash.known);
-    read_head::<true>(tables, scratch, 0, known);
+    let Scratch { stash, chunk_key, .. } = &mut *scratch;
+    let (first, known) = (stash.get().client_isn.wrapping_add(1), stash.get().known);
+    if stash.load_all(tables, chunk_key, 0, known) {
+        read_head(tables, scratch, 0, known);
+    }
     let mut exchange = Exchange::first(0, 0);
     exchange.begin(first, known, 0, scratch.head.read());
     match exchange.standing {
@@ -46,50 +47,29 @@ pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service)
 }
 
 /// Goes on with the head in `scratch.head` where that is. `known` bytes of it are there; what is `base` behind its beginning,
-/// modulo 2^32, is at the beginning of `scratch.stash`. `LOAD`: not all of them are in working memory.
+/// modulo 2^32, is at the beginning of `scratch.stash`.
 #[inline(always)]
-pub fn read_head<const LOAD: bool>(
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    base: u32,
-    known: u32,
-) {
-    let ready = if LOAD { 0 } else { known };
-    let mut reading = Reading::<'_, _, LOAD> { tables, scratch, base, known, ready };
-    tables.repeat(HEAD_LEN as u32, &mut reading);
+pub fn read_head(tables: &impl FlowTables, scratch: &mut Scratch, base: u32, known: u32) {
+    tables.repeat(HEAD_LEN as u32, &mut Reading { scratch, base, known });
 }
 
 /// A head that is being read.
-struct Reading<'a, T, const LOAD: bool> {
-    tables: &'a T,
+struct Reading<'a> {
     scratch: &'a mut Scratch,
-    /// Which of them is the first one in working memory.
+    /// Which of its bytes is the first one of `scratch.stash`.
     base: u32,
     /// How many bytes are known.
     known: u32,
-    /// How many are in working memory.
-    ready: u32,
 }
 
-impl<T: FlowTables, const LOAD: bool> Step for Reading<'_, T, LOAD> {
-    /// A byte, or eight that do not matter.
+impl Step for Reading<'_> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        let Scratch { head, stash, chunk_key, .. } = &mut *self.scratch;
-        if LOAD && head.at >= self.ready && head.at < self.known {
-            self.ready = stash.load_at(self.tables, chunk_key, head.at).min(self.known);
-        }
-        let at = index(head.at.wrapping_sub(self.base));
-        if head.at >= self.ready || at >= HEAD_LEN {
+        let (base, known) = (self.base, self.known);
+        let Scratch { head, stash, .. } = &mut *self.scratch;
+        if head.at.wrapping_sub(base) >= HEAD_LEN as u32 || head.at >= known {
             return false;
         }
-        let bytes = stash.head();
-        if self.ready - head.at >= 8
-            && let Some(eight) = bytes.get(at..at + 8).and_then(|bytes| bytes.first_chunk())
-            && head.take_eight(eight)
-        {
-            return true;
-        }
-        head.take(bytes[at])
+        head.step(|at| stash.window(at.wrapping_sub(base)), known)
     }
 }

@@ -60,5 +60,6 @@ pub mod verdict;
 pub mod verifier;
 pub mod watch;
 pub mod wire;
+pub mod words;
 
 pub use roost_place::siphash;

@@ -200,7 +200,7 @@ fn request<P: Packet>(
     }
     let loaded = load(packet, scratch)?;
     scratch.head = Head::NEW;
-    read_head::<false>(tables, scratch, 0, loaded);
+    read_head(tables, scratch, 0, loaded);
     // Where nobody can tell where it ends, its key may be anything.
     scratch.place = match scratch.head.read() {
         Read::Whole { .. } | Read::More => place(tables, scratch, flow)?,
@@ -321,7 +321,7 @@ fn read_on<P: Packet>(
         packet.load(from, stash.bytes_mut(BEHIND), known as usize)?;
         let read = scratch.head.at;
         let known = read.wrapping_add(known);
-        read_head::<false>(tables, scratch, read.wrapping_sub(BEHIND), known);
+        read_head(tables, scratch, read.wrapping_sub(BEHIND), known);
         next.begin(first, known, exchange.answer, scratch.head.read());
         if exchange.sent != exchange.answer && !matches!(next.standing, Standing::Doubt(_)) {
             // An answer to what its replica had not read.

@@ -15,6 +15,7 @@ use crate::{
     shared::copy_words,
     tables::{FlowTables, Step},
     verifier::{index, masked, reread},
+    words::WINDOW,
 };
 
 /// A [`Stash`] with the bytes, as far as they are needed, and room behind them, so that a helper can be given any
@@ -97,7 +98,16 @@ impl Room {
         unsafe { &*ptr::from_ref(self).byte_add(BYTES + at).cast() }
     }
 
-    /// The same, to write.
+    /// As many of them as are looked at in one step. What is behind those that are known is meaningless.
+    #[inline(always)]
+    pub fn window(&self, at: u32) -> &[u8; WINDOW] {
+        const { assert!(WINDOW <= PART) };
+        let at = masked::<HEAD_LEN>(at);
+        // SAFETY: as above.
+        unsafe { &*ptr::from_ref(self).byte_add(BYTES + at).cast() }
+    }
+
+    /// A part of them, to write.
     #[inline(always)]
     pub fn bytes_mut(&mut self, at: u32) -> &mut [u8; PART] {
         let at = masked::<HEAD_LEN>(at);

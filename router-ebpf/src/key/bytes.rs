@@ -105,6 +105,20 @@ impl Key {
         }
     }
 
+    /// Adds the first `len` bytes of a word, 8 at the most, behind which are zeros. Returns whether there is room for all
+    /// of it.
+    #[inline(always)]
+    pub fn push_word(&mut self, word: u64, len: u32) -> bool {
+        let at = index(self.len);
+        let Some(room) = self.bytes.get_mut(at..at + 8).and_then(|room| room.first_chunk_mut())
+        else {
+            return false;
+        };
+        *room = word.to_le_bytes();
+        self.len += len;
+        true
+    }
+
     /// Takes the last byte away.
     #[inline(always)]
     pub fn pop(&mut self) {

@@ -14,6 +14,7 @@ use crate::{
     source::{KeyKind, PATH_ANY, PATH_KEY, PATH_REST},
     stash::Room,
     verifier::{index, opaque},
+    words::{WINDOW, before, each, first, lower as lower_word, until, unusual, word, zeros},
 };
 
 /// The first phase: the method.
@@ -55,29 +56,28 @@ pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> 
         Ok(place) => place,
         Err(go_on) => return go_on,
     };
-    let data = stash.head();
-    if scan.phase == REST_OF_LINE {
-        // As many words as may come without a line feed, and the bytes of the next one before it.
-        let together = scan.together();
-        let mut over = 0;
-        while over < 8 * WORDS {
-            let at = place + over as usize;
-            let Some(word) = data.get(at..at + 8) else { break };
-            if over + 8 > together {
-                break;
-            }
-            let before = before_line_feed(word);
-            over += before;
-            if before < 8 {
-                break;
-            }
-        }
-        scan.at += over;
-        if over > 0 {
+    let bytes = stash.window(scan.at);
+    if scan.phase == LINE && begin_line(source, scan, bytes) {
+        return true;
+    }
+    let phase = scan.phase;
+    match phase {
+        REST_OF_LINE => {
+            step_over(scan, bytes, b'\n', b'\n');
             return true;
         }
+        OTHER_COOKIE => {
+            step_over(scan, bytes, b';', b'\n');
+            return true;
+        }
+        BEFORE_QUERY | OTHER_VALUE | PARAMETER_VALUE | VALUE
+            if scan.escape == 0 && take_usual(source, scan, key, bytes) =>
+        {
+            return true;
+        }
+        _ => {}
     }
-    let byte = data[place];
+    let byte = stash.head()[place];
     scan.at += 1;
     if scan.escape != 0 {
         return match escaped(scan, byte) {
@@ -98,25 +98,68 @@ pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> 
     }
 }
 
-/// Words of a line that does not matter that are stepped over at once.
-const WORDS: u32 = 4;
-
-/// How many of the first eight bytes come before the first line feed.
+/// Steps over what does not matter and over the byte behind it: one of two.
 #[inline(always)]
-fn before_line_feed(bytes: &[u8]) -> u32 {
-    let Some(bytes) = bytes.first_chunk::<8>() else {
-        return 0;
-    };
-    // Zero where a line feed was, found as Mycroft did: a byte that borrows and had no top bit. The lowest one that
-    // is found is one.
-    let word = u64::from_le_bytes(*bytes) ^ 0x0a0a_0a0a_0a0a_0a0a;
-    let found = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
-    if found == 0 {
-        return 8;
+fn step_over(scan: &mut Scan, bytes: &[u8; WINDOW], end: u8, line_feed: u8) {
+    let marks = |word| zeros(word ^ each(end)) | zeros(word ^ each(line_feed));
+    let len = until(bytes, marks);
+    if len >= WINDOW as u32 || len >= scan.together() {
+        scan.at += len.min(scan.together());
+        return;
     }
-    // A power of 256 moves the number of its byte to the top.
-    let lowest = (found & found.wrapping_neg()) >> 7;
-    (lowest.wrapping_mul(0x0001_0203_0405_0607) >> 56) as u32 & 7
+    scan.at += len + 1;
+    let is_line_feed = bytes.get(index(len)).is_some_and(|byte| *byte == b'\n');
+    scan.phase = if is_line_feed { LINE } else { BEFORE_COOKIE };
+    if is_line_feed {
+        scan.same = 0;
+    }
+}
+
+/// Compares the beginning of a header's name at once: one that is another's is stepped over with its line. Returns
+/// whether it has taken what is the same.
+#[inline(always)]
+fn begin_line(source: &KeySource, scan: &mut Scan, bytes: &[u8; WINDOW]) -> bool {
+    let (name, len) = match fixed_header(scan.kind) {
+        Some((name, len)) => (name, len),
+        None => (word(&source.text), source.len as u32),
+    };
+    let len = len.min(8);
+    let all = word(bytes);
+    let differs = first(lower_word(all) ^ name, len);
+    // The ends of lines are looked at by themselves, and so is what ends within the word.
+    let ends = zeros(all ^ each(b'\n')) | zeros(all ^ each(b'\r'));
+    if scan.together() < 8 || ends != 0 {
+        return false;
+    }
+    if differs != 0 {
+        scan.phase = REST_OF_LINE;
+        return false;
+    }
+    scan.phase = HEADER_NAME;
+    scan.same = len;
+    scan.at += len;
+    true
+}
+
+/// Takes what usual bytes come next, eight at the most. Returns whether there is one.
+#[inline(always)]
+fn take_usual(source: &KeySource, scan: &mut Scan, key: &mut Key, bytes: &[u8; WINDOW]) -> bool {
+    let word = word(bytes);
+    let len = before(unusual(word)).min(scan.together());
+    if len == 0 {
+        return false;
+    }
+    if matches!(scan.phase, PARAMETER_VALUE | VALUE) {
+        let word = if scan.phase == VALUE && source.fold != 0 { lower_word(word) } else { word };
+        if !key.push_word(first(word, len), len) {
+            return false;
+        }
+        if scan.phase == VALUE {
+            scan.mark = key.len;
+        }
+    }
+    scan.at += len;
+    true
 }
 
 /// Whether a request's target ends before this byte.

@@ -2,7 +2,11 @@
 //! is one.
 
 use super::Doubt;
-use crate::key::bytes::{METHOD_LEN, is_token, lower};
+use crate::{
+    key::bytes::{METHOD_LEN, is_token, lower},
+    verifier::reread,
+    words::{TOPS, WINDOW, before, each, first, less, until, unusual, word, zeros},
+};
 
 /// Bytes of a head at the most.
 pub const MAX_HEAD: u32 = 16_384;
@@ -66,6 +70,10 @@ const LAST: u32 = 12;
 const NOTED_LENGTH: u32 = 1;
 const NOTED_UPGRADE: u32 = 2;
 
+/// `HTTP/1.1`, as most requests say, and the end of a line, as words.
+const VERSION_1_1: u64 = u64::from_le_bytes(*b"HTTP/1.1");
+const LINE_FEED: u16 = u16::from_le_bytes(*b"\r\n");
+
 /// In `Head::outcome`: all of it has been read.
 const WHOLE: u32 = u32::MAX;
 
@@ -113,34 +121,93 @@ impl Head {
         self.noted & NOTED_UPGRADE != 0
     }
 
-    /// Takes the next bytes, if none of them needs a look of its own. Returns whether it has.
+    /// Takes the next byte, and what can be taken at once before and behind it. `ready` bytes are known, with those that it
+    /// has read, and the next one is; `window` has those from one on, and anything behind what is known. Returns whether to
+    /// go on.
     #[inline(always)]
-    pub fn take_eight(&mut self, bytes: &[u8; 8]) -> bool {
-        if self.at > MAX_HEAD - 8 {
+    pub fn step<'a>(&mut self, window: impl Fn(u32) -> &'a [u8; WINDOW], ready: u32) -> bool {
+        // From memory each time: to the verifier all ways that lead there are one.
+        self.take_name(window(reread(&self.at)), ready);
+        let at = reread(&self.at);
+        if at < ready && !self.take(window(at)[0]) {
             return false;
         }
-        let word = u64::from_le_bytes(*bytes);
-        let taken = match self.phase {
-            VALUE => !has_less(word, 0x20) && !has_zero(word ^ each(0x7f)),
-            TARGET if !has_less(word, 0x21) && !has_more(word, 0x7e) => {
-                self.len = 1;
-                true
-            }
-            LINE if are_usual(word) => {
-                self.begin(NAME);
-                self.push_eight(word);
-                true
-            }
-            NAME if self.len.is_multiple_of(8) && are_usual(word) => {
-                self.push_eight(word);
-                true
-            }
-            _ => false,
-        };
-        if taken {
-            self.at += 8;
+        self.pass(window(reread(&self.at)), ready);
+        self.take_end(window(reread(&self.at)), ready);
+        true
+    }
+
+    /// How many bytes it may still take without a look at its length.
+    #[inline(always)]
+    fn room(&self, ready: u32) -> u32 {
+        ready.min(MAX_HEAD).saturating_sub(self.at)
+    }
+
+    /// Takes the usual bytes that a method or a header's name begins with, if that is what comes next.
+    #[inline(always)]
+    fn take_name(&mut self, bytes: &[u8; WINDOW], ready: u32) {
+        if self.phase != LINE && (self.phase != METHOD || self.len != 0) {
+            return;
         }
-        taken
+        let room = self.room(ready);
+        let mut word = [0; 3];
+        let mut len = 0;
+        for (part, bytes) in word.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            let all = u64::from_le_bytes(*bytes);
+            let usual = before(unusual(all)).min(room - len);
+            // In lower case: what has the bit already is no capital letter.
+            *part = first(all | each(0x20), usual);
+            len += usual;
+            if usual < 8 {
+                break;
+            }
+        }
+        if len > 0 {
+            self.phase = if self.phase == LINE { NAME } else { METHOD };
+            (self.word, self.len) = (word, len);
+            self.at += len;
+        }
+    }
+
+    /// Steps over bytes of a target or a value that mean nothing.
+    #[inline(always)]
+    fn pass(&mut self, bytes: &[u8; WINDOW], ready: u32) {
+        // What is less, and what has its top bit, is not passed.
+        let (limits, tops) = match reread(&self.phase) {
+            VALUE => (each(0x20), 0),
+            TARGET => (each(0x21), u64::MAX),
+            _ => return,
+        };
+        let marks = |word| less(word, limits) | zeros(word ^ each(0x7f)) | word & tops & TOPS;
+        let len = until(bytes, marks).min(self.room(ready));
+        if self.phase == TARGET && len > 0 {
+            self.len = 1;
+        }
+        self.at += len;
+    }
+
+    /// Takes the end of a value's line, or the version and the end of its line, if that is what comes next.
+    #[inline(always)]
+    fn take_end(&mut self, bytes: &[u8; WINDOW], ready: u32) {
+        let word = word(bytes);
+        let len = match reread(&self.phase) {
+            VALUE if word as u16 == LINE_FEED => 2,
+            VERSION if self.len == 0 && word == VERSION_1_1 => {
+                if u16::from_le_bytes([bytes[8], bytes[9]]) != LINE_FEED {
+                    return;
+                }
+                10
+            }
+            _ => return,
+        };
+        if self.room(ready) < len {
+            return;
+        }
+        if len > 2 {
+            (self.word, self.len) = ([VERSION_1_1, 0, 0], 8);
+        }
+        self.phase = LINE;
+        self.at += len;
     }
 
     /// Takes the next byte. Returns whether to go on.
@@ -308,66 +375,9 @@ impl Head {
         self.len += 1;
     }
 
-    /// Adds eight letters, digits and hyphens, in lower case: what has the bit already is no upper-case letter.
-    #[inline(always)]
-    const fn push_eight(&mut self, word: u64) {
-        let word = word | each(0x20);
-        match self.len {
-            0 => self.word[0] = word,
-            8 => self.word[1] = word,
-            16 => self.word[2] = word,
-            _ => {}
-        }
-        self.len += 8;
-    }
-
     #[inline(always)]
     const fn doubt(&mut self, doubt: Doubt) -> bool {
         self.outcome = doubt as u32;
         false
     }
-}
-
-/// The byte in each of a word's eight.
-#[inline(always)]
-const fn each(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
-
-/// The top bits.
-const TOPS: u64 = each(0x80);
-
-/// Whether a byte is zero, found as Mycroft did: one that borrows and had no top bit.
-#[inline(always)]
-const fn has_zero(word: u64) -> bool {
-    word.wrapping_sub(each(1)) & !word & TOPS != 0
-}
-
-/// Whether a byte is less than `limit`, which is at most 128: the same way.
-#[inline(always)]
-const fn has_less(word: u64, limit: u8) -> bool {
-    word.wrapping_sub(each(limit)) & !word & TOPS != 0
-}
-
-/// Whether a byte is more than `limit`, which is at most 127.
-#[inline(always)]
-const fn has_more(word: u64, limit: u8) -> bool {
-    (((word & !TOPS) + each(127 - limit)) | word) & TOPS != 0
-}
-
-/// Whether all bytes are letters, digits or hyphens.
-#[inline(always)]
-const fn are_usual(word: u64) -> bool {
-    let low = word & !TOPS;
-    let folded = low | each(0x20);
-    let letters = at_least(folded, b'a') & !at_least(folded, b'z' + 1);
-    let digits = at_least(low, b'0') & !at_least(low, b'9' + 1);
-    let hyphens = !at_least(low ^ each(b'-'), 1);
-    word & TOPS == 0 && (letters | digits | hyphens) & TOPS == TOPS
-}
-
-/// The top bits of bytes that are at least that, of bytes below 128: nothing carries from one to the next.
-#[inline(always)]
-const fn at_least(word: u64, least: u8) -> u64 {
-    (word + each(0x80 - least)) & TOPS
 }

@@ -1,8 +1,11 @@
 //! What is exact about requests. Against other parsers, and in conversations: `tests/heads`.
 
-use std::{format, vec::Vec};
+use std::{format, string::String, vec::Vec};
 
-use super::{Answer, Decision, Doubt, Exchange, Head, Heard, MAX_LENGTH, REACH, Standing};
+use proptest::{collection::vec, prelude::*};
+
+use super::{Answer, Decision, Doubt, Exchange, Head, Heard, MAX_LENGTH, REACH, Read, Standing};
+use crate::words::WINDOW;
 
 fn read(bytes: &[u8]) -> Head {
     let mut head = Head::NEW;
@@ -12,37 +15,121 @@ fn read(bytes: &[u8]) -> Head {
     head
 }
 
-/// Eight bytes at once come to what they come to one by one, or are not taken.
-#[test]
-fn eight_at_once() {
-    let begins: [&[u8]; 6] = [
-        b"",
-        b"GET /",
-        b"GET / HTTP/1.1\r\n",
-        b"GET / HTTP/1.1\r\nContent-",
-        b"GET / HTTP/1.1\r\nX: y",
-        b"GET / HTTP/1.1\r\nContent-Length: 1",
-    ];
-    let mut taken = 0;
-    for begin in begins {
-        for usual in [b'a', b'-', b'Z', b'0', 0xff] {
-            for at in 0..8 {
-                for byte in 0..=u8::MAX {
-                    let mut bytes = [usual; 8];
-                    bytes[at] = byte;
-                    let (mut fast, before) = (read(begin), read(begin));
-                    if fast.take_eight(&bytes) {
-                        taken += 1;
-                        assert_eq!(fast, read(&[begin, &bytes].concat()), "{begin:?} {bytes:?}");
-                    } else {
-                        assert_eq!(fast, before, "{begin:?} {bytes:?}");
-                    }
-                }
-            }
+/// Reads what can be taken at once, and single bytes between.
+fn read_at_once(head: &mut Head, bytes: &[u8]) {
+    let mut behind = bytes.to_vec();
+    // Whatever stands behind what is known.
+    behind.extend_from_slice(b": HTTP/1.1\r\n\r\n");
+    behind.extend([b'a'; WINDOW]);
+    let begin = head.at;
+    let window = |at| behind[(at - begin) as usize..].first_chunk().expect("room behind");
+    let ready = begin + bytes.len() as u32;
+    while head.at < ready && head.step(window, ready) {}
+}
+
+/// Reads byte by byte to the end, or until there is nothing more to be read.
+fn read_slowly(head: &mut Head, bytes: &[u8]) {
+    for byte in bytes {
+        if !head.take(*byte) {
+            return;
         }
     }
-    // In a target, in a value, and twice in a name: the five, or four, with each byte that may be there.
-    assert_eq!(taken, 8 * (4 * 94 + 5 * 223 + 2 * 4 * 63));
+}
+
+/// What requests are made of, and what may not be there.
+fn pieces() -> impl Strategy<Value = Vec<u8>> {
+    let known = [
+        "GET ",
+        "POST ",
+        "PRI ",
+        "connect ",
+        "a-method-of-more-than-24-bytes ",
+        "/",
+        "/chat?x=y",
+        " HTTP/1.1\r\n",
+        " HTTP/1.0\r\n",
+        " HTTP/1.1\n",
+        " HTTP/1.1\r",
+        "\r\n",
+        "\r\n\r\n",
+        "\n",
+        "\r",
+        ": ",
+        ":",
+        " ",
+        "\t",
+        "\x7f",
+        "\0",
+        "Host",
+        "Upgrade",
+        "Content-Length",
+        "content-length: 1",
+        "2147483647",
+        "Expect",
+        "Transfer-Encoding",
+        "Authorization: ",
+        "Authorization:NTLM ",
+        "Negotiate x",
+        "a_b",
+        "Sec-WebSocket-Extensions-For-All",
+        "12345678",
+        "x",
+    ];
+    let known = prop::sample::select(known.to_vec()).prop_map(|piece| piece.as_bytes().to_vec());
+    let long = (any::<u8>(), 0..200usize).prop_map(|(byte, len)| std::vec![byte; len]);
+    let usual = "[a-zA-Z0-9 =;/.-]{0,90}".prop_map(String::into_bytes);
+    let piece = prop_oneof![6 => known, 1 => long, 3 => usual, 1 => vec(any::<u8>(), 0..4)];
+    let any = vec(piece.clone(), 0..24).prop_map(|pieces| pieces.concat());
+    let line =
+        (piece.clone(), piece).prop_map(|(a, b)| [&a, b": ".as_slice(), &b, b"\r\n"].concat());
+    let lines = vec(line, 0..12)
+        .prop_map(|lines| [b"GET /x HTTP/1.1\r\n", lines.concat().as_slice(), b"\r\n"].concat());
+    prop_oneof![any, lines]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    /// What is taken at once comes to what it comes to byte by byte, wherever it is cut.
+    #[test]
+    fn at_once(bytes in pieces(), cuts in vec(any::<prop::sample::Index>(), 0..6)) {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let (mut fast, mut slow) = (Head::NEW, Head::NEW);
+        for cut in cuts.windows(2) {
+            if fast.read() == Read::More {
+                read_at_once(&mut fast, &bytes[cut[0]..cut[1]]);
+                read_slowly(&mut slow, &bytes[cut[0]..cut[1]]);
+            }
+            prop_assert_eq!(fast, slow, "{}", bytes.escape_ascii());
+        }
+    }
+}
+
+/// The same of each cut of a usual one, with each byte in each place.
+#[test]
+fn at_once_with_any_byte_anywhere() {
+    let usual = b"PUT /chat HTTP/1.1\r\nHost: a-host.example\r\nContent-Length: 17\r\nX-Forwarded-For-Somebody-Else: 1\r\n\r\nBody";
+    for at in 0..usual.len() {
+        for byte in 0..=u8::MAX {
+            let mut bytes = *usual;
+            bytes[at] = byte;
+            let (mut fast, mut slow) = (Head::NEW, Head::NEW);
+            read_at_once(&mut fast, &bytes);
+            read_slowly(&mut slow, &bytes);
+            assert_eq!(fast, slow, "{}", bytes.escape_ascii());
+        }
+    }
+    for cut in 0..usual.len() {
+        let (mut fast, mut slow) = (Head::NEW, Head::NEW);
+        read_at_once(&mut fast, &usual[..cut]);
+        if fast.read() == Read::More {
+            read_at_once(&mut fast, &usual[cut..]);
+        }
+        read_slowly(&mut slow, usual);
+        assert_eq!(fast, slow, "cut at {cut}");
+    }
 }
 
 #[test]

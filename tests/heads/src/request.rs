@@ -9,6 +9,7 @@ use std::ops::Range;
 use httparse::{EMPTY_HEADER, Status};
 use milo_parser::{ERROR_NONE, Parser, STATE_BODY_DECISION};
 use router_ebpf::request::{Doubt, Head, Read};
+use router_ebpf::words::WINDOW;
 
 use crate::{check::show, random::Random};
 
@@ -18,16 +19,14 @@ const HEADERS: usize = 4096;
 /// Reads a head whose bytes come in segments that end at these places.
 pub fn read(bytes: &[u8], ends: &[usize]) -> Head {
     let mut head = Head::NEW;
-    let mut start = 0;
+    // What stands behind the bytes that are known is more of them.
+    let padded = [bytes, &[b'a'; WINDOW]].concat();
+    let window = |at: u32| padded[at as usize..].first_chunk().expect("what is behind is a window");
     for end in ends.iter().copied().chain([bytes.len()]) {
-        let mut segment = &bytes[start..end];
-        start = end;
-        while let [first, ..] = *segment {
-            let eight = segment.first_chunk().is_some_and(|eight| head.take_eight(eight));
-            if !eight && !head.take(first) {
+        while (head.at as usize) < end {
+            if !head.step(window, end as u32) {
                 return head;
             }
-            segment = &segment[if eight { 8 } else { 1 }..];
         }
     }
     head

@@ -18,8 +18,11 @@ fn target() -> impl Strategy<Value = String> {
 fn header() -> impl Strategy<Value = String> {
     let name =
         "(X-Chat|x-chat|Host|hOST|Cookie|COOKIE|Upgrade|x|xx|sec-websocket-protocol|[a-z-]{1,9})";
-    let cookies = "((chat|c|Chat|[a-z]{1,3})?=?[a-zA-Z0-9\"%= ]{0,5};?[ \t]?){0,6}";
-    let value = "[ -~\t]{0,12}";
+    let cookies =
+        "((chat|c|Chat|[a-z]{1,3})?=?([a-zA-Z0-9\"%= ]{0,5}|[a-z0-9]{50,90});?[ \t]?){0,6}";
+    // As long as what is looked at at once, and longer.
+    let value =
+        prop_oneof![4 => "[ -~\t]{0,12}", 1 => "[ -~\t]{50,150}", 1 => "[a-z0-9]{3,150};? ?"];
     let end = "(\r\n|\n)";
     (name, "[ \t]{0,3}", prop_oneof![cookies.boxed(), value.boxed()], "[ \t]{0,9}", end).prop_map(
         |(name, before, value, behind, end)| format!("{name}:{before}{value}{behind}{end}"),
