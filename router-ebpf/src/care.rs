@@ -95,7 +95,7 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
         }
         return Looked::Reset(if leaves { Counter::ResetExpired } else { Counter::ResetGone });
     }
-    let is_asked = scratch.segment.payload_len() > 0 && is_looked_at(flags, state)
+    let is_asked = scratch.segment.sequence_len() > 0 && is_looked_at(flags, state)
         || state & STATE_MOVING != 0;
     if is_asked && !scratch.segment.has(flags::RST) {
         match reuse::ask(tables, scratch, shared) {

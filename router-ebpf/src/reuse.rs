@@ -83,7 +83,9 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
         return Asked::Old;
     }
     if !is_moving && (!is_looked_at || scratch.segment.payload_len() == 0) {
-        return Asked::Deliver;
+        // One that has overtaken a request would let that go where the connection is, whatever it asks for.
+        let overtakes = scratch.segment.has(flags::FIN) && exchange.is_ahead(scratch.segment.seq);
+        return if is_looked_at && overtakes { Asked::Early } else { Asked::Deliver };
     }
     match decision {
         Decision::Deliver => Asked::Deliver,

@@ -4,23 +4,22 @@
 //! They are the same ones in each run, unless `ROOST_SEED=<number>` asks for others; `ROOST_CASES=<number>`
 //! runs more.
 
-use std::{collections::BTreeMap, env, thread, time::Duration};
+use std::{collections::BTreeMap, env};
 
 use roost_tests::run::{
-    Family, Hook, Machine, Outcome, difference,
+    Family, Hook, Machine,
     frame::{ACK, FIN, PSH, RST, SYN, Seg, icmp_error},
-    host::Host,
-    kernel::Rig,
+    pair::{OutOfStep, Pair},
     talk::{Conn, Offer, get},
     world::{Kind, REPLICAS, World, client, replica, replica_addr},
 };
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, Flow, NO_REPLICA, Name, Pending, REPLICA_DRAINING, REPLICA_GONE,
-        REPLICA_READY, SLOT_COUNT, STATE_EXPIRED, STATE_SYN_TICK, Tuple,
+        Chat, ChatCookie, Flow, NO_REPLICA, Name, REPLICA_DRAINING, REPLICA_GONE, REPLICA_READY,
+        SLOT_COUNT, STATE_EXPIRED,
     },
     steer::chat_key,
-    verdict::{Action, Counter},
+    verdict::Counter,
 };
 
 /// SplitMix64.
@@ -55,96 +54,6 @@ impl Random {
         let near = self.pick(&[0, u32::MAX, 0x8000_0000, self.0 as u32]);
         near.wrapping_add(self.below(200) as u32).wrapping_sub(100)
     }
-}
-
-struct Pair {
-    host: Host,
-    kernel: Rig,
-    verdicts: BTreeMap<Counter, u32>,
-}
-
-/// The clocks of both disagreed on something that depends on them: what follows says nothing.
-struct OutOfStep;
-
-impl Pair {
-    fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<Outcome, OutOfStep> {
-        let kernel = self.kernel.run(hook, frame);
-        let host = self.host.run(hook, frame);
-        let limited = Counter::DropResetLimit;
-        if kernel.verdict() == limited || host.verdict() == limited {
-            thread::sleep(Duration::from_millis(50));
-            return Err(OutOfStep);
-        }
-        assert_eq!(kernel.moved, host.moved, "{hook:?} {:?} {frame:02x?}", Seg::parse(frame));
-        assert_eq!(kernel.action, host.action);
-        for (counter, _) in &kernel.moved {
-            *self.verdicts.entry(*counter).or_default() += 1;
-        }
-        if kernel.action == Action::Drop {
-            return Ok(kernel);
-        }
-        if kernel.verdict() == Counter::SynAnswered {
-            let (one, other) = (without_clock(&kernel), without_clock(&host));
-            if one.0 != other.0 {
-                // The tick of the SYN cookies went on between the two.
-                return Err(OutOfStep);
-            }
-            assert!(one.1 == other.1, "{}", difference(&one.1, &other.1));
-        } else {
-            assert!(kernel.frame == host.frame, "{}", difference(&kernel.frame, &host.frame));
-        }
-        Ok(kernel)
-    }
-
-    fn same_maps(&self) {
-        let timeless = |(key, flow): (Tuple, Flow)| {
-            let state = flow.state & !STATE_SYN_TICK;
-            (key, Flow { last_seen: 0, since: 0, state, ..flow })
-        };
-        let flows = |machine: &dyn Machine| sorted(machine.flows().into_iter().map(timeless));
-        assert_eq!(flows(&self.kernel), flows(&self.host));
-        let ended = |machine: &dyn Machine| sorted(machine.ended().into_iter().map(timeless));
-        assert_eq!(ended(&self.kernel), ended(&self.host));
-        for replica in 0..Kind::ALL.len() as u32 * REPLICAS {
-            assert_eq!(self.kernel.load(replica), self.host.load(replica), "of {replica}");
-        }
-        let backs = |machine: &dyn Machine| sorted(machine.flows_back().into_iter());
-        assert_eq!(backs(&self.kernel), backs(&self.host));
-        let backs = |machine: &dyn Machine| sorted(machine.ended_back().into_iter());
-        assert_eq!(backs(&self.kernel), backs(&self.host));
-        let chats = |machine: &dyn Machine| {
-            let zero = |chat: Chat| Chat { ended_at: 0, since: 0, ..chat };
-            sorted(machine.chats().into_iter().map(|(key, chat)| (key, zero(chat))))
-        };
-        assert_eq!(chats(&self.kernel), chats(&self.host));
-        let pending = |machine: &dyn Machine| {
-            let zero = |pending: Pending| Pending { at: 0, ..pending };
-            sorted(machine.pending().into_iter().map(|(key, value)| (key, zero(value))))
-        };
-        assert_eq!(pending(&self.kernel), pending(&self.host));
-    }
-}
-
-fn sorted<K: Ord + Copy, V>(entries: impl Iterator<Item = (K, V)>) -> Vec<(K, V)> {
-    let mut entries: Vec<_> = entries.collect();
-    entries.sort_by_key(|(key, _)| *key);
-    entries
-}
-
-/// A SYN-ACK's sequence number, and its frame without what depends on the clock: our timestamp, and
-/// with it the checksum.
-fn without_clock(outcome: &Outcome) -> (u32, Vec<u8>) {
-    let seg = Seg::parse(&outcome.frame).expect("a SYN-ACK");
-    let mut frame = outcome.frame.clone();
-    let l4 = seg.l4();
-    frame[l4 + 16..l4 + 18].fill(0);
-    if let Some((value, _)) = seg.timestamps() {
-        let value = value.to_be_bytes();
-        let at = seg.options.windows(6).position(|six| six[..2] == [8, 10] && six[2..] == value);
-        let at = l4 + 20 + at.expect("the timestamps that were found");
-        frame[at + 2..at + 6].fill(0);
-    }
-    (seg.seq, frame)
 }
 
 /// What the daemon may do meanwhile, to both alike.
@@ -429,8 +338,7 @@ fn worlds() -> [World; 3] {
 }
 
 fn pair(world: &World) -> Pair {
-    let mut pair =
-        Pair { host: Host::new(world), kernel: Rig::new(world), verdicts: BTreeMap::new() };
+    let mut pair = Pair::new(world);
     // Learn the keys of three chats, and bind, pin and widen those.
     let mut keys = BTreeMap::new();
     for (port, name) in [(50_000, "tea"), (50_001, "bound"), (50_002, "pinned")] {

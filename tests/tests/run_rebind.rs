@@ -85,6 +85,30 @@ fn a_request_for_another_replicas_chat_goes_there() {
     });
 }
 
+/// A client closes behind its last request, and its FIN comes first: the request still goes where it belongs.
+#[test]
+fn a_fin_that_has_overtaken_a_request_comes_again() {
+    on_all(&world(), |machine, family| {
+        let [a, b, _] = chats(machine, family);
+        let mut first = Talk::begin(machine, family, &get(&a), &[]);
+        let behind = get(&b).len() as u32;
+        let fin = |talk: &Talk, at: u32| talk.conn.up(FIN | ACK, at, talk.down, b"");
+        // Before the answer, and after it.
+        for _ in 0..2 {
+            let early = fin(&first, first.up + behind).bytes();
+            machine.run(Hook::Ingress, &early).counts(&[Counter::DropRequestEarly]);
+            if first.down == 0 {
+                first.answer(machine, OK, &[]);
+            }
+        }
+        let mut second = first.goes_on(machine, &get(&b));
+        let last = fin(&second, second.up);
+        second.conn.goes_up(machine, &last, &[]);
+        second.up += 1;
+        second.answer(machine, OK, &[]);
+    });
+}
+
 /// What the client sends is on its way to the new replica, and that does not answer.
 #[test]
 fn a_silent_replica_gets_the_same_syn_again() {

@@ -222,6 +222,15 @@ impl Exchange {
         Decision::Request(len - behind)
     }
 
+    /// Whether what begins at `seq` has overtaken a request.
+    #[inline(always)]
+    pub const fn is_ahead(&self, seq: u32) -> bool {
+        let ahead = seq.wrapping_sub(self.boundary);
+        !self.closing
+            && ahead.wrapping_sub(1) < REACH
+            && matches!(self.standing, Standing::Answer | Standing::Request | Standing::Reading)
+    }
+
     /// Lets a segment come again, unless it has too often. `is_later`: another one has the request's beginning.
     #[inline(always)]
     const fn again(&self, is_later: bool) -> Decision {

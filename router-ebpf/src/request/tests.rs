@@ -233,6 +233,24 @@ fn what_a_request_needs() {
 }
 
 #[test]
+fn what_has_overtaken_a_request() {
+    for start in ORIGINS {
+        let exchange = answered(start);
+        let is_ahead = |at: u32| exchange.is_ahead(start.wrapping_add(at));
+        assert!([1, 1000, REACH].map(is_ahead).iter().all(|ahead| *ahead));
+        // At the boundary, and in the body before it.
+        assert!([0, u32::MAX, 1 << 31, REACH + 1].map(is_ahead).iter().all(|ahead| !ahead));
+        for standing in [Standing::Answer, Standing::Reading] {
+            assert!(Exchange { standing, ..exchange }.is_ahead(start.wrapping_add(1)));
+        }
+        for standing in [Standing::Upgraded, Standing::Doubt(Doubt::Expect), Standing::Moving] {
+            assert!(!Exchange { standing, ..exchange }.is_ahead(start.wrapping_add(1)));
+        }
+        assert!(!Exchange { closing: true, ..exchange }.is_ahead(start.wrapping_add(1)));
+    }
+}
+
+#[test]
 fn where_an_answer_begins() {
     for start in ORIGINS {
         let at = |at: u32| start.wrapping_add(at);

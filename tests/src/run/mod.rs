@@ -5,6 +5,7 @@ pub mod frame;
 pub mod host;
 pub mod kernel;
 mod loaded;
+pub mod pair;
 pub mod requests;
 pub mod talk;
 pub mod tap;
