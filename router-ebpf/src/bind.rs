@@ -9,7 +9,7 @@ use crate::{
     hand::before_head,
     head::{Found, claim, forget, release},
     ingress::listed,
-    integrity::{checksum_is_right, is_unfinished, payload_sum},
+    integrity::{is_intact, payload_sum},
     keep::{Kept, keep},
     key::{self, Reason, Search},
     maps::{HEAD_LEN, Name, PART, PENDING_REFUSED, PROXIES, Service},
@@ -108,14 +108,13 @@ fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
 
 /// Reads the segment. Returns whether its checksum is right.
 #[inline(never)]
-fn read<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) -> Option<bool> {
-    let sum = payload_sum(packet, tables, scratch)?;
-    scratch.unfinished = 0;
-    if !checksum_is_right(packet, &scratch.segment, sum)? {
-        if !is_unfinished(packet, &scratch.segment)? {
-            return Some(false);
-        }
-        scratch.unfinished = 1;
+fn read<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<bool> {
+    if !is_intact(packet, scratch, |packet, scratch| payload_sum(packet, tables, scratch))? {
+        return Some(false);
     }
     // Of a flow it is known.
     if reread(&scratch.again) == 0 {

@@ -6,9 +6,9 @@ use crate::{
     head::discard,
     icmp, integrity,
     maps::{
-        Addr, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, Mac, REPLICA_GONE, STATE_CLIENT_FIN, STATE_ENDED,
-        STATE_LEAVING, STATE_MOVING, STATE_REPLICA_FIN, STATE_SYN_SEEN, STATE_UPGRADED, Service,
-        SourceKey, VipKey,
+        Addr, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, Link, Mac, REPLICA_GONE, STATE_CLIENT_FIN,
+        STATE_ENDED, STATE_LEAVING, STATE_MOVING, STATE_REPLICA_FIN, STATE_SYN_SEEN,
+        STATE_UPGRADED, Service, SourceKey, VipKey,
     },
     packet::Packet,
     reply,
@@ -317,21 +317,40 @@ fn syn<P: Packet>(
     scratch: &mut Scratch,
     service: &Service,
 ) -> Option<Counter> {
-    let segment = &scratch.segment;
-    if segment.has_any(flags::ACK | flags::RST | flags::FIN) {
+    if scratch.segment.has_any(flags::ACK | flags::RST | flags::FIN) {
         return Some(Counter::DropFlags);
     }
-    if segment.payload_len() == 0
-        && !integrity::checksum_is_right(packet, segment, Sum::ZERO)?
-        && !integrity::is_unfinished(packet, segment)?
+    if scratch.segment.payload_len() == 0
+        && !integrity::is_intact(packet, scratch, |_, _| Some(Sum::ZERO))?
     {
         return Some(Counter::DropChecksum);
+    }
+    if !is_at_home(packet, tables, scratch) {
+        return Some(Counter::DropOtherLink);
     }
     if service.usable == 0 {
         return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
     }
     scratch.offer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     reply::syn_ack(packet, tables, scratch, service)
+}
+
+/// Whether the answer to what a client of this machine sends would leave by the link that it came by. Else a pod could take
+/// another one's address: our answer goes back by the link, where nobody else's would. Its other segments carry the number
+/// that is told here.
+#[inline(always)]
+fn is_at_home<P: Packet>(packet: &mut P, tables: &impl Tables, scratch: &mut Scratch) -> bool {
+    let link = packet.link();
+    if link == 0 {
+        return true;
+    }
+    let Scratch { segment, route_room, link: room, .. } = scratch;
+    *room = link;
+    match tables.link(room) {
+        Some(Link::UNCHECKED) => true,
+        Some(Link { by }) => packet.route(by, &segment.src, route_room) == Some(by),
+        None => false,
+    }
 }
 
 /// Whether a segment of a flow is more than to be translated. The gone replica's are ended.
@@ -388,7 +407,8 @@ pub fn translate<P: Packet>(
     scratch: &mut Scratch,
     flow: &Flow,
 ) -> Option<Counter> {
-    let unfinished = integrity::is_unfinished(packet, &scratch.segment)?
+    let unfinished = !P::KNOWS_CHECKSUM
+        && integrity::is_unfinished(packet, &scratch.segment)?
         && integrity::is_really_unfinished(packet, tables, scratch)?;
     scratch.unfinished = unfinished as u32;
     let Scratch { segment, cursor, .. } = scratch;

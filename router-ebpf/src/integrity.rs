@@ -38,6 +38,30 @@ pub fn is_unfinished(packet: &impl Packet, segment: &Segment) -> Option<bool> {
     Some(pseudo.fold().to_ne_bytes() == field)
 }
 
+/// Whether a segment is as it was sent. Notes in `scratch.unfinished` if its checksum is left to a device. Where the kernel
+/// says that it is, the segment comes from this machine, and nobody has to look.
+#[inline(always)]
+pub fn is_intact<P: Packet>(
+    packet: &mut P,
+    scratch: &mut Scratch,
+    payload: impl FnOnce(&P, &mut Scratch) -> Option<Sum>,
+) -> Option<bool> {
+    let known = packet.is_unfinished(scratch.segment.l4() + TCP_CHECK);
+    scratch.unfinished = (known == Some(true)) as u32;
+    if known == Some(true) {
+        return Some(true);
+    }
+    let sum = payload(packet, scratch)?;
+    if checksum_is_right(packet, &scratch.segment, sum)? {
+        return Some(true);
+    }
+    if P::KNOWS_CHECKSUM || !is_unfinished(packet, &scratch.segment)? {
+        return Some(false);
+    }
+    scratch.unfinished = 1;
+    Some(true)
+}
+
 /// Parts of a payload, of [`PART`] bytes each, that are added up at the most: all of the largest packet, merged from
 /// several by the kernel.
 const PARTS: u32 = 16;

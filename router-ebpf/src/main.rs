@@ -1,4 +1,4 @@
-//! The kernel programs: two hooks that turn a verdict into an XDP or TC action.
+//! The kernel programs: three hooks that turn a verdict into an XDP or TC action.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![allow(missing_docs, reason = "the public items are what the macros make")]
 

@@ -195,6 +195,19 @@ impl Mac {
     }
 }
 
+/// A client link: an interface of this machine at whose other end are clients.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The interface by which answers are routed to its clients, by its index: itself, or the bridge whose port it is.
+    pub by: u32,
+}
+
+impl Link {
+    /// Answers may be routed by any.
+    pub const UNCHECKED: Self = Self { by: 0 };
+}
+
 /// Keys and clock of the cluster.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,5 +295,6 @@ sizes! {
     Share = 16,
     Sharing = 20,
     Mac = 8,
+    Link = 4,
     Mark = 32,
 }

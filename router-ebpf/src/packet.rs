@@ -1,7 +1,13 @@
 //! What the pipeline needs of a packet, whatever holds it: an XDP frame, a socket buffer at TC, or
 //! bytes in a test.
 
-use crate::{checksum::Sum, maps::PART};
+use crate::{
+    checksum::Sum,
+    maps::{Addr, PART},
+};
+
+/// Room for a question about a route: what is passed to the kernel is too large for the stack.
+pub type Room = [u32; 16];
 
 /// Headers around a packet: of IP, UDP and a tunnel, in front of the packet's own IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,29 @@ pub trait Packet {
     #[inline(always)]
     fn is_merged(&self) -> bool {
         false
+    }
+
+    /// Whether [`Packet::update_l4_checksum`] knows by itself if a checksum is finished, and so does
+    /// [`Packet::is_unfinished`]. Else it has to be told from what the field looks like.
+    const KNOWS_CHECKSUM: bool = false;
+
+    /// Whether the checksum whose field is at `offset` is to be finished by a device: then nobody has looked at it, and
+    /// nobody has to. `None` where nobody knows.
+    #[inline(always)]
+    fn is_unfinished(&mut self, _offset: usize) -> Option<bool> {
+        None
+    }
+
+    /// The link of this machine by which its client sent it; 0 if it came from outside.
+    #[inline(always)]
+    fn link(&self) -> u32 {
+        0
+    }
+
+    /// By which interface what comes by the interface `from` would be routed to `to`. `None`: it would not be.
+    #[inline(always)]
+    fn route(&mut self, _from: u32, _to: &Addr, _room: &mut Room) -> Option<u32> {
+        None
     }
 
     /// Makes the first `len` bytes viewable, where a packet may be in pieces. To be called before a

@@ -10,7 +10,7 @@ use crate::{
     first::read_head,
     flow::end_change,
     head::{Found, claim, forget, put, release},
-    integrity::{checksum_is_right, is_unfinished, payload_sum},
+    integrity::{is_intact, payload_sum},
     keep::{Kept, keep},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, HEAD_LEN, OFFER_TIMESTAMPS, PART,
@@ -165,7 +165,7 @@ pub fn reuse<P: Packet>(
 
 #[inline(never)]
 fn request<P: Packet>(
-    packet: &P,
+    packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<Reuse> {
@@ -177,10 +177,7 @@ fn request<P: Packet>(
         return Some(Reuse::Early);
     };
     let server_isn = flow.get().server_isn;
-    let sum = payload_sum(packet, tables, scratch)?;
-    if !checksum_is_right(packet, &scratch.segment, sum)?
-        && !is_unfinished(packet, &scratch.segment)?
-    {
+    if !is_intact(packet, scratch, |packet, scratch| payload_sum(packet, tables, scratch))? {
         return Some(Reuse::Damaged);
     }
     match decide(scratch, flow, back) {

@@ -12,7 +12,7 @@
 use crate::{
     maps::{
         Addr, CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack,
-        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, SERVICE_SHARES, SLOT_STRIDE,
+        Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, SERVICE_SHARES, SLOT_STRIDE,
         SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
         Watched, WatchedChat,
     },
@@ -127,6 +127,10 @@ macro_rules! schema {
             Macs macs MACS: HashMap<Mac, u64>, version 1,
                 size(limits) = 4096,
                 "MAC address" => "0; at one entry more, until when all are known";
+            /// The links by which clients on this machine come. What is attached there has an entry.
+            Links links LINKS: HashMap<u32, Link>, version 1,
+                size(limits) = 4096,
+                "index of an interface" => "index of that by which answers are routed";
             /// What userspace says of services that are not as their sources say. No program reads it.
             Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
                 size(limits) = most(limits.services, 64),

@@ -10,6 +10,7 @@ use crate::{
         TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     options::{Cursor, Offer},
+    packet,
     request::{Head, Place},
     segment::Segment,
     shares::Holder,
@@ -92,6 +93,10 @@ pub struct Scratch {
     pub trusted: TrustedKey,
     /// What its frame is for, to be looked up in `MACS`.
     pub mac: Mac,
+    /// The link by which it came, to be looked up in `LINKS`.
+    pub link: u32,
+    /// To ask where an answer would leave.
+    pub route_room: packet::Room,
     /// Client and VIP.
     pub vip_side: Tuple,
     /// 1 if it is known that there is no flow between these, so that nobody looks again.

@@ -3,7 +3,7 @@
 
 use crate::verdict::Counter;
 
-/// A program.
+/// What is done with a packet in one program.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -38,39 +38,17 @@ impl Stage {
         Self::Answer,
     ];
 
-    /// The name of the program in the object.
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::Ingress => "roost_ingress",
-            Self::Care => "roost_care",
-            Self::Reuse => "roost_reuse",
-            Self::Open => "roost_open",
-            Self::Bind => "roost_bind",
-            Self::Egress => "roost_egress",
-            Self::CareBack => "roost_care_back",
-            Self::Answer => "roost_answer",
-        }
-    }
-
-    /// The program of its hook that is attached; the others go on after it.
-    pub const fn attached(self) -> Self {
+    /// The first one of its direction, which a packet comes to from the kernel; the others go on after it.
+    pub const fn first(self) -> Self {
         match self {
             Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => Self::Ingress,
             Self::Egress | Self::CareBack | Self::Answer => Self::Egress,
         }
     }
 
-    /// Whether it is attached.
-    pub fn is_attached(self) -> bool {
-        self == self.attached()
-    }
-
-    /// The name of the array where the programs of its hook find those that go on, each at its number.
-    pub const fn array(self) -> &'static str {
-        match self {
-            Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => "INGRESS_STAGES",
-            Self::Egress | Self::CareBack | Self::Answer => "EGRESS_STAGES",
-        }
+    /// Whether it is that.
+    pub fn is_first(self) -> bool {
+        self == self.first()
     }
 
     /// The verdict on a packet that cannot go on.
@@ -80,6 +58,83 @@ impl Stage {
                 Counter::DropFault
             }
             Self::Egress | Self::CareBack | Self::Answer => Counter::EgressDropFault,
+        }
+    }
+}
+
+/// Where packets come from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP of a client-facing interface: frames of clients outside.
+    Xdp,
+    /// TC ingress of a client link: packets of clients on this machine.
+    Inside,
+    /// TC egress of both: packets towards clients.
+    Egress,
+}
+
+/// A program of the object: what is done at a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Where.
+    pub hook: Hook,
+    /// What.
+    pub stage: Stage,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self { hook: Hook::Xdp, stage: Stage::Ingress },
+        Self { hook: Hook::Xdp, stage: Stage::Care },
+        Self { hook: Hook::Xdp, stage: Stage::Reuse },
+        Self { hook: Hook::Xdp, stage: Stage::Open },
+        Self { hook: Hook::Xdp, stage: Stage::Bind },
+        Self { hook: Hook::Inside, stage: Stage::Ingress },
+        Self { hook: Hook::Inside, stage: Stage::Care },
+        Self { hook: Hook::Inside, stage: Stage::Reuse },
+        Self { hook: Hook::Inside, stage: Stage::Open },
+        Self { hook: Hook::Inside, stage: Stage::Bind },
+        Self { hook: Hook::Egress, stage: Stage::Egress },
+        Self { hook: Hook::Egress, stage: Stage::CareBack },
+        Self { hook: Hook::Egress, stage: Stage::Answer },
+    ];
+
+    /// Its name in the object.
+    pub const fn name(self) -> &'static str {
+        match (self.hook, self.stage) {
+            (Hook::Inside, Stage::Care) => "roost_in_care",
+            (Hook::Inside, Stage::Reuse) => "roost_in_reuse",
+            (Hook::Inside, Stage::Open) => "roost_in_open",
+            (Hook::Inside, Stage::Bind) => "roost_in_bind",
+            (Hook::Inside, _) => "roost_inside",
+            (_, Stage::Ingress) => "roost_ingress",
+            (_, Stage::Care) => "roost_care",
+            (_, Stage::Reuse) => "roost_reuse",
+            (_, Stage::Open) => "roost_open",
+            (_, Stage::Bind) => "roost_bind",
+            (_, Stage::Egress) => "roost_egress",
+            (_, Stage::CareBack) => "roost_care_back",
+            (_, Stage::Answer) => "roost_answer",
+        }
+    }
+
+    /// The one of its hook that is attached.
+    pub const fn attached(self) -> Self {
+        Self { stage: self.stage.first(), ..self }
+    }
+
+    /// Whether it is attached; else it goes on after that one.
+    pub fn is_attached(self) -> bool {
+        self.stage.is_first()
+    }
+
+    /// The name of the array where the programs of its hook find those that go on, each at the number of its stage.
+    pub const fn array(self) -> &'static str {
+        match self.hook {
+            Hook::Xdp => "INGRESS_STAGES",
+            Hook::Inside => "INSIDE_STAGES",
+            Hook::Egress => "EGRESS_STAGES",
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::{
     maps::{
-        Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac, Pending,
-        Replica, Ring, Secrets, Service, Share, Sharing, SourceKey, Stash, TrustedKey, Tuple,
-        VipKey, Watched, WatchedChat,
+        Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load, Mac,
+        Pending, Replica, Ring, Secrets, Service, Share, Sharing, SourceKey, Stash, TrustedKey,
+        Tuple, VipKey, Watched, WatchedChat,
     },
     shared::Shared,
     verdict::Counter,
@@ -69,6 +69,8 @@ pub trait Tables {
     fn source_range(&self, source: &SourceKey) -> Option<u32>;
     /// `MACS`: what is said of this address, if it is there.
     fn mac(&self, mac: &Mac) -> Option<u64>;
+    /// `LINKS`: what is said of the interface with this index.
+    fn link(&self, index: &u32) -> Option<Link>;
     /// `REPLICAS`.
     fn replica(&self, number: u32) -> Option<&Replica>;
     /// `SLOTS`: a replica's number.
@@ -189,6 +191,9 @@ impl Tables for NoTables {
         None
     }
     fn mac(&self, _: &Mac) -> Option<u64> {
+        None
+    }
+    fn link(&self, _: &u32) -> Option<Link> {
         None
     }
     fn replica(&self, _: u32) -> Option<&Replica> {

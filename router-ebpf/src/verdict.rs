@@ -7,7 +7,7 @@ pub enum Action {
     Pass,
     /// Go no further.
     Drop,
-    /// Back out of the interface that it came from (ingress only).
+    /// Back out of the interface that it came from (ingress only, at either hook).
     Reply,
     /// Back into the interface that it was about to leave (egress only).
     Turn,
@@ -105,6 +105,8 @@ counters! {
     IcmpToReplica = "icmp_to_replica", PASS;
     /// Segments to a VIP in frames for other MAC addresses, passed untouched.
     PassedOtherMac = "passed_other_mac", PASS;
+    /// SYNs of clients on this machine whose answers would leave by another link than they came by.
+    DropOtherLink = "drop_other_link", DROP;
     /// First data segments dropped because a map that has to know of them was busy: they come again.
     DropBusy = "drop_busy", DROP;
     /// First data segments dropped because there is no memory for what has to be known of them: they come again.

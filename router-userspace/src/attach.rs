@@ -1,5 +1,6 @@
 //! The programs in the kernel and the interfaces that they are attached to.
 
+pub(crate) mod client_links;
 pub mod loader;
 pub(crate) mod macs;
 pub mod paths;

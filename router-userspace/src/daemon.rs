@@ -24,7 +24,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    attach::{loader::DataPath, macs::Macs, paths, uplinks},
+    attach::{client_links::ClientLinks, loader::DataPath, macs::Macs, paths, uplinks},
     kube::{self, Keeper, Source},
     lead::Control,
     maps::{
@@ -59,6 +59,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
         Some(config) => config?,
         None => Config {
             interfaces: uplinks::of(&args.cluster.interface, pin_dir)?,
+            client_links: args.cluster.client_link.clone(),
             limits: Limits::default(),
             shares: Shares::default(),
             secrets: SecretFiles::default(),
@@ -145,6 +146,8 @@ struct Daemon {
     failed: BTreeMap<String, SyncError<WriteError>>,
     /// Keeps what is known of the interfaces' MAC addresses.
     macs: Macs,
+    /// Keeps the programs on the links of clients on this machine.
+    client_links: ClientLinks,
     /// Replicas are gone: their flows are not to wait for their turn.
     ends_flows: bool,
     /// Clients that are nodes or pods of the cluster; `None` as long as that is not known.
@@ -190,6 +193,7 @@ impl Daemon {
             synced: Instant::now(),
             failed: BTreeMap::new(),
             macs: Macs::new(),
+            client_links: ClientLinks::new(),
             ends_flows: false,
             nodes: (!args.cluster.kubernetes).then(BTreeSet::new),
             shared: None,
@@ -202,6 +206,7 @@ impl Daemon {
             return Err(e);
         }
         daemon.detach_others();
+        daemon.want_client_links();
         paths::warn_unrouted(&daemon.config.services);
         daemon.status.file_applied(&daemon.config.interfaces);
         Ok(daemon)
@@ -356,7 +361,17 @@ impl Daemon {
     }
 
     fn follow_interfaces(&mut self) {
-        self.macs.follow(&mut self.tables, secrets::monotonic());
+        let Self { macs, client_links, data_path, tables, .. } = self;
+        let now = secrets::monotonic();
+        macs.follow(tables, now);
+        client_links.follow(data_path, tables, now);
+    }
+
+    /// Attaches to the client links that the configuration names, and follows them from now on.
+    fn want_client_links(&mut self) {
+        let Self { client_links, data_path, tables, config, .. } = self;
+        let Config { client_links: patterns, interfaces, .. } = config;
+        client_links.want(patterns, interfaces, data_path, tables, secrets::monotonic());
     }
 
     /// Lets the kernel look at all flows now, and tells the ends of those that are over.

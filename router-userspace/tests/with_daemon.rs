@@ -261,7 +261,7 @@ fn the_command_line_sees_what_the_daemon_did() {
     let output = daemon.roost(&["status", "-o", "json"], false);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     let elsewhere = json!({
-        "interface": "cli0", "ingress": null, "egress": null,
+        "interface": "cli0", "clients": "outside", "ingress": null, "egress": null,
         "problem": "cannot be seen from this network namespace",
     });
     assert_eq!(status["interfaces"], json!([elsewhere]));

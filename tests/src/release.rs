@@ -23,7 +23,7 @@ use data_encoding::HEXLOWER;
 use object::build::elf::{Builder, SectionData};
 use object::elf;
 use roost::maps::raw::Raw;
-use router_ebpf::stage::Stage;
+use router_ebpf::stage;
 use serde::{Deserialize, Serialize};
 
 use crate::lab::{Lab, UPLINK};
@@ -177,12 +177,12 @@ impl Stages {
     /// Those of this release.
     fn own() -> BTreeMap<String, Self> {
         let mut all = BTreeMap::new();
-        for stage in Stage::ALL {
-            let attached = stage.attached().program().to_owned();
+        for program in stage::Program::ALL {
+            let attached = program.attached().name().to_owned();
             let new = || Self { attached, programs: BTreeMap::new() };
-            let stages = all.entry(stage.array().to_owned()).or_insert_with(new);
-            if !stage.is_attached() {
-                stages.programs.insert(stage as u32, stage.program().to_owned());
+            let stages = all.entry(program.array().to_owned()).or_insert_with(new);
+            if !program.is_attached() {
+                stages.programs.insert(program.stage as u32, program.name().to_owned());
             }
         }
         all

@@ -4,7 +4,7 @@ use etherparse::TcpOptionElement::{Noop, Timestamp};
 use roost_tests::run::{
     Hook,
     frame::{ACK, CWR, ECE, FIN, PSH, RST, SYN, Seg, options},
-    live, on_all,
+    live, on_all_and_inside,
     talk::{Conn, Offer, get, reset_for},
     world::{Kind, World},
 };
@@ -12,7 +12,7 @@ use router_ebpf::verdict::Counter;
 
 #[test]
 fn a_connection_is_opened_bound_delivered_and_translated() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut port = 1000;
         for vlan in [vec![], vec![7], vec![7, 8]] {
             for timestamps in [true, false] {
@@ -35,7 +35,7 @@ fn a_connection_is_opened_bound_delivered_and_translated() {
 
 #[test]
 fn the_replica_may_answer_less_or_more_than_was_announced() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut port = 1000;
         for client in [Offer::ALL, Offer { scale: Some(2), ..Offer::ALL }, Offer::NONE] {
             for scale in [None, Some(0), Some(7), Some(10), Some(14)] {
@@ -64,7 +64,7 @@ fn the_replica_may_answer_less_or_more_than_was_announced() {
 #[test]
 fn what_a_client_offers_is_remembered_as_far_as_there_is_room_and_the_mss_never_above_the_service()
 {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let sizes = [None, Some(0), Some(500), Some(536), Some(1219), Some(1300), Some(1399)];
         let sizes = sizes.into_iter().chain([Some(1400), Some(1440), Some(9000), Some(65535)]);
         let mut port = 1000;
@@ -85,7 +85,7 @@ fn what_a_client_offers_is_remembered_as_far_as_there_is_room_and_the_mss_never_
 
 #[test]
 fn numbers_wrap_around() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let edges = [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_ffb0, 0xffff_fffe, 0xffff_ffff];
         let mut port = 1000;
         for isn in edges {
@@ -111,7 +111,7 @@ fn numbers_wrap_around() {
 
 #[test]
 fn sack_blocks_are_translated() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         for (port, timestamps) in [(1000, true), (1001, false)] {
             let mut conn = Conn::new(family, Kind::Home, 1, port);
             conn.offer.timestamps = timestamps;
@@ -137,7 +137,7 @@ fn sack_blocks_are_translated() {
 
 #[test]
 fn options_at_odd_offsets_are_translated() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.establish(machine, "tea");
         for nops in 0..=9 {
@@ -160,7 +160,7 @@ fn options_at_odd_offsets_are_translated() {
 
 #[test]
 fn segments_keep_what_is_not_translated() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.establish(machine, "tea");
         let seg = Seg { ecn: 3, id: 0xbeef, ttl: 3, ..conn.up(PSH | ACK | ECE | CWR, 60, 0, b"x") };
@@ -196,7 +196,7 @@ fn segments_keep_what_is_not_translated() {
 
 #[test]
 fn the_first_segment_may_be_sent_again_while_the_replica_is_asked() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
         conn.bind(machine, &get("tea"), &[]);
@@ -216,7 +216,7 @@ fn the_first_segment_may_be_sent_again_while_the_replica_is_asked() {
 
 #[test]
 fn a_segment_before_the_first_waits_for_it() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
         let bare = conn.up(ACK, 1000, 0, b"");
@@ -238,7 +238,7 @@ fn a_segment_before_the_first_waits_for_it() {
 
 #[test]
 fn where_a_segment_belongs_is_known_before_the_first_one_is_there() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         for timestamps in [true, false] {
             let mut conn = Conn::new(family, Kind::Home, 1, 1000 + u16::from(timestamps));
             conn.offer.timestamps = timestamps;
@@ -258,7 +258,7 @@ fn where_a_segment_belongs_is_known_before_the_first_one_is_there() {
 
 #[test]
 fn the_offer_is_in_our_timestamp_and_comes_back_with_its_echo() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
         // MSS 1460 is class 5, the scale 7, and SACK is permitted.
@@ -283,7 +283,7 @@ fn the_offer_is_in_our_timestamp_and_comes_back_with_its_echo() {
 
 #[test]
 fn the_stashed_segment_has_any_length_and_flags() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         for (port, len) in (1000..).zip([18, 19, 100, 101, 1024, 1389]) {
             let mut conn = Conn::new(family, Kind::Home, 1, port);
             conn.offer.timestamps = len % 2 == 0;
@@ -301,7 +301,7 @@ fn the_stashed_segment_has_any_length_and_flags() {
 
 #[test]
 fn an_early_fin_is_delivered_and_noted() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
         conn.replica = u32::MAX;
@@ -319,7 +319,7 @@ fn an_early_fin_is_delivered_and_noted() {
 
 #[test]
 fn without_its_stash_the_replica_is_acknowledged_and_the_client_sends_again() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
         conn.bind(machine, &get("tea"), &[]);
@@ -336,7 +336,7 @@ fn without_its_stash_the_replica_is_acknowledged_and_the_client_sends_again() {
 
 #[test]
 fn a_refusal_reaches_the_client() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.vlan = vec![9];
         conn.open(machine);
@@ -365,7 +365,7 @@ fn a_refusal_reaches_the_client() {
 
 #[test]
 fn an_answer_to_another_syn_is_reset() {
-    on_all(&World::default(), |machine, family| {
+    on_all_and_inside(&World::default(), |machine, family| {
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
         conn.bind(machine, &get("tea"), &[]);

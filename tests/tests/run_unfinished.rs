@@ -7,11 +7,15 @@ use roost_tests::run::{
     Family, Hook, Machine as _,
     frame::{ACK, FIN, PSH, Seg},
     host::Host,
+    kernel::Rig,
     on_all,
     talk::{Conn, get},
     world::{Kind, World, client, replica_addr},
 };
-use router_ebpf::{maps::STATE_EXPIRED, verdict::Counter};
+use router_ebpf::{
+    maps::{Link, STATE_EXPIRED},
+    verdict::Counter,
+};
 
 /// The frame with only the sum of its pseudo-header where the checksum is (RFC 9293 section 3.1), as the
 /// kernel leaves it to a device.
@@ -71,6 +75,40 @@ fn they_are_answered_bound_and_translated_and_stay_unfinished() {
                 .leaves(&unfinished(&conn.to_replica(&seg)));
         }
     });
+}
+
+/// At TC the kernel knows which they are. Test runs have none, so all that look so are wrong there.
+#[test]
+fn from_inside_only_the_kernel_is_believed() {
+    for family in Family::ALL {
+        let world = World::default();
+        let mut rig = Rig::load(&world).inside().filled(&world.clone().starting_now());
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        rig.run(Hook::Ingress, &unfinished(&conn.syn())).counts(&[Counter::DropChecksum]);
+        conn.open(&mut rig);
+        let first = conn.up(PSH | ACK, 0, 0, &get("tea"));
+        rig.run(Hook::Ingress, &unfinished(&first)).counts(&[Counter::DropChecksum]);
+        conn.bind(&mut rig, &get("tea"), &[]);
+        conn.accept(&mut rig);
+        // Of a flow what was wrong stays wrong.
+        let seg = conn.up(PSH | ACK, 60, 0, b"more");
+        let gone = rig.run(Hook::Ingress, &unfinished(&seg)).counts(&[Counter::ToReplica]);
+        assert_ne!(gone.frame, conn.to_replica(&seg).bytes());
+        assert_ne!(gone.frame, unfinished(&conn.to_replica(&seg)));
+    }
+}
+
+/// Who has no way back by the link that he came by is not answered.
+#[test]
+fn from_inside_nobody_is_answered_whose_way_is_another_one() {
+    for family in Family::ALL {
+        let world = World::default();
+        let mut rig = Rig::load(&world).inside().filled(&world.clone().starting_now());
+        // The namespace of test runs has no routes.
+        rig.set_link(Link { by: 1 });
+        let conn = Conn::new(family, Kind::Home, 1, 1000);
+        rig.run(Hook::Ingress, &conn.syn().bytes()).counts(&[Counter::DropOtherLink]);
+    }
 }
 
 #[test]

@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
-        Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing, SourceKey,
-        SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
+        Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
+        SourceKey, SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
     },
     schema::{Limits, Map},
     scratch::Scratch,
@@ -63,12 +63,14 @@ router_ebpf::schema!(statics);
 
 /// Not pinned, and of no interest to anybody else.
 #[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(3, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(4, 0);
 
 /// The programs that go on where the attached ones stop, by their numbers. They belong to this very load of
 /// the object, and are never filled anew.
 #[map]
 pub static INGRESS_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
+#[map]
+pub static INSIDE_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
 #[map]
 pub static EGRESS_STAGES: ProgramArray = ProgramArray::with_max_entries(STAGES, 0);
 
@@ -93,6 +95,7 @@ static NOW: PerCpuArray<Now> = PerCpuArray::with_max_entries(1, 0);
 /// comes in.
 pub const INGRESS: u32 = 0;
 pub const EGRESS: u32 = 1;
+pub const INSIDE: u32 = 3;
 /// That of the clock hand, which comes in between the two.
 pub const CLOCK: u32 = 2;
 
@@ -186,6 +189,12 @@ impl Tables for KernelTables {
         // SAFETY: both are a prefix length and the bits behind it, and the other type is packed.
         let key = unsafe { &*core::ptr::from_ref(source).cast::<lpm_trie::Key<SourceRange>>() };
         SOURCE_RANGES.get(key).copied()
+    }
+
+    #[inline(always)]
+    fn link(&self, index: &u32) -> Option<Link> {
+        // SAFETY: a value is one word, and any of them is right.
+        unsafe { LINKS.get(index) }.copied()
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ mod skb;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     helpers::bpf_redirect,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -29,7 +29,7 @@ use router_ebpf::{
 
 use self::{
     frame::Frame,
-    maps::{EGRESS_STAGES, INGRESS_STAGES, KernelTables},
+    maps::{EGRESS_STAGES, INGRESS_STAGES, INSIDE_STAGES, KernelTables},
     skb::{BPF_F_INGRESS, Skb},
 };
 
@@ -59,21 +59,46 @@ pub fn roost_bind(ctx: XdpContext) -> u32 {
 }
 
 #[classifier]
+pub fn roost_inside(ctx: TcContext) -> i32 {
+    at_tc_ingress(&ctx, Stage::Ingress)
+}
+
+#[classifier]
+pub fn roost_in_care(ctx: TcContext) -> i32 {
+    at_tc_ingress(&ctx, Stage::Care)
+}
+
+#[classifier]
+pub fn roost_in_reuse(ctx: TcContext) -> i32 {
+    at_tc_ingress(&ctx, Stage::Reuse)
+}
+
+#[classifier]
+pub fn roost_in_open(ctx: TcContext) -> i32 {
+    at_tc_ingress(&ctx, Stage::Open)
+}
+
+#[classifier]
+pub fn roost_in_bind(ctx: TcContext) -> i32 {
+    at_tc_ingress(&ctx, Stage::Bind)
+}
+
+#[classifier]
 pub fn roost_egress(ctx: TcContext) -> i32 {
-    at_tc(&ctx, Stage::Egress)
+    at_tc_egress(&ctx, Stage::Egress)
 }
 
 #[classifier]
 pub fn roost_care_back(ctx: TcContext) -> i32 {
-    at_tc(&ctx, Stage::CareBack)
+    at_tc_egress(&ctx, Stage::CareBack)
 }
 
 #[classifier]
 pub fn roost_answer(ctx: TcContext) -> i32 {
-    at_tc(&ctx, Stage::Answer)
+    at_tc_egress(&ctx, Stage::Answer)
 }
 
-/// From the client side.
+/// From a client outside.
 #[inline(always)]
 fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
     let Some(scratch) = maps::scratch(maps::INGRESS) else {
@@ -85,7 +110,7 @@ fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
         KernelTables.count(verdict);
         return xdp_action::XDP_PASS;
     }
-    if stage.is_attached() {
+    if stage.is_first() {
         scratch.absent = (short == Some(Short::Absent)) as u32;
     }
     scratch.next = stage.run(&mut Frame::new(ctx), &KernelTables, scratch);
@@ -106,9 +131,41 @@ fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
     }
 }
 
+/// From a client on this machine. Programs behind ours see what is passed.
+#[inline(always)]
+fn at_tc_ingress(ctx: &TcContext, stage: Stage) -> i32 {
+    let Some(scratch) = maps::scratch(maps::INSIDE) else {
+        return TC_ACT_UNSPEC;
+    };
+    let short = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch);
+    if let Some(Short::Passed(verdict)) = short {
+        KernelTables.count(verdict);
+        return TC_ACT_UNSPEC;
+    }
+    if stage.is_first() {
+        scratch.absent = (short == Some(Short::Absent)) as u32;
+    }
+    scratch.next = stage.run(&mut Skb::new(ctx), &KernelTables, scratch);
+    let verdict = match reread(&scratch.next) {
+        Next::Verdict(verdict) => verdict,
+        Next::Stage(next) => {
+            // SAFETY: nothing is left to be dropped here, and `scratch` is the next one's.
+            unsafe { INSIDE_STAGES.tail_call(ctx, next as u32) };
+            stage.fault()
+        }
+    };
+    KernelTables.count(verdict);
+    report(ctx, verdict, scratch);
+    match verdict.action() {
+        Some(Action::Pass) => TC_ACT_UNSPEC,
+        Some(Action::Reply) => back(ctx, 0),
+        Some(Action::Drop | Action::Turn) | None => TC_ACT_SHOT,
+    }
+}
+
 /// Towards the clients.
 #[inline(always)]
-fn at_tc(ctx: &TcContext, stage: Stage) -> i32 {
+fn at_tc_egress(ctx: &TcContext, stage: Stage) -> i32 {
     let Some(scratch) = maps::scratch(maps::EGRESS) else {
         return TC_ACT_OK;
     };
@@ -131,7 +188,7 @@ fn at_tc(ctx: &TcContext, stage: Stage) -> i32 {
     report(ctx, verdict, scratch);
     match verdict.action() {
         Some(Action::Pass) => TC_ACT_OK,
-        Some(Action::Turn) => turn(ctx),
+        Some(Action::Turn) => back(ctx, BPF_F_INGRESS),
         Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,
     }
 }
@@ -165,11 +222,11 @@ fn log(ctx: &impl EbpfContext, verdict: Counter, segment: &Segment) {
     );
 }
 
-/// Sends a packet that was about to leave back in, as if it had come from the client.
+/// Sends a packet that came in back out of the interface, or one that was about to leave back in.
 #[inline(always)]
-fn turn(ctx: &TcContext) -> i32 {
+fn back(ctx: &TcContext, flags: u64) -> i32 {
     // SAFETY: the context is valid while the program runs; the helper takes plain numbers.
-    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, BPF_F_INGRESS) as i32 }
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, flags) as i32 }
 }
 
 /// The names of the counters, all of one length: else the verifier would follow each through all that is

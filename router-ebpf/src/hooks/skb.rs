@@ -1,22 +1,26 @@
 //! A socket buffer at TC: paged, cloned, and with a checksum that may be partial.
 
+use core::ptr;
+
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-        BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as FibLookup,
     },
     helpers::{
-        bpf_clone_redirect, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_fib_lookup, bpf_l4_csum_replace, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use router_ebpf::{
     checksum::Sum,
-    maps::PART,
-    packet::{Envelope, Packet},
+    maps::{Addr, PART},
+    packet::{Envelope, Packet, Room},
     verifier::{bytes_at, helper_len, packet_pointer},
+    wire::is_mapped,
 };
 
 /// To the interface's own input.
@@ -61,6 +65,31 @@ impl Skb {
     }
 }
 
+/// In words of `struct bpf_fib_lookup`: the interface, and the destination.
+const FIB_INDEX: usize = 2;
+const FIB_DST: usize = 8;
+const _: () = assert!(size_of::<Room>() == size_of::<FibLookup>());
+
+/// The question by which interface what comes by another one is routed, as a `struct bpf_fib_lookup`.
+#[inline(always)]
+fn question(from: u32, to: &Addr) -> Room {
+    const AF_INET: u32 = 2;
+    const AF_INET6: u32 = 10;
+    let mut room = [0; 16];
+    let word = |at: usize| u32::from_ne_bytes([to[at], to[at + 1], to[at + 2], to[at + 3]]);
+    room[FIB_INDEX] = from;
+    if is_mapped(to) {
+        room[0] = u32::from_le(AF_INET);
+        room[FIB_DST] = word(12);
+    } else {
+        room[0] = u32::from_le(AF_INET6);
+        for at in 0..4 {
+            room[FIB_DST + at] = word(at * 4);
+        }
+    }
+    room
+}
+
 impl Packet for Skb {
     #[inline(always)]
     fn len(&self) -> usize {
@@ -72,6 +101,40 @@ impl Packet for Skb {
     fn is_merged(&self) -> bool {
         // SAFETY: the context is valid while the program runs.
         unsafe { (*self.skb).gso_size != 0 }
+    }
+
+    const KNOWS_CHECKSUM: bool = true;
+
+    /// Nothing in the context tells. But what is said of a change in the segment alone moves a finished checksum and no other: so
+    /// one is said, and taken back.
+    #[inline(always)]
+    fn is_unfinished(&mut self, offset: usize) -> Option<bool> {
+        let before: [u8; 2] = self.read(offset)?;
+        // SAFETY: the context is valid while the program runs.
+        if unsafe { bpf_l4_csum_replace(self.skb, offset as u32, 0, 1, 0) } != 0 {
+            return None;
+        }
+        let after: [u8; 2] = self.read(offset)?;
+        self.write(offset, &before)?;
+        Some(before == after)
+    }
+
+    #[inline(always)]
+    fn link(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn route(&mut self, from: u32, to: &Addr, room: &mut Room) -> Option<u32> {
+        *room = question(from, to);
+        let len = size_of::<Room>() as i32;
+        // SAFETY: the context is valid while the program runs; `room` is as large as the kernel's struct and aligned as it, and of
+        // plain numbers.
+        let result = unsafe { bpf_fib_lookup(self.skb.cast(), ptr::from_mut(room).cast(), len, 0) };
+        // Whether there is a neighbour by now does not matter.
+        matches!(result as u32, BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH)
+            .then_some(room[FIB_INDEX])
     }
 
     /// Headers in a page fragment would look like a packet that is cut short. No more is pulled than

@@ -23,7 +23,10 @@ use aya::{
     programs::ProgramError,
 };
 use aya_log::EbpfLogger;
-use router_ebpf::{schema::Map, stage::Stage};
+use router_ebpf::{
+    schema::Map,
+    stage::{Hook, Program, Stage},
+};
 use tracing::warn;
 
 use crate::{os::capabilities, plan::config::Limits};
@@ -34,16 +37,17 @@ use takeover::TakeOver;
 
 pub use attach::{Attached, loses_frames};
 pub use detach::detach;
-pub(crate) use detach::pinned_interfaces;
+pub(crate) use detach::{pinned_client_links, pinned_interfaces};
 use links::LINKS;
 pub(crate) use links::{interface_of, xdp_link};
-pub use stages::{fill_stages, load_programs};
+pub use stages::{fill_stages, load_inside, load_programs};
 
 /// The kernel programs, as built by `cargo xtask build`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("ROOST_EBPF_OBJECT"));
 
-pub(crate) const INGRESS: &str = Stage::Ingress.program();
-const EGRESS: &str = Stage::Egress.program();
+pub(crate) const INGRESS: &str = Program { hook: Hook::Xdp, stage: Stage::Ingress }.name();
+const INSIDE: &str = Program { hook: Hook::Inside, stage: Stage::Ingress }.name();
+const EGRESS: &str = Program { hook: Hook::Egress, stage: Stage::Egress }.name();
 
 /// The loaded programs, and where they are attached.
 pub struct DataPath {
@@ -83,6 +87,19 @@ impl DataPath {
         Ok(data_path)
     }
 
+    /// Loads the programs for clients on this machine, if that is not done yet.
+    fn load_inside(&mut self) -> Result<()> {
+        let is_inside = |program: &Attachable| program.program.hook == Hook::Inside;
+        if self.programs.iter().any(is_inside) {
+            return Ok(());
+        }
+        load_inside(&mut self.ebpf)?;
+        let programs = stages::attachable(&mut self.ebpf, &[Hook::Inside])?;
+        stages::pin(&self.ebpf, &self.pin_dir, &programs)?;
+        self.programs.extend(programs);
+        Ok(())
+    }
+
     /// Lets the clock hand look at so many flows and chats at least, now and not when their turn comes: to be
     /// called when a replica is gone.
     pub fn look_at_all(&mut self, entries: usize) -> Result<()> {
@@ -108,7 +125,11 @@ impl DataPath {
 /// All that comes before the first program is replaced. Returns the programs that are to be attached.
 fn prepare(ebpf: &mut Ebpf, take_over: &mut TakeOver, pin_dir: &Path) -> Result<Vec<Attachable>> {
     load_programs(ebpf)?;
-    let programs = stages::attachable(ebpf)?;
+    let mut programs = stages::attachable(ebpf, &[Hook::Xdp, Hook::Egress])?;
+    if !pinned_client_links(pin_dir).is_empty() {
+        load_inside(ebpf)?;
+        programs.extend(stages::attachable(ebpf, &[Hook::Inside])?);
+    }
     let numbers: Vec<u32> = programs.iter().map(|program| program.number).collect();
     take_over.fill(&numbers)?;
     stages::pin(ebpf, pin_dir, &programs)?;

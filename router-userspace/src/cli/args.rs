@@ -82,7 +82,8 @@ pub enum Command {
 
     /// Show the whole at a glance: daemon, interfaces, services, limits, counters
     ///
-    /// JSON: `{daemon_pid, pin_dir, interfaces: [{interface, ingress, egress, problem}], services,
+    /// JSON: `{daemon_pid, pin_dir, interfaces: [{interface, clients, ingress, egress,
+    /// problem}], services,
     /// limits: [{map, entries, max_entries}], counters}`; services and counters as their commands
     /// print them.
     Status,

@@ -52,10 +52,11 @@ impl StatusReport {
             return "not attached to any interface\n".to_owned();
         }
         let red = anstyle::AnsiColor::Red.on_default();
-        let mut table = Table::new(["interface", "ingress", "egress", "problem"]);
+        let mut table = Table::new(["interface", "clients", "ingress", "egress", "problem"]);
         for line in &self.interfaces {
             table.row([
                 line.interface.as_str().into(),
+                line.clients.into(),
                 line.ingress.unwrap_or(NONE).into(),
                 line.egress.unwrap_or(NONE).into(),
                 Cell::styled(&line.problem, red),

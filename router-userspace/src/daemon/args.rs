@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
 use super::http::Listen;
-use crate::plan::duration;
+use crate::plan::{config::LinkPattern, duration};
 
 /// Run the daemon: load, attach, and follow the configuration file
 #[derive(Debug, Clone, clap::Args)]
@@ -73,6 +73,11 @@ pub struct ClusterArgs {
     /// Attach to the interface NAME, also more than one [default: the default routes', or the file's]
     #[arg(long, value_name = "NAME", requires = "kubernetes", conflicts_with = "config")]
     pub interface: Vec<String>,
+
+    /// Clients are also at the other ends of the links that are called so: a name or a pattern such as "veth*", also more than
+    /// one [default: none, or the file's]
+    #[arg(long, value_name = "PATTERN", requires = "kubernetes", conflicts_with = "config", value_parser = LinkPattern::parse)]
+    pub client_link: Vec<LinkPattern>,
 
     /// When a list of the API server empties a service, without an event that says so, keep the
     /// service for DURATION; 0s believes it at once

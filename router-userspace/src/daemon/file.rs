@@ -51,6 +51,7 @@ impl Daemon {
         self.config = config;
         self.share();
         self.detach_others();
+        self.want_client_links();
         paths::warn_unrouted(&self.config.services);
         self.status.file_applied(&self.config.interfaces);
         cluster::warn_unused_pools(&self.config, self.control.as_ref());

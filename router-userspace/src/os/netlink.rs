@@ -38,6 +38,12 @@ pub struct Link {
     pub link: u32,
     /// The network namespace that `link` is an index of, by its number in this one; `None`: this one.
     pub link_namespace: Option<i32>,
+    /// Whether frames on it begin with an Ethernet header.
+    pub is_ethernet: bool,
+    /// The index of what it belongs to (a bridge, a bond, a VRF), 0 for nothing.
+    pub master: u32,
+    /// Whether that is a bridge, whose port it is.
+    pub is_port: bool,
     /// How an XDP program is attached; `None` if there is none.
     pub xdp_mode: Option<XdpMode>,
     /// Ids of attached XDP programs.
@@ -118,8 +124,11 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
     const IFLA_IFNAME: u16 = 3;
     const IFLA_MTU: u16 = 4;
     const IFLA_LINK: u16 = 5;
+    const IFLA_MASTER: u16 = 10;
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_INFO_SLAVE_KIND: u16 = 4;
+    const ARPHRD_ETHER: u16 = 1;
     const IFLA_LINK_NETNSID: u16 = 37;
     const IFLA_XDP: u16 = 43;
     const IFLA_GRO_MAX_SIZE: u16 = 58;
@@ -131,6 +140,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
     let mut link = Link {
         index: number(&header[4..8]),
         up: number(&header[8..12]) & IFF_UP != 0,
+        is_ethernet: header[2..4] == ARPHRD_ETHER.to_ne_bytes(),
         ..Link::default()
     };
     for attr in attrs(&answer[LINK_HEADER..]) {
@@ -141,9 +151,14 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
             IFLA_GRO_MAX_SIZE => link.gro_max_size = number(value),
             IFLA_LINK => link.link = number(value),
             IFLA_LINK_NETNSID => link.link_namespace = parse_i32(value).ok(),
+            IFLA_MASTER => link.master = number(value),
             IFLA_LINKINFO => {
-                let kind = attrs(value).find(|attr| attr.kind() == IFLA_INFO_KIND);
-                link.kind = kind.map(|attr| text_of(attr.value())).unwrap_or_default();
+                let text = |of: u16| {
+                    let found = attrs(value).find(|attr| attr.kind() == of);
+                    found.map(|attr| text_of(attr.value())).unwrap_or_default()
+                };
+                link.kind = text(IFLA_INFO_KIND);
+                link.is_port = text(IFLA_INFO_SLAVE_KIND) == "bridge";
             }
             IFLA_XDP => {
                 let mode = attrs(value).find(|attr| attr.kind() == IFLA_XDP_ATTACHED);
@@ -162,13 +177,23 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
 
 /// The MAC addresses of all interfaces of this network namespace.
 pub fn macs() -> Result<BTreeSet<[u8; 6]>> {
+    Ok(all_links()?.iter().filter_map(|link| parse_mac(link)).collect())
+}
+
+/// All interfaces of this network namespace.
+pub fn links() -> Result<Vec<Link>> {
+    let read = |link: &Vec<u8>| parse_link(link);
+    let links: Option<_> = all_links()?.iter().map(read).collect();
+    links.context("the kernel's answer about an interface is too short")
+}
+
+fn all_links() -> Result<Vec<Vec<u8>>> {
     const IFLA_EXT_MASK: u16 = 29;
     const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
     let no_statistics =
         DefaultNla::new(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS.to_ne_bytes().into());
-    let links = request_all(libc::RTM_GETLINK, &[0; LINK_HEADER], &[no_statistics])
-        .context("asking for all interfaces")?;
-    Ok(links.iter().filter_map(|link| parse_mac(link)).collect())
+    request_all(libc::RTM_GETLINK, &[0; LINK_HEADER], &[no_statistics])
+        .context("asking for all interfaces")
 }
 
 fn parse_mac(answer: &[u8]) -> Option<[u8; 6]> {
@@ -385,6 +410,7 @@ mod tests {
             attr(99, b"?"),
         ];
         let mut answer = vec![0; LINK_HEADER];
+        answer[2] = 1;
         answer[4] = 3;
         answer[8] = 1;
         answer.extend(bytes(&[
@@ -396,13 +422,18 @@ mod tests {
             attr(5, &9u32.to_ne_bytes()),
             attr(58, &65536u32.to_ne_bytes()),
             attr(37, &(-1i32).to_ne_bytes()),
-            attr(18 | NLA_F_NESTED, &bytes(&[attr(1, b"veth\0"), attr(2, &[0; 3])])),
+            attr(
+                18 | NLA_F_NESTED,
+                &bytes(&[attr(1, b"veth\0"), attr(2, &[0; 3]), attr(4, b"bridge\0")]),
+            ),
+            attr(10, &8u32.to_ne_bytes()),
             attr(43 | NLA_F_NESTED, &bytes(&xdp)),
         ]));
         let link = parse_link(&answer).unwrap();
         assert_eq!((link.name.as_str(), link.kind.as_str()), ("veth0", "veth"));
         assert_eq!((link.index, link.mtu, link.link, link.up), (3, 1500, 9, true));
         assert_eq!(link.gro_max_size, 65536);
+        assert_eq!((link.is_ethernet, link.is_port, link.master), (true, true, 8));
         assert_eq!(link.link_namespace, Some(-1));
         assert_eq!((link.xdp_mode, link.xdp_programs), (Some(XdpMode::Native), vec![7]));
         assert!(parse_link(&answer[..LINK_HEADER - 1]).is_none());

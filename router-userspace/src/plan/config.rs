@@ -1,6 +1,7 @@
 //! The configuration file: TOML in, a validated model out, or every problem found with its place.
 
 mod check;
+mod links;
 mod model;
 mod pool;
 mod prefix;
@@ -14,6 +15,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
+pub use links::LinkPattern;
 pub use model::{Config, Limits, OnMissing, OnReuse, Policy, Replica, SecretFiles, Service, State};
 pub use pool::{AddressPool, AllowedAddress, Kubernetes};
 pub use prefix::Prefix;

@@ -42,6 +42,7 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Trusted => tables.trusted.entries()?.len(),
         Map::FlowRing | Map::ChatRing | Map::HeadRing | Map::Farewells => return Ok(None),
         Map::Macs => tables.macs.count()?,
+        Map::Links => tables.links.count()?,
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
         Map::Counters => Counter::COUNT,
@@ -87,6 +88,9 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Map::Rings => rings(tables)?,
         Map::Loads => loads(tables, names)?,
         Map::Macs => each(&read::sorted(&tables.macs)?, |mac, value| decode::mac(mac, *value)),
+        Map::Links => each(&read::sorted(&tables.links)?, |index, link| {
+            (json!({ "interface": index }), json!({ "answers_by": link.by }))
+        }),
         Map::Problems => each(&problems::read(tables)?, |service, why| {
             (json!({ "service": service }), json!({ "problem": why }))
         }),

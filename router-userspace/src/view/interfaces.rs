@@ -6,18 +6,28 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    attach::loader::interface_of,
-    os::{netlink, sys},
+    attach::loader::{interface_of, pinned_client_links},
+    os::{
+        netlink::{self, Link},
+        sys,
+    },
 };
+
+/// Where clients are.
+pub const OUTSIDE: &str = "outside";
+/// On this machine.
+pub const INSIDE: &str = "inside";
 
 const ELSEWHERE: &str = "cannot be seen from this network namespace";
 
-/// A client-facing interface.
+/// An interface by which clients come.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct InterfaceLine {
     /// Its name.
     pub interface: String,
-    /// How packets from clients are met: `native` or `generic`; null if they are not.
+    /// Where its clients are: `outside`, or `inside` of this machine: a client link.
+    pub clients: &'static str,
+    /// How packets from clients are met: `native` or `generic` outside, `tcx` or `clsact` inside; null if they are not.
     pub ingress: Option<&'static str>,
     /// How packets from replicas are met: `tcx` or `clsact`; null if they are not.
     pub egress: Option<&'static str>,
@@ -33,11 +43,13 @@ pub fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>>
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.with_context(|| format!("cannot read {}", links.display()))?,
     };
+    let inside = pinned_client_links(pin_dir);
     for entry in entries {
         let path = entry.with_context(|| format!("cannot read {}", links.display()))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Ok((interface, hook)) = interface_of(name) else { continue };
         let line = lines.entry(interface.clone()).or_default();
+        line.clients = if inside.contains(&interface) { INSIDE } else { OUTSIDE };
         line.interface = interface;
         if elsewhere {
             line.problem = ELSEWHERE.to_owned();
@@ -54,27 +66,35 @@ pub fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>>
 /// Fills in what a pinned link does, or says what is wrong with it.
 fn look_at(line: &mut InterfaceLine, path: &Path, hook: &str) -> Result<(), String> {
     let by_name = netlink::link_by_name(&line.interface);
-    if hook == "clsact" {
+    let (place, word) = match hook {
+        "clsact" | "tcx" => (&mut line.egress, if hook == "tcx" { "tcx" } else { "clsact" }),
+        "clsactin" => (&mut line.ingress, "clsact"),
+        _ => (&mut line.ingress, "tcx"),
+    };
+    if hook.starts_with("clsact") {
         // What is pinned is no link: there is nothing to compare.
         by_name.map_err(|error| format!("{error:#}"))?;
-        line.egress = Some("clsact");
+        *place = Some(word);
         return Ok(());
     }
     let index = sys::pinned_link_interface(path).map_err(|error| error.to_string())?;
+    // An index can be the same in another network namespace, what is attached cannot. Of client links nothing tells.
+    let is_here = |link: &Link| link.xdp_mode.is_some() || line.clients == INSIDE;
     match by_name {
         Ok(link) if link.index == index => {
-            // An index can be the same in another network namespace, what is attached cannot.
-            let mode = link.xdp_mode.ok_or(ELSEWHERE)?;
-            match hook {
-                "tcx" => line.egress = Some("tcx"),
-                _ => line.ingress = Some(mode.word()),
+            if !is_here(&link) {
+                return Err(ELSEWHERE.to_owned());
             }
+            *place = match hook {
+                "xdp" => link.xdp_mode.map(netlink::XdpMode::word),
+                _ => Some(word),
+            };
             Ok(())
         }
         Ok(_) if index == 0 => Err("was made anew: the programs are not on it".to_owned()),
         Err(error) if index == 0 => Err(format!("{error:#}")),
         _ => match netlink::link_by_index(index) {
-            Ok(link) if link.xdp_mode.is_some() => {
+            Ok(link) if is_here(&link) => {
                 Err(format!("the programs are on {}: was it renamed?", link.name))
             }
             _ => Err(ELSEWHERE.to_owned()),

@@ -19,13 +19,13 @@ use object::{SymbolFlags, SymbolKind, SymbolScope};
 use roost::attach::loader::fill_stages;
 use router_ebpf::maps::{ALL_SHARES, Chunk, ChunkKey, Share, Stash, Tuple};
 use router_ebpf::schema;
-use router_ebpf::stage::Stage;
+use router_ebpf::stage::{self, Hook, Stage};
 use router_ebpf::verdict::Counter;
 
 /// Program names in the objects.
-pub const INGRESS: &str = Stage::Ingress.program();
+pub const INGRESS: &str = stage::Program { hook: Hook::Xdp, stage: Stage::Ingress }.name();
 /// As above.
-pub const EGRESS: &str = Stage::Egress.program();
+pub const EGRESS: &str = stage::Program { hook: Hook::Egress, stage: Stage::Egress }.name();
 const PASS: &str = "roost_pass";
 /// The least that a program at XDP can do with a packet of a known connection.
 pub const FLOOR_XDP: &str = "floor_xdp";
@@ -66,10 +66,10 @@ impl Kernel {
     pub fn load() -> Result<Self> {
         let mut roost = load_object(&object("ROOST_EBPF_OBJECT", "roost.o")?)?;
         let mut verified = BTreeMap::new();
-        for stage in Stage::ALL {
-            verified.insert(stage.program(), load_program(&mut roost, stage.program())?);
+        for program in stage::Program::ALL.map(stage::Program::name) {
+            verified.insert(program, load_program(&mut roost, program)?);
         }
-        fill_stages(&mut roost)?;
+        fill_stages(&mut roost, &[Hook::Xdp, Hook::Inside, Hook::Egress])?;
         let pass = object("ROOST_PASS_OBJECT", "pass.o")?;
         let mut pass_tc = load_object(&empty_classifier()?)?;
         let mut pass_xdp = load_object(&pass)?;

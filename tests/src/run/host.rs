@@ -12,8 +12,8 @@ use router_ebpf::{
     checksum::Sum,
     hand::{When, next_chat, next_flow, next_head},
     maps::{
-        CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load,
-        Mac, PART, Pending, Replica, Ring, SERVICE_SHARES, Secrets, Service, Share, Sharing,
+        CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link,
+        Load, Mac, PART, Pending, Replica, Ring, SERVICE_SHARES, Secrets, Service, Share, Sharing,
         SourceKey, SourceRange, Stash, TrustedKey, Tuple, VipKey, Watched, WatchedChat,
     },
     packet::{Envelope, Packet},
@@ -581,6 +581,10 @@ impl Tables for HostTables {
 
     fn mac(&self, mac: &Mac) -> Option<u64> {
         self.macs.get(mac).copied()
+    }
+
+    fn link(&self, _: &u32) -> Option<Link> {
+        None
     }
 
     fn replica(&self, number: u32) -> Option<&Replica> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::{
     Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, Queue, lpm_trie},
-    programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
+    programs::{Program, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
 use nix::{
     errno::Errno,
@@ -14,17 +14,17 @@ use nix::{
 };
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
-        Pending, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
+        Mac, Pending, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     schema::{Limits, Map},
-    stage::{CLOCK, LOOK, Stage},
+    stage::{self, CLOCK, LOOK, Stage},
     verdict::{Action, Counter},
 };
 
 use super::{
     Hook, Machine, Outcome,
-    loaded::{DECLARED, Loaded, declared, load},
+    loaded::{DECLARED, Loaded, declared, load, load_inside},
     tap::Tap,
     world::{Kind, World, slot_table},
 };
@@ -32,6 +32,7 @@ use super::{
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
@@ -52,6 +53,8 @@ const PAGE: usize = 4096;
 pub struct Rig {
     ebpf: Loaded,
     tap: Tap,
+    /// Clients are on this machine: what they send comes by TC, not XDP.
+    is_inside: bool,
 }
 
 impl Rig {
@@ -81,7 +84,24 @@ impl Rig {
         stay_on_a_cpu();
         let World { chats, flows, stash, .. } = *world;
         let tap = Tap::new();
-        Self { ebpf: Loaded::new(Limits { chats, flows, stash, ..LIMITS }), tap }
+        let ebpf = Loaded::new(Limits { chats, flows, stash, ..LIMITS });
+        Self { ebpf, tap, is_inside: false }
+    }
+
+    /// The same with clients on this machine, by a link that is not asked where its answers leave.
+    #[must_use]
+    pub fn inside(mut self) -> Self {
+        load_inside(&mut self.ebpf);
+        self.is_inside = true;
+        self.set_link(Link::UNCHECKED);
+        self
+    }
+
+    /// Says by which interface what comes by the link of test runs is answered: it is the loopback interface of a network
+    /// namespace without routes.
+    pub fn set_link(&mut self, link: Link) {
+        const LOOPBACK: u32 = 1;
+        self.set(Map::Links, &LOOPBACK, &link);
     }
 
     /// The same with what the maps are to hold.
@@ -119,19 +139,26 @@ impl Rig {
     /// Takes a program away from those that go on in it.
     pub fn remove(&mut self, stage: Stage) {
         self.ebpf.is_whole = false;
-        let array = self.ebpf.map_mut(stage.array()).expect("the array of its hook");
+        let array = stage::Program { hook: self.hook_of(stage), stage }.array();
+        let array = self.ebpf.map_mut(array).expect("the array of its hook");
         let mut array = ProgramArray::try_from(array).expect("an array of programs");
         array.clear_index(&(stage as u32)).expect("a program that is there");
     }
 
-    fn xdp(&mut self) -> &mut Xdp {
-        let program = self.ebpf.program_mut(Stage::Ingress.program()).expect("the program at XDP");
-        program.try_into().expect("an XDP program")
+    /// Where its part of the programs is.
+    fn hook_of(&self, stage: Stage) -> stage::Hook {
+        match stage.first() {
+            Stage::Egress => stage::Hook::Egress,
+            _ if self.is_inside => stage::Hook::Inside,
+            _ => stage::Hook::Xdp,
+        }
     }
 
-    fn classifier(&mut self) -> &mut SchedClassifier {
-        let program = self.ebpf.program_mut(Stage::Egress.program()).expect("the program at TC");
-        program.try_into().expect("a classifier")
+    /// The program that is attached there.
+    fn program(&mut self, hook: Hook) -> &mut Program {
+        let stage = if hook == Hook::Ingress { Stage::Ingress } else { Stage::Egress };
+        let name = stage::Program { hook: self.hook_of(stage), stage }.name();
+        self.ebpf.program_mut(name).expect("an attached program")
     }
 
     /// Runs the programs on a frame, so many times; what they leave of it is in `out`.
@@ -143,9 +170,10 @@ impl Rig {
                 repeat: times,
                 ..TestRunOptions::default()
             };
-            let result = match hook {
-                Hook::Ingress => self.xdp().test_run(options),
-                Hook::Egress => self.classifier().test_run(options),
+            let result = match self.program(hook) {
+                Program::Xdp(xdp) => xdp.test_run(options),
+                Program::SchedClassifier(classifier) => classifier.test_run(options),
+                program => panic!("{program:?} takes no packets"),
             };
             match result {
                 Ok(result) => return result,
@@ -197,7 +225,8 @@ pub const MOST_VERIFIED: u32 = 300_000;
 /// The programs, and how many instructions the verifier looks at in each.
 pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
     let level = if events { u8::MAX } else { 0 };
-    let ebpf = load(&Limits { chats: 1, flows: 1, ..LIMITS }, Some(level));
+    let mut ebpf = load(&Limits { chats: 1, flows: 1, ..LIMITS }, Some(level));
+    load_inside(&mut ebpf);
     let looked_at = |name| {
         let info = match ebpf.program(name).expect("the program") {
             Program::Xdp(program) => program.info(),
@@ -207,12 +236,17 @@ pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
         let info = info.expect("what the kernel tells of a program");
         (name, info.verified_instruction_count().expect("a count since Linux 5.16"))
     };
-    Stage::ALL.map(Stage::program).into_iter().chain([CLOCK, LOOK]).map(looked_at).collect()
+    stage::Program::ALL
+        .map(stage::Program::name)
+        .into_iter()
+        .chain([CLOCK, LOOK])
+        .map(looked_at)
+        .collect()
 }
 
 impl Machine for Rig {
     fn name(&self) -> &'static str {
-        "kernel"
+        if self.is_inside { "kernel, from inside" } else { "kernel" }
     }
 
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
@@ -221,6 +255,9 @@ impl Machine for Rig {
         let result = self.test_run(hook, frame, 1, &mut out);
         out.truncate(result.data_size_out as usize);
         let action = match (hook, result.return_value) {
+            (Hook::Ingress, TC_ACT_UNSPEC) if self.is_inside => Action::Pass,
+            (Hook::Ingress, TC_ACT_SHOT) if self.is_inside => Action::Drop,
+            (Hook::Ingress, TC_ACT_REDIRECT) if self.is_inside => Action::Reply,
             (Hook::Ingress, XDP_PASS) | (Hook::Egress, TC_ACT_OK) => Action::Pass,
             (Hook::Ingress, XDP_DROP) | (Hook::Egress, TC_ACT_SHOT) => Action::Drop,
             (Hook::Ingress, XDP_TX) => Action::Reply,

@@ -15,21 +15,23 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, Queue, lpm_trie::LpmTrie},
+    programs::SchedClassifier,
     util::nr_cpus,
 };
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use roost::attach::loader::load_programs;
+use roost::attach::loader::{self, load_programs};
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Load, Mac,
-        Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing, SourceRange,
-        Stash, Tuple, Vip, Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
+        Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
+        SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     schema::{Limits, Map},
     scratch::Scratch,
+    stage::{Hook, Program, Stage},
 };
 
 const BPFFS: &str = "/sys/fs/bpf";
@@ -91,6 +93,15 @@ impl Drop for Loaded {
         if idle.len() > MOST_IDLE {
             idle.remove(0);
         }
+    }
+}
+
+/// Loads the programs for clients on this machine as well, if that is not done.
+pub fn load_inside(ebpf: &mut Ebpf) {
+    let first = Program { hook: Hook::Inside, stage: Stage::Ingress }.name();
+    let first: &SchedClassifier = ebpf.program(first).expect("it").try_into().expect("at TC");
+    if first.fd().is_err() {
+        loader::load_inside(ebpf).unwrap_or_else(|e| panic!("{e:#}"));
     }
 }
 

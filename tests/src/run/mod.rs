@@ -121,6 +121,15 @@ pub fn on_all(world: &World, test: impl Fn(&mut dyn Machine, Family)) {
     }
 }
 
+/// The same, and with clients on this machine, whose packets the kernel holds in another way.
+pub fn on_all_and_inside(world: &World, test: impl Fn(&mut dyn Machine, Family)) {
+    on_all(world, &test);
+    for family in Family::ALL {
+        let rig = kernel::Rig::load(world).inside();
+        test(&mut rig.filled(&world.clone().starting_now()), family);
+    }
+}
+
 /// All that a packet did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {

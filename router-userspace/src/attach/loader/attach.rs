@@ -1,6 +1,6 @@
 //! Attaching to interfaces, and taking attached links over without a gap.
 
-use std::{fmt, fs, io, path::Path};
+use std::{collections::BTreeSet, fmt, fs, io, path::Path};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -12,7 +12,7 @@ use aya::{
     },
     util::KernelVersion,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::os::{
     capabilities,
@@ -21,9 +21,42 @@ use crate::os::{
 };
 
 use super::{
-    DataPath, EGRESS, INGRESS,
-    links::{CLSACT, HANDLE, PRIORITY, TCX, XDP, link_path},
+    DataPath, EGRESS, INGRESS, INSIDE, detach,
+    links::{CLSACT, CLSACT_IN, FIRST, HANDLE, LAST, TCX, TCX_IN, XDP, link_path},
     program,
+};
+
+/// A program at TC, and its place there.
+pub(super) struct Classifier {
+    program: &'static str,
+    at: TcAttachType,
+    /// Before all others, or behind them.
+    is_first: bool,
+    /// How its pinned link is called.
+    tcx: &'static str,
+    /// How the note of its filter is called, where there is no TCX.
+    clsact: &'static str,
+    priority: u16,
+}
+
+/// Towards clients: what others do with a packet is done before.
+pub(super) const TO_CLIENTS: Classifier = Classifier {
+    program: EGRESS,
+    at: TcAttachType::Egress,
+    is_first: false,
+    tcx: TCX,
+    clsact: CLSACT,
+    priority: LAST,
+};
+
+/// From clients on this machine: others see what Roost has made of a packet.
+pub(super) const FROM_INSIDE: Classifier = Classifier {
+    program: INSIDE,
+    at: TcAttachType::Ingress,
+    is_first: true,
+    tcx: TCX_IN,
+    clsact: CLSACT_IN,
+    priority: FIRST,
 };
 
 /// How a program is attached.
@@ -63,17 +96,46 @@ impl DataPath {
     /// none were there.
     pub fn attach(&mut self, interface: &str) -> Result<bool> {
         let index = sys::interface_index(interface).map_err(|e| no_interface(interface, &e))?;
+        // It may have been a client link.
+        detach::hooks(&self.pin_dir, interface, &[TCX_IN, CLSACT_IN]);
         // Egress first: nothing that a client starts may come back untranslated.
-        let egress = self.attach_egress(interface, index)?;
+        let egress = self.attach_classifier(interface, index, &TO_CLIENTS)?;
         let ingress = self.attach_ingress(interface, index).inspect_err(|_| {
             if egress != Attached::TakenOver {
-                super::detach::interface(&self.pin_dir, interface);
+                detach::interface(&self.pin_dir, interface);
             }
         })?;
         super::stages::unpin_unused(&self.pin_dir, &self.programs);
         info!(interface, %ingress, %egress, "attached");
         self.attached.insert(interface.to_owned(), index);
         Ok(ingress != Attached::TakenOver)
+    }
+
+    /// Attaches to a client link, or replaces the programs of the daemon before. What fails leaves nothing there.
+    pub(crate) fn attach_inside(&mut self, link: &str, index: u32) -> Result<()> {
+        self.load_inside()?;
+        let attached = self
+            .attach_classifier(link, index, &TO_CLIENTS)
+            .and_then(|egress| Ok((egress, self.attach_classifier(link, index, &FROM_INSIDE)?)));
+        let (egress, ingress) = attached.inspect_err(|_| {
+            detach::interface(&self.pin_dir, link);
+        })?;
+        super::stages::unpin_unused(&self.pin_dir, &self.programs);
+        debug!(link, %ingress, %egress, "attached to a client link");
+        Ok(())
+    }
+
+    /// Detaches from a client link, which may be gone.
+    pub(crate) fn detach_inside(&mut self, link: &str) {
+        for removed in detach::interface(&self.pin_dir, link) {
+            debug!("removed {removed}");
+        }
+        super::stages::unpin_unused(&self.pin_dir, &self.programs);
+    }
+
+    /// Client links with pinned links of ours, attached by whichever daemon.
+    pub(crate) fn pinned_client_links(&self) -> BTreeSet<String> {
+        detach::pinned_client_links(&self.pin_dir)
     }
 
     /// Attaches again where an interface has been made anew under the same name.
@@ -97,7 +159,7 @@ impl DataPath {
 
     /// Detaches from an interface that is client-facing no longer.
     pub fn detach(&mut self, interface: &str) {
-        for removed in super::detach::interface(&self.pin_dir, interface) {
+        for removed in detach::interface(&self.pin_dir, interface) {
             info!("removed {removed}");
         }
         super::stages::unpin_unused(&self.pin_dir, &self.programs);
@@ -106,7 +168,7 @@ impl DataPath {
 
     /// Interfaces with pinned links of ours, attached by whichever daemon.
     pub fn pinned_interfaces(&self) -> Vec<String> {
-        super::detach::pinned_interfaces(&self.pin_dir)
+        detach::pinned_interfaces(&self.pin_dir)
     }
 
     /// Replaces the programs of the daemon before wherever there are some, also where this one is not to
@@ -117,9 +179,8 @@ impl DataPath {
     /// told, and keeps its old program with the old maps.
     pub(super) fn replace_programs(&mut self) -> Result<()> {
         let open = |hook: &str| -> Result<Vec<(String, FdLink)>> {
-            let of_hook =
-                super::detach::links(&self.pin_dir).into_iter().filter(|l| l.hook == hook);
-            let open = |link: super::detach::Link| {
+            let of_hook = detach::links(&self.pin_dir).into_iter().filter(|l| l.hook == hook);
+            let open = |link: detach::Link| {
                 let path = link_path(&self.pin_dir, &link.interface, hook);
                 let pin = PinnedLink::from_pin(&path);
                 let pin =
@@ -128,20 +189,22 @@ impl DataPath {
             };
             of_hook.map(open).collect()
         };
-        let (ingress, egress) = (open(XDP)?, open(TCX)?);
+        let (ingress, inside, egress) = (open(XDP)?, open(TCX_IN)?, open(TCX)?);
         for (interface, link) in ingress {
             let replaced = self.replace_ingress(&interface, link);
             replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
         }
-        for (interface, link) in egress {
-            let replaced = self.replace_egress(&interface, link);
-            replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
-        }
-        for link in super::detach::links(&self.pin_dir).iter().filter(|l| l.hook == CLSACT) {
-            // Known by the interface's name alone.
-            if sys::interface_index(&link.interface).is_ok() {
-                let replaced = self.attach_clsact(&link.interface).map(drop);
+        for (links, of) in [(inside, &FROM_INSIDE), (egress, &TO_CLIENTS)] {
+            for (interface, link) in links {
+                let replaced = self.replace_classifier(&interface, link, of);
                 replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
+            }
+            for link in detach::links(&self.pin_dir).iter().filter(|l| l.hook == of.clsact) {
+                // Known by the interface's name alone.
+                if sys::interface_index(&link.interface).is_ok() {
+                    let replaced = self.attach_clsact(&link.interface, of).map(drop);
+                    replaced.unwrap_or_else(|e| warn!("{e:#}; the old program stays"));
+                }
             }
         }
         Ok(())
@@ -156,10 +219,11 @@ impl DataPath {
         Ok(())
     }
 
-    fn replace_egress(&mut self, interface: &str, link: FdLink) -> Result<()> {
-        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
+    fn replace_classifier(&mut self, interface: &str, link: FdLink, of: &Classifier) -> Result<()> {
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, of.program)?;
         let link = SchedClassifierLink::try_from(link)?;
-        let id = classifier.attach_to_link(link).with_context(|| replacing(EGRESS, interface))?;
+        let id =
+            classifier.attach_to_link(link).with_context(|| replacing(of.program, interface))?;
         drop(classifier.take_link(id)?);
         Ok(())
     }
@@ -182,33 +246,37 @@ impl DataPath {
         Ok(mode)
     }
 
-    fn attach_egress(&mut self, interface: &str, index: u32) -> Result<Attached> {
-        let path = link_path(&self.pin_dir, interface, TCX);
+    pub(super) fn attach_classifier(
+        &mut self,
+        interface: &str,
+        index: u32,
+        of: &Classifier,
+    ) -> Result<Attached> {
+        let path = link_path(&self.pin_dir, interface, of.tcx);
         if let Some(link) = pinned(&path, index)? {
-            return self.replace_egress(interface, link).map(|()| Attached::TakenOver);
+            return self.replace_classifier(interface, link, of).map(|()| Attached::TakenOver);
         }
         if KernelVersion::current().is_ok_and(|kernel| kernel < KernelVersion::new(6, 6, 0)) {
-            return self.attach_clsact(interface);
+            return self.attach_clsact(interface, of);
         }
-        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, of.program)?;
+        let order = if of.is_first { LinkOrder::first() } else { LinkOrder::last() };
         let id = classifier
-            .attach_with_options(interface, TcAttachType::Egress, order)
-            .map_err(|e| attach_error(EGRESS, interface, &e))?;
+            .attach_with_options(interface, of.at, TcAttachOptions::TcxOrder(order))
+            .map_err(|e| attach_error(of.program, interface, &e))?;
         let link: FdLink = classifier.take_link(id)?.try_into()?;
         pin(link, &path)?;
         Ok(Attached::Tcx)
     }
 
     /// A filter needs no pin to stay. The program is pinned as a note that it is there.
-    pub(super) fn attach_clsact(&mut self, interface: &str) -> Result<Attached> {
-        let path = link_path(&self.pin_dir, interface, CLSACT);
-        let classifier: &mut SchedClassifier = program(&mut self.ebpf, EGRESS)?;
+    pub(super) fn attach_clsact(&mut self, interface: &str, of: &Classifier) -> Result<Attached> {
+        let path = link_path(&self.pin_dir, interface, of.clsact);
+        let classifier: &mut SchedClassifier = program(&mut self.ebpf, of.program)?;
         // It may be there, of ours or of others; if it is not, the filter says so.
         let qdisc = tc::qdisc_add_clsact(interface);
         let replaced = if path.exists() {
-            let egress = TcAttachType::Egress;
-            let ours = SchedClassifierLink::attached(interface, egress, PRIORITY, HANDLE, None)?;
+            let ours = SchedClassifierLink::attached(interface, of.at, of.priority, HANDLE, None)?;
             classifier.attach_to_link(ours).ok()
         } else {
             None
@@ -216,17 +284,16 @@ impl DataPath {
         let (id, attached) = match replaced {
             Some(id) => (id, Attached::TakenOver),
             None => {
-                let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+                let options = NlOptions { priority: of.priority, handle: HANDLE, classid: None };
                 let options = TcAttachOptions::Netlink(options);
-                let id = classifier
-                    .attach_with_options(interface, TcAttachType::Egress, options)
-                    .map_err(|e| {
-                    let e = attach_error(EGRESS, interface, &e);
-                    match qdisc {
-                        Ok(()) => e,
-                        Err(qdisc) => e.context(format!("adding the clsact qdisc: {qdisc}")),
-                    }
-                })?;
+                let id =
+                    classifier.attach_with_options(interface, of.at, options).map_err(|e| {
+                        let e = attach_error(of.program, interface, &e);
+                        match qdisc {
+                            Ok(()) => e,
+                            Err(qdisc) => e.context(format!("adding the clsact qdisc: {qdisc}")),
+                        }
+                    })?;
                 (id, Attached::Clsact)
             }
         };

@@ -1,6 +1,7 @@
 //! Removing programs and maps.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -14,7 +15,10 @@ use crate::os::{lock::Lock, sys};
 
 use super::{
     bpffs,
-    links::{CLSACT, HANDLE, LINKS, NEXT, PRIORITY, STAGES, TCX, XDP, interface_of, link_path},
+    links::{
+        CLSACT, CLSACT_IN, FIRST, HANDLE, HOOKS, LAST, LINKS, NEXT, STAGES, TCX_IN, interface_of,
+        link_path,
+    },
 };
 
 /// Removes everything that is pinned under `pin_dir`, and says what that was. Connections through
@@ -30,7 +34,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     let links = links(pin_dir);
     // Ingress everywhere first: no new connection begins while others lose their way back.
-    for hook in [XDP, TCX, CLSACT] {
+    for hook in HOOKS {
         for link in links.iter().filter(|link| link.hook == hook) {
             removed.extend(remove(pin_dir, link));
         }
@@ -77,30 +81,40 @@ pub(super) fn link_paths(pin_dir: &Path) -> Vec<PathBuf> {
     links(pin_dir).iter().map(|link| link_path(pin_dir, &link.interface, &link.hook)).collect()
 }
 
-/// Interfaces with pinned links of ours, attached by whichever daemon.
+/// Client-facing interfaces with pinned links of ours, attached by whichever daemon.
 pub(crate) fn pinned_interfaces(pin_dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = links(pin_dir).into_iter().map(|link| link.interface).collect();
-    names.sort();
-    names.dedup();
-    names
+    let (all, inside) = (links(pin_dir), pinned_client_links(pin_dir));
+    let all: BTreeSet<_> = all.into_iter().map(|link| link.interface).collect();
+    all.into_iter().filter(|name| !inside.contains(name)).collect()
+}
+
+/// Client links, the same way.
+pub(crate) fn pinned_client_links(pin_dir: &Path) -> BTreeSet<String> {
+    let is_inside = |link: &Link| [TCX_IN, CLSACT_IN].contains(&link.hook.as_str());
+    links(pin_dir).into_iter().filter(is_inside).map(|link| link.interface).collect()
 }
 
 /// Detaches from one interface.
 pub(super) fn interface(pin_dir: &Path, interface: &str) -> Vec<String> {
-    [XDP, TCX, CLSACT]
-        .into_iter()
-        .filter_map(|hook| {
-            let link = Link { interface: interface.to_owned(), hook: hook.to_owned() };
-            remove(pin_dir, &link)
-        })
-        .collect()
+    hooks(pin_dir, interface, &HOOKS)
+}
+
+/// Removes what is at some hooks of an interface.
+pub(super) fn hooks(pin_dir: &Path, interface: &str, hooks: &[&str]) -> Vec<String> {
+    let link = |hook: &&str| Link { interface: interface.to_owned(), hook: (*hook).to_owned() };
+    hooks.iter().filter_map(|hook| remove(pin_dir, &link(hook))).collect()
 }
 
 /// Removes one link, if it is there.
 fn remove(pin_dir: &Path, link: &Link) -> Option<String> {
     let Link { interface, hook } = link;
     let path = link_path(pin_dir, interface, hook);
-    if hook != CLSACT {
+    let filter = match hook.as_str() {
+        CLSACT => Some((TcAttachType::Egress, LAST)),
+        CLSACT_IN => Some((TcAttachType::Ingress, FIRST)),
+        _ => None,
+    };
+    if filter.is_none() {
         // If that fails, the link ends with its last reference: the pin.
         let _ = sys::detach_pinned_link(&path);
     }
@@ -112,10 +126,9 @@ fn remove(pin_dir: &Path, link: &Link) -> Option<String> {
             return None;
         }
     }
-    if hook == CLSACT {
+    if let Some((at, priority)) = filter {
         // The interface may be gone, and the filter with it.
-        let egress = TcAttachType::Egress;
-        drop(SchedClassifierLink::attached(interface, egress, PRIORITY, HANDLE, None));
+        drop(SchedClassifierLink::attached(interface, at, priority, HANDLE, None));
     }
     Some(format!("program on {interface} ({hook})"))
 }

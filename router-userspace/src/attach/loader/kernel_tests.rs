@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, io, thread};
 use aya::programs::{TcAttachType, TcError, tc};
 
 use super::{
-    links::{CLSACT, STAGES, TCX, XDP, link_path},
+    attach::{FROM_INSIDE, TO_CLIENTS},
+    links::{CLSACT, CLSACT_IN, STAGES, TCX, TCX_IN, XDP, link_path},
     *,
 };
 use crate::{
@@ -54,20 +55,56 @@ fn links_are_pinned_taken_over_and_removed() {
 fn the_classic_hook_is_replaced_and_removed_too() {
     in_namespace(|| {
         let maps = TestMaps::new();
-        let note = link_path(&maps.pin_dir, LO, CLSACT);
+        let notes = [CLSACT, CLSACT_IN].map(|hook| link_path(&maps.pin_dir, LO, hook));
         let mut first = load(&maps);
-        assert_eq!(first.attach_clsact(LO).unwrap(), Attached::Clsact);
+        first.load_inside().unwrap();
+        assert_eq!(first.attach_clsact(LO, &TO_CLIENTS).unwrap(), Attached::Clsact);
+        assert_eq!(first.pinned_interfaces(), [LO]);
+        assert_eq!(first.attach_clsact(LO, &FROM_INSIDE).unwrap(), Attached::Clsact);
         drop(first);
-        assert!(note.exists());
+        assert!(notes.iter().all(|note| note.exists()));
         let mut second = load(&maps);
-        assert_eq!(second.attach_clsact(LO).unwrap(), Attached::TakenOver);
-        assert_eq!(second.pinned_interfaces(), [LO]);
+        assert_eq!(second.attach_clsact(LO, &TO_CLIENTS).unwrap(), Attached::TakenOver);
+        assert_eq!(second.attach_clsact(LO, &FROM_INSIDE).unwrap(), Attached::TakenOver);
+        assert!(second.pinned_interfaces().is_empty());
+        assert_eq!(second.pinned_client_links(), BTreeSet::from([LO.to_owned()]));
         second.detach(LO);
-        assert!(!note.exists());
-        let gone = tc::qdisc_detach_program(LO, TcAttachType::Egress, EGRESS);
-        // Aya's way to say that there is none; another failure is not that.
-        let Err(TcError::IoError(gone)) = gone else { panic!("{gone:?}") };
-        assert_eq!(gone.kind(), io::ErrorKind::NotFound, "{gone}");
+        assert!(!notes.iter().any(|note| note.exists()));
+        for (at, program) in [(TcAttachType::Egress, EGRESS), (TcAttachType::Ingress, INSIDE)] {
+            let gone = tc::qdisc_detach_program(LO, at, program);
+            // Aya's way to say that there is none; another failure is not that.
+            let Err(TcError::IoError(gone)) = gone else { panic!("{gone:?}") };
+            assert_eq!(gone.kind(), io::ErrorKind::NotFound, "{gone}");
+        }
+    });
+}
+
+/// A client link may become one whose clients are outside, and the other way round.
+#[test]
+fn a_link_is_one_thing_or_the_other() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let pinned = |hook| link_path(&maps.pin_dir, LO, hook).exists();
+        let all = || [XDP, TCX_IN, TCX].map(pinned);
+        let mut first = load(&maps);
+        let index = sys::interface_index(LO).unwrap();
+        first.attach_inside(LO, index).unwrap();
+        assert_eq!(all(), [false, true, true]);
+        drop(first);
+        let mut second = load(&maps);
+        assert_eq!(second.pinned_client_links(), BTreeSet::from([LO.to_owned()]));
+        assert!(second.pinned_interfaces().is_empty());
+        second.attach_inside(LO, index).unwrap();
+        second.attach(LO).unwrap();
+        assert_eq!(all(), [true, false, true]);
+        second.detach(LO);
+        second.attach_inside(LO, index).unwrap();
+        assert_eq!(all(), [false, true, true]);
+        // What fails leaves nothing.
+        assert!(second.attach_inside("nowhere", 4711).is_err());
+        assert!(!link_path(&maps.pin_dir, "nowhere", TCX).exists());
+        second.detach_inside(LO);
+        assert_eq!(all(), [false; 3]);
     });
 }
 
@@ -91,18 +128,23 @@ fn arrays_are_pinned_as_long_as_their_programs_are_attached() {
         let maps = TestMaps::new();
         let mut first = load(&maps);
         first.attach(LO).unwrap();
+        first.load_inside().unwrap();
+        let index = sys::interface_index(LO).unwrap();
+        // On one interface at most two of the three are: this is for both kinds at once.
+        first.attach_classifier(LO, index, &FROM_INSIDE).unwrap();
         let (of_first, arrays) = programs(&maps.pin_dir);
-        assert_eq!((of_first.len(), &arrays), (2, &of_first));
+        assert_eq!((of_first.len(), &arrays), (3, &of_first));
         drop(first);
         // Killed before it attached.
         drop(load(&maps));
         let (attached, arrays) = programs(&maps.pin_dir);
-        assert_eq!((&attached, arrays.len()), (&of_first, 4));
+        assert_eq!((&attached, arrays.len()), (&of_first, 6));
         assert!(arrays.is_superset(&of_first), "{arrays:?}");
         // The next one replaces the programs, and removes what both have left.
         let mut third = load(&maps);
-        assert_eq!(programs(&maps.pin_dir).1.len(), 6);
+        assert_eq!(programs(&maps.pin_dir).1.len(), 9);
         third.attach(LO).unwrap();
+        third.attach_classifier(LO, index, &FROM_INSIDE).unwrap();
         let (of_third, arrays) = programs(&maps.pin_dir);
         assert!(of_third.is_disjoint(&of_first) && arrays == of_third, "{of_third:?} {arrays:?}");
         // Those of a daemon that lives stay, attached or not.

@@ -14,14 +14,21 @@ pub(super) const NEXT: &str = "next";
 /// Where the arrays are pinned in which programs find those that go on, under the pin directory.
 pub(super) const STAGES: &str = "stages";
 
-/// With the classic TC hook (before Linux 6.6) our filter is known by these numbers.
-pub(super) const PRIORITY: u16 = 0x7273;
+/// With the classic TC hook (before Linux 6.6) our filters are known by these numbers. Filters go by their priority: the one
+/// towards clients is to be the last, the one for clients on this machine the first.
+pub(super) const LAST: u16 = 0x7273;
+pub(super) const FIRST: u16 = 1;
 pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x7273);
 
 /// The hooks, as they are written in the names of pinned links.
 pub(super) const XDP: &str = "xdp";
 pub(super) const TCX: &str = "tcx";
 pub(super) const CLSACT: &str = "clsact";
+/// The same at ingress, for clients on this machine.
+pub(super) const TCX_IN: &str = "tcxin";
+pub(super) const CLSACT_IN: &str = "clsactin";
+/// In the order in which they are to be removed: ingress first.
+pub(super) const HOOKS: [&str; 5] = [XDP, TCX_IN, CLSACT_IN, TCX, CLSACT];
 
 /// Where the link of the ingress program is pinned.
 pub(crate) fn xdp_link(pin_dir: &Path, interface: &str) -> PathBuf {

@@ -8,16 +8,32 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{Ebpf, maps::ProgramArray, programs::Program};
-use router_ebpf::stage::{CLOCK, LOOK, Stage};
+use router_ebpf::stage::{self, CLOCK, Hook, LOOK};
 use tracing::warn;
 
 use crate::os::sys;
 
 use super::{detach, links::STAGES, load_error};
 
-/// Loads all programs into the kernel, and puts them where those before them find them.
+/// Loads all programs into the kernel but those for clients on this machine, and puts them where those before them find them.
 pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
-    for name in Stage::ALL.map(Stage::program).into_iter().chain([CLOCK, LOOK]) {
+    load(ebpf, of(&[Hook::Xdp, Hook::Egress]).map(stage::Program::name).chain([CLOCK, LOOK]))?;
+    fill_stages(ebpf, &[Hook::Xdp, Hook::Egress])
+}
+
+/// The same for clients on this machine: most machines have none, and to look at programs takes the kernel seconds.
+pub fn load_inside(ebpf: &mut Ebpf) -> Result<()> {
+    load(ebpf, of(&[Hook::Inside]).map(stage::Program::name))?;
+    fill_stages(ebpf, &[Hook::Inside])
+}
+
+/// The programs of these hooks.
+fn of(hooks: &[Hook]) -> impl Iterator<Item = stage::Program> {
+    stage::Program::ALL.into_iter().filter(|program| hooks.contains(&program.hook))
+}
+
+fn load(ebpf: &mut Ebpf, names: impl Iterator<Item = &'static str>) -> Result<()> {
+    for name in names {
         let loaded = match named(ebpf, name)? {
             Program::Xdp(xdp) => xdp.load(),
             Program::SchedClassifier(classifier) => classifier.load(),
@@ -25,17 +41,19 @@ pub fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
         };
         loaded.map_err(|e| load_error(name, e.into()))?;
     }
-    fill_stages(ebpf)
+    Ok(())
 }
 
-/// Puts the programs, which are loaded, where those before them find them.
-pub fn fill_stages(ebpf: &mut Ebpf) -> Result<()> {
-    for stage in Stage::ALL.into_iter().filter(|stage| !stage.is_attached()) {
-        let (name, array) = (stage.program(), stage.array());
-        let fd = program(ebpf, stage)?.fd()?.try_clone()?;
+/// Puts the programs of these hooks, which are loaded, where those before them find them.
+pub fn fill_stages(ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<()> {
+    for program in of(hooks).filter(|program| !program.is_attached()) {
+        let (name, array) = (program.name(), program.array());
+        let fd = named(ebpf, name)?.fd()?.try_clone()?;
         let map = ebpf.map_mut(array).with_context(|| format!("there is no map {array}"))?;
         let mut stages = ProgramArray::try_from(map)?;
-        stages.set(stage as u32, &fd, 0).with_context(|| format!("putting {name} into {array}"))?;
+        stages
+            .set(program.stage as u32, &fd, 0)
+            .with_context(|| format!("putting {name} into {array}"))?;
     }
     Ok(())
 }
@@ -43,27 +61,23 @@ pub fn fill_stages(ebpf: &mut Ebpf) -> Result<()> {
 /// A loaded program that is to be attached.
 #[derive(Debug)]
 pub(super) struct Attachable {
-    stage: Stage,
+    pub(super) program: stage::Program,
     /// The kernel's number of it.
     pub(super) number: u32,
 }
 
-/// The loaded programs that are to be attached.
-pub(super) fn attachable(ebpf: &mut Ebpf) -> Result<Vec<Attachable>> {
-    let number = |stage: Stage| {
-        let info = match program(ebpf, stage)? {
+/// The programs of these hooks, which are loaded, that are to be attached.
+pub(super) fn attachable(ebpf: &mut Ebpf, hooks: &[Hook]) -> Result<Vec<Attachable>> {
+    let number = |program: stage::Program| {
+        let info = match named(ebpf, program.name())? {
             Program::Xdp(xdp) => xdp.info(),
             Program::SchedClassifier(classifier) => classifier.info(),
-            _ => bail!("program {} is of another type", stage.program()),
+            _ => bail!("program {} is of another type", program.name()),
         };
-        let number = info.with_context(|| format!("asking about {}", stage.program()))?.id();
-        Ok(Attachable { stage, number })
+        let number = info.with_context(|| format!("asking about {}", program.name()))?.id();
+        Ok(Attachable { program, number })
     };
-    Stage::ALL.into_iter().filter(|stage| stage.is_attached()).map(number).collect()
-}
-
-fn program(ebpf: &mut Ebpf, stage: Stage) -> Result<&mut Program> {
-    named(ebpf, stage.program())
+    of(hooks).filter(|program| program.is_attached()).map(number).collect()
 }
 
 fn named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
@@ -75,10 +89,10 @@ fn named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
 pub(super) fn pin(ebpf: &Ebpf, pin_dir: &Path, programs: &[Attachable]) -> Result<()> {
     let directory = pin_dir.join(STAGES);
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
-    for Attachable { stage, number } in programs {
+    for Attachable { program, number } in programs {
         let path = directory.join(number.to_string());
-        let map = ebpf.map(stage.array());
-        let map = map.with_context(|| format!("there is no map {}", stage.array()))?;
+        let map = ebpf.map(program.array());
+        let map = map.with_context(|| format!("there is no map {}", program.array()))?;
         map.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
     }
     Ok(())

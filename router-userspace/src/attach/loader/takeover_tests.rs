@@ -8,7 +8,7 @@ use router_ebpf::{
     verdict::Counter,
 };
 
-use super::{kernel_tests::in_namespace, links::NEXT, steps::Step, *};
+use super::{attach::TO_CLIENTS, kernel_tests::in_namespace, links::NEXT, steps::Step, *};
 use crate::{
     maps::{handle::Hash, record::Record, tables::Tables},
     os::sys,
@@ -322,7 +322,7 @@ fn the_programs_of_changed_maps_are_replaced_at_every_hook() {
             let mut path = DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap();
             path.attach(LO).unwrap();
             if is_classic {
-                path.attach_clsact(LO).unwrap();
+                path.attach_clsact(LO, &TO_CLIENTS).unwrap();
                 fs::remove_file(links::link_path(&maps.pin_dir, LO, links::TCX)).unwrap();
             }
             drop(path);

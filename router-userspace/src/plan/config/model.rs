@@ -2,13 +2,17 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use super::{pool::Kubernetes, prefix::Prefix, shares::Shares, source::KeySource};
+use super::{
+    links::LinkPattern, pool::Kubernetes, prefix::Prefix, shares::Shares, source::KeySource,
+};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Client-facing interfaces.
     pub interfaces: Vec<String>,
+    /// Links of this machine at whose other ends are clients.
+    pub client_links: Vec<LinkPattern>,
     /// Map sizes.
     pub limits: Limits,
     /// How they are shared.

@@ -9,6 +9,7 @@ use router_ebpf::maps::{
 
 use super::{
     check::{self, ReplicaFields, ServiceFields},
+    links::LinkPattern,
     model::{Config, Limits, OnMissing, OnReuse, Policy, Replica, SecretFiles, Service, State},
     pool::{Kubernetes, kubernetes},
     prefix::Prefix,
@@ -20,8 +21,17 @@ use super::{
 
 /// Reads the whole file. With problems noted, the result is incomplete and not to be used.
 pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
-    root.only(&["interfaces", "limits", "shares", "secrets", "kubernetes", "service"]);
+    root.only(&[
+        "interfaces",
+        "client_links",
+        "limits",
+        "shares",
+        "secrets",
+        "kubernetes",
+        "service",
+    ]);
     let interfaces = interfaces(root, needs_interfaces);
+    let client_links = client_links(root, &interfaces);
     let limits = root.table("limits").map_or_else(Limits::default, |table| limits(&table));
     let shares = root.table("shares").map_or_else(Shares::default, |table| shares(&table));
     let secrets = root.table("secrets").map_or_else(SecretFiles::default, |table| secrets(&table));
@@ -33,7 +43,7 @@ pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
         check::across(&read);
     }
     let services = read.into_iter().map(|(service, _)| service).collect();
-    Config { interfaces, limits, shares, secrets, kubernetes, services }
+    Config { interfaces, client_links, limits, shares, secrets, kubernetes, services }
 }
 
 fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {
@@ -59,6 +69,25 @@ fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {
         field.refuse(format!("is empty; write {right}"));
     }
     names
+}
+
+fn client_links(root: &Table<'_>, interfaces: &[String]) -> Vec<LinkPattern> {
+    let Some(field) = root.get("client_links") else { return Vec::new() };
+    let mut patterns: Vec<LinkPattern> = Vec::new();
+    for item in field.list() {
+        let Some(text) = item.text("a link's name or a pattern of names") else { continue };
+        match LinkPattern::parse(text) {
+            Err(wrong) => item.refuse(wrong),
+            Ok(pattern) if patterns.contains(&pattern) => {
+                item.refuse(format!("{text:?} is listed twice; leave one out"));
+            }
+            Ok(_) if interfaces.iter().any(|name| name == text) => item.refuse(format!(
+                "{text:?} is one of the interfaces, whose clients are outside; leave one of the two out"
+            )),
+            Ok(pattern) => patterns.push(pattern),
+        }
+    }
+    patterns
 }
 
 fn limits(table: &Table<'_>) -> Limits {

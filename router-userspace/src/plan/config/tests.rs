@@ -76,6 +76,25 @@ fn the_least_file_has_defaults() {
 }
 
 #[test]
+fn client_links_are_patterns_of_names() {
+    let text = |links: &str| format!("interfaces = [\"eth0\"]\nclient_links = {links}\n");
+    let read = |links: &str| Config::parse(&text(links), "r.toml");
+    let config = read("[\"veth*\", \"eth?\", \"pod1\"]").unwrap();
+    let names: Vec<_> = config.client_links.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["veth*", "eth?", "pod1"]);
+    for (links, says) in [
+        ("[\"eth0\"]", "r.toml:2:17: client_links[0]: \"eth0\" is one of the interfaces"),
+        ("[\"a*\", \"a*\"]", "2:23: client_links[1]: \"a*\" is listed twice"),
+        ("[\"*\"]", "would take every interface"),
+        ("[\"a b\"]", "cannot be a link's name"),
+        ("\"veth*\"", "write a list"),
+    ] {
+        let e = read(links).unwrap_err().to_string();
+        assert!(e.contains(says), "{e}");
+    }
+}
+
+#[test]
 fn a_problem_has_its_place_and_what_would_be_right() {
     refused(&BASE.replace("80", "0"), "5:8: service[0].port", "is 0; write a number, 1 to 65535");
     refused(&BASE.replace("80", "\"80\""), "5:8: service[0].port", "is a string; write a number");

@@ -11,7 +11,8 @@ use anyhow::Result;
 use aya::maps::lpm_trie;
 use router_ebpf::{
     maps::{
-        Chat, ChatCookie, ChatKey, Mac, Replica, SLOT_COUNT, Secrets, Service, SourceKey, VipKey,
+        Chat, ChatCookie, ChatKey, Link, Mac, Replica, SLOT_COUNT, Secrets, Service, SourceKey,
+        VipKey,
     },
     shared::Shared,
 };
@@ -132,6 +133,9 @@ impl router_ebpf::tables::Tables for Copies<'_> {
         self.tables.source_ranges.find(&key).ok().flatten()
     }
     fn mac(&self, _: &Mac) -> Option<u64> {
+        None
+    }
+    fn link(&self, _: &u32) -> Option<Link> {
         None
     }
     fn replica(&self, number: u32) -> Option<&Replica> {

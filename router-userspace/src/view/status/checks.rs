@@ -131,6 +131,7 @@ mod tests {
     fn line(interface: &str) -> InterfaceLine {
         InterfaceLine {
             interface: interface.to_owned(),
+            clients: "outside",
             ingress: Some("native"),
             egress: Some("tcx"),
             problem: String::new(),

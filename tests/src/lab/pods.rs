@@ -1,0 +1,131 @@
+//! Pods of the lab's node: clients that come by links of its own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use anyhow::Result;
+use roost_programs::IP;
+
+use super::netns::Netns;
+use super::{Family, Lab, sweep, tools};
+
+/// The bridge that some pods are on.
+pub const BRIDGE: &str = "cni0";
+/// The router that pods with a route of their own know: the node's end of their link, whatever its addresses are.
+const ROUTER_V4: &str = "169.254.1.1";
+const ROUTER_V6: &str = "fe80::1";
+
+/// How a pod is joined to its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Joined {
+    /// The node has a route to it, as with Calico or the CNI plugin `ptp`.
+    Routed,
+    /// By a port of a bridge, as with the CNI plugin `bridge` and Flannel.
+    Bridged,
+}
+
+/// A pod, until it is dropped.
+#[derive(Debug)]
+pub struct Pod {
+    /// Its namespace.
+    pub ns: Arc<Netns>,
+    /// The node's end of its link.
+    pub node_device: String,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    mark: String,
+}
+
+impl Pod {
+    /// Its address of a family.
+    pub fn addr(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        sweep::end_processes(self.ns.name(), &self.mark);
+    }
+}
+
+impl Lab {
+    /// A new pod on the node, with a number of its own, 1 to 99. Its link is called `pod` and the number.
+    pub fn pod(&self, n: u8, joined: Joined) -> Result<Pod> {
+        let _making = sweep::making();
+        let (node, device) = (self.node.name(), format!("pod{n}"));
+        let ns = Arc::new(Netns::create(format!("{}-{device}", self.prefix), &self.prefix)?);
+        let pod = Pod {
+            ns,
+            node_device: device.clone(),
+            v4: Ipv4Addr::new(198, 18, 50, 100 + n),
+            v6: Ipv6Addr::new(0xfd52, 0x6f6f, 0x7374, 0x50, 0, 0, 0, 0x100 + u16::from(n)),
+            mark: self.prefix.clone(),
+        };
+        let (v4, v6) = (pod.v4, pod.v6);
+        let link = format!(
+            "link add eth0 netns {} type veth peer name {device} netns {node}",
+            pod.ns.name()
+        );
+        tools::ip_batch(None, &[link])?;
+        let mut inside = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
+        match joined {
+            Joined::Routed => {
+                // The node answers for any address there.
+                self.node.sysctl(&format!("net.ipv4.conf.{device}.proxy_arp"), "1")?;
+                tools::ip_batch(
+                    Some(&self.node),
+                    &[
+                        format!("addr add {ROUTER_V6}/64 dev {device} nodad"),
+                        format!("link set {device} up"),
+                        format!("route add {v4}/32 dev {device}"),
+                        format!("route add {v6}/128 dev {device}"),
+                    ],
+                )?;
+                inside.extend([
+                    format!("addr add {v4}/32 dev eth0"),
+                    format!("addr add {v6}/128 dev eth0 nodad"),
+                    format!("route add {ROUTER_V4} dev eth0 scope link"),
+                    format!("route add default via {ROUTER_V4} dev eth0"),
+                    format!("route add default via {ROUTER_V6} dev eth0"),
+                ]);
+            }
+            Joined::Bridged => {
+                self.bridge()?;
+                tools::ip_batch(
+                    Some(&self.node),
+                    &[
+                        format!("link set {device} master {BRIDGE}"),
+                        format!("link set {device} up"),
+                    ],
+                )?;
+                inside.extend([
+                    format!("addr add {v4}/24 dev eth0"),
+                    format!("addr add {v6}/64 dev eth0 nodad"),
+                    "route add default via 198.18.50.1".to_owned(),
+                    "route add default via fd52:6f6f:7374:50::1".to_owned(),
+                ]);
+            }
+        }
+        tools::ip_batch(Some(&pod.ns), &inside)?;
+        Ok(pod)
+    }
+
+    fn bridge(&self) -> Result<()> {
+        if tools::run_in(&self.node, IP, &["link", "show", BRIDGE]).is_ok() {
+            return Ok(());
+        }
+        tools::ip_batch(
+            Some(&self.node),
+            &[
+                format!("link add {BRIDGE} type bridge"),
+                format!("addr add 198.18.50.1/24 dev {BRIDGE}"),
+                format!("addr add fd52:6f6f:7374:50::1/64 dev {BRIDGE} nodad"),
+                format!("link set {BRIDGE} up"),
+            ],
+        )
+    }
+}
