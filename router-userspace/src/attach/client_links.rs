@@ -87,7 +87,7 @@ impl ClientLinks {
         let Some(patterns) = self.patterns.clone() else { return };
         let has_changed = self.changes.as_ref().is_some_and(LinkChanges::any);
         let may_fail = self.changes.is_none() || !self.refused.is_empty() || !self.is_well;
-        if !self.is_new && !has_changed && !(may_fail && now >= self.next) {
+        if !(self.is_new || has_changed || may_fail && now >= self.next) {
             return;
         }
         let found = netlink::links().and_then(|links| {
