@@ -220,6 +220,7 @@ fn the_command_line_sees_what_the_daemon_did() {
         ("TRUSTED", "lpm_trie"),
         ("FAREWELLS", "queue"),
         ("MACS", "hash"),
+        ("LINKS", "hash"),
         ("PROBLEMS", "hash"),
         ("SECRETS", "array"),
         ("COUNTERS", "percpu_array"),

@@ -88,7 +88,7 @@ fn a_request_for_another_replicas_chat_goes_there() {
 /// A client closes behind its last request, and its FIN comes first: the request still goes where it belongs.
 #[test]
 fn a_fin_that_has_overtaken_a_request_comes_again() {
-    on_all(&world(), |machine, family| {
+    on_all_and_inside(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let mut first = Talk::begin(machine, family, &get(&a), &[]);
         let behind = get(&b).len() as u32;
