@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
-use roost_chat::client::{Http, Tab};
-use roost_programs::IP;
+use roost_chat::client::{Http, Tab, Upgrade};
+use roost_chat::tls::ClientTls;
+use roost_programs::{CURL, IP};
 use roost_tests::lab::{
-    Clients, Config, Family, Joined, Lab, Pod, Site, UPLINK, heavy, run_in, try_until,
+    Authority, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Nginx, Pod, Site, UPLINK,
+    Upstream, heavy, run_in, try_until,
 };
+use serde_json::Value;
 use tokio::time::timeout;
 
 const MB: u64 = 1 << 20;
@@ -211,5 +214,46 @@ fn a_pod_that_takes_the_address_of_another_one_is_not_answered() -> Result<()> {
             ensure!(site.counter("drop_other_link")? > before, "{victim}: {}", site.diagnosis());
         }
     }
+    Ok(())
+}
+
+/// nginx ends TLS in a pod, and keeps its connections to the VIP for whatever request comes next.
+#[test]
+fn a_terminator_in_a_pod_gets_each_request_to_its_chat() -> Result<()> {
+    let site = start("inside-tls")?;
+    let (front, other) = (pod(&site, 1, Joined::Routed)?, pod(&site, 2, Joined::Bridged)?);
+    let authority = Authority::new(&site.lab)?;
+    let certificate = authority.certify("nginx", &["chat.test"])?;
+    let ca = authority.file().to_str().context("the authority's path is not UTF-8")?;
+    let everywhere = [site.clients()?, Clients::new(&other.ns)?];
+    let everywhere: Vec<&Clients> = everywhere.iter().collect();
+    let (outside, addr) = (&site.lab.client, front.addr(Family::V4));
+    for family in Family::BOTH {
+        let vip = site.vip(family);
+        let nginx =
+            Nginx::start_in(&site.lab, &front.ns, addr, &certificate, vip, Upstream::Reused)?;
+        let all = meet(&site, &everywhere, family)?;
+        let resolve = format!("chat.test:{HTTPS_PORT}:{addr}");
+        for tab in &all[0] {
+            let url = format!("https://chat.test/whoami?chat={}", tab.hello().chat);
+            let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, &url];
+            let answer = fails(&site, run_in(outside, CURL, &words))?;
+            let answer: Value = serde_json::from_str(&answer)?;
+            ensure!(answer["replica"] == tab.replica(), "{answer}: {:?}", tab.hello());
+        }
+        for tab in &all[0] {
+            let tls = ClientTls::read(authority.file())?;
+            let upgrade = Upgrade::chat("chat.test", &tab.hello().chat).tls(Some(tls));
+            for _ in 0..3 {
+                let stream = outside.connect((addr, HTTPS_PORT).into())?;
+                let through = fails(&site, everywhere[0].run(Tab::upgrade(stream, &upgrade)))?;
+                ensure!(through.replica() == tab.replica(), "{:?}", through.hello());
+                ensure!(through.hello().peer.ip() == front.addr(family), "{:?}", through.hello());
+            }
+        }
+        drop(nginx);
+    }
+    ensure!(site.counter("rebound_request")? > 0, "{}", site.diagnosis());
+    ensure!(site.counter("affinity_violation")? == 0, "{}", site.diagnosis());
     Ok(())
 }

@@ -4,7 +4,7 @@ use roost_tests::run::{
     Family, Hook, Machine,
     frame::{ACK, FIN, PSH, RST, Seg},
     host::Host,
-    live, on_all_and_inside,
+    live, on_all, on_all_and_inside,
     requests::{OK, Talk, chats},
     talk::{Conn, Offer, get, reset_for},
     world::{Kind, World, replica},
@@ -88,7 +88,7 @@ fn a_request_for_another_replicas_chat_goes_there() {
 /// A client closes behind its last request, and its FIN comes first: the request still goes where it belongs.
 #[test]
 fn a_fin_that_has_overtaken_a_request_comes_again() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let mut first = Talk::begin(machine, family, &get(&a), &[]);
         let behind = get(&b).len() as u32;
@@ -112,7 +112,7 @@ fn a_fin_that_has_overtaken_a_request_comes_again() {
 /// What the client sends is on its way to the new replica, and that does not answer.
 #[test]
 fn a_silent_replica_gets_the_same_syn_again() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         let second = first.moves(machine, &get(&b));
@@ -136,7 +136,7 @@ fn a_silent_replica_gets_the_same_syn_again() {
 
 #[test]
 fn a_replica_that_refuses_ends_the_connection() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         let second = first.moves(machine, &get(&b));
@@ -185,7 +185,7 @@ fn a_request_that_comes_again_while_the_replica_accepts_goes_nowhere_else() {
 /// A flow that another CPU is changing, and one of which a part is changed.
 #[test]
 fn a_request_is_not_delivered_by_what_is_changing() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, ..] = chats(machine, family);
         let mut first = answered(machine, family, &get(&a));
         let [(vip_side, flow)] = machine.flows()[..] else { panic!("one flow") };
@@ -207,7 +207,7 @@ fn a_request_is_not_delivered_by_what_is_changing() {
 /// Its client may use the same port to that replica without Roost.
 #[test]
 fn what_was_left_is_not_looked_at_for_long() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         first.goes_on(machine, &get(&b));
@@ -230,7 +230,7 @@ fn what_was_left_is_not_looked_at_for_long() {
 /// The old replica's last words in a race with the request win or lose whole.
 #[test]
 fn what_the_replica_of_before_says_comes_first_or_never() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let timeout = b"HTTP/1.1 408 Request Timeout\r\n\r\n";
         // Before it: then the request is that replica's, whatever it makes of it.
@@ -292,7 +292,7 @@ fn what_the_replica_of_before_says_comes_first_or_never() {
 
 #[test]
 fn a_client_that_resets_while_it_waits_is_gone() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         let second = first.moves(machine, &get(&b));
@@ -315,7 +315,7 @@ fn a_client_that_resets_while_it_waits_is_gone() {
 
 #[test]
 fn a_client_that_closes_while_it_waits_gets_its_answer() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         let second = first.moves(machine, &get(&b));
@@ -337,7 +337,7 @@ fn a_client_that_closes_while_it_waits_gets_its_answer() {
 /// It still has the connection that was left, because its server has not closed it.
 #[test]
 fn a_replica_that_is_come_back_to_gives_up_its_old_connection_first() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         let mut second = first.goes_on(machine, &get(&b));
@@ -363,7 +363,7 @@ fn a_replica_that_is_come_back_to_gives_up_its_old_connection_first() {
 
 #[test]
 fn three_bindings_and_then_the_very_first_segment() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, c] = chats(machine, family);
         let mut first = answered(machine, family, &get(&a));
         let very_first = first.conn.first.clone().unwrap();
@@ -392,7 +392,7 @@ fn three_bindings_and_then_the_very_first_segment() {
 
 #[test]
 fn numbers_may_begin_anew() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, c] = chats(machine, family);
         for behind in [1u32, 40, 100, 150, 300] {
             let port = 1000 + machine.ended().len() as u16;
@@ -414,7 +414,7 @@ fn numbers_may_begin_anew() {
 /// The client's handshake was one, and each replica makes of it what it can.
 #[test]
 fn replicas_may_speak_differently() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, c] = chats(machine, family);
         let plain = Offer { mss: Some(1220), scale: None, sack: false, timestamps: false };
         let other = Offer { scale: Some(2), ..Offer::ALL };
@@ -441,7 +441,7 @@ fn replicas_may_speak_differently() {
 
 #[test]
 fn another_chat_of_the_same_replica_is_counted_there() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let chats = chats(machine, family);
         let missing = [Counter::MissingKey, Counter::MissingAbsent];
         let mut talk = Talk::begin(machine, family, b"GET / HTTP/1.1\r\n\r\n", &missing);
@@ -472,7 +472,7 @@ fn another_chat_of_the_same_replica_is_counted_there() {
 
 #[test]
 fn a_body_behind_the_request_goes_with_it() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let inner = get(&a);
         let head =
@@ -507,7 +507,7 @@ fn a_body_behind_the_request_goes_with_it() {
 
 #[test]
 fn a_boundary_may_be_inside_of_a_segment() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let post = format!("POST /?chat={a} HTTP/1.1\r\nContent-Length: 9\r\n\r\n");
         let mut first = Talk::begin(machine, family, post.as_bytes(), &[]);
@@ -523,7 +523,7 @@ fn a_boundary_may_be_inside_of_a_segment() {
 /// Bytes that only this segment has, and the next request: they cannot be parted, so they stay.
 #[test]
 fn a_boundary_behind_what_is_missing_is_left_alone() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let post = format!("POST /?chat={a} HTTP/1.1\r\nContent-Length: 9\r\n\r\n");
         let mut first = Talk::begin(machine, family, post.as_bytes(), &[]);
@@ -538,7 +538,7 @@ fn a_boundary_behind_what_is_missing_is_left_alone() {
 /// What the head does not end in is a doubt, wherever its key would lead.
 #[test]
 fn a_head_that_is_in_doubt_stays() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         for (header, doubt) in [
             ("Transfer-Encoding: chunked", Counter::DoubtTransferEncoding),
@@ -597,7 +597,7 @@ fn a_head_in_several_segments_goes_with_its_first() {
 /// Two requests that are there before the replica has accepted are both delivered, so nobody can tell them apart.
 #[test]
 fn requests_at_once_before_the_replica_accepts_are_left_alone() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let mut conn = Conn::new(family, Kind::Home, 1, 1000);
         conn.open(machine);
@@ -622,7 +622,7 @@ fn requests_at_once_before_the_replica_accepts_are_left_alone() {
 /// Nobody else would say what it waits for.
 #[test]
 fn a_request_is_not_dropped_for_ever() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let mut talk = Talk::begin(machine, family, &get(&a), &[]);
         // It answers and acknowledges nothing.
@@ -640,7 +640,7 @@ fn a_request_is_not_dropped_for_ever() {
 /// Who sees neither end's numbers changes nothing, and nor does what is damaged.
 #[test]
 fn what_is_not_the_clients_changes_nothing() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let mut first = Talk::begin(machine, family, &get(&a), &[]);
         // While the answer is waited for: a request then would be in doubt.
@@ -659,7 +659,7 @@ fn what_is_not_the_clients_changes_nothing() {
 
 #[test]
 fn without_its_stash_a_client_sends_the_request_again() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         let second = first.moves(machine, &get(&b));
@@ -682,7 +682,7 @@ fn without_its_stash_a_client_sends_the_request_again() {
 /// The replica that was asked is gone before it has answered, and the chat belongs where the connection is by now.
 #[test]
 fn a_request_may_come_back_to_where_it_is() {
-    on_all_and_inside(&world(), |machine, family| {
+    on_all(&world(), |machine, family| {
         let [a, b, _] = chats(machine, family);
         let first = answered(machine, family, &get(&a));
         first.moves(machine, &get(&b));

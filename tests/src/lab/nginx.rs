@@ -1,17 +1,17 @@
 //! nginx in front of the VIP: it ends TLS, as in many a deployment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::proxy::{Proxy, nginx_places};
-use super::{Certificate, Lab, Process};
+use super::{Certificate, Family, Lab, Netns, Process};
 
 /// Where it listens for HTTPS, on the IPv4 addresses of the client's namespace.
 pub const HTTPS_PORT: u16 = 443;
 
-/// nginx in the client's namespace.
+/// nginx in the client's namespace, or in a pod.
 #[derive(Debug)]
 pub struct Nginx {
     /// The process.
@@ -35,10 +35,22 @@ impl Nginx {
         vip: SocketAddr,
         upstream: Upstream,
     ) -> Result<Self> {
+        Self::start_in(lab, &lab.client, lab.client_addr(Family::V4), tls, vip, upstream)
+    }
+
+    /// The same in another namespace, which has this address.
+    pub fn start_in(
+        lab: &Lab,
+        ns: &Netns,
+        addr: IpAddr,
+        tls: &Certificate,
+        vip: SocketAddr,
+        upstream: Upstream,
+    ) -> Result<Self> {
         let dir = lab.dir().join("nginx");
-        let at = SocketAddr::new(lab.client_addr(super::Family::V4), HTTPS_PORT);
+        let at = SocketAddr::new(addr, HTTPS_PORT);
         let blocks = configuration(&dir, tls, vip, upstream)?;
-        let Proxy { process } = Proxy::nginx(&lab.client, &dir, &blocks, at)?;
+        let Proxy { process } = Proxy::nginx(ns, &dir, &blocks, at)?;
         Ok(Self { process })
     }
 }
