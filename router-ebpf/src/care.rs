@@ -105,6 +105,13 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
             Asked::Request => return Looked::Request,
         }
     }
+    // Its replica does not believe it yet either. Were the flow over, the request that it has overtaken would go there.
+    if scratch.segment.has(flags::RST)
+        && is_looked_at(flags, state)
+        && reuse::is_ahead(tables, scratch)
+    {
+        return Looked::Translate;
+    }
     hear(tables, &scratch.segment, shared);
     if !is_looked_at(flags, state) && flags & FLOW_REQUESTS != 0 && state & STATE_UPGRADED == 0 {
         watch(packet, tables, scratch, shared);

@@ -119,6 +119,13 @@ fn is_old(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> bool
     Exchange::is_before(binding, segment.seq.wrapping_add(segment.sequence_len()), segment.ack)
 }
 
+/// Whether the segment in hand has overtaken a request.
+#[inline(always)]
+pub fn is_ahead(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let back = other_side(tables, scratch);
+    back.is_some_and(|back| back.exchange().is_ahead(scratch.segment.seq))
+}
+
 /// The other side of `scratch.flow`, by which the segment in hand is translated.
 #[inline(always)]
 fn other_side(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Shared<FlowBack>> {

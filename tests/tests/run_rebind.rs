@@ -109,6 +109,25 @@ fn a_fin_that_has_overtaken_a_request_comes_again() {
     });
 }
 
+/// A client gives up behind its last request, and its RST comes first: no replica takes that before it has all, and says so.
+#[test]
+fn an_rst_that_has_overtaken_a_request_ends_nothing() {
+    on_all_and_inside(&world(), |machine, family| {
+        let [a, b, _] = chats(machine, family);
+        let first = answered(machine, family, &get(&a));
+        let reset = |at: u32| first.conn.up(RST | ACK, at, first.down, b"");
+        first.conn.goes_up(machine, &reset(first.up + get(&b).len() as u32), &[]);
+        let second = first.goes_on(machine, &get(&b));
+        second.leave(machine);
+        // If that was lost, the client answers what the replica says.
+        let first = answered(machine, family, &get(&a));
+        let reset = |at: u32| first.conn.up(RST | ACK, at, first.down, b"");
+        first.conn.goes_up(machine, &reset(first.up + 100), &[]);
+        first.conn.goes_down(machine, &first.conn.down(ACK, first.down, first.up, b""), &[]);
+        first.conn.goes_up(machine, &reset(first.up), &[Counter::Closed]);
+    });
+}
+
 /// What the client sends is on its way to the new replica, and that does not answer.
 #[test]
 fn a_silent_replica_gets_the_same_syn_again() {
