@@ -13,7 +13,7 @@ use crate::{
     maps::{KeySource, Service},
     source::{KeyKind, PATH_ANY, PATH_KEY, PATH_REST},
     stash::Room,
-    verifier::{index, opaque},
+    verifier::{index, opaque, reread},
     words::{WINDOW, before, each, first, lower as lower_word, until, unusual, word, zeros},
 };
 
@@ -46,22 +46,20 @@ const QUERY: u32 = KeyKind::Query as u32;
 const KIND_PATH: u32 = KeyKind::Path as u32;
 const COOKIE: u32 = KeyKind::Cookie as u32;
 
-/// Looks at the next byte. Returns whether to go on.
+/// Looks at the next byte, and before it at what can be taken at once. Returns whether to go on.
 #[inline(always)]
 pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> bool {
     let Some(source) = scan::source(service, scan.source) else {
         return scan.fail(Reason::Absent);
     };
-    let place = match scan.place() {
-        Ok(place) => place,
-        Err(go_on) => return go_on,
-    };
-    let bytes = stash.window(scan.at);
-    if scan.phase == LINE && begin_line(source, scan, bytes) {
-        return true;
+    if let Err(go_on) = scan.place() {
+        return go_on;
     }
-    let phase = scan.phase;
-    match phase {
+    let bytes = stash.window(scan.at);
+    if scan.phase == LINE {
+        begin_line(source, scan, bytes);
+    }
+    match reread(&scan.phase) {
         REST_OF_LINE => {
             step_over(scan, bytes, b'\n', b'\n');
             return true;
@@ -70,15 +68,15 @@ pub fn step(service: &Service, stash: &Room, scan: &mut Scan, key: &mut Key) -> 
             step_over(scan, bytes, b';', b'\n');
             return true;
         }
-        BEFORE_QUERY | OTHER_VALUE | PARAMETER_VALUE | VALUE
-            if scan.escape == 0 && take_usual(source, scan, key, bytes) =>
-        {
-            return true;
-        }
+        _ if scan.escape == 0 => take_usual(source, scan, key, bytes),
         _ => {}
     }
-    let byte = stash.head()[place];
-    scan.at += 1;
+    let at = reread(&scan.at);
+    if at >= scan.ready {
+        return true;
+    }
+    let [byte, ..] = *stash.window(at);
+    scan.at = at + 1;
     if scan.escape != 0 {
         return match escaped(scan, byte) {
             Some(byte) => decoded(source, scan, key, byte, true),
@@ -115,51 +113,76 @@ fn step_over(scan: &mut Scan, bytes: &[u8; WINDOW], end: u8, line_feed: u8) {
     }
 }
 
-/// Compares the beginning of a header's name at once: one that is another's is stepped over with its line. Returns
-/// whether it has taken what is the same.
+/// Compares the beginning of a header's name at once: one that is another's is stepped over with its line.
 #[inline(always)]
-fn begin_line(source: &KeySource, scan: &mut Scan, bytes: &[u8; WINDOW]) -> bool {
+fn begin_line(source: &KeySource, scan: &mut Scan, bytes: &[u8; WINDOW]) {
     let (name, len) = match fixed_header(scan.kind) {
         Some((name, len)) => (name, len),
         None => (word(&source.text), source.len as u32),
     };
     let len = len.min(8);
     let all = word(bytes);
-    let differs = first(lower_word(all) ^ name, len);
-    // The ends of lines are looked at by themselves, and so is what ends within the word.
+    // The ends of lines are looked at by themselves.
     let ends = zeros(all ^ each(b'\n')) | zeros(all ^ each(b'\r'));
     if scan.together() < 8 || ends != 0 {
-        return false;
+        return;
     }
-    if differs != 0 {
+    if first(lower_word(all) ^ name, len) != 0 {
         scan.phase = REST_OF_LINE;
-        return false;
+    } else {
+        scan.phase = HEADER_NAME;
+        scan.same = len;
+        scan.at += len;
     }
-    scan.phase = HEADER_NAME;
-    scan.same = len;
-    scan.at += len;
-    true
 }
 
-/// Takes what usual bytes come next, eight at the most. Returns whether there is one.
+/// Takes what usual bytes come next, eight at the most, where they need no look of their own.
 #[inline(always)]
-fn take_usual(source: &KeySource, scan: &mut Scan, key: &mut Key, bytes: &[u8; WINDOW]) -> bool {
+fn take_usual(source: &KeySource, scan: &mut Scan, key: &mut Key, bytes: &[u8; WINDOW]) {
     let word = word(bytes);
     let len = before(unusual(word)).min(scan.together());
-    if len == 0 {
-        return false;
-    }
-    if matches!(scan.phase, PARAMETER_VALUE | VALUE) {
-        let word = if scan.phase == VALUE && source.fold != 0 { lower_word(word) } else { word };
-        if !key.push_word(first(word, len), len) {
-            return false;
+    scan.at += match scan.phase {
+        METHOD if scan.same <= METHOD_LEN - 8 => {
+            scan.same += len;
+            len
         }
-        if scan.phase == VALUE {
+        BEFORE_QUERY | OTHER_VALUE => len,
+        PARAMETER | BEFORE_COOKIE | COOKIE_NAME if len > 0 => {
+            compare_usual(source, scan, word, len)
+        }
+        PARAMETER_VALUE if key.push_word(first(word, len), len) => len,
+        BEFORE_VALUE | VALUE if len > 0 => {
+            let word = if source.fold != 0 { lower_word(word) } else { word };
+            if !key.push_word(first(word, len), len) {
+                return;
+            }
+            scan.phase = VALUE;
             scan.mark = key.len;
+            len
         }
+        _ => 0,
+    };
+}
+
+/// Compares usual bytes of a parameter's or a cookie's name. Returns how many it has taken.
+#[inline(always)]
+fn compare_usual(source: &KeySource, scan: &mut Scan, bytes: u64, len: u32) -> u32 {
+    if scan.phase == BEFORE_COOKIE {
+        begin_cookie(scan);
     }
-    scan.at += len;
-    true
+    match scan.same {
+        scan::DIFFERS => len,
+        0 => {
+            let most = len.min(source.len as u32);
+            if first(bytes ^ word(&source.text), most) != 0 {
+                scan.same = scan::DIFFERS;
+                return len;
+            }
+            scan.same = most;
+            most
+        }
+        _ => 0,
+    }
 }
 
 /// Whether a request's target ends before this byte.
@@ -413,12 +436,17 @@ fn is_header(source: &KeySource, scan: &Scan) -> bool {
     }
 }
 
+#[inline(always)]
+const fn begin_cookie(scan: &mut Scan) {
+    scan.phase = COOKIE_NAME;
+    scan.same = 0;
+}
+
 /// A byte of a cookie's name (RFC 6265 section 4.2.1).
 #[inline(always)]
 fn cookie_name(source: &KeySource, scan: &mut Scan, byte: u8) {
     if scan.phase == BEFORE_COOKIE {
-        scan.phase = COOKIE_NAME;
-        scan.same = 0;
+        begin_cookie(scan);
     }
     match byte {
         b'=' if scan.is_same(source) => scan.phase = BEFORE_VALUE,
