@@ -113,10 +113,12 @@ fn read<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<bool> {
-    if !is_intact(packet, scratch, |packet, scratch| payload_sum(packet, tables, scratch))? {
+    // Of a flow all of this may be known.
+    if reread(&scratch.routed) == 0
+        && !is_intact(packet, scratch, |packet, scratch| payload_sum(packet, tables, scratch))?
+    {
         return Some(false);
     }
-    // Of a flow it is known.
     if reread(&scratch.again) == 0 {
         scratch.offer = syn_cookie::offer(scratch.segment.ack, &scratch.answer);
     }
@@ -155,6 +157,10 @@ fn collect<P: Packet>(
     let found = claim(tables, scratch);
     if found == Found::Busy {
         return Some(Collected::Early);
+    }
+    if found != Found::Nothing {
+        // Other bytes are in its place.
+        scratch.routed = 0;
     }
     if found == Found::Nothing || scratch.stash.get().server_isn() != server_isn {
         // Whoever guesses must not learn more from this than from an RST, nor take the place of many.
@@ -229,6 +235,9 @@ struct Copy<'a, P> {
 impl<P: Packet> Step for Copy<'_, P> {
     #[inline(always)]
     fn step(&mut self) -> bool {
+        if self.left == 0 {
+            return false;
+        }
         let len = self.left.min(PART as u32);
         if self.packet.load(self.at as usize, self.room.bytes_mut(self.to), len as usize).is_none()
         {
@@ -256,7 +265,7 @@ fn add(
     from: u32,
     to: u32,
 ) -> Option<()> {
-    let Scratch { segment, stash: room, chunk_key: key, asked, .. } = scratch;
+    let Scratch { segment, stash: room, chunk_key: key, asked, routed, .. } = scratch;
     let known = room.get().known;
     let skipped = known.saturating_sub(from);
     let from = from + skipped;
@@ -264,7 +273,9 @@ fn add(
         room.load_all(tables, key, from, to);
     }
     let at = (segment.l4() + segment.header_len()) as u32 + reread(asked) + skipped;
-    let mut copy = Copy { packet, room, at, to: from, left: to - from };
+    // Those of a request whose place was looked up are here already.
+    let left = if reread(routed) == 0 { to - from } else { 0 };
+    let mut copy = Copy { packet, room, at, to: from, left };
     tables.repeat(PARTS, &mut copy);
     if reread(&copy.left) != 0 {
         return None;
@@ -350,7 +361,10 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     } else {
         None
     };
-    let routed = route(tables, scratch, last)?;
+    let routed = match reread(&scratch.routed) {
+        0 => route(tables, scratch, last)?,
+        _ => Routed::Yes,
+    };
     if scratch.stash.get().missing == 0 {
         count_missing(tables, scratch.missing);
         scratch.stash.get_mut().missing = scratch.missing as u8;

@@ -7,6 +7,7 @@ use crate::{
     scratch::Scratch,
     source::{KeyKind, Origin},
     tables::{FlowTables, Step},
+    verifier::reread,
 };
 
 /// Reads the head of a connection that is about to be bound, if its later requests are to be looked at. Returns the flags that
@@ -24,11 +25,13 @@ pub fn first(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service)
     if !is_wanted || !by_http || !key::reads_http(service) {
         return 0;
     }
-    scratch.head = Head::NEW;
-    let Scratch { stash, chunk_key, .. } = &mut *scratch;
+    let Scratch { stash, chunk_key, head, routed, .. } = &mut *scratch;
     let (first, known) = (stash.get().client_isn.wrapping_add(1), stash.get().known);
-    if stash.load_all(tables, chunk_key, 0, known) {
-        read_head(tables, scratch, 0, known);
+    if reread(routed) == 0 {
+        *head = Head::NEW;
+        if stash.load_all(tables, chunk_key, 0, known) {
+            read_head(tables, scratch, 0, known);
+        }
     }
     let mut exchange = Exchange::first(0, 0);
     exchange.begin(first, known, 0, scratch.head.read());

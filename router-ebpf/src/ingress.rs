@@ -157,7 +157,7 @@ pub fn open<P: Packet>(
         return Some(Next::Verdict(Counter::DropFlags));
     }
     let has_data = scratch.segment.payload_len() > 0;
-    (scratch.asked, scratch.again) = (0, 0);
+    (scratch.asked, scratch.again, scratch.routed) = (0, 0, 0);
     let checked = match check(packet, tables, scratch)? {
         Check::Foreign if is_of_head(tables, scratch) => Check::Later,
         checked => checked,

@@ -187,6 +187,7 @@ fn request<P: Packet>(
     if !is_intact(packet, scratch, |packet, scratch| payload_sum(packet, tables, scratch))? {
         return Some(Reuse::Damaged);
     }
+    scratch.routed = 0;
     match decide(scratch, flow, back) {
         (_, Decision::Request(at)) => scratch.asked = at,
         (exchange, Decision::Move(at)) => {
@@ -259,6 +260,8 @@ fn request<P: Packet>(
         return Some(Reuse::Decided);
     }
     flow.set_state(STATE_MOVING);
+    // Unless there is more of it than was looked at.
+    scratch.routed = ((scratch.segment.payload_len() as u32).wrapping_sub(at) == loaded) as u32;
     bind_again(packet, scratch, flow, back, &exchange)
 }
 

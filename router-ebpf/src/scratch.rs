@@ -131,8 +131,6 @@ pub struct Scratch {
     pub turn: Turn,
     /// What this CPU may still send or keep.
     pub allowance: Allowance,
-    /// Sum of the payload in hand, folded.
-    pub payload_sum: u32,
     /// 1 if the checksum of the segment in hand is to be finished by a device.
     pub unfinished: u32,
     /// What became of the packet: see [`crate::verifier::reread`].
@@ -163,6 +161,9 @@ pub struct Scratch {
     pub place: Place,
     /// 1 if it is of a flow that is bound again.
     pub again: u32,
+    /// 1 if that was just found out: then `route`, `missing`, `scan` and `key` are known, `head` is read, and its bytes are in
+    /// `stash`.
+    pub routed: u32,
     /// What the replica that is left is told.
     pub left: Left,
     /// Why its requests are not looked at: see [`crate::verifier::reread`].
