@@ -77,6 +77,7 @@ fn decide<P: Packet>(
                 return Some(Counter::DropRequestEarly);
             }
             Connected::Conflict => Counter::ResetConflict,
+            Connected::Itself => Counter::ResetItself,
             Connected::NoAddress => Counter::ResetNoReplica,
         },
         Chosen::Kept | Chosen::Waited => return wait(packet, tables, scratch, chosen),

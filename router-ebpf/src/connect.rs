@@ -32,6 +32,8 @@ pub enum Connected {
     Stays,
     /// The client has the same port open to the replica through another VIP.
     Conflict,
+    /// The replica is the client: no system takes what has its own address as the source.
+    Itself,
     /// The replica has no address of this family.
     NoAddress,
 }
@@ -47,6 +49,9 @@ pub fn connect<P: Packet>(
     let addr = if scratch.segment.is_v6() { &replica.v6 } else { &replica.v4 };
     if *addr == [0; 16] {
         return Some(Connected::NoAddress);
+    }
+    if *addr == scratch.segment.src {
+        return Some(Connected::Itself);
     }
     scratch.write_replica_side(addr, replica.port);
     match other(tables, scratch) {

@@ -257,3 +257,34 @@ fn a_terminator_in_a_pod_gets_each_request_to_its_chat() -> Result<()> {
     ensure!(site.counter("affinity_violation")? == 0, "{}", site.diagnosis());
     Ok(())
 }
+
+/// Replicas are pods, too: they are clients of their own service, but not of themselves.
+#[test]
+fn a_replica_reaches_the_chats_of_others_and_is_told_of_its_own() -> Result<()> {
+    let site = Site::start(Lab::builder("inside-self"), |lab| Config {
+        top: "client_links = [\"rep*\"]".to_owned(),
+        ..Config::new(lab)
+    })?;
+    let replica = &site.lab.replicas[0];
+    served(&site, &replica.node_device, true)?;
+    let (outside, inside) = (site.clients()?, Clients::new(&replica.ns)?);
+    for family in Family::BOTH {
+        // All in one of the two: one in 3 to the 12th.
+        let (mut own, mut others) = (0, 0);
+        for chat in (0..12).map(|chat| format!("{family}-{chat}")) {
+            let tab = fails(&site, outside.tab(site.vip(family), &chat))?;
+            let met = inside.tab(site.vip(family), &chat);
+            if tab.replica() == replica.name {
+                let error = format!("{:#}", met.err().context("it has reached itself")?);
+                ensure!(error.contains("reset"), "{error}");
+                own += 1;
+            } else {
+                ensure!(fails(&site, met)?.replica() == tab.replica());
+                others += 1;
+            }
+        }
+        ensure!(own > 0 && others > 0, "{own} and {others}");
+    }
+    ensure!(site.counter("reset_itself")? > 0);
+    Ok(())
+}

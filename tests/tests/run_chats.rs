@@ -12,7 +12,7 @@ use roost_tests::run::{
 use router_ebpf::{
     maps::{
         CHAT_COUNTED, Chat, ChatCookie, ChatKey, NO_REPLICA, Name, REPLICA_DRAINING, REPLICA_GONE,
-        SLOT_COUNT,
+        Replica, SLOT_COUNT,
     },
     verdict::Counter,
 };
@@ -466,5 +466,25 @@ fn a_service_that_lost_its_replicas_resets() {
                 .counts(&[Counter::ResetNoReplica])
                 .leaves(&reset_for(&seg).bytes());
         }
+    });
+}
+
+/// No system takes what comes from its own address: its client is told at once.
+#[test]
+fn a_client_whose_chat_lives_in_itself_is_reset() {
+    on_all(&World::default(), |machine, family| {
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(machine, "tea");
+        let itself = mapped(client(family, 1, 0).ip());
+        let number = conn.replica;
+        machine.set_replica(number, &Replica { v4: itself, v6: itself, ..replica(number) });
+        let mut other = Conn::new(family, Kind::Home, 1, 1001);
+        other.open(machine);
+        let first = other.up(PSH | ACK, 0, 0, &get("tea"));
+        machine
+            .run(Hook::Ingress, &first.bytes())
+            .counts(&[Counter::ResetItself])
+            .leaves(&reset_for(&first).bytes());
+        assert!(machine.stash().is_empty() && machine.pending().is_empty());
     });
 }
