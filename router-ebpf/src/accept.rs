@@ -118,30 +118,39 @@ pub fn abandon(tables: &impl FlowTables, scratch: &mut Scratch) {
     if scratch.pending.flags & PENDING_AGAIN == 0 {
         return;
     }
-    let (vip, vip_port) = (scratch.pending.vip, scratch.pending.vip_port);
+    let Pending { vip, vip_port, client_isn, server_isn, .. } = scratch.pending;
     scratch.write_vip_side(&vip, vip_port);
+    end_moving(tables, scratch, (client_isn, server_isn));
+}
+
+/// Ends the flow of `scratch.vip_side`, if it waits for a binding with these numbers.
+#[inline(never)]
+pub fn end_moving(tables: &impl FlowTables, scratch: &mut Scratch, binding: (u32, u32)) {
     if let Some(flow) = tables.flow(&scratch.vip_side)
-        && moving(tables, scratch, flow).is_some()
+        && claim_moving(tables, scratch, flow, binding).is_some()
         && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last)
     {
         tables.count(Counter::EndedReuse);
     }
 }
 
-/// The other side of a flow, if it waits for the replica of `scratch.pending`. Its key is in `scratch.last` then.
+/// The other side of a flow, if it waits for a binding with these numbers: from then on it waits no more, and who has it
+/// says where it goes. Its key is in `scratch.last` then.
 #[inline(always)]
-fn moving(
+fn claim_moving(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     flow: Shared<Flow>,
+    (client_isn, server_isn): (u32, u32),
 ) -> Option<Shared<FlowBack>> {
-    let Scratch { vip_side, last, pending, .. } = scratch;
+    let Scratch { vip_side, last, .. } = scratch;
     last.write_replica_side(vip_side, flow.get());
     let back = tables.flow_back(&last.replica_side)?;
     let exchange = back.exchange();
     (exchange.standing == Standing::Moving
-        && exchange.boundary == pending.client_isn.wrapping_add(1)
-        && exchange.sent == pending.server_isn.wrapping_add(1))
+        && exchange.boundary == client_isn.wrapping_add(1)
+        && exchange.sent == server_isn.wrapping_add(1)
+        && back.swap_exchange(&exchange, &Exchange { standing: Standing::Left, ..exchange }))
     .then_some(back)
 }
 
@@ -249,7 +258,9 @@ impl Entered {
 #[inline(never)]
 fn enter(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     if let Err(why) = tables.add_flow_back(&scratch.replica_side, &scratch.back) {
-        return Entered::refused(why, Entered::Again);
+        // Whose place is free a moment later.
+        let is_more = why == Refused::Full && scratch.pending.flags & PENDING_AGAIN != 0;
+        return if is_more { Entered::Busy } else { Entered::refused(why, Entered::Again) };
     }
     let entered = count(tables, scratch);
     if entered != Entered::Yes {
@@ -282,6 +293,11 @@ fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
             Acquired::Elsewhere => return Entered::Moved,
             Acquired::Busy => return Entered::Busy,
             Acquired::Fault => return Entered::Fault,
+            Acquired::Over if again => {
+                // It takes no more than it had.
+                tables.count(Counter::ChatsShare);
+                scratch.flow.flags &= !FLOW_CHAT;
+            }
             Acquired::Over => return Entered::Over,
         }
     }
@@ -333,7 +349,8 @@ fn relocate(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
     if !flow.begin_change() {
         return Entered::Already;
     }
-    let left = moving(tables, scratch, flow);
+    let Pending { client_isn, server_isn, .. } = scratch.pending;
+    let left = claim_moving(tables, scratch, flow, (client_isn, server_isn));
     if let Some(back) = left {
         let Flow { replica, service, share, cookie, flags, replica_addr, replica_port, .. } =
             *flow.get();
@@ -354,6 +371,7 @@ fn relocate(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         // No requests stand there any more, and when it was left is nowhere else.
         scratch.back = *back.get();
         scratch.back.state |= STATE_LEAVING;
+        scratch.back.sent = scratch.left.ack;
         scratch.back.exchange = tables.now();
         if tables.set_ended_back(&scratch.last.replica_side, &scratch.back).is_err() {
             tables.count(Counter::RemainsLost);

@@ -4,8 +4,8 @@
 //! first one then.
 
 use crate::{
+    accept::end_moving,
     connect::{Connected, connect},
-    flow::{Ending, end},
     hand::before_head,
     head::{Found, claim, forget, release},
     ingress::listed,
@@ -87,24 +87,16 @@ fn decide<P: Packet>(
     };
     // Nobody waits for it any more.
     forget(tables, scratch);
-    let verdict = reply::reset(packet, tables, scratch, why)?;
     if reread(&scratch.again) != 0 {
-        give_up(tables, scratch);
+        let binding = (reread(&scratch.client_isn), scratch.segment.ack.wrapping_sub(1));
+        end_moving(tables, scratch, binding);
+        return reply::reset_known(packet, scratch, why);
     }
+    let verdict = reply::reset(packet, tables, scratch, why)?;
     if verdict == Counter::ResetShare {
         tables.count(scratch.over);
     }
     Some(verdict)
-}
-
-/// Ends a flow that was to be bound again. Its client was told.
-#[inline(never)]
-fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
-    if let Some(flow) = tables.flow(&scratch.vip_side)
-        && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last)
-    {
-        tables.count(Counter::EndedReuse);
-    }
 }
 
 /// Reads the segment. Returns whether its checksum is right.

@@ -3,7 +3,7 @@
 
 use crate::{
     egress,
-    flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late},
+    flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_moving},
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
         FLOW_REQUESTS, Flow, FlowBack, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED,
@@ -15,6 +15,7 @@ use crate::{
     reuse::{self, Asked, is_looked_at},
     scratch::Scratch,
     segment::Segment,
+    shared::Shared,
     stage::{Next, Stage},
     tables::FlowTables,
     verdict::Counter,
@@ -32,8 +33,12 @@ pub fn care<P: Packet>(
     match look(packet, tables, scratch) {
         Looked::Translate => translate(packet, tables, scratch).map(Next::Verdict),
         Looked::Reset(why) => reply::reset(packet, tables, scratch, why).map(Next::Verdict),
+        Looked::Leave => {
+            reply::reset_known(packet, scratch, Counter::ResetExpired).map(Next::Verdict)
+        }
         Looked::Early => Some(Next::Verdict(Counter::DropRequestEarly)),
         Looked::Old => Some(Next::Verdict(Counter::DropOld)),
+        Looked::Known => reuse::acknowledge(packet, tables, scratch).map(Next::Verdict),
         Looked::Request => Some(Next::Stage(Stage::Reuse)),
         Looked::Anew => Some(without_flow(tables, scratch)),
     }
@@ -58,10 +63,14 @@ enum Looked {
     Translate,
     /// Its sender is told that the flow is no more.
     Reset(Counter),
+    /// The same: the flow has ended with it.
+    Leave,
     /// It has to come again.
     Early,
     /// It says nothing to where the connection is, or goes.
     Old,
+    /// The same, and its sender is told that all of it is there.
+    Known,
     /// A request begins in it.
     Request,
     /// It belongs to another connection than the one before on its tuple.
@@ -89,19 +98,33 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     };
     let leaves = state & STATE_LEAVING != 0;
     // One that moves is not for the replica that may be gone.
-    if leaves || state & STATE_MOVING == 0 && is_gone(tables, scratch.flow.replica) {
+    if leaves
+        || is_gone(tables, scratch.flow.replica)
+            && !is_moving(tables, &scratch.vip_side, shared, &mut scratch.last)
+    {
         if end(tables, &scratch.vip_side, shared, Ending::Expired, &mut scratch.last) {
             tables.count(if leaves { Counter::EndedReuse } else { Counter::EndedGone });
+            if leaves {
+                return Looked::Leave;
+            }
         }
         return Looked::Reset(if leaves { Counter::ResetExpired } else { Counter::ResetGone });
     }
-    let is_asked = scratch.segment.sequence_len() > 0 && is_looked_at(flags, state)
+    let is_asked = (scratch.segment.says_something() || scratch.segment.has(flags::FIN))
+        && is_looked_at(flags, state)
         || state & STATE_MOVING != 0;
     if is_asked && !scratch.segment.has(flags::RST) {
         match reuse::ask(tables, scratch, shared) {
+            // Until it is known that its replica has heard of its client.
+            Asked::Deliver if shared.state() & STATE_MOVING != 0 => {
+                if reuse::raise_echo(packet, tables, scratch).is_none() {
+                    return Looked::Early;
+                }
+            }
             Asked::Deliver => {}
             Asked::Early => return Looked::Early,
             Asked::Old => return Looked::Old,
+            Asked::Known => return Looked::Known,
             Asked::Request => return Looked::Request,
         }
     }
@@ -257,19 +280,50 @@ fn look_back<P: Packet>(
     if scratch.segment.has(flags::SYN) {
         return LookedBack::Drop;
     }
+    let is_asked = flow.is_some() && shared.state() & STATE_EXCHANGE != 0;
+    let is_reset = scratch.segment.has(flags::RST);
+    if is_asked && is_reset {
+        // Its end is noted first: whoever binds the connection again looks whether it has one, after it has said so. And
+        // if that one was first, this says nothing, whoever ends the flow meanwhile.
+        if shared.exchange().is_over() {
+            return LookedBack::Left;
+        }
+        close(tables, scratch, flow);
+        if flow.is_some_and(|flow| flow.state() & STATE_ENDED != 0) {
+            return LookedBack::Translate;
+        }
+    }
     // First of all: what is not to reach the client says nothing.
-    if let Some(flow) = flow
-        && shared.state() & STATE_EXCHANGE != 0
+    if is_asked
+        && let Some(flow) = flow
         && !reuse::answer(packet, tables, scratch, flow, shared)
     {
         return LookedBack::Left;
     }
     egress::hear(&scratch.segment, shared);
+    if !(is_asked && is_reset) {
+        close(tables, scratch, flow);
+    }
+    LookedBack::Translate
+}
+
+/// Looks whether a segment of a replica's ends its flow.
+#[inline(never)]
+fn close(tables: &impl FlowTables, scratch: &mut Scratch, flow: Option<Shared<Flow>>) {
     if let Some(flow) = flow {
         let Scratch { vip_side, segment, last, .. } = scratch;
         closing(tables, vip_side, flow, segment, End::Replica, last);
     }
-    LookedBack::Translate
+}
+
+/// Whether a segment of a replica's that was left says only that it has heard of that, or has yet to. An RST for it would
+/// be an error to its server, which may still be at work.
+#[inline(always)]
+fn hears_of_end(segment: &Segment, left: &FlowBack) -> bool {
+    segment.sequence_len() == 0
+        && !segment.has(flags::RST)
+        && segment.seq == left.sent
+        && segment.ack.wrapping_sub(left.boundary) <= 1
 }
 
 /// The same for one that came after the end of its flow.
@@ -288,8 +342,11 @@ fn look_back_late(tables: &impl FlowTables, scratch: &mut Scratch) -> LookedBack
         if has_syn {
             tables.remove_ended_back(&scratch.replica_side);
         }
-        let is_over = has_syn || !flow::is_late(0, left_at, tables.now());
-        return if is_over { LookedBack::Pass } else { LookedBack::Reset };
+        if has_syn || !flow::is_late(0, left_at, tables.now()) {
+            return LookedBack::Pass;
+        }
+        let says_no_more = hears_of_end(&scratch.segment, &scratch.back);
+        return if says_no_more { LookedBack::Left } else { LookedBack::Reset };
     }
     // When it ended is on the client's side only.
     let ended_at = tables.ended(&scratch.vip_side).map_or(0, |flow| flow.get().last_seen);

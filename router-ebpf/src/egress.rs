@@ -5,7 +5,7 @@ use crate::{
     connect::repeat_syn,
     head::discard,
     icmp,
-    maps::{FlowBack, PENDING_AGAIN, Pending, Tuple},
+    maps::{FlowBack, PENDING_AGAIN, PENDING_REPEATED, Pending, Tuple},
     packet::Packet,
     reply::{reset_client, reset_replica},
     rewrite::Place,
@@ -135,8 +135,12 @@ pub fn answer<P: Packet>(
     // The replica has an older connection on this tuple, or answers to a SYN that is history. A
     // client would reset it (RFC 9293 section 3.10.7.3), and our SYN comes again with its data.
     let verdict = reset_replica(packet, scratch)?;
-    // A flow that comes back to a replica has just left it: its client need not wait.
-    if scratch.pending.flags & PENDING_AGAIN != 0 && is_in_time(tables, &scratch.pending) {
+    // A flow that comes back to a replica has just left it: its client need not wait. Once: a replica may answer as often as
+    // it likes.
+    if scratch.pending.flags & (PENDING_AGAIN | PENDING_REPEATED) == PENDING_AGAIN
+        && is_in_time(tables, &scratch.pending)
+    {
+        pending.set_flags(PENDING_REPEATED);
         repeat_syn(packet, tables, scratch)?;
     }
     Some(verdict)

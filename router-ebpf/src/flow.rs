@@ -6,8 +6,9 @@ use crate::{
     maps::{
         FLOW_CHAT, Farewell, Flow, FlowBack, STATE_CHANGING, STATE_CLIENT_FIN,
         STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
-        STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, Tuple,
+        STATE_MOVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, Tuple,
     },
+    request::Standing,
     scratch::Last,
     segment::Segment,
     shared::Shared,
@@ -119,6 +120,22 @@ pub fn note_fin(
     {
         back.set_state(STATE_CLIENT_FIN);
     }
+}
+
+/// Whether a live flow waits for another replica than it is at.
+#[inline(always)]
+pub fn is_moving(
+    tables: &impl FlowTables,
+    vip_side: &Tuple,
+    flow: Shared<Flow>,
+    last: &mut Last,
+) -> bool {
+    if flow.state() & STATE_MOVING == 0 {
+        return false;
+    }
+    last.write_replica_side(vip_side, flow.get());
+    let back = tables.flow_back(&last.replica_side);
+    back.is_some_and(|back| back.exchange().standing == Standing::Moving)
 }
 
 /// Why a flow ends, and what its ends are told.

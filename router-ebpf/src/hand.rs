@@ -10,13 +10,14 @@
 
 use crate::{
     chats,
-    flow::{Ending, end, retire},
+    flow::{Ending, end, is_moving, retire},
     head,
     maps::{
         Addr, CHUNKS_OF_HEAD, ChunkKey, FLOW_ENTRIES, Farewell, Flow, HEAD_ENTRIES, REPLICA_GONE,
         STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED, STATE_REPLICA_FIN, Service,
         Stash, Watched, watch_time,
     },
+    request::{Exchange, Standing},
     scratch::{Last, Turn},
     shared::Shared,
     shares::{ITSELF, OFF, count_flow, source},
@@ -267,15 +268,17 @@ fn has_ended(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bo
 fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, last: &mut Last) {
     let Watched { tuple, server_isn, .. } = watched;
     let mut has_all = false;
-    let accepted = tables.flow(tuple).filter(|flow| {
+    let known = tables.flow(tuple).filter(|flow| {
         last.write_replica_side(tuple, flow.get());
-        let back = tables.flow_back(&last.replica_side);
-        back.is_some_and(|back| {
+        tables.flow_back(&last.replica_side).is_some_and(|back| {
             has_all = back.acked().wrapping_sub(next) as i32 >= 0;
+            let Exchange { standing, sent, .. } = back.exchange();
+            // The one that it is at, or the one that it waits for.
             back.get().server_isn == *server_isn
+                || standing == Standing::Moving && sent == server_isn.wrapping_add(1)
         })
     });
-    if let Some(flow) = accepted {
+    if let Some(flow) = known {
         if !has_all && end(tables, tuple, flow, Ending::Expired, last) {
             tables.count(Counter::EndedLost);
         }
@@ -330,7 +333,8 @@ fn stays(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
         retire(tables, &watched.tuple, shared, how, last);
         return false;
     }
-    if let Some((how, counter)) = over(tables, shared, state, silent) {
+    let moves = is_moving(tables, &watched.tuple, shared, last);
+    if let Some((how, counter)) = over(tables, shared, state, moves, silent) {
         if end(tables, &watched.tuple, shared, how, last) {
             tables.count(counter);
         }
@@ -342,21 +346,26 @@ fn stays(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
     true
 }
 
-/// Why a flow is over, if it is.
+/// Why a flow is over, if it is. `moves`: it waits for another replica, and so no longer for its own.
 #[inline(always)]
 fn over(
     tables: &impl Tables,
     flow: Shared<Flow>,
     state: u32,
+    moves: bool,
     silent: u64,
 ) -> Option<(Ending, Counter)> {
     let Flow { service, replica, .. } = *flow.get();
     let belongs = tables
         .replica(replica)
         .is_some_and(|replica| replica.state != REPLICA_GONE && replica.service == service);
-    let Some(known) = tables.service(service).filter(|_| belongs) else {
+    let Some(known) = tables.service(service).filter(|_| belongs || moves) else {
         return Some((Ending::Expired, Counter::EndedGone));
     };
+    // As a head has it that waits for its replica.
+    if moves && silent >= HEAD_TIMEOUT + known.handshake_timeout as u64 * SECOND {
+        return Some((Ending::Expired, Counter::EndedReuse));
+    }
     let most = time_out(known, state) as u64 * SECOND;
     if silent < most {
         return None;

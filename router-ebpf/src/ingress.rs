@@ -367,7 +367,7 @@ pub fn needs_care(tables: &impl FlowTables, segment: &Segment, shared: Shared<Fl
     let is_watched =
         flow.flags & (FLOW_REQUESTS | FLOW_EXCHANGE) != 0 && state & STATE_UPGRADED == 0;
     state & STATES != 0
-        || is_watched && segment.payload_len() > 0
+        || is_watched && segment.says_something()
         || segment.has_any(flags::FIN | flags::RST)
         || is_gone(tables, flow.replica)
 }

@@ -92,14 +92,25 @@ pub fn reset<P: Packet>(
     scratch: &mut Scratch,
     why: Counter,
 ) -> Option<Counter> {
+    let is_answered = !scratch.segment.has(flags::RST) && scratch.segment.jumbo == 0;
+    if is_answered && !may_reset(tables, scratch)? {
+        return Some(Counter::DropResetLimit);
+    }
+    reset_known(packet, scratch, why)
+}
+
+/// The same with one of a flow that ends by it. There is no limit: a replica has accepted for each.
+#[inline(never)]
+pub fn reset_known<P: Packet>(
+    packet: &mut P,
+    scratch: &mut Scratch,
+    why: Counter,
+) -> Option<Counter> {
     if scratch.segment.has(flags::RST) {
         return Some(Counter::DropStrayReset);
     }
     if scratch.segment.jumbo != 0 {
         return Some(Counter::DropMalformed);
-    }
-    if !may_reset(tables, scratch)? {
-        return Some(Counter::DropResetLimit);
     }
     write_reset(scratch);
     send(packet, scratch)?;

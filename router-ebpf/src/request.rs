@@ -27,6 +27,8 @@ use crate::verdict::Counter;
 pub enum Place {
     /// Where its connection is, and counts.
     Here,
+    /// There as well, whatever its chat is; and so do all others.
+    Always,
     /// At the same replica, but for another chat.
     Beside,
     /// At another replica.
@@ -107,6 +109,10 @@ doubts! {
     Pipelined = 21,
     /// A later head whose first segment does not tell the key, or one of which it was forgotten what was read.
     SplitHead = 22,
+    /// Urgent data, of which servers leave a byte out.
+    Urgent = 23,
+    /// Its service has changed: it leaves connections where they are.
+    Stays = 24,
 }
 
 impl Doubt {
@@ -131,6 +137,8 @@ impl Doubt {
             Self::SplitAnswer | Self::MisplacedAnswer | Self::OddAnswer => Counter::DoubtAnswer,
             Self::Pipelined => Counter::DoubtPipelined,
             Self::SplitHead => Counter::DoubtSplitHead,
+            Self::Urgent => Counter::DoubtUrgent,
+            Self::Stays => Counter::DoubtStays,
         }
     }
 }

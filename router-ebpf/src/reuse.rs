@@ -19,7 +19,8 @@ use crate::{
     },
     options::Offer,
     packet::Packet,
-    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Head, Place, Read, Standing},
+    reply,
+    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Head, Place, REACH, Read, Standing},
     scratch::Scratch,
     segment::Segment,
     shared::Shared,
@@ -41,6 +42,9 @@ pub enum Asked {
     Early,
     /// It says nothing to where the connection is, or goes.
     Old,
+    /// The same, and its client has not heard that all of it has arrived. What it sends next is behind
+    /// `scratch.client_isn`.
+    Known,
     /// A request begins in it, or it is one's that is on its way to another replica.
     Request,
 }
@@ -78,11 +82,16 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     let state = flow.state();
     let is_looked_at = is_looked_at(flow.get().flags, state);
     let (exchange, decision) = decide(scratch, flow, back);
+    // What it is from here on is the new replica's side to say.
+    if is_looked_at && exchange.standing == Standing::Left {
+        return Asked::Early;
+    }
     let is_moving = is_looked_at && exchange.standing == Standing::Moving;
     if !is_moving && state & STATE_MOVING != 0 && is_old(scratch, flow, back) {
-        return Asked::Old;
+        let FlowBack { client_isn, server_isn, .. } = *back.get();
+        return old(scratch, client_isn, server_isn.wrapping_add(1));
     }
-    if !is_moving && (!is_looked_at || scratch.segment.payload_len() == 0) {
+    if !is_moving && (!is_looked_at || !scratch.segment.says_something()) {
         // One that has overtaken a request would let that go where the connection is, whatever it asks for.
         let overtakes = scratch.segment.has(flags::FIN) && exchange.is_ahead(scratch.segment.seq);
         return if is_looked_at && overtakes { Asked::Early } else { Asked::Deliver };
@@ -97,7 +106,7 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
             }
             Asked::Early
         }
-        Decision::Nothing => Asked::Old,
+        Decision::Nothing => old(scratch, exchange.boundary.wrapping_sub(1), exchange.sent),
         // All that changes more than this is decided when its checksum was verified.
         Decision::Request(_) | Decision::Move(_) | Decision::More(_) | Decision::Doubt(_) => {
             Asked::Request
@@ -126,6 +135,59 @@ pub fn is_ahead(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     back.is_some_and(|back| back.exchange().is_ahead(scratch.segment.seq))
 }
 
+/// What becomes of a segment from before a binding with these numbers. One whose bytes all were before it has a client that
+/// sends nothing else until it hears of them: an acknowledgement of the replica's that was left is lost.
+#[inline(always)]
+fn old(scratch: &mut Scratch, client_isn: u32, acked: u32) -> Asked {
+    let Segment { seq, ack, .. } = scratch.segment;
+    let len = scratch.segment.payload_len() as u32;
+    scratch.client_isn = client_isn;
+    let behind = client_isn.wrapping_add(1).wrapping_sub(seq.wrapping_add(len));
+    if len > 0 && ack == acked && behind <= REACH { Asked::Known } else { Asked::Old }
+}
+
+/// Acknowledges all before the binding in `scratch.client_isn`, which the replica of before has acknowledged.
+#[inline(never)]
+pub fn acknowledge<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    let Some(back) = other_side(tables, scratch) else {
+        return Some(Counter::DropOld);
+    };
+    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
+    scratch.offer = Offer {
+        ts_val: scratch.answer.ts_val,
+        offers: back.get().offers & (scratch.answer.offers | !OFFER_TIMESTAMPS),
+        ..Offer::default()
+    };
+    // No client takes an older one.
+    scratch.answer.ts_echo = back.ts_sent();
+    reply::acknowledge(packet, scratch, 0, Counter::BoundaryAcknowledged)
+}
+
+/// Raises the echo of a segment that is to be translated by `scratch.flow`, which was bound again, to a timestamp of the
+/// replica's. One of a replica's before is older, and a replica that has yet to hear of its client may not take that.
+#[inline(never)]
+pub fn raise_echo<P: Packet>(
+    packet: &P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    let back = other_side(tables, scratch)?;
+    if scratch.flow.ts_delta == 0 || back.get().offers & OFFER_TIMESTAMPS == 0 {
+        return Some(());
+    }
+    scratch.answer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
+    let behind = back.ts_sent().wrapping_sub(scratch.answer.ts_echo);
+    if scratch.answer.has(OFFER_TIMESTAMPS) && behind as i32 > 0 {
+        // Of a copy: only this segment is translated by it.
+        scratch.flow.ts_delta = scratch.flow.ts_delta.wrapping_sub(behind);
+    }
+    Some(())
+}
+
 /// The other side of `scratch.flow`, by which the segment in hand is translated.
 #[inline(always)]
 fn other_side(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Shared<FlowBack>> {
@@ -145,10 +207,12 @@ fn decide(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> (Exc
     let exchange = Exchange {
         closing: state & CLOSING != 0,
         is_left: state & STATE_REPLICA_FIN != 0,
+        client: flow.sent(),
         ..back.exchange()
     };
     let decision = match exchange.standing {
         Standing::Moving => exchange.go_on(seq, ack, len, segment.has(flags::FIN)),
+        _ if segment.has(flags::URG) => exchange.decide_urgent(seq, ack),
         _ => exchange.decide(seq, ack, len),
     };
     (exchange, decision)
@@ -208,8 +272,10 @@ fn request<P: Packet>(
     let loaded = load(packet, scratch)?;
     scratch.head = Head::NEW;
     read_head(tables, scratch, 0, loaded);
-    // Where nobody can tell where it ends, its key may be anything.
+    // Where nobody can tell where it ends, its key may be anything; and what is behind it goes where it goes.
+    let known = (scratch.segment.payload_len() as u32).wrapping_sub(reread(&scratch.asked));
     scratch.place = match scratch.head.read() {
+        Read::Whole { head, body } if known.wrapping_sub(head) > body => Place::Here,
         Read::Whole { .. } | Read::More => place(tables, scratch, flow)?,
         Read::Doubt(_) => Place::Here,
     };
@@ -223,7 +289,7 @@ fn request<P: Packet>(
     };
     let Segment { ack, .. } = scratch.segment;
     let mut next = exchange;
-    if matches!(reread(&scratch.place), Place::Here | Place::Unknown) {
+    if matches!(reread(&scratch.place), Place::Here | Place::Always | Place::Unknown) {
         let known = (scratch.segment.payload_len() as u32).wrapping_sub(at);
         next.begin(exchange.boundary, known, ack, scratch.head.read());
         if next.standing == Standing::Reading
@@ -232,6 +298,9 @@ fn request<P: Packet>(
                 || !keep_reader(tables, scratch, exchange.boundary))
         {
             next.standing = Standing::Doubt(Doubt::SplitHead);
+        }
+        if reread(&scratch.place) == Place::Always {
+            next.standing = Standing::Doubt(Doubt::Stays);
         }
         if !change(tables, flow, back, &exchange, &next) {
             return Some(Reuse::Early);
@@ -249,16 +318,20 @@ fn request<P: Packet>(
         return Some(Reuse::Early);
     }
     // Looked for again: it may be over, and its place another flow's.
-    let flow = tables.flow(&scratch.vip_side)?;
+    let Some(flow) = tables.flow(&scratch.vip_side) else {
+        return Some(Reuse::Early);
+    };
     if flow.get().server_isn != server_isn || flow.state() & STATE_ENDED != 0 {
         return Some(Reuse::Early);
     }
+    // So that the replica is told that its client has all.
+    flow.advance(ack, exchange.boundary);
     if reread(&scratch.place) == Place::Nowhere {
-        // So that the replica is told that its client has all.
-        flow.advance(ack, exchange.boundary);
         flow.set_state(STATE_LEAVING);
         return Some(Reuse::Decided);
     }
+    // How long it may take is counted from here.
+    flow.touch(tables.now());
     flow.set_state(STATE_MOVING);
     // Unless there is more of it than was looked at.
     scratch.routed = ((scratch.segment.payload_len() as u32).wrapping_sub(at) == loaded) as u32;
@@ -374,11 +447,13 @@ fn place(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) ->
     let Flow { service, replica, cookie, .. } = *flow.get();
     scratch.service = service;
     let &Service { on_reuse, policy, .. } = tables.service(service)?;
+    if on_reuse == REUSE_STAY || policy != POLICY_HOME {
+        return Some(Place::Always);
+    }
     // Of a head that is not whole nothing is missing yet.
     let routed = bind::route(tables, scratch, None)?;
     let route = &scratch.route;
     let is_here = match routed {
-        _ if on_reuse == REUSE_STAY => true,
         Routed::Yes if matches!(route.why, Why::MissingKey) => route.replica == replica,
         Routed::Yes => scratch.missing != 0 || route.cookie == cookie,
         Routed::Not(NoRoute::MissingKey) => return Some(Place::Nowhere),
@@ -387,7 +462,7 @@ fn place(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) ->
         Routed::More => return Some(Place::Unknown),
     };
     Some(match on_reuse {
-        _ if is_here || policy != POLICY_HOME => Place::Here,
+        _ if is_here => Place::Here,
         REUSE_RESET => Place::Nowhere,
         _ if route.replica == replica => Place::Beside,
         _ => Place::Elsewhere,
@@ -425,17 +500,17 @@ fn count_beside(
             chats::undo(tables, &scratch.chat_key, replica);
             Place::Beside
         }
-        Acquired::Counted | Acquired::First | Acquired::Uncounted => {
+        Acquired::Counted | Acquired::First | Acquired::Uncounted | Acquired::Over => {
+            if acquired == Acquired::Over {
+                // It takes no more than it had.
+                tables.count(Counter::ChatsShare);
+            }
             let Flow { cookie: before, flags, .. } = *flow.get();
             flow.set_chat(cookie, counted);
             if flags & FLOW_CHAT != 0 {
                 chats::release(tables, &chat_key(service, before), replica);
             }
             Place::Here
-        }
-        Acquired::Over => {
-            tables.count(scratch.over);
-            Place::Nowhere
         }
         Acquired::Elsewhere | Acquired::Busy | Acquired::Fault => Place::Beside,
     };
@@ -479,6 +554,7 @@ fn change(
         | Standing::Request
         | Standing::Reading
         | Standing::Moving
+        | Standing::Left
         | Standing::Changing => return true,
         Standing::Upgraded => STATE_UPGRADED,
         Standing::Doubt(doubt) => {
@@ -525,7 +601,7 @@ pub fn answer<P: Packet>(
     // What its client takes from nobody says nothing.
     let before = back.exchange();
     let is_credible = segment.has(flags::ACK) && before.is_credible(seq, segment.ack, flow.sent());
-    if before.standing == Standing::Moving {
+    if before.is_over() {
         return false;
     }
     if is_credible && offers & OFFER_TIMESTAMPS != 0 && scratch.answer.has(OFFER_TIMESTAMPS) {
@@ -534,7 +610,7 @@ pub fn answer<P: Packet>(
     }
     let attempt = || {
         let exchange = back.exchange();
-        if exchange.standing == Standing::Moving {
+        if exchange.is_over() {
             return Some(false);
         }
         let mut next = exchange;

@@ -77,9 +77,9 @@ macro_rules! schema {
             Flows flows FLOWS: HashMap<Tuple, Flow>, version 2,
                 size(limits) = limits.flows,
                 "client, VIP" => "replica, cookie, state, deltas";
-            /// The same, as the replica sees them.
+            /// The same, as the replica sees them. One that is bound again has two for a moment.
             FlowsBack flows_back FLOWS_BACK: HashMap<Tuple, FlowBack>, version 2,
-                size(limits) = limits.flows,
+                size(limits) = limits.flows.saturating_add(64),
                 "client, replica" => "VIP, window scales, deltas, where requests stand, handshake and numbers of the binding";
             /// Connections that are over, for their late segments, as the client sees them.
             Ended ended ENDED: LruHashMap<Tuple, Flow>, version 1,

@@ -269,6 +269,12 @@ impl Segment {
         self.end().wrapping_sub(self.l4() + self.header_len())
     }
 
+    /// Whether it has bytes, or says something of bytes that follow: urgent ones.
+    #[inline(always)]
+    pub const fn says_something(&self) -> bool {
+        self.payload_len() > 0 || self.has(flags::URG)
+    }
+
     /// Whether all of these flags are set.
     #[inline(always)]
     pub const fn has(&self, flags: u8) -> bool {

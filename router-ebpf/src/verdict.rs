@@ -66,6 +66,8 @@ counters! {
     HeadAcknowledged = "head_acknowledged", REPLY;
     /// Probes of clients that wait before they send on, acknowledged: they hear that the connection lives.
     ProbeAcknowledged = "probe_acknowledged", REPLY;
+    /// Segments from before a request that has bound their connection again, acknowledged: their client did not hear of it.
+    BoundaryAcknowledged = "boundary_acknowledged", REPLY;
     /// Segments translated on their way to the replica.
     ToReplica = "to_replica", PASS;
     /// Connections reset because the service has no usable replica.
@@ -206,8 +208,14 @@ counters! {
     DoubtAnswer = "doubt_answer", None;
     /// The same because a request came before the end of the answer to the one before.
     DoubtPipelined = "doubt_pipelined", None;
+    /// The same because of urgent data, of which servers leave a byte out.
+    DoubtUrgent = "doubt_urgent", None;
+    /// The same because their service leaves connections where they are by now.
+    DoubtStays = "doubt_stays", None;
     /// Connections accepted without an entry in CHATS because it is full.
     ChatsFull = "chats_full", None;
+    /// Connections that go on for a chat without an entry in CHATS because their source or service has its share.
+    ChatsShare = "chats_share", None;
     /// Connections accepted without an entry in CHATS because there is no memory for it, though it is not full.
     ChatsNoMemory = "chats_no_memory", None;
     /// Connections refused because FLOWS is more than half full and their source holds as much of it as is left.

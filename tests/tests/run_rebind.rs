@@ -142,9 +142,9 @@ fn a_silent_replica_gets_the_same_syn_again() {
                 .counts(&[Counter::Bound])
                 .leaves(&second.conn.replica_syn(&again).bytes());
         }
-        // A client that looks whether somebody lives shows that it waits; what says nothing goes nowhere.
+        // A client that looks whether somebody lives hears of it; what says nothing goes nowhere.
         let probe = first.conn.up(ACK, first.up - 1, first.down, b"\0");
-        machine.run(Hook::Ingress, &probe.bytes()).counts(&[Counter::Bound]);
+        machine.run(Hook::Ingress, &probe.bytes()).counts(&[Counter::BoundaryAcknowledged]);
         let acks = first.conn.up(ACK, first.up + second.up, first.down, b"");
         machine.run(Hook::Ingress, &acks.bytes()).counts(&[Counter::DropOld]);
         let old = first.conn.up(PSH | ACK, 0, 0, &get(&a));
@@ -184,12 +184,12 @@ fn a_request_that_comes_again_while_the_replica_accepts_goes_nowhere_else() {
     let world = world();
     for family in Family::ALL {
         let mut moments = 0;
-        for after in 0..12 {
+        for after in 0..24 {
             let machine = &mut Host::new(&world.clone().starting_now());
             let [a, b, _] = chats(machine, family);
             let first = answered(machine, family, &get(&a));
             let second = first.moves(machine, &get(&b));
-            machine.interrupt(after, &second.conn.replica_syn_ack().bytes());
+            machine.interrupt(after, &[(Hook::Egress, &second.conn.replica_syn_ack())]);
             let outcome = machine.run(Hook::Ingress, &first.asks(&get(&b)).bytes());
             let is_passed = outcome.action != Action::Drop;
             assert!(!is_passed || outcome.segment().dst == second.conn.server(), "{outcome:?}");
@@ -297,8 +297,9 @@ fn what_the_replica_of_before_says_comes_first_or_never() {
             machine.run(Hook::Egress, &word.bytes()).counts(&[Counter::EgressDropLeft]);
         }
         second.accept(machine, &first);
-        // And it hears that it is over.
-        for word in words.iter().filter(|word| !word.has(RST)) {
+        // And it hears that it is over, if it says more than that it has heard.
+        machine.run(Hook::Egress, &words[3].bytes()).counts(&[Counter::EgressDropLeft]);
+        for word in words.iter().filter(|word| !word.has(RST) && **word != words[3]) {
             machine
                 .run(Hook::Egress, &word.bytes())
                 .counts(&[Counter::ResetReplica])
@@ -671,6 +672,13 @@ fn what_is_not_the_clients_changes_nothing() {
             let guess = Seg { ack: asks.ack.wrapping_sub(ack), ..asks.clone() };
             machine.run(Hook::Ingress, &guess.bytes()).counts(&[Counter::DropRequestEarly]);
         }
+        // Nor who sees what was acknowledged, and not where the client is.
+        for seq in [1 << 21, 1 << 25, 1 << 28] {
+            let guess = Seg { seq: asks.seq.wrapping_add(seq), ..asks.clone() };
+            for _ in 0..8 {
+                machine.run(Hook::Ingress, &guess.bytes()).counts(&[Counter::DropRequestEarly]);
+            }
+        }
         first.answer(machine, OK, &[]);
         first.goes_on(machine, &get(&b));
     });
@@ -691,7 +699,7 @@ fn without_its_stash_a_client_sends_the_request_again() {
         let empty = Seg { payload: Vec::new(), flags: ACK, window: 1, ..second.conn.delivered() };
         assert_eq!(outcome.copies, [empty.bytes()]);
         let again = second.conn.first.clone().unwrap();
-        second.conn.goes_up(machine, &again, &[]);
+        machine.run(Hook::Ingress, &again.bytes()).counts(&[Counter::ToReplica]);
         let mut second = second;
         second.answer(machine, OK, &[]);
         second.ask(machine, &get(&b), STAYED);

@@ -2,8 +2,9 @@
 
 use etherparse::TcpOptionElement;
 use roost_tests::run::{
-    Hook, Machine,
-    frame::{ACK, FIN, PSH, Seg, options},
+    Family, Hook, Machine,
+    frame::{ACK, FIN, PSH, RST, Seg, URG, options},
+    host::Host,
     on_all,
     requests::{OK, Talk},
     talk::{Conn, get, reset_for},
@@ -11,7 +12,8 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     maps::{
-        FLOW_EXCHANGE, FLOW_REQUESTS, REUSE_RESET, STATE_DOUBT, STATE_EXCHANGE, STATE_UPGRADED,
+        FLOW_EXCHANGE, FLOW_REQUESTS, POLICY_SPREAD, REUSE_RESET, REUSE_STAY, STATE_DOUBT,
+        STATE_EXCHANGE, STATE_UPGRADED, Service,
     },
     verdict::Counter,
 };
@@ -248,7 +250,12 @@ fn what_is_in_doubt_is_left_alone() {
         for (header, doubt) in [
             ("Transfer-Encoding: chunked", Counter::DoubtTransferEncoding),
             ("Content-Length: 2147483648", Counter::DoubtLength),
+            ("Content-Length: 4294967297", Counter::DoubtLength),
+            ("Content-Length: 18446744073709551617", Counter::DoubtLength),
             ("Content-Length: 1, 1", Counter::DoubtLength),
+            ("Content_Length: 1", Counter::DoubtLength),
+            ("Transfer_Encoding: chunked", Counter::DoubtTransferEncoding),
+            ("Proxy-Authorization: Negotiate x", Counter::DoubtAuthorization),
             ("Expect: 100-continue", Counter::DoubtExpect),
             ("Authorization: NTLM x", Counter::DoubtAuthorization),
             ("X : y", Counter::DoubtHead),
@@ -354,6 +361,115 @@ fn a_head_in_several_segments_is_read_to_its_end() {
             talk.ask(machine, &get("tea"), STAYED);
             talk.answer(machine, OK, &[]);
             is_reset(&talk, machine, &get("another"));
+        }
+    });
+}
+
+/// A server leaves an urgent byte out, so nobody knows how many it counts.
+#[test]
+fn urgent_data_is_left_alone() {
+    on_all(&world(), |machine, family| {
+        // In a body, in a later head, and without any: it may be in what follows.
+        for (request, answers) in [(&b"x"[..], false), (&get("another"), true), (b"", true)] {
+            let mut talk = Talk::begin(machine, family, &with("Content-Length: 1", "tea"), &[]);
+            if answers {
+                talk.ask(machine, b"x", &[]);
+                talk.answer(machine, OK, &[]);
+            }
+            let urgent = |seg: Seg| Seg { flags: seg.flags | URG, ..seg };
+            // Nobody else's.
+            for (seq, ack) in [(1 << 21, 0), (0, 1 << 25)] {
+                let seg = urgent(talk.asks(request));
+                let (seq, ack) = (seg.seq.wrapping_add(seq), seg.ack.wrapping_sub(ack));
+                machine
+                    .run(Hook::Ingress, &Seg { seq, ack, ..seg }.bytes())
+                    .counts(&[Counter::DropRequestEarly]);
+            }
+            let seg = urgent(talk.asks(request));
+            talk.conn.goes_up(machine, &seg, &[Counter::DoubtUrgent]);
+            talk.up += request.len() as u32;
+            is_left_alone(&mut talk, machine);
+        }
+    });
+}
+
+/// It ends the connection, whatever is in it.
+#[test]
+fn a_reset_with_data_is_no_request() {
+    on_all(&world(), |machine, family| {
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let rst = Seg { flags: RST | ACK, ..talk.asks(&get("another")) };
+        talk.conn.goes_up(machine, &rst, &[Counter::Closed]);
+        assert!(machine.flows().is_empty());
+    });
+}
+
+/// Those who belong to no connection do not take the RSTs of those who do.
+#[test]
+fn there_is_an_rst_for_each_connection_that_is_ended() {
+    for family in Family::ALL {
+        let machine = &mut Host::new(&world().starting_now());
+        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+        talk.answer(machine, OK, &[]);
+        let allowance = &mut machine.parts().1.allowance;
+        while allowance.may_reset(0, u64::MAX / 2) {}
+        let stray = Conn::new(family, Kind::Home, 1, 9).up(ACK, 0, 0, b"");
+        machine.run(Hook::Ingress, &stray.bytes()).counts(&[Counter::DropResetLimit]);
+        let seg = talk.asks(&get("another"));
+        machine
+            .run(Hook::Ingress, &seg.bytes())
+            .counts(&[Counter::EndedReuse, Counter::ResetExpired])
+            .leaves(&reset_for(&seg).bytes());
+        machine.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::DropResetLimit]);
+    }
+}
+
+/// Its service leaves connections where they are from now on.
+#[test]
+fn a_service_may_change() {
+    on_all(&world(), |machine, family| {
+        let (number, service) = world().services[Kind::Home.number() as usize];
+        for changed in [
+            Service { on_reuse: REUSE_STAY, ..service },
+            Service { policy: POLICY_SPREAD, ..service },
+        ] {
+            let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
+            talk.answer(machine, OK, &[]);
+            machine.set_service(number, &changed);
+            talk.ask(machine, &get("another"), &[Counter::DoubtStays, Counter::StayedRequest]);
+            machine.set_service(number, &service);
+            talk.answer(machine, OK, &[]);
+            talk.ask(machine, &get("third"), &[]);
+            talk.leave(machine);
+        }
+    });
+}
+
+/// An answer that says so in its first line only together with its second segment, whichever comes first.
+#[test]
+fn an_upgrade_in_two_segments_is_left_alone() {
+    on_all(&world(), |machine, family| {
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        for cut in [1, 9, 12] {
+            for overtakes in [false, true] {
+                let mut talk = Talk::begin(machine, family, &with("Upgrade: x", "tea"), &[]);
+                let parts = [&answer[..cut], &answer[cut..]];
+                if overtakes {
+                    let behind = talk.conn.down(PSH | ACK, cut as u32, talk.up, parts[1]);
+                    talk.conn.goes_down(machine, &behind, &[]);
+                }
+                talk.answer(machine, parts[0], &[Counter::DoubtAnswer]);
+                talk.answer(machine, parts[1], &[]);
+                is_left_alone(&mut talk, machine);
+            }
+        }
+        // One that is lost on the way and comes again, alone or with what follows.
+        for more in [&b""[..], b"\x81\x05hello"] {
+            let mut talk = Talk::begin(machine, family, &with("Upgrade: x", "tea"), &[]);
+            talk.conn.goes_down(machine, &talk.answers(answer), &[]);
+            talk.answer(machine, &[&answer[..], more].concat(), &[]);
+            is_left_alone(&mut talk, machine);
         }
     });
 }

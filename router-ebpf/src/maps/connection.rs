@@ -41,7 +41,7 @@ pub struct Pending {
     /// The VIP's port.
     pub vip_port: Port,
     /// `FLOW_CHAT`, `FLOW_REQUESTS`, `FLOW_EXCHANGE`, `PENDING_REFUSED`, `PENDING_ACKNOWLEDGED`, `PENDING_AGAIN`,
-    /// `PENDING_READING`.
+    /// `PENDING_READING`, `PENDING_REPEATED`.
     pub flags: u8,
     /// `OFFER_*` of the client.
     pub offers: u8,
@@ -90,6 +90,8 @@ pub const PENDING_ACKNOWLEDGED: u8 = 16;
 pub const PENDING_AGAIN: u8 = 32;
 /// In `Pending::flags`: its head was not whole when it was bound, so `boundary` is meaningless.
 pub const PENDING_READING: u8 = 64;
+/// In `Pending::flags`: its SYN was sent once more, behind the RST that ended an older connection of the replica's.
+pub const PENDING_REPEATED: u8 = 128;
 
 /// In `Stash::owner`: a program is at work on the entry and its chunks, and nobody else may read or write them.
 pub const STASH_CLAIMED: u64 = 1;

@@ -11,6 +11,8 @@ pub const REACH: u32 = 1 << 29;
 /// anything for good: as for a FIN. What is further comes again, if it is the client's. And how far a replica's numbers may
 /// be from its last ones.
 const NEAR: u32 = 1 << 24;
+/// How far a segment that leaves nothing certain may begin from the highest byte of its client's: as for an RST.
+const PLACE: u32 = 1 << 20;
 /// How often a request is dropped because its connection is not ready for it: so that nothing waits for ever for what
 /// nobody would say again.
 const TRIES: u8 = 6;
@@ -36,6 +38,8 @@ pub struct Exchange {
     pub is_left: bool,
     /// How often the next request was dropped, up to seven times.
     pub tries: u8,
+    /// What follows the highest byte that the client has sent.
+    pub client: u32,
 }
 
 /// What is waited for on a connection.
@@ -47,6 +51,8 @@ pub enum Standing {
     Request,
     /// Another replica, for the request at the boundary; or its end. Only who has made it so leaves it.
     Moving,
+    /// Nothing: it has gone on at another replica, or ended instead. Nobody leaves that.
+    Left,
     /// More of the request's head, which begins at the boundary.
     Reading,
     /// Until the numbers of a request that begins are written. The same.
@@ -64,6 +70,7 @@ impl Standing {
     const MOVING: u16 = 3;
     const CHANGING: u16 = 4;
     const READING: u16 = 5;
+    const LEFT: u16 = 6;
     /// And a [`Doubt`].
     const DOUBT: u16 = 0x100;
 
@@ -73,6 +80,7 @@ impl Standing {
             Self::Answer => Self::ANSWER,
             Self::Request => Self::REQUEST,
             Self::Moving => Self::MOVING,
+            Self::Left => Self::LEFT,
             Self::Changing => Self::CHANGING,
             Self::Reading => Self::READING,
             Self::Upgraded => Self::UPGRADED,
@@ -86,6 +94,7 @@ impl Standing {
             Self::ANSWER => Self::Answer,
             Self::REQUEST => Self::Request,
             Self::MOVING => Self::Moving,
+            Self::LEFT => Self::Left,
             Self::CHANGING => Self::Changing,
             Self::READING => Self::Reading,
             Self::UPGRADED => Self::Upgraded,
@@ -140,6 +149,7 @@ impl Exchange {
             closing: false,
             is_left: false,
             tries: 0,
+            client: boundary,
         }
     }
 
@@ -182,8 +192,8 @@ impl Exchange {
         let (standing, number, sent) =
             (Standing::of(word as u16 & 0xfff), (word >> 16) as u16, (word >> 32) as u32);
         let tries = (word >> 12) as u8 & 7;
-        let (closing, is_left) = (false, false);
-        Self { standing, number, boundary, answer, sent, acked, closing, is_left, tries }
+        let (closing, is_left, client) = (false, false, boundary);
+        Self { standing, number, boundary, answer, sent, acked, closing, is_left, tries, client }
     }
 
     /// Decides about a segment of the client's with `len` bytes of payload.
@@ -196,17 +206,19 @@ impl Exchange {
         match self.standing {
             Standing::Answer | Standing::Request | Standing::Reading => {}
             Standing::Upgraded | Standing::Doubt(_) => return Decision::Deliver,
-            Standing::Moving | Standing::Changing => return Decision::Again,
+            Standing::Moving | Standing::Left | Standing::Changing => return Decision::Again,
+        }
+        // It comes again from a client, and never from who guesses; or it acknowledges what was never sent.
+        if !self.is_heard(ack) {
+            return self.again(behind > len);
         }
         // What is missing before the boundary is in it: it can neither be dropped nor go elsewhere.
         let is_reading = matches!(self.standing, Standing::Reading);
-        let is_torn = !is_reading && behind < len && self.acked != self.boundary;
-        // It comes again from a client, and never from who guesses; or it acknowledges what was never sent.
-        if !is_torn && self.sent.wrapping_sub(ack) > NEAR {
-            return self.again(behind > len);
-        }
-        if is_torn || matches!(self.standing, Standing::Answer) {
+        if !is_reading && behind < len && self.acked != self.boundary {
             return Decision::Doubt(Doubt::Pipelined);
+        }
+        if matches!(self.standing, Standing::Answer) {
+            return self.doubt(seq, Doubt::Pipelined);
         }
         if is_reading {
             return if behind > len { Decision::Again } else { Decision::More(len - behind) };
@@ -231,6 +243,35 @@ impl Exchange {
             && matches!(self.standing, Standing::Answer | Standing::Request | Standing::Reading)
     }
 
+    /// The same for one with urgent data, of which nobody knows how the replica counts it.
+    #[inline(always)]
+    pub const fn decide_urgent(&self, seq: u32, ack: u32) -> Decision {
+        match self.standing {
+            _ if self.closing => Decision::Deliver,
+            Standing::Upgraded | Standing::Doubt(_) => Decision::Deliver,
+            Standing::Answer | Standing::Request | Standing::Reading if self.is_heard(ack) => {
+                self.doubt(seq, Doubt::Urgent)
+            }
+            _ => Decision::Again,
+        }
+    }
+
+    /// Whether an acknowledgement of the client's is near what was sent to it.
+    #[inline(always)]
+    const fn is_heard(&self, ack: u32) -> bool {
+        self.sent.wrapping_sub(ack) <= NEAR
+    }
+
+    /// Believes a segment that leaves nothing certain, if it begins near where its client is. One that does not comes again,
+    /// if it is the client's.
+    #[inline(always)]
+    const fn doubt(&self, seq: u32, why: Doubt) -> Decision {
+        match is_near(seq, self.client, PLACE) {
+            true => Decision::Doubt(why),
+            false => Decision::Again,
+        }
+    }
+
     /// Lets a segment come again, unless it has too often. `is_later`: another one has the request's beginning.
     #[inline(always)]
     const fn again(&self, is_later: bool) -> Decision {
@@ -248,8 +289,8 @@ impl Exchange {
         Self { tries, ..*self }
     }
 
-    /// The same while the connection waits for another replica: what may be new to that one is for it, and all data shows
-    /// that its client waits. `fin`: the segment has one.
+    /// The same while the connection waits for another replica: what may be new to that one is for it. `fin`: the segment
+    /// has one.
     #[inline(always)]
     pub const fn go_on(&self, seq: u32, ack: u32, len: u32, fin: bool) -> Decision {
         let (ahead, before) = (seq.wrapping_sub(self.boundary), self.boundary.wrapping_sub(seq));
@@ -259,10 +300,16 @@ impl Exchange {
         if ahead <= REACH {
             return Decision::Move(0);
         }
-        if before > REACH || len == 0 {
+        if before > REACH || before > len || before == len && !fin {
             return Decision::Nothing;
         }
-        Decision::Move(if before < len { before } else { len })
+        Decision::Move(before)
+    }
+
+    /// Whether it waits for another replica, or has gone on there: nothing of this one's reaches its client.
+    #[inline(always)]
+    pub const fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Moving | Standing::Left)
     }
 
     /// Whether a segment is from before a binding whose first byte of the client's is `seq`, which acknowledged `ack`.

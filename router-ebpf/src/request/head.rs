@@ -299,11 +299,14 @@ impl Head {
             }
             self.noted |= NOTED_LENGTH;
             self.phase = BEFORE_LENGTH;
-        } else if is!(self, b"transfer-encoding") {
+        } else if is!(self, b"content_length") {
+            // Some gateways read it as the other one.
+            return self.doubt(Doubt::Length);
+        } else if is!(self, b"transfer-encoding") || is!(self, b"transfer_encoding") {
             return self.doubt(Doubt::TransferEncoding);
         } else if is!(self, b"expect") {
             return self.doubt(Doubt::Expect);
-        } else if is!(self, b"authorization") {
+        } else if is!(self, b"authorization") || is!(self, b"proxy-authorization") {
             self.begin(BEFORE_SCHEME);
         } else if is!(self, b"upgrade") {
             self.noted |= NOTED_UPGRADE;

@@ -19,6 +19,8 @@ pub const RST: u8 = 0x04;
 pub const PSH: u8 = 0x08;
 /// ACK.
 pub const ACK: u8 = 0x10;
+/// URG.
+pub const URG: u8 = 0x20;
 /// ECE.
 pub const ECE: u8 = 0x40;
 /// CWR.

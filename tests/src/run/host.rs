@@ -28,6 +28,7 @@ use router_ebpf::{
 
 use super::{
     Hook, Machine, Outcome,
+    frame::Seg,
     world::{Kind, World, slot_table},
 };
 
@@ -230,9 +231,9 @@ pub struct HostTables {
 
 /// What another CPU does in the middle of a packet.
 struct Interrupt {
-    /// Look-ups in `FLOWS` before it.
+    /// Look-ups in `FLOWS` and `FLOWS_BACK` before it.
     after: u32,
-    frame: Bytes,
+    packets: Vec<(Hook, Vec<u8>)>,
     scratch: Box<Scratch>,
 }
 
@@ -262,7 +263,7 @@ impl Host {
                 chat_cookies: HashMap::new(),
                 chats: Cells::new(world.chats),
                 flows: Cells::new(world.flows),
-                flows_back: Cells::new(world.flows),
+                flows_back: Cells::new(world.flows.saturating_add(64)),
                 ended: Cells::new(1024),
                 ended_back: Cells::new(1024),
                 flow_ring: RefCell::default(),
@@ -315,11 +316,17 @@ impl Host {
         self.most_copies = most;
     }
 
-    /// Lets another CPU take this frame on its way to the client while the next packet is at work, after so many look-ups
-    /// in `FLOWS` of that one.
-    pub fn interrupt(&mut self, after: u32, frame: &[u8]) {
-        let (frame, scratch) = (Bytes::new(frame.to_vec()), Scratch::boxed());
-        self.tables.interrupt.replace(Some(Interrupt { after, frame, scratch }));
+    /// Lets another CPU take these packets while the next one is at work, after so many look-ups of that one in `FLOWS` and
+    /// `FLOWS_BACK`.
+    pub fn interrupt(&mut self, after: u32, packets: &[(Hook, &Seg)]) {
+        let packets = packets.iter().map(|(hook, seg)| (*hook, seg.bytes())).collect();
+        let scratch = Scratch::boxed();
+        self.tables.interrupt.replace(Some(Interrupt { after, packets, scratch }));
+    }
+
+    /// Whether that CPU had its turn. It has none any more.
+    pub fn was_interrupted(&mut self) -> bool {
+        self.tables.interrupt.take().is_none()
     }
 
     /// How many steps of searches there were since the last time.
@@ -512,8 +519,14 @@ impl HostTables {
     /// Lets another CPU do its work, if it is time for that.
     fn be_interrupted(&self) {
         let due = self.interrupt.borrow_mut().take_if(|other| other.after == 0);
-        if let Some(Interrupt { mut frame, mut scratch, .. }) = due {
-            self.count(run_all(Stage::Egress, &mut frame, self, &mut scratch));
+        if let Some(Interrupt { packets, mut scratch, .. }) = due {
+            for (hook, frame) in packets {
+                let stage = match hook {
+                    Hook::Ingress => Stage::Ingress,
+                    Hook::Egress => Stage::Egress,
+                };
+                self.count(run_all(stage, &mut Bytes::new(frame), self, &mut scratch));
+            }
         } else if let Some(other) = &mut *self.interrupt.borrow_mut() {
             other.after -= 1;
         }
@@ -640,6 +653,7 @@ impl FlowTables for HostTables {
     }
 
     fn flow_back(&self, tuple: &Tuple) -> Option<Shared<FlowBack>> {
+        self.be_interrupted();
         self.flows_back.shared(tuple)
     }
 

@@ -106,6 +106,14 @@ impl Talk {
         let replica = (0..REPLICAS).find(|number| replica_addr(family, *number) == to);
         let replica = replica.unwrap_or_else(|| panic!("{to} is no replica"));
         assert_ne!(replica, self.conn.replica);
+        let next = self.at(replica, seg, before);
+        let first = next.conn.first.as_ref().expect("what it begins with");
+        outcome.leaves(&next.conn.replica_syn(first).bytes());
+        next
+    }
+
+    /// What comes of it if this replica is asked.
+    pub fn at(&self, replica: u32, seg: Seg, before: u32) -> Self {
         let first = Seg { payload: seg.payload[before as usize..].to_vec(), ..seg };
         let first = Seg { seq: first.seq.wrapping_add(before), ..first };
         let conn = Conn {
@@ -119,7 +127,6 @@ impl Talk {
             first: Some(first.clone()),
             ..self.conn.clone()
         };
-        outcome.leaves(&conn.replica_syn(&first).bytes());
         Self { up: first.payload.len() as u32, down: 0, conn }
     }
 
