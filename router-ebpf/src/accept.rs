@@ -51,14 +51,14 @@ pub fn accepted<P: Packet>(
     write_flow(tables, scratch);
     scratch.reading = 0;
     // Before the flow is entered: what cannot be done now is done when the replica answers again, or not at all.
-    match recall(tables, scratch) {
-        Recalled::Yes => {}
+    let entered = match recall(tables, scratch) {
+        Recalled::Yes => enter(tables, scratch),
+        Recalled::Elsewhere => Entered::Already,
         Recalled::Busy => return Some(Counter::EgressDropBusy),
         Recalled::Lost => {
             return refuse(packet, tables, scratch, shared).map(|()| Counter::ResetLost);
         }
-    }
-    let entered = enter(tables, scratch);
+    };
     match entered {
         Entered::Yes => {}
         // Their clients are reset, so nobody comes for their heads.
@@ -141,17 +141,29 @@ fn claim_moving(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     flow: Shared<Flow>,
-    (client_isn, server_isn): (u32, u32),
+    binding: (u32, u32),
 ) -> Option<Shared<FlowBack>> {
+    let (back, exchange) = waiting(tables, scratch, flow, binding)?;
+    back.swap_exchange(&exchange, &Exchange { standing: Standing::Left, ..exchange })
+        .then_some(back)
+}
+
+/// The other side of a flow that waits for a binding with these numbers, and where its requests stand.
+#[inline(always)]
+fn waiting(
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+    flow: Shared<Flow>,
+    (client_isn, server_isn): (u32, u32),
+) -> Option<(Shared<FlowBack>, Exchange)> {
     let Scratch { vip_side, last, .. } = scratch;
     last.write_replica_side(vip_side, flow.get());
     let back = tables.flow_back(&last.replica_side)?;
     let exchange = back.exchange();
     (exchange.standing == Standing::Moving
         && exchange.boundary == client_isn.wrapping_add(1)
-        && exchange.sent == server_isn.wrapping_add(1)
-        && back.swap_exchange(&exchange, &Exchange { standing: Standing::Left, ..exchange }))
-    .then_some(back)
+        && exchange.sent == server_isn.wrapping_add(1))
+    .then_some((back, exchange))
 }
 
 /// Prepares the two entries of a flow.
@@ -487,6 +499,8 @@ fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
 enum Recalled {
     /// It is claimed and loaded; or there is none, and the client sends all of it again.
     Yes,
+    /// Another replica has accepted before this one.
+    Elsewhere,
     /// Another CPU is at it.
     Busy,
     /// Bytes that were acknowledged to the client, who does not send them again, are not there, or the replica has no
@@ -500,6 +514,10 @@ enum Recalled {
 fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     scratch.write_vip_side(&vip, vip_port);
+    scratch.held = Held::No;
+    if is_elsewhere(tables, scratch) {
+        return Recalled::Elsewhere;
+    }
     if claim(tables, scratch) == Found::Busy {
         return Recalled::Busy;
     }
@@ -514,7 +532,7 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     let is_lost = if is_there {
         delivery.limit < acked
     } else {
-        scratch.pending.flags & PENDING_ACKNOWLEDGED != 0 && !is_elsewhere(tables, scratch)
+        scratch.pending.flags & PENDING_ACKNOWLEDGED != 0
     };
     if is_there && acked != 0 {
         scratch.back.state |= STATE_HEAD;
@@ -530,10 +548,19 @@ fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     if is_lost { Recalled::Lost } else { Recalled::Yes }
 }
 
-/// Whether another replica has accepted before this one: it has the first bytes.
+/// Whether another replica has accepted before this one: it has the first bytes, and nothing of this one's concerns their
+/// client.
 #[inline(always)]
-fn is_elsewhere(tables: &impl FlowTables, scratch: &Scratch) -> bool {
-    scratch.pending.flags & PENDING_AGAIN == 0 && tables.flow(&scratch.vip_side).is_some()
+fn is_elsewhere(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let Some(flow) = tables.flow(&scratch.vip_side) else {
+        return false;
+    };
+    // This one has, and answers again.
+    if tables.flow_back(&scratch.replica_side).is_some() {
+        return false;
+    }
+    let Pending { flags, client_isn, server_isn, .. } = scratch.pending;
+    flags & PENDING_AGAIN == 0 || waiting(tables, scratch, flow, (client_isn, server_isn)).is_none()
 }
 
 /// Finds where the next request begins, if more of the head is there than when the connection was bound, or leaves its requests

@@ -3,7 +3,7 @@
 use crate::{
     accept::{abandon, accepted},
     connect::repeat_syn,
-    head::discard,
+    head::{Which, discard},
     icmp,
     maps::{FlowBack, PENDING_AGAIN, PENDING_REPEATED, Pending, Tuple},
     packet::Packet,
@@ -125,7 +125,7 @@ pub fn answer<P: Packet>(
         let (vip, vip_port) = (scratch.pending.vip, scratch.pending.vip_port);
         scratch.write_vip_side(&vip, vip_port);
         let Scratch { vip_side, pending, chunk_key, .. } = scratch;
-        discard(tables, vip_side, pending.server_isn, chunk_key);
+        discard(tables, vip_side, pending.server_isn, Which::Any, chunk_key);
         abandon(tables, scratch);
         return Some(Counter::Refused);
     }

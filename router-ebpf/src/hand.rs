@@ -24,6 +24,7 @@ use crate::{
     steer::SECOND,
     tables::{FlowTables, Refused, Step, Tables},
     verdict::Counter,
+    verifier::reread,
 };
 
 /// One that another CPU is just ending is left to it for so long, in nanoseconds.
@@ -196,7 +197,8 @@ pub fn next_head(tables: &impl FlowTables, when: When, turn: &mut Turn, last: &m
     }
     if head_stays(tables, watched, false, chunk, last) {
         watched.at = now;
-        if tables.watch_head(watched).is_ok() {
+        // Another CPU may have been quicker once.
+        if tables.watch_head(watched).is_ok() || tables.watch_head(watched).is_ok() {
             return true;
         }
         tables.count(Counter::Unwatched);
@@ -223,8 +225,9 @@ fn head_stays(
     if !is_watched(entry.get(), watched) {
         return false;
     }
-    let has_ended = has_ended(tables, watched, last);
-    let may_stay = || !must && !has_ended && !is_late(tables, entry.get());
+    last.has_ended = has_ended(tables, watched, last) as u32;
+    let has_ended = || reread(&last.has_ended) != 0;
+    let may_stay = || !must && !has_ended() && !is_late(tables, entry.get());
     if may_stay() || !head::seize(tables, &watched.tuple, entry) {
         return true;
     }
@@ -233,14 +236,15 @@ fn head_stays(
         entry.release(entry.owner());
         return true;
     }
-    let Stash { acked, client_isn, .. } = *entry.get();
+    let Stash { acked, known, client_isn, .. } = *entry.get();
     head::remove(tables, &watched.tuple, entry.get(), key);
-    if has_ended {
+    if has_ended() {
         return false;
     }
     tables.count(Counter::EndedHead);
     if acked != 0 {
-        miss(tables, watched, client_isn.wrapping_add(1).wrapping_add(acked), last);
+        let first = client_isn.wrapping_add(1);
+        miss(tables, watched, first.wrapping_add(acked), first.wrapping_add(known), last);
     }
     false
 }
@@ -263,15 +267,19 @@ fn has_ended(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bo
 }
 
 /// Ends a connection whose client does not send again what is now nowhere any more, unless its replica has it. `next`: what
-/// it sends next.
+/// it sends next; `known`: what follows all that is known of it.
 #[inline(always)]
-fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, last: &mut Last) {
+fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, known: u32, last: &mut Last) {
     let Watched { tuple, server_isn, .. } = watched;
     let mut has_all = false;
     let known = tables.flow(tuple).filter(|flow| {
         last.write_replica_side(tuple, flow.get());
         tables.flow_back(&last.replica_side).is_some_and(|back| {
-            has_all = back.acked().wrapping_sub(next) as i32 >= 0;
+            let acked = back.acked();
+            let is_behind = |number: u32| number.wrapping_sub(acked) as i32 >= 0;
+            // What acknowledges more than was sent to it is a lie.
+            has_all = acked.wrapping_sub(next) as i32 >= 0
+                && (is_behind(known) || is_behind(flow.sent()));
             let Exchange { standing, sent, .. } = back.exchange();
             // The one that it is at, or the one that it waits for.
             back.get().server_isn == *server_isn

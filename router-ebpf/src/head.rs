@@ -142,13 +142,31 @@ pub fn remove(tables: &impl FlowTables, tuple: &Tuple, stash: &Stash, key: &mut 
     give(tables, Table::Heads, service, source, taken as u32);
 }
 
+/// Which heads are discarded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    Any,
+    /// Those whose replica has not been asked.
+    Unbound,
+}
+
 /// Removes the head of a connection that is over. One that another CPU is at goes when its time is over.
 #[inline(never)]
-pub fn discard(tables: &impl FlowTables, tuple: &Tuple, server_isn: u32, key: &mut ChunkKey) {
+pub fn discard(
+    tables: &impl FlowTables,
+    tuple: &Tuple,
+    server_isn: u32,
+    which: Which,
+    key: &mut ChunkKey,
+) {
     if let Some(entry) = tables.stash(tuple)
         && entry.server_isn() == server_isn
         && seize(tables, tuple, entry)
     {
+        if which == Which::Unbound && entry.get().bound != 0 {
+            return entry.release(entry.owner());
+        }
         remove(tables, tuple, entry.get(), key);
     }
 }

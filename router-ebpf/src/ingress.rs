@@ -3,7 +3,7 @@
 use crate::{
     checksum::Sum,
     flow::{Ending, end},
-    head::discard,
+    head::{Which, discard},
     icmp, integrity,
     maps::{
         Addr, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, Link, Mac, REPLICA_GONE, STATE_CLIENT_FIN,
@@ -190,11 +190,9 @@ pub fn open<P: Packet>(
 /// that is bound goes when its replica has answered, and the client answers that.
 #[inline(always)]
 fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
-    if is_of_head(tables, scratch)
-        && tables.stash(&scratch.vip_side).is_some_and(|entry| entry.get().bound == 0)
-    {
+    if scratch.segment.payload_len() == 0 && is_of_head(tables, scratch) {
         let Scratch { segment, vip_side, chunk_key, .. } = scratch;
-        discard(tables, vip_side, segment.ack.wrapping_sub(1), chunk_key);
+        discard(tables, vip_side, segment.ack.wrapping_sub(1), Which::Unbound, chunk_key);
     }
 }
 

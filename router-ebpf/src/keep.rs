@@ -2,7 +2,7 @@
 
 use crate::{
     hand::watch_head,
-    head::{birth, discard, forget, put, release, remove_chunks},
+    head::{Which, birth, discard, forget, put, release, remove_chunks},
     maps::{CHUNKS, CHUNKS_OF_HEAD, ChunkKey, STASH_CLAIMED, watch_time},
     scratch::Scratch,
     shares::{Table, give, take},
@@ -151,7 +151,7 @@ fn unwatched(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
         return lose(tables, scratch);
     }
     let Scratch { vip_side, stash, chunk_key, .. } = scratch;
-    discard(tables, vip_side, stash.get().server_isn(), chunk_key);
+    discard(tables, vip_side, stash.get().server_isn(), Which::Any, chunk_key);
     Kept::No
 }
 

@@ -27,6 +27,8 @@ use crate::{
 pub struct Last {
     /// Client and replica.
     pub replica_side: Tuple,
+    /// 1 if the flow of a head has ended.
+    pub has_ended: u32,
     /// To be put into `FAREWELLS`.
     pub farewell: Farewell,
 }

@@ -271,6 +271,19 @@ fn one_that_its_replica_has_ends_nothing() {
     });
 }
 
+/// What it says to have beyond all that there is does not make up for what it has not.
+#[test]
+fn one_that_its_replica_lies_about_ends_the_flow() {
+    on_all(&World::default(), |machine, family| {
+        let conn = delivered(machine, family, 1000);
+        conn.goes_down(machine, &conn.down(ACK, 0, HEAD.len() as u32 + 2, b""), &[]);
+        age(machine, WAIT + ANSWER + MOMENT);
+        assert_eq!(machine.look(), [(Counter::EndedHead, 1), (Counter::EndedLost, 1)]);
+        nothing_is_left(machine);
+        assert!(machine.flows().is_empty());
+    });
+}
+
 /// A client that gives up takes its head with it; who does not know its numbers does not.
 #[test]
 fn one_whose_client_resets_it_goes() {

@@ -196,39 +196,46 @@ fn a_long_head_is_sent_again_in_small_segments() {
 }
 
 /// Two replicas were asked, because the first could not be used for a while: the one that answers late is told that it has no
-/// client, and its client is told nothing.
+/// client. Its client is told nothing, and what is kept for the first one stays, whatever room the second has.
 #[test]
 fn a_second_replica_that_accepts_resets_nobody() {
     on_all(&World::default(), |machine, family| {
-        let mut first = Conn::new(family, Kind::Home, 1, 1000);
-        first.open(machine);
-        let begin = first.up(PSH | ACK, 0, 0, &HEAD[..ACKED]);
-        machine.run(Hook::Ingress, &begin.bytes()).counts(&[Counter::HeadKept]);
-        machine.run(Hook::Ingress, &begin.bytes()).counts(&[Counter::HeadAcknowledged]);
-        let mut second = first.clone();
-        let rest = first.up(PSH | ACK, ACKED as u32, 0, &HEAD[ACKED..]);
-        first.bind_with(machine, rest.clone(), &[]);
-        let number = Kind::Home.replica(first.replica);
-        let (known, slots) = (replica(number), Kind::Home.slots());
-        let turned = |by: u32| -> Vec<u32> {
-            (0..SLOT_COUNT).map(|slot| Kind::Home.replica((slot + by) % REPLICAS)).collect()
-        };
-        machine.set_replica(number, &Replica { state: REPLICA_GONE, ..known });
-        machine.set_slots(slots, &turned(1));
-        second.bind_with(machine, rest, &[]);
-        assert_ne!(first.replica, second.replica);
-        machine.set_replica(number, &known);
-        machine.set_slots(slots, &turned(0));
-        let accepted = machine.run(Hook::Egress, &first.replica_syn_ack().bytes());
-        assert_eq!(accepted.verdict(), Counter::Delivered);
-        first.goes_down(machine, &first.down(ACK, 0, HEAD.len() as u32, b""), &[]);
-        assert!(!is_kept(machine));
-        let late = second.replica_syn_ack();
-        machine
-            .run(Hook::Egress, &late.bytes())
-            .counts(&[Counter::DecidedAgain])
-            .leaves(&reset_for(&late).bytes());
-        first.goes_up(machine, &first.up(PSH | ACK, HEAD.len() as u32, 0, b"more"), &[]);
+        for (port, has_it) in [(1000, true), (1001, false)] {
+            let mut first = Conn::new(family, Kind::Home, 1, port);
+            first.open(machine);
+            let begin = first.up(PSH | ACK, 0, 0, &HEAD[..ACKED]);
+            machine.run(Hook::Ingress, &begin.bytes()).counts(&[Counter::HeadKept]);
+            machine.run(Hook::Ingress, &begin.bytes()).counts(&[Counter::HeadAcknowledged]);
+            let mut second = first.clone();
+            let rest = first.up(PSH | ACK, ACKED as u32, 0, &HEAD[ACKED..]);
+            first.bind_with(machine, rest.clone(), &[]);
+            let number = Kind::Home.replica(first.replica);
+            let (known, slots) = (replica(number), Kind::Home.slots());
+            let turned = |by: u32| -> Vec<u32> {
+                (0..SLOT_COUNT).map(|slot| Kind::Home.replica((slot + by) % REPLICAS)).collect()
+            };
+            machine.set_replica(number, &Replica { state: REPLICA_GONE, ..known });
+            machine.set_slots(slots, &turned(1));
+            second.bind_with(machine, rest, &[]);
+            assert_ne!(first.replica, second.replica);
+            machine.set_replica(number, &known);
+            machine.set_slots(slots, &turned(0));
+            let accepted = machine.run(Hook::Egress, &first.replica_syn_ack().bytes());
+            assert_eq!(accepted.verdict(), Counter::Delivered);
+            if has_it {
+                first.goes_down(machine, &first.down(ACK, 0, HEAD.len() as u32, b""), &[]);
+                assert!(!is_kept(machine));
+            }
+            let late = Seg { window: 1, ..second.replica_syn_ack() };
+            machine
+                .run(Hook::Egress, &late.bytes())
+                .counts(&[Counter::ResetReplica])
+                .leaves(&reset_for(&late).bytes());
+            if !has_it {
+                sent_again(machine, &first, &first.down(ACK, 0, 0, b""), 0, HEAD);
+            }
+            first.goes_up(machine, &first.up(PSH | ACK, HEAD.len() as u32, 0, b"more"), &[]);
+        }
     });
 }
 
