@@ -56,7 +56,7 @@ pub fn accepted<P: Packet>(
         Recalled::Elsewhere => Entered::Already,
         Recalled::Busy => return Some(Counter::EgressDropBusy),
         Recalled::Lost => {
-            return refuse(packet, tables, scratch, shared).map(|()| Counter::ResetLost);
+            return refuse(packet, tables, scratch, shared, Counter::ResetLost);
         }
     };
     match entered {
@@ -90,12 +90,12 @@ pub fn accepted<P: Packet>(
         }
         Entered::Busy => Some(Counter::EgressDropBusy),
         Entered::Fault => None,
-        Entered::Full => refuse(packet, tables, scratch, shared).map(|()| Counter::ResetFull),
+        Entered::Full => refuse(packet, tables, scratch, shared, Counter::ResetFull),
         Entered::Over => {
             tables.count(scratch.over);
-            refuse(packet, tables, scratch, shared).map(|()| Counter::ResetShareLate)
+            refuse(packet, tables, scratch, shared, Counter::ResetShareLate)
         }
-        Entered::NoMemory => refuse(packet, tables, scratch, shared).map(|()| Counter::ResetFailed),
+        Entered::NoMemory => refuse(packet, tables, scratch, shared, Counter::ResetFailed),
     }
 }
 
@@ -106,32 +106,40 @@ fn refuse<P: Packet>(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     pending: Shared<Pending>,
-) -> Option<()> {
+    why: Counter,
+) -> Option<Counter> {
     pending.set_flags(PENDING_REFUSED);
-    abandon(tables, scratch);
-    reset_client(packet, scratch)
-}
-
-/// Ends the flow that was to be bound again as `scratch.pending` says, if it is one. Its client is told.
-#[inline(never)]
-pub fn abandon(tables: &impl FlowTables, scratch: &mut Scratch) {
-    if scratch.pending.flags & PENDING_AGAIN == 0 {
-        return;
+    if !abandon(tables, scratch) {
+        return Some(Counter::EgressDropStray);
     }
-    let Pending { vip, vip_port, client_isn, server_isn, .. } = scratch.pending;
-    scratch.write_vip_side(&vip, vip_port);
-    end_moving(tables, scratch, (client_isn, server_isn));
+    reset_client(packet, scratch)?;
+    Some(why)
 }
 
-/// Ends the flow of `scratch.vip_side`, if it waits for a binding with these numbers.
+/// Gives up the binding of `scratch.pending`, and ends the flow that was to be bound again so, if it is one. Returns whether its
+/// client is to be told: one whose connection has gone on at another replica is not.
 #[inline(never)]
-pub fn end_moving(tables: &impl FlowTables, scratch: &mut Scratch, binding: (u32, u32)) {
-    if let Some(flow) = tables.flow(&scratch.vip_side)
-        && claim_moving(tables, scratch, flow, binding).is_some()
-        && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last)
-    {
+pub fn abandon(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+    let Pending { vip, vip_port, client_isn, server_isn, flags, .. } = scratch.pending;
+    scratch.write_vip_side(&vip, vip_port);
+    if flags & PENDING_AGAIN == 0 {
+        return !is_elsewhere(tables, scratch);
+    }
+    end_moving(tables, scratch, (client_isn, server_isn))
+}
+
+/// Ends the flow of `scratch.vip_side`, if it waits for a binding with these numbers. Returns whether it did.
+#[inline(never)]
+pub fn end_moving(tables: &impl FlowTables, scratch: &mut Scratch, binding: (u32, u32)) -> bool {
+    let Some(flow) = tables.flow(&scratch.vip_side) else {
+        return false;
+    };
+    let ended = claim_moving(tables, scratch, flow, binding).is_some()
+        && end(tables, &scratch.vip_side, flow, Ending::Expired, &mut scratch.last);
+    if ended {
         tables.count(Counter::EndedReuse);
     }
+    ended
 }
 
 /// The other side of a flow, if it waits for a binding with these numbers: from then on it waits no more, and who has it

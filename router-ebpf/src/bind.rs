@@ -89,8 +89,11 @@ fn decide<P: Packet>(
     forget(tables, scratch);
     if reread(&scratch.again) != 0 {
         let binding = (reread(&scratch.client_isn), scratch.segment.ack.wrapping_sub(1));
-        end_moving(tables, scratch, binding);
-        return reply::reset_known(packet, scratch, why);
+        // Another CPU may have taken it on.
+        return match end_moving(tables, scratch, binding) {
+            true => reply::reset_known(packet, scratch, why),
+            false => Some(Counter::DropRequestEarly),
+        };
     }
     let verdict = reply::reset(packet, tables, scratch, why)?;
     if verdict == Counter::ResetShare {

@@ -99,8 +99,7 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     let leaves = state & STATE_LEAVING != 0;
     // One that moves is not for the replica that may be gone.
     if leaves
-        || is_gone(tables, scratch.flow.replica)
-            && !is_moving(tables, &scratch.vip_side, shared, &mut scratch.last)
+        || is_gone(tables, scratch.flow.replica) && !is_moving(tables, &scratch.replica_side, state)
     {
         if end(tables, &scratch.vip_side, shared, Ending::Expired, &mut scratch.last) {
             tables.count(if leaves { Counter::EndedReuse } else { Counter::EndedGone });

@@ -120,13 +120,13 @@ pub fn answer<P: Packet>(
         if !fits {
             return Some(Counter::EgressDropStray);
         }
-        reset_client(packet, scratch)?;
         tables.remove_pending(&scratch.replica_side);
-        let (vip, vip_port) = (scratch.pending.vip, scratch.pending.vip_port);
-        scratch.write_vip_side(&vip, vip_port);
+        if !abandon(tables, scratch) {
+            return Some(Counter::EgressDropStray);
+        }
         let Scratch { vip_side, pending, chunk_key, .. } = scratch;
         discard(tables, vip_side, pending.server_isn, Which::Any, chunk_key);
-        abandon(tables, scratch);
+        reset_client(packet, scratch)?;
         return Some(Counter::Refused);
     }
     if segment.has(flags::SYN) && fits {

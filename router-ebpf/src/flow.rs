@@ -8,7 +8,6 @@ use crate::{
         STATE_CLIENT_FIN_ACKED, STATE_CLOSED, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED,
         STATE_MOVING, STATE_REPLICA_FIN, STATE_REPLICA_FIN_ACKED, Tuple,
     },
-    request::Standing,
     scratch::Last,
     segment::Segment,
     shared::Shared,
@@ -122,20 +121,12 @@ pub fn note_fin(
     }
 }
 
-/// Whether a live flow waits for another replica than it is at.
+/// Whether a flow waits for another replica than the one of `replica_side`, or is just going on there. `state`: the flow's.
 #[inline(always)]
-pub fn is_moving(
-    tables: &impl FlowTables,
-    vip_side: &Tuple,
-    flow: Shared<Flow>,
-    last: &mut Last,
-) -> bool {
-    if flow.state() & STATE_MOVING == 0 {
-        return false;
-    }
-    last.write_replica_side(vip_side, flow.get());
-    let back = tables.flow_back(&last.replica_side);
-    back.is_some_and(|back| back.exchange().standing == Standing::Moving)
+pub fn is_moving(tables: &impl FlowTables, replica_side: &Tuple, state: u32) -> bool {
+    state & STATE_MOVING != 0
+        && (state & STATE_CHANGING != 0
+            || tables.flow_back(replica_side).is_none_or(|back| back.exchange().is_over()))
 }
 
 /// Why a flow ends, and what its ends are told.

@@ -330,6 +330,9 @@ fn stays(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
         return false;
     }
     let state = shared.state();
+    // Before how long it has been silent: what moves has just been used.
+    last.write_replica_side(&watched.tuple, flow);
+    let moves = is_moving(tables, &last.replica_side, state);
     let silent = tables.now().saturating_sub(flow.last_seen);
     if state & STATE_ENDED != 0 {
         // It is being ended, or a release before left it here.
@@ -341,7 +344,6 @@ fn stays(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bool {
         retire(tables, &watched.tuple, shared, how, last);
         return false;
     }
-    let moves = is_moving(tables, &watched.tuple, shared, last);
     if let Some((how, counter)) = over(tables, shared, state, moves, silent) {
         if end(tables, &watched.tuple, shared, how, last) {
             tables.count(counter);

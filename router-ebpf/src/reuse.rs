@@ -82,8 +82,8 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     let state = flow.state();
     let is_looked_at = is_looked_at(flow.get().flags, state);
     let (exchange, decision) = decide(scratch, flow, back);
-    // What it is from here on is the new replica's side to say.
-    if is_looked_at && exchange.standing == Standing::Left {
+    // What it is from here on is the new replica's side to say, also whether its requests are looked at.
+    if exchange.standing == Standing::Left {
         return Asked::Early;
     }
     let is_moving = is_looked_at && exchange.standing == Standing::Moving;
@@ -99,8 +99,8 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     match decision {
         Decision::Deliver => Asked::Deliver,
         Decision::Again => {
-            let Segment { seq, .. } = scratch.segment;
-            let next = exchange.tried(seq, scratch.segment.payload_len() as u32);
+            let Segment { seq, ack, .. } = scratch.segment;
+            let next = exchange.tried(seq, ack, scratch.segment.payload_len() as u32);
             if next.word() != exchange.word() {
                 back.swap_exchange(&exchange, &next);
             }
@@ -207,7 +207,6 @@ fn decide(scratch: &Scratch, flow: Shared<Flow>, back: Shared<FlowBack>) -> (Exc
     let exchange = Exchange {
         closing: state & CLOSING != 0,
         is_left: state & STATE_REPLICA_FIN != 0,
-        client: flow.sent(),
         ..back.exchange()
     };
     let decision = match exchange.standing {

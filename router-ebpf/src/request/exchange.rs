@@ -11,7 +11,7 @@ pub const REACH: u32 = 1 << 29;
 /// anything for good: as for a FIN. What is further comes again, if it is the client's. And how far a replica's numbers may
 /// be from its last ones.
 const NEAR: u32 = 1 << 24;
-/// How far a segment that leaves nothing certain may begin from the highest byte of its client's: as for an RST.
+/// How far a segment that leaves nothing certain may begin from what its replica has acknowledged: as far as an RST.
 const PLACE: u32 = 1 << 20;
 /// How often a request is dropped because its connection is not ready for it: so that nothing waits for ever for what
 /// nobody would say again.
@@ -38,8 +38,6 @@ pub struct Exchange {
     pub is_left: bool,
     /// How often the next request was dropped, up to seven times.
     pub tries: u8,
-    /// What follows the highest byte that the client has sent.
-    pub client: u32,
 }
 
 /// What is waited for on a connection.
@@ -149,7 +147,6 @@ impl Exchange {
             closing: false,
             is_left: false,
             tries: 0,
-            client: boundary,
         }
     }
 
@@ -192,8 +189,8 @@ impl Exchange {
         let (standing, number, sent) =
             (Standing::of(word as u16 & 0xfff), (word >> 16) as u16, (word >> 32) as u32);
         let tries = (word >> 12) as u8 & 7;
-        let (closing, is_left, client) = (false, false, boundary);
-        Self { standing, number, boundary, answer, sent, acked, closing, is_left, tries, client }
+        let (closing, is_left) = (false, false);
+        Self { standing, number, boundary, answer, sent, acked, closing, is_left, tries }
     }
 
     /// Decides about a segment of the client's with `len` bytes of payload.
@@ -262,11 +259,11 @@ impl Exchange {
         self.sent.wrapping_sub(ack) <= NEAR
     }
 
-    /// Believes a segment that leaves nothing certain, if it begins near where its client is. One that does not comes again,
-    /// if it is the client's.
+    /// Believes a segment that leaves nothing certain, if it begins near what the replica has acknowledged, which is a number
+    /// that nobody moves but the replica. One that does not comes again, if it is the client's, and then what it begins with does first.
     #[inline(always)]
     const fn doubt(&self, seq: u32, why: Doubt) -> Decision {
-        match is_near(seq, self.client, PLACE) {
+        match is_near(seq, self.acked, PLACE) {
             true => Decision::Doubt(why),
             false => Decision::Again,
         }
@@ -281,11 +278,14 @@ impl Exchange {
         }
     }
 
-    /// After a segment of `len` bytes was dropped that is to come again.
+    /// After a segment of `len` bytes was dropped that is to come again. Whoever guesses does not count.
     #[inline(always)]
-    pub const fn tried(&self, seq: u32, len: u32) -> Self {
+    pub const fn tried(&self, seq: u32, ack: u32, len: u32) -> Self {
         let behind = seq.wrapping_add(len).wrapping_sub(self.boundary);
-        let tries = if behind <= len { self.tries + 1 } else { self.tries };
+        let tries = match behind <= len && self.is_heard(ack) && self.tries < TRIES {
+            true => self.tries + 1,
+            false => self.tries,
+        };
         Self { tries, ..*self }
     }
 

@@ -170,7 +170,6 @@ const fn answered(boundary: u32) -> Exchange {
         closing: false,
         is_left: false,
         tries: 0,
-        client: boundary,
     }
 }
 
@@ -198,8 +197,6 @@ fn longest_bodies() {
                 let seq = start.wrapping_add(at);
                 assert_eq!(exchange.decide(seq, 100, 1460), Decision::Deliver, "{at} behind");
             }
-            // Near where its client is by then.
-            exchange.client = exchange.boundary;
             let decided = exchange.decide(exchange.boundary.wrapping_sub(1), 100, 3);
             match standing {
                 Standing::Answer => assert_eq!(decided, Decision::Doubt(Doubt::Pipelined)),

@@ -79,8 +79,6 @@ impl Conversation {
             closing: false,
             is_left: false,
             tries: 0,
-            // All of it is near that.
-            client: isn,
         };
         let delivered = vec![None; stream.len()];
         Self { random, stream, starts, isn, exchange, bound: usize::MAX, delivered }
