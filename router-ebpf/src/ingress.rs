@@ -150,7 +150,7 @@ pub fn open<P: Packet>(
         return syn(packet, tables, scratch, service).map(Next::Verdict);
     }
     if scratch.segment.has(flags::RST) {
-        give_up(tables, scratch);
+        give_up(packet, tables, scratch)?;
         return Some(Next::Verdict(Counter::DropStrayReset));
     }
     if !scratch.segment.has(flags::ACK) {
@@ -189,11 +189,19 @@ pub fn open<P: Packet>(
 /// Forgets the head of a client that resets its connection before that is bound. Who guesses does not find its numbers. One
 /// that is bound goes when its replica has answered, and the client answers that.
 #[inline(always)]
-fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
-    if scratch.segment.payload_len() == 0 && is_of_head(tables, scratch) {
+fn give_up<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<()> {
+    if scratch.segment.payload_len() == 0
+        && is_of_head(tables, scratch)
+        && integrity::is_intact(packet, scratch, |_, _| Some(Sum::ZERO))?
+    {
         let Scratch { segment, vip_side, chunk_key, .. } = scratch;
         discard(tables, vip_side, segment.ack.wrapping_sub(1), Which::Unbound, chunk_key);
     }
+    Some(())
 }
 
 /// Whether a segment is further behind the first byte of a head than a cookie can tell, or comes when its cookie is

@@ -299,6 +299,10 @@ fn one_whose_client_resets_it_goes() {
                 machine.run(Hook::Ingress, &forged.bytes()).counts(&[Counter::DropStrayReset]);
                 assert_eq!(machine.stash().len(), 1, "{forged:?}");
             }
+            let mut damaged = reset.bytes();
+            *damaged.last_mut().expect("it has options") ^= 1;
+            machine.run(Hook::Ingress, &damaged).counts(&[Counter::DropStrayReset]);
+            assert_eq!(machine.stash().len(), 1);
             machine.run(Hook::Ingress, &reset.bytes()).counts(&[Counter::DropStrayReset]);
             nothing_is_left(machine);
             assert_eq!(machine.look(), []);
