@@ -147,7 +147,7 @@ macro_rules! schema {
             /// The versions of the other maps, and which counter is where in `COUNTERS`: what a daemon
             /// must know to take over. Never changed in place, but replaced by the next release's.
             Schema schema SCHEMA: HashMap<Mark, u32>, version 1,
-                size(limits) = 256,
+                size(limits) = 512,
                 "name of a map, a counter or a program" => "version, index, id";
         }
     };
