@@ -99,8 +99,8 @@ pub fn ask(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) 
     match decision {
         Decision::Deliver => Asked::Deliver,
         Decision::Again => {
-            let Segment { seq, ack, .. } = scratch.segment;
-            let next = exchange.tried(seq, ack, scratch.segment.payload_len() as u32);
+            let Segment { seq, .. } = scratch.segment;
+            let next = exchange.tried(seq, scratch.segment.payload_len() as u32);
             if next.word() != exchange.word() {
                 back.swap_exchange(&exchange, &next);
             }
