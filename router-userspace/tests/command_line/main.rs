@@ -118,6 +118,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "SHARING",
         "TRUSTED",
         "MACS",
+        "LINKS",
         "PROBLEMS",
         "SECRETS",
         "COUNTERS",
