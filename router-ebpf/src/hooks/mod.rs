@@ -8,7 +8,7 @@ mod skb;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     helpers::bpf_redirect,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -163,17 +163,18 @@ fn at_tc_ingress(ctx: &TcContext, stage: Stage) -> i32 {
     }
 }
 
-/// Towards the clients.
+/// Towards the clients. What is passed is for others to judge, too: ours is the last at TCX, and filters of clsact come behind all of
+/// TCX, but only if nothing there has decided.
 #[inline(always)]
 fn at_tc_egress(ctx: &TcContext, stage: Stage) -> i32 {
     let Some(scratch) = maps::scratch(maps::EGRESS) else {
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     };
     // Only what is passed goes a short way.
     let short = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch);
     if let Some(Short::Passed(verdict)) = short {
         KernelTables.count(verdict);
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     }
     scratch.next = stage.run(&mut Skb::new(ctx), &KernelTables, scratch);
     let verdict = match reread(&scratch.next) {
@@ -187,7 +188,7 @@ fn at_tc_egress(ctx: &TcContext, stage: Stage) -> i32 {
     KernelTables.count(verdict);
     report(ctx, verdict, scratch);
     match verdict.action() {
-        Some(Action::Pass) => TC_ACT_OK,
+        Some(Action::Pass) => TC_ACT_UNSPEC,
         Some(Action::Turn) => back(ctx, BPF_F_INGRESS),
         Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,
     }

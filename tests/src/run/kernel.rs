@@ -33,7 +33,6 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
-const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
 /// The sizes of the maps, where a world says nothing else.
@@ -256,9 +255,11 @@ impl Machine for Rig {
         out.truncate(result.data_size_out as usize);
         let action = match (hook, result.return_value) {
             (Hook::Ingress, TC_ACT_UNSPEC) if self.is_inside => Action::Pass,
+            // Not TC_ACT_OK: filters of others come behind it.
+            (Hook::Egress, TC_ACT_UNSPEC) => Action::Pass,
             (Hook::Ingress, TC_ACT_SHOT) if self.is_inside => Action::Drop,
             (Hook::Ingress, TC_ACT_REDIRECT) if self.is_inside => Action::Reply,
-            (Hook::Ingress, XDP_PASS) | (Hook::Egress, TC_ACT_OK) => Action::Pass,
+            (Hook::Ingress, XDP_PASS) => Action::Pass,
             (Hook::Ingress, XDP_DROP) | (Hook::Egress, TC_ACT_SHOT) => Action::Drop,
             (Hook::Ingress, XDP_TX) => Action::Reply,
             (Hook::Egress, TC_ACT_REDIRECT) => Action::Turn,
