@@ -5,7 +5,7 @@ use roost_tests::run::{
     frame::{ACK, FIN, PSH, RST, Seg},
     host::Host,
     live, on_all, on_all_and_inside,
-    requests::{OK, Talk, chats},
+    requests::{OK, STAYED, Talk, answered, chats},
     talk::{Conn, Offer, get, reset_for},
     world::{Kind, World, replica},
 };
@@ -19,21 +19,7 @@ use router_ebpf::{
 
 /// A world whose services bind connections again.
 fn world() -> World {
-    let mut world = World::default();
-    for (_, service) in &mut world.services {
-        service.on_reuse = REUSE_REBIND;
-    }
-    world
-}
-
-const STAYED: &[Counter] = &[Counter::StayedRequest];
-
-/// A connection to the first replica that has answered a request.
-#[track_caller]
-fn answered(machine: &mut dyn Machine, family: Family, request: &[u8]) -> Talk {
-    let mut talk = Talk::begin(machine, family, request, &[]);
-    talk.answer(machine, OK, &[]);
-    talk
+    World::default().with_on_reuse(REUSE_REBIND)
 }
 
 /// Its replica's next FIN.

@@ -20,11 +20,7 @@ use router_ebpf::{
 
 /// A world whose services reset connections that are used again for another chat.
 fn world() -> World {
-    let mut world = World::default();
-    for (_, service) in &mut world.services {
-        service.on_reuse = REUSE_RESET;
-    }
-    world
+    World::default().with_on_reuse(REUSE_RESET)
 }
 
 /// The client asks for another chat, and both ends are reset before the replica gets any of it.

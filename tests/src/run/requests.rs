@@ -13,6 +13,17 @@ use crate::run::talk::get;
 /// An answer to a request.
 pub const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+/// What a request counts that goes on where its connection is.
+pub const STAYED: &[Counter] = &[Counter::StayedRequest];
+
+/// A connection to the first replica that has answered a request.
+#[track_caller]
+pub fn answered(machine: &mut dyn Machine, family: Family, request: &[u8]) -> Talk {
+    let mut talk = Talk::begin(machine, family, request, &[]);
+    talk.answer(machine, OK, &[]);
+    talk
+}
+
 /// A connection, and how far its two directions are since it was bound last.
 #[derive(Clone, Debug)]
 pub struct Talk {

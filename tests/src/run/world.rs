@@ -180,6 +180,15 @@ impl World {
         self.secrets.clock_offset = clock_offset();
         self
     }
+
+    /// The same, where this is done with requests for another chat: `REUSE_*`.
+    #[must_use]
+    pub fn with_on_reuse(mut self, on_reuse: u8) -> Self {
+        for (_, service) in &mut self.services {
+            service.on_reuse = on_reuse;
+        }
+        self
+    }
 }
 
 /// The clock begins with the test. One number in 32768 looks like a cookie by chance: so it is always

@@ -306,11 +306,7 @@ impl Talk<'_> {
 
 /// A world whose services bind connections again.
 fn world() -> World {
-    let mut world = World::default();
-    for (_, service) in &mut world.services {
-        service.on_reuse = REUSE_REBIND;
-    }
-    world
+    World::default().with_on_reuse(REUSE_REBIND)
 }
 
 /// A connection on which this is said.
