@@ -32,7 +32,7 @@ pub enum Connected {
     Stays,
     /// The client has the same port open to the replica through another VIP.
     Conflict,
-    /// The replica is the client: no system takes what has its own address as the source.
+    /// The replica is the client: its answers would never leave it.
     Itself,
     /// The replica has no address of this family.
     NoAddress,

@@ -84,7 +84,7 @@ counters! {
     ResetExpired = "reset_expired", REPLY;
     /// Connections reset because the client has the same port open to the replica through another VIP.
     ResetConflict = "reset_conflict", REPLY;
-    /// Connections reset because their replica is the client itself: no system takes packets that have its own address as the source.
+    /// Connections reset because their replica is the client itself, whose answers would never leave it.
     ResetItself = "reset_itself", REPLY;
     /// Connections reset at their first data because their source or service has its share: one of `over_*` says
     /// which.
