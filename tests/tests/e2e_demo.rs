@@ -37,16 +37,23 @@ fn nothing_left(pid: u32) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
-    let command = &mut demo(&["--json", "--chats", "8", "--tabs", "4"]);
+/// Lets it run to its end, with `--json` and these: what it prints on its last line.
+fn result(args: &[&str]) -> Result<Value> {
+    let command = &mut demo(&[&["--json"], args].concat());
     let child: Child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pid = child.id();
     let output = child.wait_with_output()?;
     let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
     ensure!(output.status.success(), "{}:\n{stderr}\n{stdout}", output.status);
+    assert!(!stdout.contains('\x1b'), "colours without a terminal:\n{stdout}");
+    nothing_left(pid)?;
     let last = stdout.lines().last().context("nothing on stdout")?;
-    let result: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
+    serde_json::from_str(last).with_context(|| last.to_owned())
+}
+
+#[test]
+fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
+    let result = result(&["--chats", "8", "--tabs", "4"])?;
     assert_eq!(result["home"], json!({"chats": 8, "whole": 8, "tabs": 32, "reached": 32}));
     let spread = &result["spread"];
     assert_eq!((&spread["chats"], &spread["tabs"]), (&8.into(), &32.into()));
@@ -55,8 +62,20 @@ fn home_keeps_every_chat_whole_and_spread_does_not() -> Result<()> {
         spread["whole"].as_u64() < Some(8) && spread["reached"].as_u64() < Some(32),
         "{result}"
     );
-    assert!(!stdout.contains('\x1b'), "colours without a terminal:\n{stdout}");
-    nothing_left(pid)
+    Ok(())
+}
+
+#[test]
+fn chats_from_inside_stay_whole_while_replicas_come_and_go() -> Result<()> {
+    // One more each time; two tabs, one outside and a pod.
+    let stage = |replicas: usize, chats: usize| {
+        let tabs = 4 * chats;
+        json!({"replicas": replicas, "chats": chats, "whole": chats, "tabs": tabs, "reached": tabs})
+    };
+    let stages = [stage(3, 2), stage(6, 3), stage(2, 4), stage(4, 5)];
+    let result = result(&["--inside", "--chats", "2", "--tabs", "2"])?;
+    assert_eq!(result, json!({"ok": true, "stages": stages}));
+    Ok(())
 }
 
 /// Opens the addresses that the demo says, in three tabs each: they meet.

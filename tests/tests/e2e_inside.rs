@@ -10,7 +10,7 @@ use roost_chat::tls::ClientTls;
 use roost_programs::{CURL, IP};
 use roost_tests::lab::{
     Authority, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Nginx, Pod, Site, UPLINK,
-    Upstream, heavy, run_in, try_until,
+    Upstream, heavy, run_in,
 };
 use serde_json::Value;
 use tokio::time::timeout;
@@ -30,25 +30,8 @@ fn start(name: &str) -> Result<Site> {
 /// A pod whose link is served.
 fn pod(site: &Site, n: u8, joined: Joined) -> Result<Pod> {
     let pod = site.lab.pod(n, joined)?;
-    served(site, &pod.node_device, true)?;
+    site.roost.wait_client_link(&pod.node_device, true)?;
     Ok(pod)
-}
-
-/// Waits until `roost status` says that a link is served, or is not listed any more.
-fn served(site: &Site, link: &str, is_served: bool) -> Result<()> {
-    try_until(LIMIT, &format!("{link} to be served: {is_served}"), || {
-        let status = site.roost.json(&["status"])?;
-        let all = status["interfaces"].as_array().context("no interfaces")?;
-        let line = all.iter().find(|line| line["interface"] == link);
-        let is_so = match line {
-            Some(line) if is_served => {
-                let is_whole = ["ingress", "egress"].iter().all(|way| line[*way] == "tcx");
-                is_whole && line["clients"] == "inside" && line["problem"] == ""
-            }
-            line => line.is_none() && !is_served,
-        };
-        Ok(is_so.then_some(()))
-    })
 }
 
 fn fails<T>(site: &Site, result: Result<T>) -> Result<T> {
@@ -143,7 +126,7 @@ fn pods_and_clients_outside_meet() -> Result<()> {
     }
     // A link that vanishes in mid-connection takes its clients with it, and no others.
     run_in(&site.lab.node, IP, &["link", "del", &routed.node_device])?;
-    served(&site, &routed.node_device, false)?;
+    site.roost.wait_client_link(&routed.node_device, false)?;
     let left = [everywhere[0], everywhere[2]];
     for all in &mut families {
         all.remove(1);
@@ -266,7 +249,7 @@ fn a_replica_reaches_the_chats_of_others_and_is_told_of_its_own() -> Result<()> 
         ..Config::new(lab)
     })?;
     let replica = &site.lab.replicas[0];
-    served(&site, &replica.node_device, true)?;
+    site.roost.wait_client_link(&replica.node_device, true)?;
     let (outside, inside) = (site.clients()?, Clients::new(&replica.ns)?);
     for family in Family::BOTH {
         // All in one of the two: one in 3 to the 12th.

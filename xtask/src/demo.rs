@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::launch::launch;
+use crate::peers;
 use crate::workspace::Workspace;
 
 /// Show the main job in network namespaces: tabs of one chat meet on one replica.
@@ -16,6 +17,10 @@ pub struct Options {
     /// Print one JSON object as the last line of stdout.
     #[arg(long)]
     json: bool,
+    /// Come from inside: through nginx in a pod that ends TLS, from another pod, and from outside, with 3, 6, 2 and 4
+    /// replicas.
+    #[arg(long)]
+    inside: bool,
     /// Leave everything running, and print what to try next.
     #[arg(long)]
     keep: bool,
@@ -26,7 +31,10 @@ pub struct Options {
 
 /// Runs the subcommand. Returns only if the demo cannot be started.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let flags = [(options.json, "--json"), (options.keep, "--keep")];
+    if options.inside {
+        peers::ensure_proxies(workspace)?;
+    }
+    let flags = [(options.inside, "--inside"), (options.json, "--json"), (options.keep, "--keep")];
     let flags = flags.iter().filter(|(given, _)| *given).map(|(_, flag)| OsString::from(flag));
     let arguments: Vec<OsString> = flags.chain(options.arguments.iter().cloned()).collect();
     launch(workspace, "roost-demo", &arguments)

@@ -1,27 +1,49 @@
 //! What explains the result, and what to try next.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::Result;
 
 use super::round::Round;
 use super::show;
-use crate::lab::{Family, Lab, Roost, UPLINK, binary};
+use crate::lab::{Family, Lab, Roost, Site, UPLINK, binary};
 
-/// The maps that explain where the chats are, as the command line shows them.
-pub(super) fn explanation(roost: &Roost, round: &Round) -> Result<String> {
+/// What explains where chats are, as the command line shows it. `explain` is asked of the first chat.
+pub(super) const MAPS: &[&str] =
+    &["replicas", "chats", "explain", "maps dump SERVICES", "maps dump CHATS"];
+/// And from inside: where Roost is attached.
+pub(super) const LINKS: &[&str] = &["status", "replicas", "explain"];
+
+/// What these commands say.
+pub(super) fn explanation(roost: &Roost, round: &Round, commands: &[&str]) -> Result<String> {
     let mut text = show::heading("why", "the maps of the data path, read from the kernel");
     let chat = round.chats.first().map_or("", |chat| chat.name.as_str());
-    for args in [
-        &["replicas"] as &[&str],
-        &["chats"],
-        &["explain", "--service", "chat", "--key", chat],
-        &["maps", "dump", "SERVICES"],
-        &["maps", "dump", "CHATS"],
-    ] {
-        text += &show::command(&format!("roost {}", args.join(" ")), &roost.text(args)?);
+    for command in commands {
+        let mut args: Vec<&str> = command.split(' ').collect();
+        if *command == "explain" {
+            args.extend(["--service", "chat", "--key", chat]);
+        }
+        text += &show::command(&format!("roost {}", args.join(" ")), &roost.text(&args)?);
     }
     Ok(text)
+}
+
+/// The same from inside, where a proxy at `front` ends TLS with a certificate of this authority.
+pub(super) fn next_steps_inside(site: &Site, front: IpAddr, authority: &Path) -> String {
+    let (vip, program) = (site.lab.vip(Family::V4), site.roost.binary().display());
+    let (pins, authority) = (site.roost.pin_dir().display(), authority.display());
+    let client = "curl -s --max-time 10";
+    let through = format!("--cacert {authority} --resolve chat.test:443:{front}");
+    format!(
+        "{}  Through nginx, and past it: the same chat, the same replica:\n    \
+         {client} {through} 'https://chat.test/whoami?chat=lobby'\n    \
+         {client} 'http://{vip}/whoami?chat=lobby'\n\n  \
+         Look into the kernel's maps, with or without the daemon:\n    \
+         export ROOST_PIN_DIR={pins}\n    {program} status\n    {program} chats\n    {program} counters\n",
+        show::heading("everything is left running", "Ctrl-C ends it and cleans up"),
+    )
 }
 
 /// What can be done while everything runs.

@@ -1,18 +1,20 @@
-//! One round: open the tabs, say something in each chat, see whom it reaches.
+//! Rounds: open what is missing, say something in each chat, see whom it reaches.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use roost_chat::client;
+use roost_chat::client::{self, Upgrade};
+use roost_chat::tls::ClientTls;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Options, Totals};
-use crate::lab::Lab;
+use super::Totals;
+use crate::lab::Netns;
 
 /// A message to another replica's tab that has not come in all this time after the last one will not come.
 const QUIET: Duration = Duration::from_secs(1);
@@ -22,11 +24,36 @@ const LISTEN: Duration = Duration::from_secs(30);
 const NAMES: [&str; 8] =
     ["lobby", "garden", "library", "kitchen", "workshop", "attic", "harbour", "observatory"];
 
+/// Where a tab of each chat is, and by what it connects.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    /// What the table calls it.
+    pub(super) title: String,
+    pub(super) ns: Arc<Netns>,
+    pub(super) to: SocketAddr,
+    /// The name that is in its request.
+    pub(super) host: String,
+    pub(super) tls: Option<ClientTls>,
+}
+
+impl Seat {
+    /// In plain text, straight to an address.
+    pub(super) fn plain(title: impl Into<String>, ns: &Arc<Netns>, to: SocketAddr) -> Self {
+        let (title, ns, host) = (title.into(), Arc::clone(ns), to.to_string());
+        Self { title, ns, to, host, tls: None }
+    }
+}
+
 /// The open tabs of all chats and what they have heard.
 #[derive(Debug)]
 pub struct Round {
     /// In the order in which they were opened.
     pub chats: Vec<Chat>,
+    /// One for each tab of a chat.
+    pub(super) seats: Vec<Seat>,
+    /// Which tab of each chat has spoken last.
+    pub(super) speaker: usize,
+    questions: usize,
 }
 
 /// One chat.
@@ -34,7 +61,7 @@ pub struct Round {
 pub struct Chat {
     /// Its key.
     pub name: String,
-    /// Its tabs; the first one speaks.
+    /// Its tabs, by seat.
     pub tabs: Vec<Tab>,
 }
 
@@ -42,7 +69,7 @@ pub struct Chat {
 #[derive(Debug)]
 pub struct Tab {
     connection: client::Tab,
-    /// Whether it has heard what the first tab of its chat has said.
+    /// Whether it has heard what was last said in its chat.
     pub heard: bool,
 }
 
@@ -59,8 +86,8 @@ impl Chat {
         self.tabs.iter().map(Tab::replica).collect()
     }
 
-    fn beside_the_speaker(&self) -> usize {
-        self.tabs.iter().filter(|tab| tab.replica() == self.tabs[0].replica()).count()
+    fn beside(&self, speaker: usize) -> usize {
+        self.tabs.iter().filter(|tab| tab.replica() == self.tabs[speaker].replica()).count()
     }
 
     /// How many tabs have heard the message.
@@ -75,53 +102,72 @@ impl Chat {
 }
 
 impl Round {
-    /// Opens all tabs, says something in each chat and listens.
-    pub(super) async fn play(lab: &Lab, to: SocketAddr, options: &Options) -> Result<Self> {
-        let mut round = Self::open(lab, to, options).await?;
-        for chat in &mut round.chats {
-            let speaker = &mut chat.tabs[0].connection;
-            speaker.say(&greeting(&chat.name)).await.with_context(|| chat.name.clone())?;
-        }
-        round.listen().await?;
+    /// Without a chat.
+    pub(super) fn new(seats: Vec<Seat>) -> Self {
+        Self { chats: Vec::new(), seats, speaker: 0, questions: 0 }
+    }
+
+    /// Opens all tabs of some chats, lets the first one of each say something, and listens.
+    pub(super) async fn play(seats: Vec<Seat>, chats: usize) -> Result<Self> {
+        let mut round = Self::new(seats);
+        round.open(chats).await?;
+        round.ask(0).await?;
         Ok(round)
     }
 
-    async fn open(lab: &Lab, to: SocketAddr, options: &Options) -> Result<Self> {
+    /// Opens so many chats more, and in all chats the tabs that they lack.
+    pub(super) async fn open(&mut self, more: usize) -> Result<()> {
+        let all = self.chats.len()..self.chats.len() + more;
+        self.chats.extend(all.map(|n| Chat { name: chat_name(n), tabs: Vec::new() }));
         let mut opening = JoinSet::new();
-        let (chats, tabs) = (usize::from(options.chats), usize::from(options.tabs));
         // Tab after tab, not chat after chat: as when several people open the same chats.
-        for (tab, chat) in (0..tabs).flat_map(|tab| (0..chats).map(move |chat| (tab, chat))) {
-            let stream = lab.client.connect(to).with_context(|| format!("connecting to {to}"))?;
-            opening.spawn(async move {
-                let name = chat_name(chat);
-                let tab =
-                    (chat, tab, client::Tab::from_stream(stream, &to.to_string(), &name).await?);
-                anyhow::Ok(tab)
-            });
+        for (n, seat) in self.seats.iter().enumerate() {
+            let lacking = self.chats.iter().enumerate().filter(|(_, chat)| chat.tabs.len() <= n);
+            for (chat, Chat { name, .. }) in lacking {
+                let to = seat.to;
+                let stream = seat.ns.connect(to).with_context(|| format!("connecting to {to}"))?;
+                let request = Upgrade::chat(&seat.host, name).tls(seat.tls.clone());
+                opening.spawn(async move {
+                    anyhow::Ok((chat, n, client::Tab::upgrade(stream, &request).await?))
+                });
+            }
         }
-        let mut opened = Vec::with_capacity(chats * tabs);
+        let mut opened = Vec::new();
         while let Some(tab) = opening.join_next().await {
             opened.push(tab??);
         }
-        opened.sort_by_key(|(chat, tab, _)| (*chat, *tab));
-        let mut round = Self { chats: Vec::with_capacity(chats) };
+        opened.sort_by_key(|(chat, n, _)| (*chat, *n));
         for (chat, _, connection) in opened {
-            if round.chats.len() == chat {
-                round.chats.push(Chat { name: chat_name(chat), tabs: Vec::with_capacity(tabs) });
-            }
-            round.chats[chat].tabs.push(Tab { connection, heard: false });
+            self.chats[chat].tabs.push(Tab { connection, heard: false });
         }
-        Ok(round)
+        Ok(())
+    }
+
+    /// Closes all tabs of each chat behind the first `kept` ones.
+    pub(super) async fn leave(&mut self, kept: usize) -> Result<()> {
+        close(self.chats.iter_mut().flat_map(|chat| chat.tabs.split_off(kept)).collect()).await
+    }
+
+    /// Lets one tab of each chat say something, and listens.
+    pub(super) async fn ask(&mut self, speaker: usize) -> Result<()> {
+        self.speaker = speaker;
+        self.questions += 1;
+        for Chat { name, tabs } in &mut self.chats {
+            let text = question(name, self.questions);
+            tabs[speaker].connection.say(&text).await.with_context(|| name.clone())?;
+        }
+        self.listen().await
     }
 
     async fn listen(&mut self) -> Result<()> {
         let mut listening = FuturesUnordered::new();
         // Those who share a replica with the speaker will hear it, however long that takes.
-        let mut sure: usize = self.chats.iter().map(Chat::beside_the_speaker).sum();
+        let mut sure: usize = self.chats.iter().map(|chat| chat.beside(self.speaker)).sum();
         for Chat { name, tabs } in &mut self.chats {
-            let text = greeting(name);
+            let text = question(name, self.questions);
             for Tab { connection, heard } in tabs {
                 let text = text.clone();
+                *heard = false;
                 listening.push(async move {
                     *heard = connection.hears(&text, LISTEN).await?;
                     anyhow::Ok(())
@@ -149,19 +195,27 @@ impl Round {
 
     /// Closes all tabs.
     pub(super) async fn close(self) -> Result<()> {
-        let mut closing = JoinSet::new();
-        for tab in self.chats.into_iter().flat_map(|chat| chat.tabs) {
-            closing.spawn(tab.connection.close());
-        }
-        while let Some(closed) = closing.join_next().await {
-            closed??;
-        }
-        Ok(())
+        close(self.chats.into_iter().flat_map(|chat| chat.tabs).collect()).await
     }
 }
 
-fn greeting(chat: &str) -> String {
-    format!("is everybody in the {chat}?")
+async fn close(tabs: Vec<Tab>) -> Result<()> {
+    let mut closing = JoinSet::new();
+    for tab in tabs {
+        closing.spawn(tab.connection.close());
+    }
+    while let Some(closed) = closing.join_next().await {
+        closed??;
+    }
+    Ok(())
+}
+
+/// What is said in a chat for the nth time; never the same, since some may not have heard the one before.
+fn question(chat: &str, n: usize) -> String {
+    match n {
+        1 => format!("is everybody in the {chat}?"),
+        n => format!("is everybody still in the {chat}? ({n})"),
+    }
 }
 
 fn chat_name(n: usize) -> String {

@@ -6,8 +6,8 @@ use std::io::Write as _;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 
+use super::Totals;
 use super::round::{Chat, Round};
-use super::{Outcome, Totals};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -39,27 +39,30 @@ pub(super) fn heading(title: &str, rest: &str) -> String {
 }
 
 /// A round as a table: chats down, tabs across.
-pub(super) fn round(policy: &str, meaning: &str, round: &Round, replicas: usize) -> String {
-    let tabs = round.chats.first().map_or(0, |chat| chat.tabs.len());
+pub(super) fn round(title: &str, meaning: &str, round: &Round) -> String {
     let name = round.chats.iter().map(|chat| chat.name.len()).max().unwrap_or(0).max(4);
-    let cell = format!("replica-{replicas}").len() + 2;
-    let mut text = heading(&format!("policy = \"{policy}\""), meaning);
+    let titles: Vec<String> = (round.seats.iter().enumerate())
+        .map(|(n, seat)| format!("{}{}", seat.title, if n == round.speaker { " says" } else { "" }))
+        .collect();
+    let tabs = round.chats.iter().flat_map(|chat| &chat.tabs);
+    let cell = tabs.map(|tab| tab.replica().len() + 2).max().unwrap_or(0);
+    let cells: Vec<usize> = titles.iter().map(|title| title.len().max(cell)).collect();
+    let mut text = heading(title, meaning);
     let _ = write!(text, "  {DIM}{:name$}", "chat");
-    for tab in 1..=tabs {
-        let title = if tab == 1 { "tab 1 says".to_owned() } else { format!("tab {tab}") };
+    for (title, cell) in titles.iter().zip(&cells) {
         let _ = write!(text, "  {title:cell$}");
     }
     let _ = writeln!(text, "  reached{DIM:#}");
     for chat in &round.chats {
-        text += &row(chat, name, cell);
+        text += &row(chat, name, &cells);
     }
     let totals = round.totals();
     text + "\n  " + &summary(&totals) + "\n"
 }
 
-fn row(chat: &Chat, name: usize, cell: usize) -> String {
+fn row(chat: &Chat, name: usize, cells: &[usize]) -> String {
     let mut text = format!("  {:name$}", chat.name);
-    for tab in &chat.tabs {
+    for (tab, cell) in chat.tabs.iter().zip(cells) {
         let (mark, style) = if tab.heard { ("✓", GOOD) } else { ("✗", BAD) };
         let colour = colour(tab.replica());
         let pad = cell.saturating_sub(tab.replica().len() + 2);
@@ -91,13 +94,14 @@ fn summary(totals: &Totals) -> String {
     )
 }
 
-/// The last word.
-pub(super) fn verdict(outcome: &Outcome) -> String {
-    let Outcome { spread, home } = outcome;
+/// The last word: rounds by name.
+pub(super) fn verdict(rounds: &[(&str, Totals)]) -> String {
     let mut text = heading("result", "");
-    let _ = writeln!(text, "  spread  {}", summary(spread));
-    let _ = writeln!(text, "  home    {}\n", summary(home));
-    text
+    let name = rounds.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (round, totals) in rounds {
+        let _ = writeln!(text, "  {round:name$}  {}", summary(totals));
+    }
+    text + "\n"
 }
 
 /// The output of a command, indented under the command.

@@ -13,7 +13,7 @@ use roost_programs::{Program, UNSHARE};
 
 use super::netns::Netns;
 use super::process::Process;
-use super::{Lab, pins, tools};
+use super::{Lab, pins, tools, try_until};
 
 /// How long the daemon may take to load and attach, on a loaded machine.
 const START: Duration = Duration::from_secs(180);
@@ -106,6 +106,24 @@ impl Roost {
         process.wait_line(START, "roost::daemon: ready")?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Waits until `roost status` says that a link of a pod is served, or is not listed any more.
+    pub fn wait_client_link(&self, link: &str, is_served: bool) -> Result<()> {
+        try_until(START, &format!("{link} to be served: {is_served}"), || {
+            let status = self.json(&["status"])?;
+            let all = status["interfaces"].as_array().context("no interfaces")?;
+            let line = all.iter().find(|line| line["interface"] == link);
+            let is_so = match line {
+                Some(line) if is_served => {
+                    let is_there = |way: &&str| line[*way] == "tcx" || line[*way] == "clsact";
+                    let is_whole = ["ingress", "egress"].iter().all(is_there);
+                    is_whole && line["clients"] == "inside" && line["problem"] == ""
+                }
+                line => line.is_none() && !is_served,
+            };
+            Ok(is_so.then_some(()))
+        })
     }
 
     /// Kills the daemon with SIGKILL; maps and programs stay.
