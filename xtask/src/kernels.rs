@@ -2,7 +2,7 @@
 //!
 //! Each of Debian's kernels is booted in a virtual machine without KVM, from an initramfs whose only
 //! process is `roost-guest` (of the package `roost-tests`). That loads every program, with events off
-//! and on, and runs the test programs `run_*`. They need nothing but a kernel; the other tests need
+//! and on, and runs the packet tests (`run`). They need nothing but a kernel; the other tests need
 //! network tools and the libraries of others, and are about more than the programs.
 
 mod built;
@@ -28,13 +28,8 @@ use crate::workspace::Workspace;
 /// after it.
 pub const VERSIONS: &str = "6.1,6.12";
 
-/// Runs it: `tests` are the test programs, by default all; `arguments` are passed to each.
-pub fn run(
-    workspace: &Workspace,
-    versions: &[String],
-    tests: &[String],
-    arguments: &[OsString],
-) -> Result<()> {
+/// Runs it: `arguments` are passed to the test program.
+pub fn run(workspace: &Workspace, versions: &[String], arguments: &[OsString]) -> Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         bail!("--kernels boots kernels for x86-64; this machine is {}", std::env::consts::ARCH);
     }
@@ -45,13 +40,12 @@ pub fn run(
         versions.iter().map(|version| debian::kernel(&dir, version)).collect::<Result<_>>()?;
 
     ebpf::build(workspace)?;
-    let built = Built::new(workspace, &dir, tests)?;
+    let built = Built::new(workspace, &dir)?;
     let initrd: PathBuf = dir.join("initramfs");
     initramfs::write(&initrd, workspace, &built, arguments)
         .with_context(|| format!("writing {}", initrd.display()))?;
 
-    let names: Vec<&str> = built.tests.iter().map(|test| test.name.as_str()).collect();
-    say(format_args!("running {} on each kernel, emulated: this takes a while", names.join(", ")));
+    say("running the packet tests on each kernel, emulated: this takes a while");
     let reports: Vec<Report> = thread::scope(|scope| {
         let run = |kernel| Machine { qemu: &qemu, kernel, initrd: &initrd, dir: &dir }.run(&built);
         let running: Vec<_> = kernels.iter().map(|k| scope.spawn(move || run(k))).collect();

@@ -22,7 +22,7 @@ pub struct Options {
     /// Run only this integration test, by its file's name [default: all].
     #[arg(long)]
     test: Vec<String>,
-    /// Run only the packet tests (`run_*`), on Debian's kernels of these versions in virtual machines.
+    /// Run only the packet tests (`run`), on Debian's kernels of these versions in virtual machines.
     ///
     /// Loads every eBPF program there, too, and says how much the verifier had to look at. Needs no
     /// KVM and no root, but half an hour, and much more on a busy computer.
@@ -33,7 +33,7 @@ pub struct Options {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = kernels::VERSIONS,
-        conflicts_with = "package"
+        conflicts_with_all = ["package", "test"]
     )]
     kernels: Vec<String>,
     /// Pass these to the test programs: a filter, --nocapture, ...
@@ -44,7 +44,7 @@ pub struct Options {
 /// Runs the subcommand.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.kernels.is_empty() {
-        return kernels::run(workspace, &options.kernels, &options.test, &options.arguments);
+        return kernels::run(workspace, &options.kernels, &options.arguments);
     }
     let root = Root::find("the tests make network namespaces and load eBPF, which")?;
     let mut packages = apt::programs(&[Need::Network, Need::Tests, Need::Kubectl, Need::Image]);

@@ -9,7 +9,7 @@ use aya::{
 };
 use nix::{
     errno::Errno,
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
 use router_ebpf::{
@@ -63,12 +63,11 @@ impl Rig {
     }
 }
 
-/// Keeps this thread on one CPU: working memory and the limit on RSTs belong to a CPU.
+/// Keeps this thread on the CPU that it has: working memory and the limit on RSTs belong to a CPU.
 fn stay_on_a_cpu() {
     let mut cpus = CpuSet::new();
-    let allowed = nix::sched::sched_getaffinity(Pid::from_raw(0)).expect("the CPUs of this thread");
-    let cpu = (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu) == Ok(true));
-    cpus.set(cpu.expect("a CPU")).expect("a CPU of this machine");
+    let cpu = sched_getcpu().expect("the CPU of this thread");
+    cpus.set(cpu).expect("a CPU of this machine");
     sched_setaffinity(Pid::from_raw(0), &cpus).expect("staying on a CPU");
 }
 
@@ -224,7 +223,7 @@ pub const MOST_VERIFIED: u32 = 300_000;
 /// The programs, and how many instructions the verifier looks at in each.
 pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
     let level = if events { u8::MAX } else { 0 };
-    let mut ebpf = load(&Limits { chats: 1, flows: 1, ..LIMITS }, Some(level));
+    let mut ebpf = load(&Limits { chats: 1, flows: 1, ..LIMITS }, Some(level)).ebpf;
     load_inside(&mut ebpf);
     let looked_at = |name| {
         let info = match ebpf.program(name).expect("the program") {
@@ -386,11 +385,7 @@ impl Machine for Rig {
     }
 
     fn set_slots(&mut self, base: u32, table: &[u32]) {
-        let map = self.map_mut(Map::Slots);
-        let mut slots = Array::<_, u32>::try_from(map).expect(DECLARED);
-        for (slot, replica) in (base..).zip(table) {
-            slots.set(slot, *replica, 0).expect("setting SLOTS");
-        }
+        self.ebpf.set_slots(base, table);
     }
 
     fn stash(&self) -> Vec<(Tuple, Stash)> {

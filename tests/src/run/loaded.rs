@@ -1,6 +1,7 @@
 //! The programs, loaded once for tests that come one after the other.
 
 use std::{
+    collections::BTreeMap,
     fs, mem,
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, Queue, lpm_trie::LpmTrie},
+    maps::{Array, HashMap, PerCpuArray, PerCpuValues, Queue, lpm_trie::LpmTrie},
     programs::SchedClassifier,
     util::nr_cpus,
 };
@@ -22,7 +23,10 @@ use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use roost::attach::loader::{self, load_programs};
+use roost::{
+    attach::loader::{self, load_programs},
+    maps::handle,
+};
 use router_ebpf::{
     maps::{
         Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
@@ -34,6 +38,8 @@ use router_ebpf::{
     stage::{Hook, Program, Stage},
 };
 
+/// Why programs are there.
+const THERE: &str = "it is there until it is dropped";
 const BPFFS: &str = "/sys/fs/bpf";
 const PREFIX: &str = "roost-run-";
 /// As `cargo xtask build` leaves it.
@@ -45,14 +51,23 @@ pub const DECLARED: &str = "a map as the schema declares it";
 /// these sizes gets them, too, when they are empty again.
 pub struct Loaded {
     /// There until it is dropped.
-    ebpf: Option<Ebpf>,
+    programs: Option<Programs>,
     limits: Limits,
     /// Whether all programs are there.
     pub is_whole: bool,
 }
 
+/// The programs with their maps.
+pub struct Programs {
+    /// As aya has them.
+    pub ebpf: Ebpf,
+    pins: Pins,
+    /// What SLOTS holds: most tests want the same in it, and each entry takes a system call.
+    slots: BTreeMap<u32, u32>,
+}
+
 /// Those that no test uses.
-static IDLE: Mutex<Vec<(Limits, Ebpf)>> = Mutex::new(Vec::new());
+static IDLE: Mutex<Vec<(Limits, Programs)>> = Mutex::new(Vec::new());
 /// No more than that: maps take memory.
 const MOST_IDLE: usize = 4;
 
@@ -63,7 +78,20 @@ impl Loaded {
         let found = idle.iter().position(|(sizes, _)| *sizes == limits);
         let found = found.map(|at| idle.remove(at).1);
         drop(idle);
-        Self { ebpf: Some(found.unwrap_or_else(|| load(&limits, None))), limits, is_whole: true }
+        let programs = found.unwrap_or_else(|| load(&limits, None));
+        Self { programs: Some(programs), limits, is_whole: true }
+    }
+
+    /// Sets entries of SLOTS, from this one on.
+    pub fn set_slots(&mut self, base: u32, table: &[u32]) {
+        let programs = self.programs.as_mut().expect(THERE);
+        let map = declared(&mut programs.ebpf, Map::Slots);
+        let mut slots = Array::<_, u32>::try_from(map).expect(DECLARED);
+        for (slot, replica) in (base..).zip(table) {
+            if programs.slots.insert(slot, *replica) != Some(*replica) {
+                slots.set(slot, *replica, 0).expect("setting SLOTS");
+            }
+        }
     }
 }
 
@@ -71,25 +99,25 @@ impl Deref for Loaded {
     type Target = Ebpf;
 
     fn deref(&self) -> &Ebpf {
-        self.ebpf.as_ref().expect("it is there until it is dropped")
+        &self.programs.as_ref().expect(THERE).ebpf
     }
 }
 
 impl DerefMut for Loaded {
     fn deref_mut(&mut self) -> &mut Ebpf {
-        self.ebpf.as_mut().expect("it is there until it is dropped")
+        &mut self.programs.as_mut().expect(THERE).ebpf
     }
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        let Some(mut ebpf) = self.ebpf.take() else { return };
+        let Some(mut programs) = self.programs.take() else { return };
         if !self.is_whole || thread::panicking() {
             return;
         }
-        clear(&mut ebpf);
+        clear(&mut programs);
         let mut idle = IDLE.lock().expect("nobody panics with it");
-        idle.push((self.limits, ebpf));
+        idle.push((self.limits, programs));
         if idle.len() > MOST_IDLE {
             idle.remove(0);
         }
@@ -106,8 +134,7 @@ pub fn load_inside(ebpf: &mut Ebpf) {
 }
 
 /// Loads the programs into new maps, which are empty. `events`: the level of events, if not that of the object.
-pub fn load(limits: &Limits, events: Option<u8>) -> Ebpf {
-    // The maps stay as long as this holds them: the names are not needed any more.
+pub fn load(limits: &Limits, events: Option<u8>) -> Programs {
     let pins = Pins::new();
     let mut loader = EbpfLoader::new();
     loader.default_map_pin_directory(&pins.0);
@@ -121,12 +148,12 @@ pub fn load(limits: &Limits, events: Option<u8>) -> Ebpf {
         panic!("loading {OBJECT}: {e:?} (`cargo xtask build` makes it; loading needs root)")
     });
     load_programs(&mut ebpf).unwrap_or_else(|e| panic!("{e:#}"));
-    ebpf
+    Programs { ebpf, pins, slots: BTreeMap::new() }
 }
 
 /// Makes the maps as they were when they were new, but for counters, of which only what is added counts; for slots, which
 /// nobody reads before a service has them; and for arrays of one entry, which every world sets.
-fn clear(ebpf: &mut Ebpf) {
+fn clear(Programs { ebpf, pins, .. }: &mut Programs) {
     macro_rules! clear_each {
         ($($(#[$doc:meta])* $variant:ident $field:ident $pin:ident: $kind:ident<$key:ty, $value:ty>, version $version:literal,
             size($limits:ident) = $size:expr, $key_is:literal => $value_is:literal;)+) => {
@@ -150,9 +177,8 @@ fn clear(ebpf: &mut Ebpf) {
             while map.pop(0).is_ok() {}
         };
         (Array, $map:expr, $key:ty, $value:ty) => {
-            let mut map = Array::<_, $value>::try_from(declared(ebpf, $map)).expect(DECLARED);
             if !matches!($map, Map::Slots | Map::Secrets | Map::Sharing) {
-                clear_array(&mut map);
+                clear_array::<$value>(handle::Array::open(&pins.0, $map).expect(DECLARED));
             }
         };
         (PerCpuArray, $map:expr, $key:ty, $value:ty) => {};
@@ -173,16 +199,17 @@ pub fn declared(ebpf: &mut Ebpf, map: Map) -> &mut aya::maps::Map {
 }
 
 /// Sets all that is not zero to zero.
-fn clear_array<V: Pod>(map: &mut Array<&mut MapData, V>) {
+fn clear_array<V: Pod>(mut map: handle::Array<V>) {
     let is_zero = |value: &V| {
         // SAFETY: the kernel has written all bytes of it.
         let bytes = unsafe { slice::from_raw_parts(ptr::from_ref(value).cast(), size_of::<V>()) };
         bytes.iter().all(|byte: &u8| *byte == 0)
     };
-    for at in 0..map.len() {
-        if !is_zero(&map.get(&at, 0).expect(DECLARED)) {
-            // SAFETY: a `Pod` may have any bytes.
-            map.set(at, unsafe { mem::zeroed::<V>() }, 0).expect("clearing an entry");
+    // SAFETY: a `Pod` may have any bytes.
+    let zero: V = unsafe { mem::zeroed() };
+    for (at, value) in (0..).zip(map.range(0..map.room()).expect(DECLARED)) {
+        if !is_zero(&value) {
+            map.set(at, &zero).expect("clearing an entry");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use roost_programs::STRIP;
 use serde::Deserialize;
 
@@ -12,8 +12,8 @@ use crate::workspace::Workspace;
 
 const PACKAGE: &str = "roost-tests";
 const GUEST: &str = "roost-guest";
-/// The tests that need a kernel and nothing else.
-const PREFIX: &str = "run_";
+/// The test program that needs a kernel and nothing else: packet tests.
+const TESTS: &str = "run";
 
 /// A program, without its debug information.
 pub struct Program {
@@ -27,45 +27,32 @@ pub struct Program {
 pub struct Built {
     /// The first process.
     pub guest: Program,
-    /// The test programs.
-    pub tests: Vec<Program>,
+    /// The packet tests.
+    pub tests: Program,
 }
 
 impl Built {
-    /// Builds the tests of these names, or all that can run in a virtual machine.
-    pub fn new(workspace: &Workspace, dir: &Path, names: &[String]) -> Result<Self> {
-        if let Some(name) = names.iter().find(|name| !name.starts_with(PREFIX)) {
-            bail!(
-                "--test={name}: with --kernels only the tests {PREFIX}* can run, \
-                 which need nothing but a kernel"
-            );
-        }
+    /// Builds them.
+    pub fn new(workspace: &Workspace, dir: &Path) -> Result<Self> {
         let mut cargo = workspace.cargo()?;
         cargo.args(["test", "--no-run", "--package", PACKAGE]);
         cargo.arg("--message-format=json-render-diagnostics");
         cargo.arg("--target-dir").arg(&workspace.target);
-        let all = [format!("{PREFIX}*")];
-        let names = if names.is_empty() { &all } else { names };
-        cargo.args(names.iter().flat_map(|name| ["--test", name]));
-        cargo.args(["--bin", GUEST]);
+        cargo.args(["--test", TESTS, "--bin", GUEST]);
         let found = executables(&read(&mut cargo)?)?;
 
         let stripped = dir.join("programs");
         fs::create_dir_all(&stripped)
             .with_context(|| format!("creating {}", stripped.display()))?;
-        let strip = |(name, from): (String, PathBuf)| -> Result<Program> {
-            let path = stripped.join(&name);
+        let strip = |name: &str, from: Option<PathBuf>| -> Result<Program> {
+            let from = from.with_context(|| format!("cargo has not built {name}"))?;
+            let path = stripped.join(name);
             // A hundred megabytes each, and all of it in the machine's memory. The names of
             // functions stay, for backtraces.
             run_quietly(STRIP.command()?.arg("--strip-debug").arg("-o").arg(&path).arg(&from))?;
-            Ok(Program { name, path })
+            Ok(Program { name: name.to_owned(), path })
         };
-        let guest = found.guest.with_context(|| format!("cargo has not built {GUEST}"))?;
-        ensure!(!found.tests.is_empty(), "{PACKAGE} has no test programs {PREFIX}*");
-        Ok(Self {
-            guest: strip((GUEST.to_owned(), guest))?,
-            tests: found.tests.into_iter().map(strip).collect::<Result<_>>()?,
-        })
+        Ok(Self { guest: strip(GUEST, found.guest)?, tests: strip(TESTS, found.tests)? })
     }
 }
 
@@ -73,7 +60,7 @@ impl Built {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     guest: Option<PathBuf>,
-    tests: Vec<(String, PathBuf)>,
+    tests: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -111,11 +98,10 @@ fn executables(messages: &str) -> Result<Found> {
         }
         if target.name == GUEST && !profile.test {
             found.guest = Some(path);
-        } else if target.kind.iter().any(|kind| kind == "test") && target.name.starts_with(PREFIX) {
-            found.tests.push((target.name, path));
+        } else if target.name == TESTS && target.kind.iter().any(|kind| kind == "test") {
+            found.tests = Some(path);
         }
     }
-    found.tests.sort();
     Ok(found)
 }
 
@@ -137,15 +123,14 @@ mod tests {
             artifact("bin", "roost-guest", false, r#""/t/roost-guest""#),
             artifact("bin", "roost-guest", true, r#""/t/roost_guest-1""#),
             artifact("bin", "roost-lab", false, r#""/t/roost-lab""#),
-            artifact("test", "run_rows", true, r#""/t/run_rows-2""#),
+            artifact("bin", "run", false, r#""/t/run""#),
+            artifact("test", "run", true, r#""/t/run-2""#),
             artifact("test", "e2e_demo", true, r#""/t/e2e_demo-3""#),
-            artifact("test", "run_chats", true, r#""/t/run_chats-4""#),
             r#"{"reason":"build-finished","success":true}"#.to_owned(),
         ];
         let found = executables(&messages.join("\n")).expect("messages");
-        assert_eq!(found.guest, Some("/t/roost-guest".into()));
-        let tests = found.tests.iter().map(|(name, path)| (name.as_str(), path.to_str()));
-        let expected = [("run_chats", Some("/t/run_chats-4")), ("run_rows", Some("/t/run_rows-2"))];
-        assert!(tests.eq(expected), "{found:?}");
+        let expected =
+            Found { guest: Some("/t/roost-guest".into()), tests: Some("/t/run-2".into()) };
+        assert_eq!(found, expected);
     }
 }

@@ -15,7 +15,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use roost_programs::LDD;
 use serde_json::json;
 
-use super::built::{Built, Program};
+use super::built::Built;
 use crate::process::read;
 use crate::workspace::Workspace;
 
@@ -33,22 +33,18 @@ pub fn write(
     arguments: &[OsString],
 ) -> Result<()> {
     let mut archive = Archive::create(to)?;
-    let place = |test: &Program| Path::new(TESTS).join(&test.name);
-    let tests: serde_json::Map<_, _> =
-        built.tests.iter().map(|test| (test.name.clone(), json!(place(test)))).collect();
+    let tests = Path::new(TESTS).join(&built.tests.name);
     let orders = json!({
         "object": workspace.ebpf_object(),
         // As cargo does it.
         "directory": workspace.root.join("tests"),
         "variables": { "RUST_BACKTRACE": "1" },
-        "tests": tests,
+        "tests": { &built.tests.name: tests },
         "arguments": arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>(),
     });
     archive.add(Path::new(ORDERS), orders.to_string().as_bytes(), false)?;
     archive.copy(&built.guest.path, Path::new("/init"))?;
-    for test in &built.tests {
-        archive.copy(&test.path, &place(test))?;
-    }
+    archive.copy(&built.tests.path, &tests)?;
     for library in libraries(built)? {
         archive.copy(&library, &library)?;
     }
@@ -62,7 +58,7 @@ pub fn write(
 /// Every shared library that the programs are linked with, by the path where they look for it.
 fn libraries(built: &Built) -> Result<BTreeSet<PathBuf>> {
     let mut all = BTreeSet::new();
-    for program in std::iter::once(&built.guest).chain(&built.tests) {
+    for program in [&built.guest, &built.tests] {
         let answer = read(LDD.command()?.arg(&program.path).env("LC_ALL", "C"))?;
         all.extend(linked(&answer)?);
     }

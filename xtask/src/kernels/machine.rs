@@ -41,8 +41,7 @@ pub struct Machine<'a> {
 impl Machine<'_> {
     /// Runs it and tells how that went. What cannot be run is a failure in the report.
     pub fn run(&self, built: &Built) -> Report {
-        let tests = built.tests.iter().map(|test| test.name.clone()).collect();
-        let mut report = Report::new(&self.kernel.version, tests);
+        let mut report = Report::new(&self.kernel.version, vec![built.tests.name.clone()]);
         let start = Instant::now();
         if let Err(e) = self.listen(&mut report) {
             report.fail(format!("{e:#}"));

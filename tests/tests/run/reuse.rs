@@ -526,7 +526,7 @@ fn a_replica_that_has_closed_gets_what_still_comes() {
         talk.answer(machine, OK, &[]);
         let fin = talk.conn.down(FIN | ACK, talk.down, talk.up, b"");
         talk.conn.goes_down(machine, &fin, &[]);
-        // Before the client has heard of it. What is not its own it does not get: see run_rebind.rs.
+        // Before the client has heard of it. What is not its own it does not get: see rebind.rs.
         talk.ask(machine, &get("tea"), STAYED);
     });
 }
