@@ -74,7 +74,8 @@ const server = createServer(async (request, answer) => {
     switch (`${request.method} ${url.pathname}`) {
       case "GET /state": return answer.end(JSON.stringify({ name, requests, done }));
       case "GET /page": return answer.setHeader("Content-Type", "text/html").end(page);
-      case "GET /whoami": return answer.end(JSON.stringify({ replica: name, chat }));
+      case "GET /whoami": 
+        return answer.end(JSON.stringify({ replica: name, chat, forwarded: request.headers["x-forwarded-for"] }));
       case "GET /file": return await file(answer, chat, Number(url.searchParams.get("mb")));
       case "POST /do": {
         const had = await body(request);

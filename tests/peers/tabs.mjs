@@ -1,9 +1,10 @@
 // Tabs of chats with Socket.IO: are those of a chat in one place, and do they hear each other?
 
 import { Agent } from "node:http";
+import { Agent as TlsAgent } from "node:https";
 import { fail, options, required } from "./peer.mjs";
 
-const usage = "tabs.mjs --url http://HOST:PORT [--chats N] [--tabs N] [--prefix TEXT] " +
+const usage = "tabs.mjs --url http[s]://HOST:PORT [--chats N] [--tabs N] [--prefix TEXT] " +
   "[--transports polling,websocket] [--sockets N] [--again] [--limit SECONDS] [--quiet SECONDS]";
 const args = options({
   url: { type: "string" },
@@ -73,7 +74,8 @@ async function until(met) {
 const upgraded = ({ socket }) => socket.connected && socket.io.engine.transport.name === "websocket";
 const ready = (tab) => tab.replica && tab.socket.connected && (!upgrades || upgraded(tab));
 const all = Array.from({ length: tabs }, (_, number) => {
-  const agent = sockets > 0 && new Agent({ keepAlive: true, maxSockets: sockets });
+  const Connections = args.url.startsWith("https:") ? TlsAgent : Agent;
+  const agent = sockets > 0 && new Connections({ keepAlive: true, maxSockets: sockets });
   return Array.from({ length: chats }, (_, chat) => open(`${args.prefix}-${chat}`, number, agent));
 }).flat();
 

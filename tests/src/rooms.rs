@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::lab::{Lab, Process, REPLICA_PORT, ReplicaSite, run_in};
 use crate::peers;
 
-pub use clients::{Client, Size, Transports};
+pub use clients::{Client, Place, Size, Transports};
 pub use proxies::{Between, haproxy_instead};
 
 /// A server on each replica, which keeps in its memory what it has seen and done.
@@ -98,15 +98,16 @@ impl Rooms {
 
     /// Lets clients visit chats whose names begin with `prefix`, and asks the servers what they have seen. A prefix is for
     /// one visit only.
-    pub fn visit(
+    pub fn visit<'a>(
         &self,
         lab: &Lab,
         client: Client,
         size: Size,
-        to: std::net::SocketAddr,
+        to: impl Into<Place<'a>>,
         prefix: &str,
     ) -> Result<Outcome> {
-        let told = client.visit(lab, size, to, prefix).with_context(|| format!("{client:?}"))?;
+        let told =
+            client.visit(lab, size, to.into(), prefix).with_context(|| format!("{client:?}"))?;
         let names: Vec<String> = (0..size.chats).map(|n| format!("{prefix}-{n}")).collect();
         self.seen(lab, &names, told)
     }

@@ -1,6 +1,7 @@
 //! Clients on the node itself: pods whose links Roost is attached to meet clients from outside.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,9 +10,10 @@ use roost_chat::client::{Http, Tab, Upgrade};
 use roost_chat::tls::ClientTls;
 use roost_programs::{CURL, IP};
 use roost_tests::lab::{
-    Authority, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Nginx, Pod, Site, UPLINK,
-    Upstream, heavy, run_in,
+    Authority, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Pod, Site, Terminator, UPLINK,
+    heavy, run_in,
 };
+use roost_tests::rooms::{Client, Place, Rooms, Size, Transports};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -36,6 +38,16 @@ fn pod(site: &Site, n: u8, joined: Joined) -> Result<Pod> {
 
 fn fails<T>(site: &Site, result: Result<T>) -> Result<T> {
     result.with_context(|| site.diagnosis())
+}
+
+/// Fails if something was dropped that somebody meant.
+fn nothing_went_wrong(site: &Site) -> Result<()> {
+    for wrong in
+        ["drop_malformed", "drop_checksum", "drop_fault", "egress_drop_fault", "drop_other_link"]
+    {
+        ensure!(site.counter(wrong)? == 0, "{wrong}\n{}", site.diagnosis());
+    }
+    Ok(())
 }
 
 /// Tabs of the same chats from everywhere, with the replicas that they are on.
@@ -118,12 +130,7 @@ fn pods_and_clients_outside_meet() -> Result<()> {
         }
     }
     ensure!(site.counter("rebound_request")? > 0, "{}", site.diagnosis());
-    for wrong in ["invalid", "drop_checksum", "drop_fault", "egress_drop_fault", "drop_other_link"]
-    {
-        if let Ok(count) = site.counter(wrong) {
-            ensure!(count == 0, "{wrong}\n{}", site.diagnosis());
-        }
-    }
+    nothing_went_wrong(&site)?;
     // A link that vanishes in mid-connection takes its clients with it, and no others.
     run_in(&site.lab.node, IP, &["link", "del", &routed.node_device])?;
     site.roost.wait_client_link(&routed.node_device, false)?;
@@ -200,45 +207,89 @@ fn a_pod_that_takes_the_address_of_another_one_is_not_answered() -> Result<()> {
     Ok(())
 }
 
-/// nginx ends TLS in a pod, and keeps its connections to the VIP for whatever request comes next.
+/// Proxies end TLS in pods, and keep their connections to the VIP for whatever request comes next.
 #[test]
-fn a_terminator_in_a_pod_gets_each_request_to_its_chat() -> Result<()> {
-    let site = start("inside-tls")?;
-    let (front, other) = (pod(&site, 1, Joined::Routed)?, pod(&site, 2, Joined::Bridged)?);
+fn terminators_in_pods_get_each_request_to_its_chat() -> Result<()> {
+    let _heavy = heavy()?;
+    let mut site = start("inside-tls")?;
+    let servers = std::mem::take(&mut site.servers);
     let authority = Authority::new(&site.lab)?;
-    let certificate = authority.certify("nginx", &["chat.test"])?;
-    let ca = authority.file().to_str().context("the authority's path is not UTF-8")?;
+    let other = pod(&site, 9, Joined::Bridged)?;
+    let mut fronts = Vec::new();
+    for (n, terminator) in (1..).zip(Terminator::ALL) {
+        let joined = if n == 2 { Joined::Bridged } else { Joined::Routed };
+        let (pod, family) = (pod(&site, n, joined)?, if n == 2 { Family::V6 } else { Family::V4 });
+        let addr = pod.addr(Family::V4);
+        let names = ["chat.test", &addr.to_string()];
+        let certificate = authority.certify(&format!("{terminator:?}"), &names)?;
+        let vip = site.vip(family);
+        let proxy = terminator.start_in(&site.lab, &pod.ns, addr, &certificate, vip)?;
+        fronts.push((terminator, pod.addr(family), SocketAddr::new(addr, HTTPS_PORT), pod, proxy));
+    }
     let everywhere = [site.clients()?, Clients::new(&other.ns)?];
     let everywhere: Vec<&Clients> = everywhere.iter().collect();
-    let (outside, addr) = (&site.lab.client, front.addr(Family::V4));
-    for family in Family::BOTH {
-        let vip = site.vip(family);
-        let nginx =
-            Nginx::start_in(&site.lab, &front.ns, addr, &certificate, vip, Upstream::Reused)?;
-        let all = meet(&site, &everywhere, family)?;
-        let resolve = format!("chat.test:{HTTPS_PORT}:{addr}");
+    let outside = &site.lab.client;
+    let curl = |at: SocketAddr, chat: &str| -> Result<Value> {
+        let ca = authority.file().to_str().context("the authority's path is not UTF-8")?;
+        let url = format!("https://{at}/whoami?chat={chat}");
+        let answer = run_in(outside, CURL, &["-sS", "--max-time", "60", "--cacert", ca, &url]);
+        Ok(serde_json::from_str(&fails(&site, answer)?)?)
+    };
+
+    let mut all = meet(&site, &everywhere, Family::V4)?;
+    let tls = ClientTls::read(authority.file())?;
+    for (terminator, seen, at, ..) in &fronts {
+        // Its connections are used for one chat after the other.
         for tab in &all[0] {
-            let url = format!("https://chat.test/whoami?chat={}", tab.hello().chat);
-            let words = ["-sS", "--max-time", "60", "--cacert", ca, "--resolve", &resolve, &url];
-            let answer = fails(&site, run_in(outside, CURL, &words))?;
-            let answer: Value = serde_json::from_str(&answer)?;
-            ensure!(answer["replica"] == tab.replica(), "{answer}: {:?}", tab.hello());
+            let answer = curl(*at, &tab.hello().chat)?;
+            ensure!(answer["replica"] == tab.replica(), "{terminator:?}: {answer}");
         }
-        for tab in &all[0] {
-            let tls = ClientTls::read(authority.file())?;
-            let upgrade = Upgrade::chat("chat.test", &tab.hello().chat).tls(Some(tls));
+        // Three browser tabs of each chat, beside whom they meet.
+        for (chat, tab) in all[0].iter_mut().enumerate() {
+            let upgrade = Upgrade::chat("chat.test", &tab.hello().chat).tls(Some(tls.clone()));
+            let mut tabs = Vec::new();
             for _ in 0..3 {
-                let stream = outside.connect((addr, HTTPS_PORT).into())?;
+                let stream = outside.connect(*at)?;
                 let through = fails(&site, everywhere[0].run(Tab::upgrade(stream, &upgrade)))?;
-                ensure!(through.replica() == tab.replica(), "{:?}", through.hello());
-                ensure!(through.hello().peer.ip() == front.addr(family), "{:?}", through.hello());
+                ensure!(
+                    through.replica() == tab.replica(),
+                    "{terminator:?}: {:?}",
+                    through.hello()
+                );
+                ensure!(
+                    through.hello().peer.ip() == *seen,
+                    "{terminator:?}: {:?}",
+                    through.hello()
+                );
+                tabs.push(through);
+            }
+            let said = format!("{terminator:?} {chat}");
+            everywhere[0].run(tabs[0].say(&said))?;
+            for tab in tabs.iter_mut().chain([tab]) {
+                ensure!(everywhere[0].run(tab.hears(&said, LIMIT))?, "{said} is not heard");
             }
         }
-        drop(nginx);
+    }
+    drop(all);
+
+    // Socket.IO in the chat's place: a page's polls and upgrades for many chats on a few connections.
+    drop(servers);
+    let rooms = Rooms::start(&site.lab)?;
+    let tabs = Client::Tabs { transports: Transports::Usual, shared: true, again: false };
+    for (terminator, _, at, ..) in &fronts {
+        let place = Place::tls(*at, authority.file());
+        let size = Size { chats: 6, tabs: 3 };
+        let outcome = rooms.visit(&site.lab, tabs, size, place, &format!("{terminator:?}"))?;
+        ensure!(outcome.is_well(), "{terminator:?}: {outcome:?}\n{}", site.diagnosis());
+        ensure!(outcome.replicas > 1 && outcome.told.upgraded == outcome.told.clients);
+        // The replica learns who the client is from the one who knows.
+        let answer = curl(*at, "any")?;
+        let client = site.lab.client_addr(Family::V4).to_string();
+        ensure!(answer["forwarded"] == client, "{terminator:?}: {answer}");
     }
     ensure!(site.counter("rebound_request")? > 0, "{}", site.diagnosis());
     ensure!(site.counter("affinity_violation")? == 0, "{}", site.diagnosis());
-    Ok(())
+    nothing_went_wrong(&site)
 }
 
 /// Replicas are pods, too: they are clients of their own service, but not of themselves.

@@ -1,9 +1,9 @@
-//! WebSocket libraries of other people, which the tests speak with, nginx and HAProxy.
+//! WebSocket libraries of other people, which the tests speak with, nginx, HAProxy and Caddy.
 //!
 //! Versions are pinned by files in tests/peers: requirements.txt makes the Python environment
 //! target/peers/venv, package.json with its lock file makes target/peers/node_modules. Java's library
-//! is its own, Go's is Debian's: these clients are compiled into target/peers. nginx and HAProxy are
-//! unpacked there: installed, they would begin to serve on this machine.
+//! is its own, Go's is Debian's: these clients are compiled into target/peers. nginx, HAProxy and Caddy
+//! are unpacked there: installed, they would begin to serve on this machine.
 
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,7 @@ use crate::workspace::Workspace;
 const UNPACKED: &[(&str, &[&str])] = &[
     ("nginx", &["nginx", "libnginx-mod-stream"]),
     ("haproxy", &["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"]),
+    ("caddy", &["caddy"]),
 ];
 
 /// Installs the peers, unless they are there in the versions that the files name.
@@ -47,7 +48,7 @@ pub fn ensure(workspace: &Workspace) -> Result<()> {
     unpack_proxies(&peers)
 }
 
-/// Unpacks nginx and HAProxy alone, for those that need no more.
+/// Unpacks nginx, HAProxy and Caddy alone, for those that need no more.
 pub fn ensure_proxies(workspace: &Workspace) -> Result<()> {
     let _lock = workspace.lock()?;
     unpack_proxies(&workspace.peers())

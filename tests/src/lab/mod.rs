@@ -32,6 +32,7 @@ mod roost;
 mod rules;
 mod site;
 mod sweep;
+mod terminator;
 mod tools;
 mod wait;
 
@@ -50,6 +51,7 @@ pub use roost::Roost;
 pub use rules::Matched;
 pub use site::{Clients, Site, heavy};
 pub use sweep::clean_up_on_signals;
+pub use terminator::Terminator;
 pub use tools::{binary, run, run_in};
 pub use wait::{try_until, wait_until};
 

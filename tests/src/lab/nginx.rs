@@ -55,6 +55,21 @@ impl Nginx {
     }
 }
 
+/// What the documentation says for a proxy, with these changes: what it has, and what stands there instead.
+pub(super) fn documented(proxy: &str, changes: &[(&str, String)]) -> Result<String> {
+    let page = include_str!("../../../docs/key-sources.md");
+    let fence = format!("```{proxy}\n");
+    let block = page.split_once(&fence).and_then(|(_, rest)| rest.split_once("```"));
+    let (block, _) =
+        block.with_context(|| format!("docs/key-sources.md has no block for {proxy}"))?;
+    let mut block = block.to_owned();
+    for (documented, ours) in changes {
+        ensure!(block.contains(documented), "the block for {proxy} has no `{documented}`: {block}");
+        block = block.replace(documented, ours);
+    }
+    Ok(block)
+}
+
 /// What the documentation says for nginx, with this lab's addresses and files.
 fn configuration(
     dir: &Path,
@@ -62,9 +77,6 @@ fn configuration(
     vip: SocketAddr,
     upstream: Upstream,
 ) -> Result<String> {
-    let page = include_str!("../../../docs/key-sources.md");
-    let block = page.split_once("```nginx\n").and_then(|(_, rest)| rest.split_once("```"));
-    let (server, _) = block.context("docs/key-sources.md has no block for nginx")?;
     let Certificate { certificate, key } = tls;
     let listen = format!(
         "listen {HTTPS_PORT} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
@@ -80,11 +92,7 @@ fn configuration(
             "keepalive 8;"
         }
     };
-    let mut server = server.to_owned();
-    for (documented, ours) in changes {
-        ensure!(server.contains(documented), "the block for nginx has no `{documented}`: {server}");
-        server = server.replace(documented, &ours);
-    }
+    let server = documented("nginx", &changes)?;
     Ok(format!(
         "events {{ worker_connections 512; }}\n\
          http {{\naccess_log off;\n{}upstream vip {{ server {vip}; {keep} }}\n{server}}}\n",

@@ -40,6 +40,17 @@ impl Proxy {
         Self::started(Process::spawn("nginx", &mut nginx)?, ns, at)
     }
 
+    /// Starts Caddy with this Caddyfile, and waits until it accepts at `at`.
+    pub fn caddy(ns: &Netns, dir: &Path, configuration: &str, at: SocketAddr) -> Result<Self> {
+        let binary = unpacked("caddy")?.join("usr/bin/caddy");
+        let file = write(dir, "Caddyfile", configuration)?;
+        let mut caddy = ns.enter(built(binary)?);
+        // What it keeps for itself is here.
+        caddy.args(["run", "--adapter", "caddyfile", "--config"]).arg(file).env("HOME", dir);
+        caddy.env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
+        Self::started(Process::spawn("caddy", &mut caddy)?, ns, at)
+    }
+
     fn started(mut process: Process, ns: &Netns, at: SocketAddr) -> Result<Self> {
         try_until(Duration::from_secs(60), "a proxy to listen", || {
             ensure!(process.running(), "it has ended: {}", process.log());

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use roost_programs::CURL;
@@ -45,6 +47,39 @@ pub enum Transports {
     Polling,
 }
 
+/// Where clients have to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    at: SocketAddr,
+    authority: Option<&'a Path>,
+}
+
+impl From<SocketAddr> for Place<'_> {
+    fn from(at: SocketAddr) -> Self {
+        Self { at, authority: None }
+    }
+}
+
+impl<'a> Place<'a> {
+    /// Under TLS, with a certificate of this authority for the address.
+    pub fn tls(at: SocketAddr, authority: &'a Path) -> Self {
+        Self { at, authority: Some(authority) }
+    }
+
+    fn url(self) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.at)
+    }
+
+    /// Lets a client believe the authority, whoever made it.
+    fn believed(self, client: &mut Command) {
+        let file = self.authority.into_iter();
+        let names =
+            ["NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
+        client.envs(file.flat_map(|file| names.map(|name| (name, file))));
+    }
+}
+
 /// How much is to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
@@ -59,9 +94,9 @@ const SHARED: usize = 4;
 
 impl Client {
     /// Lets it visit chats, and tells what it says.
-    pub(super) fn visit(self, lab: &Lab, size: Size, to: SocketAddr, prefix: &str) -> Result<Told> {
+    pub(super) fn visit(self, lab: &Lab, size: Size, to: Place<'_>, prefix: &str) -> Result<Told> {
         let Size { chats, tabs } = size;
-        let mut words = vec!["--url".to_owned(), format!("http://{to}")];
+        let mut words = vec!["--url".to_owned(), to.url()];
         let mut more = |name: &str, value: String| words.extend([format!("--{name}"), value]);
         more("prefix", prefix.to_owned());
         more("chats", chats.to_string());
@@ -100,6 +135,7 @@ impl Client {
             }
         };
         let mut command = lab.client.enter(peers::command(root(), file)?);
+        to.believed(&mut command);
         let output = command.args(&words).output().with_context(|| format!("running {file}"))?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{file}: {}: {said}", output.status);
@@ -109,7 +145,8 @@ impl Client {
 }
 
 /// Every request behind a `--next`, with options of its own.
-fn curl(lab: &Lab, size: Size, to: SocketAddr, prefix: &str) -> Result<Told> {
+fn curl(lab: &Lab, size: Size, to: Place<'_>, prefix: &str) -> Result<Told> {
+    let url = to.url();
     let mut told = Told { clients: 2 * size.tabs * size.chats, ..Told::default() };
     let mut words: Vec<String> = Vec::new();
     for turn in 0..2 * size.tabs {
@@ -122,16 +159,17 @@ fn curl(lab: &Lab, size: Size, to: SocketAddr, prefix: &str) -> Result<Told> {
             let common = ["-sS", "--max-time", "60", "-o", "/dev/null", "-w", form];
             words.extend(common.map(str::to_owned));
             if turn % 2 == 0 {
-                words.push(format!("http://{to}/whoami?chat={chat}"));
+                words.push(format!("{url}/whoami?chat={chat}"));
             } else {
                 let id = format!("{chat}/{turn}");
-                let url = format!("http://{to}/do?chat={chat}&id={id}");
+                let url = format!("{url}/do?chat={chat}&id={id}");
                 words.extend(["--data-binary".to_owned(), "x".repeat(100), url]);
                 told.said.push(id);
             }
         }
     }
     let mut command = lab.client.command(CURL)?;
+    to.believed(&mut command);
     let output = command.args(&words).output().context("running curl")?;
     let mut errors = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
