@@ -72,6 +72,21 @@ fn requests_of_others_are_counted_where_they_arrive() -> Result<()> {
 }
 
 #[test]
+fn requests_are_counted_through_a_proxy_that_uses_connections_again() -> Result<()> {
+    let result = prove(&["rate", "--rounds", "1", "--seconds", "1"])?;
+    // Roost, HAProxy and nobody in the same place, each with many chats and with one.
+    let value = |name: &str| result[name].as_f64().unwrap_or_default();
+    for front in ["roost", "haproxy", "nobody"] {
+        for (row, chats) in [("many", 200.0), ("one", 1.0)] {
+            let whole = value(&format!("{front}_{row}_whole"));
+            ensure!(whole == chats, "{front}, {row}: {result}");
+        }
+    }
+    ensure!(result["ok"] == true && value("rebound") > 0.0, "{result}");
+    Ok(())
+}
+
+#[test]
 fn many_flows_are_entered_and_listed() -> Result<()> {
     let result = prove(&["million", "--flows", "20000", "--seconds", "1"])?;
     ensure!(result["listed"] == 20_000, "{result}");

@@ -12,6 +12,7 @@ mod million;
 mod nodes;
 mod orphan;
 mod random_keys;
+mod rate;
 mod report;
 mod requests;
 mod storm;
@@ -42,6 +43,8 @@ pub enum Scenario {
     Dribble(dribble::Options),
     /// Requests for many chats on connections that are used again, by clients and servers of others: each at its chat
     Requests(requests::Options),
+    /// Requests a second through nginx that uses its connections again, beside HAProxy in the same place
+    Rate(rate::Options),
     /// Silent clients that probe: they are answered, write after 70 s, and are told when they waited too long
     Keepalive(keepalive::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
@@ -62,6 +65,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Heads(options) => heads::run(options),
         Scenario::Dribble(options) => dribble::run(options),
         Scenario::Requests(options) => requests::run(options),
+        Scenario::Rate(options) => rate::run(options),
         Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),
         Scenario::Nodes(options) => nodes::run(options),

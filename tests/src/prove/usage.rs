@@ -22,9 +22,23 @@ pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
 
 /// Time that all CPUs have spent in soft interrupts (proc_stat(5)).
 pub(super) fn soft_interrupts() -> Result<Duration> {
+    duration(stat()?[6])
+}
+
+/// Time that all CPUs have spent with anything.
+pub(super) fn busy() -> Result<Duration> {
+    let [user, nice, system, _idle, _waiting, interrupts, soft] = stat()?;
+    duration(user + nice + system + interrupts + soft)
+}
+
+/// What all CPUs have spent, in clock ticks: the fields of the first line of proc_stat(5).
+fn stat() -> Result<[u64; 7]> {
     let stat = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    let ticks = stat.split_whitespace().nth(7).and_then(|ticks| ticks.parse().ok());
-    duration(ticks.with_context(|| format!("no soft interrupts in /proc/stat: {stat}"))?)
+    let mut words = stat.split_whitespace().skip(1);
+    let ticks = [(); 7].map(|()| words.next().and_then(|word| word.parse().ok()));
+    let all: Option<Vec<u64>> = ticks.into_iter().collect();
+    let all = all.and_then(|all| <[u64; 7]>::try_from(all).ok());
+    all.with_context(|| format!("no times in /proc/stat: {stat}"))
 }
 
 fn duration(ticks: u64) -> Result<Duration> {
