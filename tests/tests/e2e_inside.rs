@@ -1,12 +1,15 @@
 //! Clients on the node itself: pods whose links Roost is attached to meet clients from outside.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
 use roost_chat::client::{Http, Tab, Upgrade};
+use roost_chat::protocol::REPLICA_HEADER;
 use roost_chat::tls::ClientTls;
 use roost_programs::{CURL, IP};
 use roost_tests::lab::{
@@ -142,6 +145,18 @@ fn pods_and_clients_outside_meet() -> Result<()> {
     Ok(())
 }
 
+/// Files down and up at a time, with each family, whose every byte is compared.
+fn transfer(site: &Site, clients: &Clients, mb: u64) -> Result<()> {
+    for family in Family::BOTH {
+        let vip = site.vip(family);
+        let (mut down, mut up) = (clients.http(vip, "down")?, clients.http(vip, "up")?);
+        let both = async { try_join(down.download(mb * MB, 1), up.upload(mb * MB, 2)).await };
+        let done = clients.run(async { timeout(LIMIT, both).await }).context("not done");
+        fails(site, done.flatten()).with_context(|| family.to_string())?;
+    }
+    Ok(())
+}
+
 /// Pods hand over segments of 64 KB with partial checksums, unless they are told to finish them or to cut them.
 #[test]
 fn transfers_of_pods_arrive_whole_with_all_offloads_and_without() -> Result<()> {
@@ -154,28 +169,88 @@ fn transfers_of_pods_arrive_whole_with_all_offloads_and_without() -> Result<()> 
                 pod.ns.set_offload(UPLINK, offload, false)?;
             }
             let clients = Clients::new(&pod.ns)?;
-            for family in Family::BOTH {
-                let vip = site.vip(family);
-                let (mut down, mut up) = (clients.http(vip, "down")?, clients.http(vip, "up")?);
-                let both =
-                    async { try_join(down.download(40 * MB, 1), up.upload(40 * MB, 2)).await };
-                let done = clients.run(async { timeout(LIMIT, both).await }).context("not done");
-                fails(&site, done.flatten()).with_context(|| format!("{family}, off: {off:?}"))?;
-            }
+            transfer(&site, &clients, 40).with_context(|| format!("off: {off:?}"))?;
         }
     }
     ensure!(site.counter("drop_checksum")? == 0, "{}", site.diagnosis());
     for ns in
         site.lab.replicas.iter().map(|replica| &replica.ns).chain(pods.iter().map(|pod| &pod.ns))
     {
-        let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?;
-        let mut tcp =
-            text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
-        let (names, values) = tcp.next().zip(tcp.next()).context("no counts of TCP")?;
-        let wrong = names.zip(values).find(|(name, _)| *name == "InCsumErrors");
-        ensure!(wrong.is_some_and(|(_, count)| count == "0"), "{wrong:?} in {}", ns.name());
+        ensure!(ns.tcp_count("InCsumErrors")? == 0, "{}", ns.name());
     }
     Ok(())
+}
+
+/// A veth hands over whatever it is given. These devices cut and sum, or take all that a system leaves to them.
+#[test]
+fn a_device_that_really_cuts_gets_what_it_can_cut() -> Result<()> {
+    let _heavy = heavy()?;
+    let site = start("inside-tap")?;
+    for (n, is_whole) in [(1, false), (2, true)] {
+        let pod = pod(&site, n, Joined::Tapped { whole: is_whole })?;
+        transfer(&site, &Clients::new(&pod.ns)?, 10)
+            .with_context(|| format!("whole: {is_whole}"))?;
+        for frames in pod.frames().context("no taps")? {
+            let [all, whole, wrong] =
+                [&frames.all, &frames.whole, &frames.wrong].map(|n| n.load(Relaxed));
+            ensure!(all > 0 && wrong == 0 && (whole > 0) == is_whole, "{frames:?}");
+        }
+    }
+    nothing_went_wrong(&site)
+}
+
+/// The answers to `n` requests: who has answered each.
+fn answers(stream: &mut TcpStream, n: usize) -> Result<Vec<String>> {
+    let mut text = String::new();
+    let mut part = [0; 4096];
+    stream.set_read_timeout(Some(LIMIT))?;
+    while text.matches("}").count() < n {
+        let len = stream.read(&mut part)?;
+        ensure!(len > 0, "it has ended: {text}");
+        text += std::str::from_utf8(&part[..len])?;
+    }
+    let replica = |line: &str| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case(REPLICA_HEADER).then(|| value.to_owned())
+    };
+    Ok(text.lines().filter_map(replica).collect())
+}
+
+/// One packet with a whole request, for the next chat on one connection; and with three of them, for one chat.
+#[test]
+fn whole_requests_in_one_packet_are_answered_where_their_chat_lives() -> Result<()> {
+    let site = start("inside-whole")?;
+    let clients = site.clients()?;
+    let pods = [pod(&site, 1, Joined::Routed)?, pod(&site, 2, Joined::Tapped { whole: true })?];
+    for family in Family::BOTH {
+        let vip = site.vip(family);
+        let homes = (0..8).map(|chat| clients.tab(vip, &format!("{family}-{chat}")));
+        let homes = homes.collect::<Result<Vec<_>>>()?;
+        for pod in &pods {
+            let whole = || pod.frames().map(|frames| frames[0].whole.load(Relaxed));
+            let before = whole();
+            let ask = |stream: &mut TcpStream, home: &Tab, times: usize| -> Result<()> {
+                let (chat, body) = (&home.hello().chat, "x".repeat(9000 / times));
+                let length = body.len();
+                let request = format!(
+                    "POST /sink?chat={chat} HTTP/1.1\r\nHost: chat\r\nContent-Length: {length}\r\n\r\n{body}"
+                );
+                stream.write_all(request.repeat(times).as_bytes())?;
+                let by = fails(&site, answers(stream, times))?;
+                let is_at_home = by.iter().all(|by| by == home.replica());
+                ensure!(is_at_home, "{by:?}: {:?}\n{}", home.hello(), site.diagnosis());
+                Ok(())
+            };
+            let mut stream = pod.ns.connect(vip)?;
+            homes.iter().try_for_each(|home| ask(&mut stream, home, 1))?;
+            for home in &homes {
+                ask(&mut pod.ns.connect(vip)?, home, 3)?;
+            }
+            ensure!(whole() >= before.map(|n| n + 16), "{before:?}, {:?}", whole());
+        }
+    }
+    ensure!(site.counter("rebound_request")? > 0, "{}", site.diagnosis());
+    nothing_went_wrong(&site)
 }
 
 /// What is answered goes back by the link. So nobody is answered who has taken an address whose way is another one: it would

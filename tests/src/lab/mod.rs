@@ -35,6 +35,7 @@ mod sweep;
 mod terminator;
 mod tools;
 mod wait;
+mod wire;
 
 pub use addr::Family;
 pub use certs::{Authority, Certificate};
@@ -54,6 +55,7 @@ pub use sweep::clean_up_on_signals;
 pub use terminator::Terminator;
 pub use tools::{binary, run, run_in};
 pub use wait::{try_until, wait_until};
+pub use wire::{Frames, Wire};
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;

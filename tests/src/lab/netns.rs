@@ -98,6 +98,17 @@ impl Netns {
             .with_context(|| format!("setting {key} to {value} in {}", self.name))
     }
 
+    /// What its TCP has counted under a name of `/proc/net/snmp`.
+    pub fn tcp_count(&self, name: &str) -> Result<u64> {
+        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
+        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+        let (names, values) = lines.next().zip(lines.next()).context("no counts of TCP")?;
+        let mut counts = names.split_whitespace().zip(values.split_whitespace());
+        let found = counts.find(|(counted, _)| *counted == name);
+        let (_, count) = found.with_context(|| format!("TCP counts no {name}"))?;
+        Ok(count.parse()?)
+    }
+
     /// Opens a TCP connection from inside.
     pub fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         self.run(|| TcpStream::connect_timeout(&to, std::time::Duration::from_secs(10)))

@@ -7,6 +7,7 @@ use anyhow::Result;
 use roost_programs::IP;
 
 use super::netns::Netns;
+use super::wire::{Frames, Wire};
 use super::{Family, Lab, sweep, tools};
 
 /// The bridge that some pods are on.
@@ -20,6 +21,12 @@ const ROUTER_V6: &str = "fe80::1";
 pub enum Joined {
     /// The node has a route to it, as with Calico or the CNI plugin `ptp`.
     Routed,
+    /// The same as a virtual machine: the node's end is a tap device. Frames of up to 64 KB pass, with checksums that are not
+    /// finished, or the kernel cuts and finishes them.
+    Tapped {
+        /// Which of the two.
+        whole: bool,
+    },
     /// By a port of a bridge, as with the CNI plugin `bridge` and Flannel.
     Bridged,
 }
@@ -34,6 +41,7 @@ pub struct Pod {
     v4: Ipv4Addr,
     v6: Ipv6Addr,
     mark: String,
+    wire: Option<Wire>,
 }
 
 impl Pod {
@@ -43,6 +51,11 @@ impl Pod {
             Family::V4 => self.v4.into(),
             Family::V6 => self.v6.into(),
         }
+    }
+
+    /// What the pod has sent and what came to it, if its link is two tap devices.
+    pub fn frames(&self) -> Option<&[Arc<Frames>; 2]> {
+        self.wire.as_ref().map(|wire| &wire.sent)
     }
 }
 
@@ -58,7 +71,8 @@ impl Lab {
         let _making = sweep::making();
         let (node, device) = (self.node.name(), format!("pod{n}"));
         let ns = Arc::new(Netns::create(format!("{}-{device}", self.prefix), &self.prefix)?);
-        let pod = Pod {
+        let mut pod = Pod {
+            wire: None,
             ns,
             node_device: device.clone(),
             v4: Ipv4Addr::new(198, 18, 50, 100 + n),
@@ -66,14 +80,19 @@ impl Lab {
             mark: self.prefix.clone(),
         };
         let (v4, v6) = (pod.v4, pod.v6);
-        let link = format!(
-            "link add eth0 netns {} type veth peer name {device} netns {node}",
-            pod.ns.name()
-        );
-        tools::ip_batch(None, &[link])?;
+        if let Joined::Tapped { whole } = joined {
+            let ends = [(&*pod.ns, "eth0"), (&*self.node, device.as_str())];
+            pod.wire = Some(Wire::new(ends, whole)?);
+        } else {
+            let link = format!(
+                "link add eth0 netns {} type veth peer name {device} netns {node}",
+                pod.ns.name()
+            );
+            tools::ip_batch(None, &[link])?;
+        }
         let mut inside = vec!["link set lo up".to_owned(), "link set eth0 up".to_owned()];
         match joined {
-            Joined::Routed => {
+            Joined::Routed | Joined::Tapped { .. } => {
                 // The node answers for any address there.
                 self.node.sysctl(&format!("net.ipv4.conf.{device}.proxy_arp"), "1")?;
                 tools::ip_batch(

@@ -7,6 +7,7 @@ mod flood;
 mod front;
 mod half_dead;
 mod heads;
+mod inside;
 mod keepalive;
 mod million;
 mod nodes;
@@ -45,6 +46,8 @@ pub enum Scenario {
     Requests(requests::Options),
     /// Requests a second through nginx that uses its connections again, beside HAProxy in the same place
     Rate(rate::Options),
+    /// 1 GB both ways through pods' links of each kind, with offloads on and off: each byte is right
+    Inside(inside::Options),
     /// Silent clients that probe: they are answered, write after 70 s, and are told when they waited too long
     Keepalive(keepalive::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
@@ -66,6 +69,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Dribble(options) => dribble::run(options),
         Scenario::Requests(options) => requests::run(options),
         Scenario::Rate(options) => rate::run(options),
+        Scenario::Inside(options) => inside::run(options),
         Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),
         Scenario::Nodes(options) => nodes::run(options),
