@@ -77,18 +77,21 @@ fn tcp<P: Packet>(packet: &mut P, tables: &impl FlowTables, scratch: &mut Scratc
 }
 
 /// Goes on where packets are answered, bound and ended, unless the frame is for another machine: Roost sees it on
-/// a port of a bridge, or because the interface takes everything. What is only translated need not be asked, since
-/// the kernel takes it no further.
+/// a port of a bridge, or because the interface takes everything; and unless its client is not at home there. What is
+/// only translated need not be asked, since the kernel takes it no further.
 #[inline(always)]
 fn go_on<P: Packet>(
-    packet: &P,
+    packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     stage: Stage,
 ) -> Option<Next> {
     scratch.mac = Mac::new(packet.read(0)?);
-    let is_for_us = is_for_us(tables, &mut scratch.mac);
-    Some(if is_for_us { Next::Stage(stage) } else { Next::Verdict(Counter::PassedOtherMac) })
+    if !is_for_us(tables, &mut scratch.mac) {
+        return Some(Next::Verdict(Counter::PassedOtherMac));
+    }
+    let is_at_home = is_at_home(packet, tables, scratch);
+    Some(if is_at_home { Next::Stage(stage) } else { Next::Verdict(Counter::DropOtherLink) })
 }
 
 /// Whether a frame to this MAC address is for this machine. Never one to a group. Where nobody has said lately which
@@ -103,6 +106,23 @@ fn is_for_us(tables: &impl Tables, mac: &mut Mac) -> bool {
     }
     *mac = Mac::ALL_KNOWN;
     tables.mac(mac).is_none_or(|until| until < tables.now())
+}
+
+/// Whether the answer to what a client of this machine sends would be routed by the link that it came by, or by the bridge whose
+/// port that is. Else a pod could take another one's address: it would be answered in that name, bind and end connections.
+#[inline(always)]
+fn is_at_home<P: Packet>(packet: &mut P, tables: &impl Tables, scratch: &mut Scratch) -> bool {
+    let link = packet.link();
+    if link == 0 {
+        return true;
+    }
+    let Scratch { segment, route_room, link: room, .. } = scratch;
+    *room = link;
+    match tables.link(room) {
+        Some(Link::UNCHECKED) => true,
+        Some(Link { by }) => packet.route(by, &segment.src, route_room) == Some(by),
+        None => false,
+    }
 }
 
 /// What becomes of a segment that belongs to no flow, or not to the one of its tuple.
@@ -331,32 +351,11 @@ fn syn<P: Packet>(
     {
         return Some(Counter::DropChecksum);
     }
-    if !is_at_home(packet, tables, scratch) {
-        return Some(Counter::DropOtherLink);
-    }
     if service.usable == 0 {
         return reply::reset(packet, tables, scratch, Counter::ResetNoReplica);
     }
     scratch.offer.parse(packet, &scratch.segment, &mut scratch.cursor)?;
     reply::syn_ack(packet, tables, scratch, service)
-}
-
-/// Whether the answer to what a client of this machine sends would leave by the link that it came by. Else a pod could take
-/// another one's address: our answer goes back by the link, where nobody else's would. Its other segments carry the number
-/// that is told here.
-#[inline(always)]
-fn is_at_home<P: Packet>(packet: &mut P, tables: &impl Tables, scratch: &mut Scratch) -> bool {
-    let link = packet.link();
-    if link == 0 {
-        return true;
-    }
-    let Scratch { segment, route_room, link: room, .. } = scratch;
-    *room = link;
-    match tables.link(room) {
-        Some(Link::UNCHECKED) => true,
-        Some(Link { by }) => packet.route(by, &segment.src, route_room) == Some(by),
-        None => false,
-    }
 }
 
 /// Whether a segment of a flow is more than to be translated. The gone replica's are ended.

@@ -204,8 +204,10 @@ pub struct Link {
 }
 
 impl Link {
-    /// Answers may be routed by any.
-    pub const UNCHECKED: Self = Self { by: 0 };
+    /// Nobody knows by which: it is not served, and its clients are not answered.
+    pub const REFUSED: Self = Self { by: 0 };
+    /// Answers may be routed by any. No interface has this index, and no mistake makes it.
+    pub const UNCHECKED: Self = Self { by: u32::MAX };
 }
 
 /// Keys and clock of the cluster.

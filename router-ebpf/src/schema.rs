@@ -130,7 +130,7 @@ macro_rules! schema {
             /// The links by which clients on this machine come. What is attached there has an entry.
             Links links LINKS: HashMap<u32, Link>, version 1,
                 size(limits) = 4096,
-                "index of an interface" => "index of that by which answers are routed";
+                "index of an interface" => "index of that by which answers are routed; 0: it is not served";
             /// What userspace says of services that are not as their sources say. No program reads it.
             Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
                 size(limits) = most(limits.services, 64),

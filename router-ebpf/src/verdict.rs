@@ -109,7 +109,8 @@ counters! {
     IcmpToReplica = "icmp_to_replica", PASS;
     /// Segments to a VIP in frames for other MAC addresses, passed untouched.
     PassedOtherMac = "passed_other_mac", PASS;
-    /// SYNs of clients on this machine whose answers would leave by another link than they came by.
+    /// Segments to a VIP of clients on this machine whose answers would be routed by another link than they came by, but those
+    /// of live flows that are only translated.
     DropOtherLink = "drop_other_link", DROP;
     /// First data segments dropped because a map that has to know of them was busy: they come again.
     DropBusy = "drop_busy", DROP;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use futures_util::future::try_join;
 use roost_chat::client::{Http, Tab, Upgrade};
 use roost_chat::protocol::REPLICA_HEADER;
 use roost_chat::tls::ClientTls;
-use roost_programs::{CURL, IP};
+use roost_programs::{CURL, IP, NFT};
 use roost_tests::lab::{
-    Authority, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Pod, Site, Terminator, UPLINK,
-    heavy, run_in,
+    Authority, BRIDGE, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Pod, Site, Terminator,
+    UPLINK, heavy, run_in,
 };
 use roost_tests::rooms::{Client, Place, Rooms, Size, Transports};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::{net::TcpSocket, time::timeout};
 
 const MB: u64 = 1 << 20;
 const CHATS: usize = 4;
@@ -269,17 +269,88 @@ fn a_pod_that_takes_the_address_of_another_one_is_not_answered() -> Result<()> {
             site.lab.node_addrs()[usize::from(family == Family::V6)],
         ] {
             let before = site.counter("drop_other_link")?;
-            let whole = if family == Family::V4 { 32 } else { 128 };
-            run_in(&one.ns, IP, &["addr", "add", &format!("{victim}/{whole}"), "dev", "lo"])?;
-            let vip = site.vip(family);
-            let (host, from) = (vip.to_string(), Some((victim, 0).into()));
-            let open = Tab::open(vip, &host, "taken", from);
-            let opened = clients.run(async { timeout(Duration::from_millis(500), open).await });
-            ensure!(opened.is_err(), "{victim} was answered\n{}", site.diagnosis());
+            steal(&site, &one, &clients, family, victim)?;
             ensure!(site.counter("drop_other_link")? > before, "{victim}: {}", site.diagnosis());
         }
     }
+    // On a bridge the way back is the same for all; but the answer comes to whom the bridge knows by that address.
+    let thief = pod(&site, 3, Joined::Bridged)?;
+    let (clients, others) = (Clients::new(&thief.ns)?, Clients::new(&other.ns)?);
+    // It says nothing of the addresses that it has taken.
+    for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        thief.ns.sysctl(&format!("net.ipv4.conf.all.{key}"), value)?;
+    }
+    for (family, beyond) in Family::BOTH.into_iter().zip(["203.0.113.7", "2001:db8::7"]) {
+        let via = other.addr(family).to_string();
+        run_in(&site.lab.node, IP, &["route", "add", beyond, "via", &via, "dev", BRIDGE])?;
+        for clients in [&clients, &others] {
+            fails(&site, clients.tab(site.vip(family), "own"))?;
+        }
+        for victim in [other.addr(family), beyond.parse()?] {
+            let before = site.counter("syn_answered")?;
+            steal(&site, &thief, &clients, family, victim)?;
+            ensure!(site.counter("syn_answered")? > before, "{victim}: {}", site.diagnosis());
+        }
+        fails(&site, others.tab(site.vip(family), "own"))?;
+    }
     Ok(())
+}
+
+/// Lets a pod connect with an address that is another one's, and fails if it hears of an answer.
+fn steal(site: &Site, pod: &Pod, clients: &Clients, family: Family, victim: IpAddr) -> Result<()> {
+    let (whole, more) = match family {
+        Family::V4 => (format!("{victim}/32"), None),
+        Family::V6 => (format!("{victim}/128"), Some("nodad")),
+    };
+    let add: Vec<&str> = ["addr", "add", &whole, "dev", "lo"].into_iter().chain(more).collect();
+    run_in(&pod.ns, IP, &add)?;
+    let opened = clients.run(async {
+        let socket = match family {
+            Family::V4 => TcpSocket::new_v4()?,
+            Family::V6 => TcpSocket::new_v6()?,
+        };
+        socket.bind((victim, 0).into())?;
+        anyhow::Ok(timeout(Duration::from_millis(500), socket.connect(site.vip(family))).await)
+    })?;
+    ensure!(opened.is_err(), "{victim} was answered: {opened:?}\n{}", site.diagnosis());
+    Ok(())
+}
+
+/// What a pod and a replica on the same bridge send each other is routed one way only. Where the bridge shows it to the node's rules
+/// and connection tracking, as Kubernetes has it, both see all of it.
+#[test]
+fn a_pod_and_a_replica_on_one_bridge_are_an_ordinary_connection() -> Result<()> {
+    let site = Site::start(Lab::builder("inside-beside"), |lab| Config {
+        top: "client_links = [\"pod*\", \"rep1\"]".to_owned(),
+        ..Config::new(lab)
+    })?;
+    let pods = [pod(&site, 1, Joined::BesideReplica)?, pod(&site, 2, Joined::Routed)?];
+    site.roost.wait_client_link("rep1", true)?;
+    let everywhere = [site.clients()?, Clients::new(&pods[0].ns)?, Clients::new(&pods[1].ns)?];
+    let everywhere: Vec<&Clients> = everywhere.iter().collect();
+    let talks = || -> Result<()> {
+        for family in Family::BOTH {
+            let mut all = meet(&site, &everywhere, family)?;
+            talk(&everywhere, &mut all, "hello").with_context(|| site.diagnosis())?;
+            let (vip, beside) = (site.vip(family), everywhere[1]);
+            let (mut down, mut up) = (beside.http(vip, "down")?, beside.http(vip, "up")?);
+            let both = async { try_join(down.download(4 * MB, 1), up.upload(4 * MB, 2)).await };
+            let done = beside.run(async { timeout(LIMIT, both).await }).context("not done");
+            fails(&site, done.flatten()).with_context(|| family.to_string())?;
+        }
+        Ok(())
+    };
+    site.lab.kubernetes_rules()?;
+    talks()?;
+    let matched = site.lab.matched()?;
+    let others = matched.invalid_in + matched.invalid_out + matched.masqueraded + matched.proxied;
+    ensure!(others == 0 && matched.forwarded > 0, "{matched:?}");
+    // What nobody is shown nobody may miss.
+    for what in ["iptables", "ip6tables"] {
+        site.lab.node.sysctl(&format!("net.bridge.bridge-nf-call-{what}"), "0")?;
+    }
+    run_in(&site.lab.node, NFT, &["delete", "table", "inet", "kubernetes"])?;
+    talks()
 }
 
 /// Proxies end TLS in pods, and keep their connections to the VIP for whatever request comes next.

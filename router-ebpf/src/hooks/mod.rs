@@ -6,10 +6,12 @@ mod maps;
 mod root;
 mod skb;
 
+use core::ptr;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::bpf_redirect,
+    helpers::{bpf_redirect, bpf_redirect_neigh},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -18,11 +20,12 @@ use aya_log_ebpf::{
     macro_support::{Level, level_enabled},
 };
 use router_ebpf::{
+    maps::Link,
     scratch::Scratch,
     segment::Segment,
     shortcut::Short,
     stage::{Next, Stage},
-    tables::FlowTables as _,
+    tables::{FlowTables as _, Tables as _},
     verdict::{Action, Counter},
     verifier::{index, reread},
 };
@@ -60,42 +63,42 @@ pub fn roost_bind(ctx: XdpContext) -> u32 {
 
 #[classifier]
 pub fn roost_inside(ctx: TcContext) -> i32 {
-    at_tc_ingress(&ctx, Stage::Ingress)
+    at_tc(&ctx, Stage::Ingress)
 }
 
 #[classifier]
 pub fn roost_in_care(ctx: TcContext) -> i32 {
-    at_tc_ingress(&ctx, Stage::Care)
+    at_tc(&ctx, Stage::Care)
 }
 
 #[classifier]
 pub fn roost_in_reuse(ctx: TcContext) -> i32 {
-    at_tc_ingress(&ctx, Stage::Reuse)
+    at_tc(&ctx, Stage::Reuse)
 }
 
 #[classifier]
 pub fn roost_in_open(ctx: TcContext) -> i32 {
-    at_tc_ingress(&ctx, Stage::Open)
+    at_tc(&ctx, Stage::Open)
 }
 
 #[classifier]
 pub fn roost_in_bind(ctx: TcContext) -> i32 {
-    at_tc_ingress(&ctx, Stage::Bind)
+    at_tc(&ctx, Stage::Bind)
 }
 
 #[classifier]
 pub fn roost_egress(ctx: TcContext) -> i32 {
-    at_tc_egress(&ctx, Stage::Egress)
+    at_tc(&ctx, Stage::Egress)
 }
 
 #[classifier]
 pub fn roost_care_back(ctx: TcContext) -> i32 {
-    at_tc_egress(&ctx, Stage::CareBack)
+    at_tc(&ctx, Stage::CareBack)
 }
 
 #[classifier]
 pub fn roost_answer(ctx: TcContext) -> i32 {
-    at_tc_egress(&ctx, Stage::Answer)
+    at_tc(&ctx, Stage::Answer)
 }
 
 /// From a client outside.
@@ -131,12 +134,19 @@ fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {
     }
 }
 
-/// From a client on this machine. Programs behind ours see what is passed.
+/// From a client on this machine, or towards clients. What is passed is for others to judge, too: behind ours at ingress, and at
+/// egress, where ours is the last at TCX, in filters of clsact, which come behind all of TCX, but only if nothing there has
+/// decided.
 #[inline(always)]
-fn at_tc_ingress(ctx: &TcContext, stage: Stage) -> i32 {
-    let Some(scratch) = maps::scratch(maps::INSIDE) else {
+fn at_tc(ctx: &TcContext, stage: Stage) -> i32 {
+    let (memory, stages) = match stage.first() {
+        Stage::Egress => (maps::EGRESS, &EGRESS_STAGES),
+        _ => (maps::INSIDE, &INSIDE_STAGES),
+    };
+    let Some(scratch) = maps::scratch(memory) else {
         return TC_ACT_UNSPEC;
     };
+    // Only what is passed goes a short way.
     let short = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch);
     if let Some(Short::Passed(verdict)) = short {
         KernelTables.count(verdict);
@@ -150,47 +160,18 @@ fn at_tc_ingress(ctx: &TcContext, stage: Stage) -> i32 {
         Next::Verdict(verdict) => verdict,
         Next::Stage(next) => {
             // SAFETY: nothing is left to be dropped here, and `scratch` is the next one's.
-            unsafe { INSIDE_STAGES.tail_call(ctx, next as u32) };
+            unsafe { stages.tail_call(ctx, next as u32) };
             stage.fault()
         }
     };
     KernelTables.count(verdict);
     report(ctx, verdict, scratch);
+    let first = stage.first();
     match verdict.action() {
         Some(Action::Pass) => TC_ACT_UNSPEC,
-        Some(Action::Reply) => back(ctx, 0),
-        Some(Action::Drop | Action::Turn) | None => TC_ACT_SHOT,
-    }
-}
-
-/// Towards the clients. What is passed is for others to judge, too: ours is the last at TCX, and filters of clsact come behind all of
-/// TCX, but only if nothing there has decided.
-#[inline(always)]
-fn at_tc_egress(ctx: &TcContext, stage: Stage) -> i32 {
-    let Some(scratch) = maps::scratch(maps::EGRESS) else {
-        return TC_ACT_UNSPEC;
-    };
-    // Only what is passed goes a short way.
-    let short = stage.run_short(&mut Skb::new(ctx), &KernelTables, scratch);
-    if let Some(Short::Passed(verdict)) = short {
-        KernelTables.count(verdict);
-        return TC_ACT_UNSPEC;
-    }
-    scratch.next = stage.run(&mut Skb::new(ctx), &KernelTables, scratch);
-    let verdict = match reread(&scratch.next) {
-        Next::Verdict(verdict) => verdict,
-        Next::Stage(next) => {
-            // SAFETY: nothing is left to be dropped here, and `scratch` is the next one's.
-            unsafe { EGRESS_STAGES.tail_call(ctx, next as u32) };
-            stage.fault()
-        }
-    };
-    KernelTables.count(verdict);
-    report(ctx, verdict, scratch);
-    match verdict.action() {
-        Some(Action::Pass) => TC_ACT_UNSPEC,
-        Some(Action::Turn) => back(ctx, BPF_F_INGRESS),
-        Some(Action::Drop | Action::Reply) | None => TC_ACT_SHOT,
+        Some(Action::Reply) if first == Stage::Ingress => answer(ctx, scratch),
+        Some(Action::Turn) if first == Stage::Egress => back(ctx, BPF_F_INGRESS),
+        _ => TC_ACT_SHOT,
     }
 }
 
@@ -221,6 +202,22 @@ fn log(ctx: &impl EbpfContext, verdict: Counter, segment: &Segment) {
         segment.dst,
         u16::from_be_bytes(segment.dst_port)
     );
+}
+
+/// Sends an answer to a client of this machine back out of its link. Where its way back is another interface, a bridge, the kernel
+/// sends it there, to whom that names: by the port alone it would come to whoever has taken the address.
+#[inline(always)]
+fn answer(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
+    // SAFETY: the context is valid while the program runs.
+    let link = unsafe { (*ctx.skb.skb).ifindex };
+    scratch.link = link;
+    match KernelTables.link(&scratch.link) {
+        Some(way) if way != Link::UNCHECKED && way.by != link => {
+            // SAFETY: the helper takes plain numbers; without parameters it asks routes and neighbours.
+            unsafe { bpf_redirect_neigh(way.by, ptr::null_mut(), 0, 0) as i32 }
+        }
+        _ => back(ctx, 0),
+    }
 }
 
 /// Sends a packet that came in back out of the interface, or one that was about to leave back in.

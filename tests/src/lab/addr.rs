@@ -27,11 +27,11 @@ impl std::fmt::Display for Family {
 
 /// The third group of the unique local prefix `fd52:6f6f:7374::/48` numbers the links like the
 /// third byte of 198.18.0.0/16 does.
-const fn v6(link: u16, host: u16) -> Ipv6Addr {
+pub(super) const fn v6(link: u16, host: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd52, 0x6f6f, 0x7374, link, 0, 0, 0, host)
 }
 
-const fn v4(link: u8, host: u8) -> Ipv4Addr {
+pub(super) const fn v4(link: u8, host: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, link, host)
 }
 

@@ -8,10 +8,12 @@ use roost_programs::IP;
 
 use super::netns::Netns;
 use super::wire::{Frames, Wire};
-use super::{Family, Lab, sweep, tools};
+use super::{Family, Lab, addr, sweep, tools};
 
 /// The bridge that some pods are on.
 pub const BRIDGE: &str = "cni0";
+/// The one that the first replica and pods beside it are on.
+const REPLICA_BRIDGE: &str = "cni1";
 /// The router that pods with a route of their own know: the node's end of their link, whatever its addresses are.
 const ROUTER_V4: &str = "169.254.1.1";
 const ROUTER_V6: &str = "fe80::1";
@@ -29,6 +31,18 @@ pub enum Joined {
     },
     /// By a port of a bridge, as with the CNI plugin `bridge` and Flannel.
     Bridged,
+    /// The same on one bridge with the first replica: what that sends to it is not routed.
+    BesideReplica,
+}
+
+impl Joined {
+    /// The bridge, and what numbers its link (see [`super::addr`]).
+    const fn bridge(self) -> (&'static str, u8, u16) {
+        match self {
+            Self::BesideReplica => (REPLICA_BRIDGE, 101, 0x101),
+            _ => (BRIDGE, 50, 0x50),
+        }
+    }
 }
 
 /// A pod, until it is dropped.
@@ -71,12 +85,14 @@ impl Lab {
         let _making = sweep::making();
         let (node, device) = (self.node.name(), format!("pod{n}"));
         let ns = Arc::new(Netns::create(format!("{}-{device}", self.prefix), &self.prefix)?);
+        let (bridge, link4, link6) = joined.bridge();
+        let (router4, router6) = (addr::v4(link4, 1), addr::v6(link6, 1));
         let mut pod = Pod {
             wire: None,
             ns,
             node_device: device.clone(),
-            v4: Ipv4Addr::new(198, 18, 50, 100 + n),
-            v6: Ipv6Addr::new(0xfd52, 0x6f6f, 0x7374, 0x50, 0, 0, 0, 0x100 + u16::from(n)),
+            v4: addr::v4(link4, 100 + n),
+            v6: addr::v6(link6, 0x100 + u16::from(n)),
             mark: self.prefix.clone(),
         };
         let (v4, v6) = (pod.v4, pod.v6);
@@ -112,20 +128,20 @@ impl Lab {
                     format!("route add default via {ROUTER_V6} dev eth0"),
                 ]);
             }
-            Joined::Bridged => {
-                self.bridge()?;
+            Joined::Bridged | Joined::BesideReplica => {
+                self.bridge(joined)?;
                 tools::ip_batch(
                     Some(&self.node),
                     &[
-                        format!("link set {device} master {BRIDGE}"),
+                        format!("link set {device} master {bridge}"),
                         format!("link set {device} up"),
                     ],
                 )?;
                 inside.extend([
                     format!("addr add {v4}/24 dev eth0"),
                     format!("addr add {v6}/64 dev eth0 nodad"),
-                    "route add default via 198.18.50.1".to_owned(),
-                    "route add default via fd52:6f6f:7374:50::1".to_owned(),
+                    format!("route add default via {router4}"),
+                    format!("route add default via {router6}"),
                 ]);
             }
         }
@@ -133,18 +149,24 @@ impl Lab {
         Ok(pod)
     }
 
-    fn bridge(&self) -> Result<()> {
-        if tools::run_in(&self.node, IP, &["link", "show", BRIDGE]).is_ok() {
+    fn bridge(&self, joined: Joined) -> Result<()> {
+        let (bridge, link4, link6) = joined.bridge();
+        if tools::run_in(&self.node, IP, &["link", "show", bridge]).is_ok() {
             return Ok(());
         }
-        tools::ip_batch(
-            Some(&self.node),
-            &[
-                format!("link add {BRIDGE} type bridge"),
-                format!("addr add 198.18.50.1/24 dev {BRIDGE}"),
-                format!("addr add fd52:6f6f:7374:50::1/64 dev {BRIDGE} nodad"),
-                format!("link set {BRIDGE} up"),
-            ],
-        )
+        let mut batch = vec![format!("link add {bridge} type bridge")];
+        if joined == Joined::BesideReplica {
+            let device = &self.replicas[0].node_device;
+            batch.extend([
+                format!("addr flush dev {device}"),
+                format!("link set {device} master {bridge}"),
+            ]);
+        }
+        batch.extend([
+            format!("addr add {}/24 dev {bridge}", addr::v4(link4, 1)),
+            format!("addr add {}/64 dev {bridge} nodad", addr::v6(link6, 1)),
+            format!("link set {bridge} up"),
+        ]);
+        tools::ip_batch(Some(&self.node), &batch)
     }
 }

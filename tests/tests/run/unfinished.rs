@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use roost_tests::run::{
     Family, Hook, Machine as _,
-    frame::{ACK, FIN, PSH, Seg},
+    frame::{ACK, FIN, PSH, RST, Seg},
     host::Host,
     kernel::Rig,
     on_all,
@@ -98,16 +98,41 @@ fn from_inside_only_the_kernel_is_believed() {
     }
 }
 
-/// Who has no way back by the link that he came by is not answered.
+/// Who has no way back by the link that he came by is not answered, and neither binds nor ends anything.
 #[test]
-fn from_inside_nobody_is_answered_whose_way_is_another_one() {
+fn from_inside_nobody_is_heard_whose_way_is_another_one() {
     for family in Family::ALL {
         let world = World::default();
         let mut rig = Rig::load(&world).inside().filled(&world.clone().starting_now());
-        // The namespace of test runs has no routes.
-        rig.set_link(Link { by: 1 });
-        let conn = Conn::new(family, Kind::Home, 1, 1000);
-        rig.run(Hook::Ingress, &conn.syn().bytes()).counts(&[Counter::DropOtherLink]);
+        let mut conn = Conn::new(family, Kind::Home, 1, 1000);
+        conn.establish(&mut rig, "tea");
+        let mut other = Conn::new(family, Kind::Home, 2, 1001);
+        other.open(&mut rig);
+        let unknown = Conn::new(family, Kind::Home, 3, 1002);
+        // The namespace of test runs has no routes; and the other one is no index.
+        for link in [Link { by: 1 }, Link::REFUSED] {
+            rig.set_link(link);
+            let (flows, heads) = (rig.flows(), rig.stash());
+            for seg in [
+                conn.syn(),
+                conn.up(FIN | ACK, 60, 0, b""),
+                conn.up(RST | ACK, 60, 0, b""),
+                other.up(PSH | ACK, 0, 0, &get("tea")),
+                unknown.syn(),
+                unknown.up(ACK, 0, 0, b""),
+                unknown.up(RST, 0, 0, b""),
+            ] {
+                rig.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::DropOtherLink]);
+            }
+            assert_eq!((rig.flows(), rig.stash()), (flows, heads));
+        }
+        // What is only translated is left to the kernel.
+        let seg = conn.up(ACK, 60, 0, b"");
+        rig.run(Hook::Ingress, &seg.bytes()).counts(&[Counter::ToReplica]);
+        // It was for the link, and nothing is left of it.
+        rig.set_link(Link::UNCHECKED);
+        conn.goes_up(&mut rig, &conn.up(FIN | ACK, 60, 0, b""), &[]);
+        other.bind(&mut rig, &get("tea"), &[]);
     }
 }
 
