@@ -369,8 +369,10 @@ impl Daemon {
 
     /// Attaches to the client links that the configuration names, and follows them from now on.
     fn want_client_links(&mut self) {
-        let Self { client_links, data_path, tables, config, .. } = self;
+        let Self { macs, client_links, data_path, tables, config, .. } = self;
         let Config { client_links: patterns, interfaces, .. } = config;
+        // Their programs may have to be loaded now.
+        macs.renew(tables, secrets::monotonic());
         client_links.want(patterns, interfaces, data_path, tables, secrets::monotonic());
     }
 

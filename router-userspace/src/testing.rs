@@ -4,6 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use router_ebpf::maps::{KeySource, SOURCES, Service};
@@ -49,6 +50,17 @@ impl Drop for TestMaps {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.pin_dir);
     }
+}
+
+/// Runs `test` in a network namespace of its own, which ends with it.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
+        // SAFETY: takes plain flags, and changes this thread only.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "this test makes a network namespace: run it as root");
+        test();
+    });
+    thread.join().unwrap();
 }
 
 /// A service with these key sources, and nothing else of its own.

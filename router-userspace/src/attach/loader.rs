@@ -87,8 +87,8 @@ impl DataPath {
         Ok(data_path)
     }
 
-    /// Loads the programs for clients on this machine, if that is not done yet.
-    fn load_inside(&mut self) -> Result<()> {
+    /// Loads the programs for clients on this machine, if that is not done yet. The kernel takes seconds to look at them.
+    pub(crate) fn load_inside(&mut self) -> Result<()> {
         let is_inside = |program: &Attachable| program.program.hook == Hook::Inside;
         if self.programs.iter().any(is_inside) {
             return Ok(());
@@ -126,7 +126,7 @@ impl DataPath {
 fn prepare(ebpf: &mut Ebpf, take_over: &mut TakeOver, pin_dir: &Path) -> Result<Vec<Attachable>> {
     load_programs(ebpf)?;
     let mut programs = stages::attachable(ebpf, &[Hook::Xdp, Hook::Egress])?;
-    if !pinned_client_links(pin_dir).is_empty() {
+    if detach::is_any_inside(pin_dir) {
         load_inside(ebpf)?;
         programs.extend(stages::attachable(ebpf, &[Hook::Inside])?);
     }

@@ -32,6 +32,12 @@ impl Macs {
         Self { changes: changes.ok(), next: None, is_well: true }
     }
 
+    /// The same, and writes again that all are known: before something that takes long.
+    pub(crate) fn renew(&mut self, tables: &mut Tables, now: Duration) {
+        self.next = self.next.map(|_| now);
+        self.follow(tables, now);
+    }
+
     /// Looks whether the interfaces have changed. To be called often: it costs a system call as long as they have
     /// not.
     pub(crate) fn follow(&mut self, tables: &mut Tables, now: Duration) {

@@ -42,6 +42,8 @@ impl Daemon {
         let mut attached = Vec::new();
         if let Err(e) = self.attach(&config, &mut attached) {
             self.give_back(attached);
+            // One of the interfaces may have been a client link until then.
+            self.want_client_links();
             return Err(e);
         }
         self.publish(&config);

@@ -42,8 +42,8 @@ pub struct Link {
     pub is_ethernet: bool,
     /// The index of what it belongs to (a bridge, a bond, a VRF), 0 for nothing.
     pub master: u32,
-    /// Whether that is a bridge, whose port it is.
-    pub is_port: bool,
+    /// Whether it is a bridge that tells VLANs apart.
+    pub is_vlan_aware: bool,
     /// How an XDP program is attached; `None` if there is none.
     pub xdp_mode: Option<XdpMode>,
     /// Ids of attached XDP programs.
@@ -127,7 +127,8 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
     const IFLA_MASTER: u16 = 10;
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_INFO_KIND: u16 = 1;
-    const IFLA_INFO_SLAVE_KIND: u16 = 4;
+    const IFLA_INFO_DATA: u16 = 2;
+    const IFLA_BR_VLAN_FILTERING: u16 = 7;
     const ARPHRD_ETHER: u16 = 1;
     const IFLA_LINK_NETNSID: u16 = 37;
     const IFLA_XDP: u16 = 43;
@@ -153,12 +154,16 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
             IFLA_LINK_NETNSID => link.link_namespace = parse_i32(value).ok(),
             IFLA_MASTER => link.master = number(value),
             IFLA_LINKINFO => {
-                let text = |of: u16| {
-                    let found = attrs(value).find(|attr| attr.kind() == of);
-                    found.map(|attr| text_of(attr.value())).unwrap_or_default()
-                };
-                link.kind = text(IFLA_INFO_KIND);
-                link.is_port = text(IFLA_INFO_SLAVE_KIND) == "bridge";
+                let kind = attrs(value).find(|attr| attr.kind() == IFLA_INFO_KIND);
+                link.kind = kind.map(|attr| text_of(attr.value())).unwrap_or_default();
+                // What the others say there is of their own kind.
+                let data = attrs(value).filter(|attr| attr.kind() == IFLA_INFO_DATA);
+                link.is_vlan_aware = link.kind == "bridge"
+                    && data.into_iter().any(|data| {
+                        attrs(data.value()).any(|attr| {
+                            attr.kind() == IFLA_BR_VLAN_FILTERING && attr.value() != [0]
+                        })
+                    });
             }
             IFLA_XDP => {
                 let mode = attrs(value).find(|attr| attr.kind() == IFLA_XDP_ATTACHED);
@@ -433,10 +438,19 @@ mod tests {
         assert_eq!((link.name.as_str(), link.kind.as_str()), ("veth0", "veth"));
         assert_eq!((link.index, link.mtu, link.link, link.up), (3, 1500, 9, true));
         assert_eq!(link.gro_max_size, 65536);
-        assert_eq!((link.is_ethernet, link.is_port, link.master), (true, true, 8));
+        assert_eq!((link.is_ethernet, link.is_vlan_aware, link.master), (true, false, 8));
         assert_eq!(link.link_namespace, Some(-1));
         assert_eq!((link.xdp_mode, link.xdp_programs), (Some(XdpMode::Native), vec![7]));
         assert!(parse_link(&answer[..LINK_HEADER - 1]).is_none());
+        for (kind, filters, is_vlan_aware) in
+            [(&b"bridge\0"[..], 1, true), (b"bridge\0", 0, false), (b"vxlan\0", 1, false)]
+        {
+            let data = bytes(&[attr(6, &[0, 128]), attr(7, &[filters])]);
+            let info = bytes(&[attr(1, kind), attr(2 | NLA_F_NESTED, &data)]);
+            let mut answer = vec![0; LINK_HEADER];
+            answer.extend(bytes(&[attr(18 | NLA_F_NESTED, &info)]));
+            assert_eq!(parse_link(&answer).unwrap().is_vlan_aware, is_vlan_aware, "{kind:?}");
+        }
     }
 
     #[test]

@@ -3,10 +3,15 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
+use router_ebpf::maps;
 use serde::Serialize;
 
 use crate::{
-    attach::loader::{interface_of, pinned_client_links},
+    attach::{
+        client_links::way,
+        loader::{interface_of, pinned_client_links},
+    },
+    maps::{read, tables::Tables},
     os::{
         netlink::{self, Link},
         sys,
@@ -33,6 +38,33 @@ pub struct InterfaceLine {
     pub egress: Option<&'static str>,
     /// What is wrong with it; empty if nothing is.
     pub problem: String,
+}
+
+/// Those that have pinned links, and client links that are not served.
+pub fn all(tables: &Tables, pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>> {
+    let mut lines = interfaces(pin_dir, elsewhere)?;
+    if !elsewhere {
+        lines.extend(refused(tables)?);
+        lines.sort_by(|a, b| a.interface.cmp(&b.interface));
+    }
+    Ok(lines)
+}
+
+/// Client links that are not served because of what they belong to.
+fn refused(tables: &Tables) -> Result<Vec<InterfaceLine>> {
+    let noted = read::sorted(&tables.links)?;
+    if !noted.values().any(|noted| *noted == maps::Link::REFUSED) {
+        return Ok(Vec::new());
+    }
+    let links = netlink::links()?;
+    let is_refused = |link: &&Link| noted.get(&link.index) == Some(&maps::Link::REFUSED);
+    let line = |link: &Link| InterfaceLine {
+        interface: link.name.clone(),
+        clients: INSIDE,
+        problem: way(link, &links).err().unwrap_or_else(|| "is not served yet".to_owned()),
+        ..InterfaceLine::default()
+    };
+    Ok(links.iter().filter(is_refused).map(line).collect())
 }
 
 /// The interfaces that have pinned links; they may all be in another network namespace.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     counters::{self, CounterLine},
     dump,
-    interfaces::{InterfaceLine, interfaces},
+    interfaces::{self, InterfaceLine},
     services::{self, ServiceLine},
 };
 use crate::{
@@ -83,7 +83,11 @@ pub fn overview(tables: &Tables, pin_dir: &Path) -> Result<StatusReport> {
         daemon_pid,
         sources,
         pin_dir: pin_dir.to_owned(),
-        interfaces: interfaces(pin_dir, daemon_pid.is_some_and(running::is_elsewhere))?,
+        interfaces: interfaces::all(
+            tables,
+            pin_dir,
+            daemon_pid.is_some_and(running::is_elsewhere),
+        )?,
         services,
         problems: problems::read(tables)?
             .into_iter()

@@ -96,8 +96,6 @@ impl DataPath {
     /// none were there.
     pub fn attach(&mut self, interface: &str) -> Result<bool> {
         let index = sys::interface_index(interface).map_err(|e| no_interface(interface, &e))?;
-        // It may have been a client link.
-        detach::hooks(&self.pin_dir, interface, &[TCX_IN, CLSACT_IN]);
         // Egress first: nothing that a client starts may come back untranslated.
         let egress = self.attach_classifier(interface, index, &TO_CLIENTS)?;
         let ingress = self.attach_ingress(interface, index).inspect_err(|_| {
@@ -105,13 +103,16 @@ impl DataPath {
                 detach::interface(&self.pin_dir, interface);
             }
         })?;
+        // It may have been a client link, and stays one if this fails.
+        detach::hooks(&self.pin_dir, interface, &[TCX_IN, CLSACT_IN]);
         super::stages::unpin_unused(&self.pin_dir, &self.programs);
         info!(interface, %ingress, %egress, "attached");
         self.attached.insert(interface.to_owned(), index);
         Ok(ingress != Attached::TakenOver)
     }
 
-    /// Attaches to a client link, or replaces the programs of the daemon before. What fails leaves nothing there.
+    /// Attaches to a client link, or replaces the programs of the daemon before. What fails leaves nothing there. To be followed
+    /// by [`Self::tidy`].
     pub(crate) fn attach_inside(&mut self, link: &str, index: u32) -> Result<()> {
         self.load_inside()?;
         let attached = self
@@ -120,22 +121,30 @@ impl DataPath {
         let (egress, ingress) = attached.inspect_err(|_| {
             detach::interface(&self.pin_dir, link);
         })?;
-        super::stages::unpin_unused(&self.pin_dir, &self.programs);
         debug!(link, %ingress, %egress, "attached to a client link");
         Ok(())
     }
 
-    /// Detaches from a client link, which may be gone.
+    /// Detaches from a client link, which may be gone. To be followed by [`Self::tidy`].
     pub(crate) fn detach_inside(&mut self, link: &str) {
         for removed in detach::interface(&self.pin_dir, link) {
             debug!("removed {removed}");
         }
+    }
+
+    /// Unpins what no program needs any more that was on client links: once for many of them.
+    pub(crate) fn tidy(&self) {
         super::stages::unpin_unused(&self.pin_dir, &self.programs);
     }
 
-    /// Client links with pinned links of ours, attached by whichever daemon.
+    /// Client links with pinned links of ours, attached by whichever daemon, whole or half.
     pub(crate) fn pinned_client_links(&self) -> BTreeSet<String> {
         detach::pinned_client_links(&self.pin_dir)
+    }
+
+    /// Whether both programs are on a client link, as far as pins tell.
+    pub(crate) fn is_inside(&self, link: &str) -> bool {
+        detach::is_whole(&self.pin_dir, link)
     }
 
     /// Attaches again where an interface has been made anew under the same name.
@@ -275,13 +284,9 @@ impl DataPath {
         let classifier: &mut SchedClassifier = program(&mut self.ebpf, of.program)?;
         // It may be there, of ours or of others; if it is not, the filter says so.
         let qdisc = tc::qdisc_add_clsact(interface);
-        let replaced = if path.exists() {
-            let ours = SchedClassifierLink::attached(interface, of.at, of.priority, HANDLE, None)?;
-            classifier.attach_to_link(ours).ok()
-        } else {
-            None
-        };
-        let (id, attached) = match replaced {
+        // Nobody else's has these numbers. Its note may have another name, which the interface had before.
+        let ours = SchedClassifierLink::attached(interface, of.at, of.priority, HANDLE, None)?;
+        let (id, attached) = match classifier.attach_to_link(ours).ok() {
             Some(id) => (id, Attached::TakenOver),
             None => {
                 let options = NlOptions { priority: of.priority, handle: HANDLE, classid: None };

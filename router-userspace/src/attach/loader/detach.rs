@@ -11,13 +11,13 @@ use aya::programs::{TcAttachType, tc::SchedClassifierLink};
 use router_ebpf::schema::Map;
 use tracing::warn;
 
-use crate::os::{lock::Lock, sys};
+use crate::os::{lock::Lock, netlink, sys};
 
 use super::{
     bpffs,
     links::{
-        CLSACT, CLSACT_IN, FIRST, HANDLE, HOOKS, LAST, LINKS, NEXT, STAGES, TCX_IN, interface_of,
-        link_path,
+        CLSACT, CLSACT_IN, FIRST, HANDLE, HOOKS, LAST, LINKS, NEXT, STAGES, TCX, TCX_IN, XDP,
+        interface_of, link_path,
     },
 };
 
@@ -81,17 +81,32 @@ pub(super) fn link_paths(pin_dir: &Path) -> Vec<PathBuf> {
     links(pin_dir).iter().map(|link| link_path(pin_dir, &link.interface, &link.hook)).collect()
 }
 
-/// Client-facing interfaces with pinned links of ours, attached by whichever daemon.
+/// Client-facing interfaces with pinned links of ours, attached by whichever daemon: those with an ingress program at XDP. What
+/// a killed daemon has left half attached is none.
 pub(crate) fn pinned_interfaces(pin_dir: &Path) -> Vec<String> {
-    let (all, inside) = (links(pin_dir), pinned_client_links(pin_dir));
-    let all: BTreeSet<_> = all.into_iter().map(|link| link.interface).collect();
-    all.into_iter().filter(|name| !inside.contains(name)).collect()
+    let is_outside = |link: &Link| link.hook == XDP;
+    let names: BTreeSet<_> =
+        links(pin_dir).into_iter().filter(is_outside).map(|link| link.interface).collect();
+    names.into_iter().collect()
 }
 
-/// Client links, the same way.
+/// All others, the same way: client links, whole or half.
 pub(crate) fn pinned_client_links(pin_dir: &Path) -> BTreeSet<String> {
-    let is_inside = |link: &Link| [TCX_IN, CLSACT_IN].contains(&link.hook.as_str());
-    links(pin_dir).into_iter().filter(is_inside).map(|link| link.interface).collect()
+    let outside = pinned_interfaces(pin_dir);
+    let names = links(pin_dir).into_iter().map(|link| link.interface);
+    names.filter(|name| !outside.contains(name)).collect()
+}
+
+/// Whether a program for clients on this machine is pinned anywhere: also where an interface was about to become one whose clients
+/// are outside.
+pub(super) fn is_any_inside(pin_dir: &Path) -> bool {
+    links(pin_dir).iter().any(|link| [TCX_IN, CLSACT_IN].contains(&link.hook.as_str()))
+}
+
+/// Whether both programs of a client link are pinned.
+pub(super) fn is_whole(pin_dir: &Path, link: &str) -> bool {
+    let any = |hooks: [&str; 2]| hooks.iter().any(|hook| link_path(pin_dir, link, hook).exists());
+    any([TCX, CLSACT]) && any([TCX_IN, CLSACT_IN])
 }
 
 /// Detaches from one interface.
@@ -127,10 +142,26 @@ fn remove(pin_dir: &Path, link: &Link) -> Option<String> {
         }
     }
     if let Some((at, priority)) = filter {
-        // The interface may be gone, and the filter with it.
-        drop(SchedClassifierLink::attached(interface, at, priority, HANDLE, None));
+        remove_filter(pin_dir, link, |name| {
+            drop(SchedClassifierLink::attached(name, at, priority, HANDLE, None));
+        });
     }
     Some(format!("program on {interface} ({hook})"))
+}
+
+/// Removes a filter, by `from` the interface of a name. If there is none of that name, it is gone and the filter with it, or it is
+/// called otherwise now: it is one of those that nothing of ours is noted for.
+fn remove_filter(pin_dir: &Path, link: &Link, from: impl Fn(&str)) {
+    if sys::interface_index(&link.interface).is_ok() {
+        return from(&link.interface);
+    }
+    let all = netlink::links().inspect_err(|e| {
+        warn!("whether {} is called otherwise now is not known: {e:#}", link.interface);
+    });
+    let is_noted = |name: &str| link_path(pin_dir, name, &link.hook).exists();
+    for other in all.into_iter().flatten().filter(|other| !is_noted(&other.name)) {
+        from(&other.name);
+    }
 }
 
 fn remove_files(directory: &Path) -> Result<Vec<String>> {

@@ -1,6 +1,6 @@
 //! Loading and attaching for real, to the loopback interface of a network namespace of the test's own.
 
-use std::{collections::BTreeSet, io, thread};
+use std::{collections::BTreeSet, ffi::c_char, io};
 
 use aya::programs::{TcAttachType, TcError, tc};
 
@@ -11,21 +11,10 @@ use super::{
 };
 use crate::{
     os::sys,
-    testing::{LIMITS, TestMaps},
+    testing::{LIMITS, TestMaps, in_namespace},
 };
 
 const LO: &str = "lo";
-
-/// Runs `test` in a network namespace of its own, which ends with it.
-pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        // SAFETY: takes plain flags, and changes this thread only.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(result, 0, "this test makes a network namespace: run it as root");
-        test();
-    });
-    thread.join().unwrap();
-}
 
 fn load(maps: &TestMaps) -> DataPath {
     DataPath::load(&maps.pin_dir, &LIMITS, false).unwrap()
@@ -59,7 +48,6 @@ fn the_classic_hook_is_replaced_and_removed_too() {
         let mut first = load(&maps);
         first.load_inside().unwrap();
         assert_eq!(first.attach_clsact(LO, &TO_CLIENTS).unwrap(), Attached::Clsact);
-        assert_eq!(first.pinned_interfaces(), [LO]);
         assert_eq!(first.attach_clsact(LO, &FROM_INSIDE).unwrap(), Attached::Clsact);
         drop(first);
         assert!(notes.iter().all(|note| note.exists()));
@@ -70,12 +58,103 @@ fn the_classic_hook_is_replaced_and_removed_too() {
         assert_eq!(second.pinned_client_links(), BTreeSet::from([LO.to_owned()]));
         second.detach(LO);
         assert!(!notes.iter().any(|note| note.exists()));
-        for (at, program) in [(TcAttachType::Egress, EGRESS), (TcAttachType::Ingress, INSIDE)] {
-            let gone = tc::qdisc_detach_program(LO, at, program);
-            // Aya's way to say that there is none; another failure is not that.
-            let Err(TcError::IoError(gone)) = gone else { panic!("{gone:?}") };
-            assert_eq!(gone.kind(), io::ErrorKind::NotFound, "{gone}");
-        }
+        assert_no_filter(LO);
+    });
+}
+
+#[track_caller]
+fn assert_no_filter(interface: &str) {
+    for (at, program) in [(TcAttachType::Egress, EGRESS), (TcAttachType::Ingress, INSIDE)] {
+        let gone = tc::qdisc_detach_program(interface, at, program);
+        // Aya's way to say that there is none; another failure is not that.
+        let Err(TcError::IoError(gone)) = gone else { panic!("{gone:?}") };
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound, "{gone}");
+    }
+}
+
+/// Gives an interface another name.
+fn rename(from: &str, to: &str) {
+    // SAFETY: plain numbers and bytes.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (at, byte) in from.bytes().enumerate() {
+        request.ifr_name[at] = byte as c_char;
+    }
+    // SAFETY: as above.
+    let mut name: [c_char; libc::IFNAMSIZ] = unsafe { std::mem::zeroed() };
+    for (at, byte) in to.bytes().enumerate() {
+        name[at] = byte as c_char;
+    }
+    request.ifr_ifru.ifru_newname = name;
+    // SAFETY: the socket is this function's, and the request is one for this call.
+    let result = unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        let result = libc::ioctl(socket, libc::SIOCSIFNAME, &raw mut request);
+        libc::close(socket);
+        result
+    };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
+/// What is noted has the name from before; the filters go with the interface.
+#[test]
+fn an_interface_that_was_renamed_keeps_no_filter_of_the_classic_hook() {
+    in_namespace(|| {
+        const OTHER: &str = "renamed";
+        let maps = TestMaps::new();
+        let mut data_path = load(&maps);
+        data_path.load_inside().unwrap();
+        let mut attach = |name: &str| {
+            [&TO_CLIENTS, &FROM_INSIDE].map(|of| data_path.attach_clsact(name, of).unwrap())
+        };
+        assert_eq!(attach(LO), [Attached::Clsact; 2]);
+        rename(LO, OTHER);
+        // By its new name it is served again, by the same filters.
+        assert_eq!(attach(OTHER), [Attached::TakenOver; 2]);
+        data_path.detach_inside(LO);
+        assert!(data_path.is_inside(OTHER) && !data_path.is_inside(LO));
+        assert_eq!(data_path.pinned_client_links(), BTreeSet::from([OTHER.to_owned()]));
+        rename(OTHER, LO);
+        data_path.detach_inside(OTHER);
+        assert!(data_path.pinned_client_links().is_empty());
+        assert_no_filter(LO);
+    });
+}
+
+/// Killed between the two.
+#[test]
+fn half_a_client_link_is_no_interface_whose_clients_are_outside() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let index = sys::interface_index(LO).unwrap();
+        let mut first = load(&maps);
+        first.attach_classifier(LO, index, &TO_CLIENTS).unwrap();
+        drop(first);
+        let mut second = load(&maps);
+        assert!(second.pinned_interfaces().is_empty());
+        assert_eq!(second.pinned_client_links(), BTreeSet::from([LO.to_owned()]));
+        assert!(!second.is_inside(LO));
+        second.attach_inside(LO, index).unwrap();
+        assert!(second.is_inside(LO));
+        drop(second);
+        assert!(detach(&maps.pin_dir).unwrap().len() > Map::ALL.len());
+        assert!(!maps.pin_dir.exists());
+    });
+}
+
+/// There is not enough memory for all, say.
+#[test]
+fn loading_that_failed_half_way_is_tried_again() {
+    in_namespace(|| {
+        let maps = TestMaps::new();
+        let mut data_path = load(&maps);
+        let name = Program { hook: Hook::Inside, stage: Stage::Care }.name();
+        let care: &mut aya::programs::SchedClassifier = program(&mut data_path.ebpf, name).unwrap();
+        care.load().unwrap();
+        load_inside(&mut data_path.ebpf).unwrap();
+        let programs = stages::attachable(&mut data_path.ebpf, &[Hook::Inside]).unwrap();
+        stages::pin(&data_path.ebpf, &maps.pin_dir, &programs).unwrap();
+        data_path.load_inside().unwrap();
+        data_path.attach_inside(LO, sys::interface_index(LO).unwrap()).unwrap();
     });
 }
 
@@ -103,8 +182,14 @@ fn a_link_is_one_thing_or_the_other() {
         // What fails leaves nothing.
         assert!(second.attach_inside("nowhere", 4711).is_err());
         assert!(!link_path(&maps.pin_dir, "nowhere", TCX).exists());
+        // XDP has room for one.
+        let others = TestMaps::new();
+        load(&others).attach(LO).unwrap();
+        assert!(second.attach(LO).is_err());
+        assert_eq!(all(), [false, true, true], "what cannot be an interface stays a client link");
         second.detach_inside(LO);
         assert_eq!(all(), [false; 3]);
+        assert!(detach(&others.pin_dir).unwrap().len() > Map::ALL.len());
     });
 }
 

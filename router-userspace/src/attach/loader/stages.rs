@@ -35,6 +35,8 @@ fn of(hooks: &[Hook]) -> impl Iterator<Item = stage::Program> {
 fn load(ebpf: &mut Ebpf, names: impl Iterator<Item = &'static str>) -> Result<()> {
     for name in names {
         let loaded = match named(ebpf, name)? {
+            // Another one of them may have failed, before this is tried again.
+            program if program.fd().is_ok() => Ok(()),
             Program::Xdp(xdp) => xdp.load(),
             Program::SchedClassifier(classifier) => classifier.load(),
             _ => bail!("program {name} is of another type"),
@@ -93,6 +95,8 @@ pub(super) fn pin(ebpf: &Ebpf, pin_dir: &Path, programs: &[Attachable]) -> Resul
         let path = directory.join(number.to_string());
         let map = ebpf.map(program.array());
         let map = map.with_context(|| format!("there is no map {}", program.array()))?;
+        // No other program has its number: what is there is from when this failed half-way.
+        let _ = fs::remove_file(&path);
         map.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
     }
     Ok(())

@@ -8,11 +8,11 @@ use router_ebpf::{
     verdict::Counter,
 };
 
-use super::{attach::TO_CLIENTS, kernel_tests::in_namespace, links::NEXT, steps::Step, *};
+use super::{attach::TO_CLIENTS, links::NEXT, steps::Step, *};
 use crate::{
     maps::{handle::Hash, record::Record, tables::Tables},
     os::sys,
-    testing::{LIMITS, TestMaps},
+    testing::{LIMITS, TestMaps, in_namespace},
 };
 
 const LO: &str = "lo";
