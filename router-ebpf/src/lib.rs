@@ -28,6 +28,7 @@ pub mod flow;
 pub mod hand;
 pub mod head;
 pub mod header;
+pub mod host;
 pub mod icmp;
 pub mod ingress;
 pub mod integrity;

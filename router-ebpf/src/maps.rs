@@ -9,11 +9,13 @@
 
 mod chat;
 mod connection;
+mod host;
 mod service;
 mod share;
 
 pub use chat::*;
 pub use connection::*;
+pub use host::*;
 pub use service::*;
 pub use share::*;
 
@@ -298,5 +300,6 @@ sizes! {
     Sharing = 20,
     Mac = 8,
     Link = 4,
+    Host = 72,
     Mark = 32,
 }

@@ -12,9 +12,9 @@
 use crate::{
     maps::{
         Addr, CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack,
-        Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, SERVICE_SHARES, SLOT_STRIDE,
-        SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
-        Watched, WatchedChat,
+        Host, Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, SERVICE_SHARES,
+        SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing, SourceRange, Stash,
+        Tuple, Vip, Watched, WatchedChat,
     },
     verdict::Counter,
 };
@@ -131,6 +131,18 @@ macro_rules! schema {
             Links links LINKS: HashMap<u32, Link>, version 1,
                 size(limits) = 4096,
                 "index of an interface" => "index of that by which answers are routed; 0: it is not served";
+            /// Which processes of this machine are clients, and by which addresses.
+            Host host HOST: Array<u32, Host>, version 1,
+                size(limits) = 1,
+                "" => "network namespace, addresses of the host and as which replicas see it";
+            /// The addresses that they connect to in place of VIPs, where no rule of others looks for them.
+            StandIns stand_ins STAND_INS: HashMap<Addr, Addr>, version 1,
+                size(limits) = STAND_INS,
+                "address of a VIP" => "its stand-in";
+            /// The same the other way round.
+            StandsFor stands_for STANDS_FOR: HashMap<Addr, Addr>, version 1,
+                size(limits) = STAND_INS,
+                "stand-in" => "address of a VIP";
             /// What userspace says of services that are not as their sources say. No program reads it.
             Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
                 size(limits) = most(limits.services, 64),
@@ -152,6 +164,9 @@ macro_rules! schema {
         }
     };
 }
+
+/// As many as the addresses that stand in for others have room for.
+pub const STAND_INS: u32 = 4096;
 
 /// How many entries the maps have room for: what `[limits]` in the configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -144,6 +144,13 @@ pub const CLOCK: &str = "roost_clock";
 /// The program that looks at flows and chats at once.
 pub const LOOK: &str = "roost_look";
 
+/// The programs at the device of the host's own connections: out of the host, and back to it.
+pub const HOST_OUT: &str = "roost_host_out";
+/// See [`HOST_OUT`].
+pub const HOST_BACK: &str = "roost_host_back";
+/// The programs where the host's processes connect, and ask whom they are connected to.
+pub const CONNECT: [&str; 4] = ["roost_connect4", "roost_connect6", "roost_peer4", "roost_peer6"];
+
 /// What comes after a program.
 #[repr(C, u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,12 @@ mod cluster;
 mod file;
 pub mod http;
 mod keys;
+mod links;
 mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -24,7 +25,9 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    attach::{client_links::ClientLinks, loader::DataPath, macs::Macs, paths, uplinks},
+    attach::{
+        client_links::ClientLinks, host::HostClients, loader::DataPath, macs::Macs, paths, uplinks,
+    },
     kube::{self, Keeper, Source},
     lead::Control,
     maps::{
@@ -60,6 +63,7 @@ pub async fn run(args: RunArgs, pin_dir: &Path) -> Result<()> {
         None => Config {
             interfaces: uplinks::of(&args.cluster.interface, pin_dir)?,
             client_links: args.cluster.client_link.clone(),
+            host_clients: args.cluster.host_clients,
             limits: Limits::default(),
             shares: Shares::default(),
             secrets: SecretFiles::default(),
@@ -148,6 +152,10 @@ struct Daemon {
     macs: Macs,
     /// Keeps the programs on the links of clients on this machine.
     client_links: ClientLinks,
+    /// Lets processes of this machine be clients.
+    host: HostClients,
+    /// The cgroup whose processes are; `None`: that which is mounted.
+    cgroup: Option<PathBuf>,
     /// Replicas are gone: their flows are not to wait for their turn.
     ends_flows: bool,
     /// Clients that are nodes or pods of the cluster; `None` as long as that is not known.
@@ -194,6 +202,8 @@ impl Daemon {
             failed: BTreeMap::new(),
             macs: Macs::new(),
             client_links: ClientLinks::new(),
+            host: HostClients::default(),
+            cgroup: args.cgroup.clone(),
             ends_flows: false,
             nodes: (!args.cluster.kubernetes).then(BTreeSet::new),
             shared: None,
@@ -255,19 +265,20 @@ impl Daemon {
         if !changes.is_empty() {
             info!(changes = changes.len(), "published");
         }
+        self.host.publish(&mut self.tables, self.index.published());
         self.share();
     }
 
     /// Says how the tables are shared, if that has changed: of a large cluster thousands of entries would be read for it.
     fn share(&mut self) {
         let services = self.index.published().services.len();
-        let (shares, nodes) = (&self.config.shares, &self.nodes);
-        let is_so = |(s, n, count): &(_, _, _)| s == shares && n == nodes && *count == services;
+        let (shares, nodes) = (self.shares(), &self.nodes);
+        let is_so = |(s, n, count): &(_, _, _)| *s == shares && n == nodes && *count == services;
         if self.shared.as_ref().is_some_and(is_so) {
             return;
         }
-        match shares::set(&mut self.tables, shares, nodes.as_ref(), services) {
-            Ok(()) => self.shared = Some((shares.clone(), nodes.clone(), services)),
+        match shares::set(&mut self.tables, &shares, nodes.as_ref(), services) {
+            Ok(()) => self.shared = Some((shares, nodes.clone(), services)),
             Err(e) => warn!("the tables are not shared as they should be: {e}; trying on"),
         }
     }
@@ -358,22 +369,6 @@ impl Daemon {
         }
         self.data_path.refresh();
         self.share();
-    }
-
-    fn follow_interfaces(&mut self) {
-        let Self { macs, client_links, data_path, tables, .. } = self;
-        let now = secrets::monotonic();
-        macs.follow(tables, now);
-        client_links.follow(data_path, tables, now);
-    }
-
-    /// Attaches to the client links that the configuration names, and follows them from now on.
-    fn want_client_links(&mut self) {
-        let Self { macs, client_links, data_path, tables, config, .. } = self;
-        let Config { client_links: patterns, interfaces, .. } = config;
-        // Their programs may have to be loaded now.
-        macs.renew(tables, secrets::monotonic());
-        client_links.want(patterns, interfaces, data_path, tables, secrets::monotonic());
     }
 
     /// Lets the kernel look at all flows now, and tells the ends of those that are over.

@@ -1,6 +1,5 @@
 //! Clients on the node itself: pods whose links Roost is attached to meet clients from outside.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,14 +13,13 @@ use roost_chat::tls::ClientTls;
 use roost_programs::{CURL, IP, NFT};
 use roost_tests::lab::{
     Authority, BRIDGE, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Pod, Site, Terminator,
-    UPLINK, heavy, run_in,
+    UPLINK, fails, heavy, meet, run_in, talk,
 };
 use roost_tests::rooms::{Client, Place, Rooms, Size, Transports};
 use serde_json::Value;
 use tokio::{net::TcpSocket, time::timeout};
 
 const MB: u64 = 1 << 20;
-const CHATS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A site whose pods' links are client links. The uplink is none, whatever fits its name.
@@ -39,48 +37,12 @@ fn pod(site: &Site, n: u8, joined: Joined) -> Result<Pod> {
     Ok(pod)
 }
 
-fn fails<T>(site: &Site, result: Result<T>) -> Result<T> {
-    result.with_context(|| site.diagnosis())
-}
-
 /// Fails if something was dropped that somebody meant.
 fn nothing_went_wrong(site: &Site) -> Result<()> {
     for wrong in
         ["drop_malformed", "drop_checksum", "drop_fault", "egress_drop_fault", "drop_other_link"]
     {
         ensure!(site.counter(wrong)? == 0, "{wrong}\n{}", site.diagnosis());
-    }
-    Ok(())
-}
-
-/// Tabs of the same chats from everywhere, with the replicas that they are on.
-fn meet(site: &Site, everywhere: &[&Clients], family: Family) -> Result<Vec<Vec<Tab>>> {
-    let mut homes: BTreeMap<String, String> = BTreeMap::new();
-    let mut all = Vec::new();
-    for clients in everywhere {
-        let mut tabs = Vec::new();
-        for chat in (0..CHATS).map(|chat| format!("{family}-{chat}")) {
-            let tab = fails(site, clients.tab(site.vip(family), &chat))?;
-            let home = homes.entry(chat).or_insert_with(|| tab.replica().to_owned());
-            ensure!(home == tab.replica(), "split: {home} and {}", tab.replica());
-            tabs.push(tab);
-        }
-        all.push(tabs);
-    }
-    Ok(all)
-}
-
-/// What one says in a chat the others hear, wherever they are.
-fn talk(everywhere: &[&Clients], all: &mut [Vec<Tab>], text: &str) -> Result<()> {
-    for chat in 0..CHATS {
-        for from in 0..all.len() {
-            let said = format!("{text} {from}");
-            everywhere[from].run(all[from][chat].say(&said))?;
-            for (to, tabs) in all.iter_mut().enumerate() {
-                let heard = everywhere[to].run(tabs[chat].hears(&said, LIMIT))?;
-                ensure!(heard, "{to} did not hear {from}");
-            }
-        }
     }
     Ok(())
 }

@@ -12,9 +12,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue, lpm_trie},
 };
 use router_ebpf::{
+    host::HostTables,
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
-        Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, Link,
+        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
         SourceKey, SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
     },
     schema::{Limits, Map},
@@ -222,6 +223,25 @@ impl Tables for KernelTables {
     #[inline(always)]
     fn chat(&self, key: &ChatKey) -> Option<Shared<Chat>> {
         CHATS.get_ptr_mut(key).and_then(shared)
+    }
+}
+
+impl HostTables for KernelTables {
+    #[inline(always)]
+    fn host(&self) -> Option<&Host> {
+        HOST.get(0).filter(|host| host.namespace != 0)
+    }
+
+    #[inline(always)]
+    fn stand_in(&self, vip: &Addr) -> Option<Addr> {
+        // SAFETY: a value is written once, before anybody knows of it.
+        unsafe { STAND_INS.get(vip) }.copied()
+    }
+
+    #[inline(always)]
+    fn stands_for(&self, stand_in: &Addr) -> Option<Addr> {
+        // SAFETY: as above.
+        unsafe { STANDS_FOR.get(stand_in) }.copied()
     }
 }
 

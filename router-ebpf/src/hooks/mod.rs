@@ -2,6 +2,7 @@
 
 mod clock;
 mod frame;
+mod host;
 mod maps;
 mod root;
 mod skb;

@@ -115,6 +115,11 @@ impl ClientLinks {
         self.is_well = found.is_ok();
     }
 
+    /// Whether the programs are on a link.
+    pub(crate) fn serves(&self, link: &str) -> bool {
+        self.attached.contains_key(link)
+    }
+
     /// Says once of each link that is not served why.
     fn tell(&mut self, selected: &Selected) {
         let mut said = BTreeMap::new();

@@ -4,7 +4,9 @@
 mod attach;
 mod bpffs;
 mod clock;
+mod connect;
 mod detach;
+mod host;
 mod links;
 mod stages;
 mod steps;
@@ -36,8 +38,12 @@ use steps::{STEPS, Steps};
 use takeover::TakeOver;
 
 pub use attach::{Attached, loses_frames};
+pub(crate) use connect::{
+    MAC, is_served as is_host_served, is_wanted as is_host_wanted, remove_device,
+};
 pub use detach::detach;
 pub(crate) use detach::{pinned_client_links, pinned_interfaces};
+pub use host::load_host;
 use links::LINKS;
 pub(crate) use links::{interface_of, xdp_link};
 pub use stages::{fill_stages, load_inside, load_programs};

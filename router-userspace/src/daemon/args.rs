@@ -44,6 +44,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "ADDRESS:PORT", env = "ROOST_LISTEN", value_delimiter = ',')]
     pub listen: Vec<Listen>,
 
+    /// Processes of this machine that are to be clients are those under the cgroup (v2) at DIRECTORY [default: where one is
+    /// mounted]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub cgroup: Option<PathBuf>,
+
     /// What is said about a cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
@@ -78,6 +83,10 @@ pub struct ClusterArgs {
     /// one [default: none, or the file's]
     #[arg(long, value_name = "PATTERN", requires = "kubernetes", conflicts_with = "config", value_parser = LinkPattern::parse)]
     pub client_link: Vec<LinkPattern>,
+
+    /// Processes of this machine itself are clients, too [default: they are not, or as the file says]
+    #[arg(long, requires = "kubernetes", conflicts_with = "config")]
+    pub host_clients: bool,
 
     /// When a list of the API server empties a service, without an event that says so, keep the
     /// service for DURATION; 0s believes it at once

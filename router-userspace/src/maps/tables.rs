@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
-        Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, Link,
+        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
         SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     schema::Map,

@@ -1,6 +1,8 @@
 //! The questions that only netlink answers: what an interface is, what it is attached to, what is at
 //! its other end, and what its driver can do with XDP.
 
+mod change;
+
 use std::{collections::BTreeSet, convert::Infallible, io};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,6 +16,8 @@ use netlink_sys::{
     protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
 };
 
+pub use change::{Bits, add_address, add_route, make_pair, remove, set_up, whole};
+
 /// `struct genlmsghdr`.
 const GENL_HEADER: usize = 4;
 /// `struct ifinfomsg`.
@@ -26,6 +30,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its MAC address, if it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
     /// Whether it is administratively up.
     pub up: bool,
     /// Its MTU.
@@ -121,6 +127,7 @@ fn link(index: u32, attributes: &[DefaultNla]) -> Result<Link> {
 
 fn parse_link(answer: &[u8]) -> Option<Link> {
     const IFF_UP: u32 = 1;
+    const IFLA_ADDRESS: u16 = 1;
     const IFLA_IFNAME: u16 = 3;
     const IFLA_MTU: u16 = 4;
     const IFLA_LINK: u16 = 5;
@@ -148,6 +155,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
         let value = attr.value();
         match attr.kind() {
             IFLA_IFNAME => link.name = text_of(value),
+            IFLA_ADDRESS => link.mac = value.try_into().ok(),
             IFLA_MTU => link.mtu = number(value),
             IFLA_GRO_MAX_SIZE => link.gro_max_size = number(value),
             IFLA_LINK => link.link = number(value),
@@ -182,7 +190,7 @@ fn parse_link(answer: &[u8]) -> Option<Link> {
 
 /// The MAC addresses of all interfaces of this network namespace.
 pub fn macs() -> Result<BTreeSet<[u8; 6]>> {
-    Ok(all_links()?.iter().filter_map(|link| parse_mac(link)).collect())
+    Ok(all_links()?.iter().filter_map(|link| parse_link(link)?.mac).collect())
 }
 
 /// All interfaces of this network namespace.
@@ -199,12 +207,6 @@ fn all_links() -> Result<Vec<Vec<u8>>> {
         DefaultNla::new(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS.to_ne_bytes().into());
     request_all(libc::RTM_GETLINK, &[0; LINK_HEADER], &[no_statistics])
         .context("asking for all interfaces")
-}
-
-fn parse_mac(answer: &[u8]) -> Option<[u8; 6]> {
-    const IFLA_ADDRESS: u16 = 1;
-    let address = attrs(answer.get(LINK_HEADER..)?).find(|attr| attr.kind() == IFLA_ADDRESS)?;
-    address.value().try_into().ok()
 }
 
 /// What the kernel tells of changes to interfaces.
@@ -456,13 +458,14 @@ mod tests {
     #[test]
     fn all_interfaces_are_listed_with_their_macs() {
         assert!(macs().unwrap().contains(&[0; 6]), "the loopback interface's");
+        let mac = |answer: &[u8]| parse_link(answer)?.mac;
         let attribute = DefaultNla::new(1, vec![2, 0, 0, 0, 0, 7]);
         let mut link = vec![0; LINK_HEADER + attribute.buffer_len()];
         attribute.emit(&mut link[LINK_HEADER..]);
-        assert_eq!(parse_mac(&link), Some([2, 0, 0, 0, 0, 7]));
+        assert_eq!(mac(&link), Some([2, 0, 0, 0, 0, 7]));
         // Of a tunnel, whose address is another one.
-        assert_eq!(parse_mac(&link[..LINK_HEADER + 8]), None);
-        assert_eq!(parse_mac(&link[..LINK_HEADER - 1]), None);
+        assert_eq!(mac(&link[..LINK_HEADER + 8]), None);
+        assert_eq!(mac(&link[..LINK_HEADER - 1]), None);
     }
 
     #[test]

@@ -350,6 +350,39 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     Ok(netdevice::name_to_index(any_socket()?, name)?)
 }
 
+/// The root of all cgroups (v2) that this process may see, without a mount point for it.
+pub(crate) fn cgroup_root() -> io::Result<OwnedFd> {
+    use rustix::mount;
+    let fs = mount::fsopen("cgroup2", mount::FsOpenFlags::FSOPEN_CLOEXEC)?;
+    mount::fsconfig_create(&fs)?;
+    let flags = mount::FsMountFlags::FSMOUNT_CLOEXEC;
+    Ok(mount::fsmount(&fs, flags, mount::MountAttrFlags::empty())?)
+}
+
+/// Whether a directory is a cgroup (v2).
+pub(crate) fn is_cgroup(path: &Path) -> bool {
+    const CGROUP2_SUPER_MAGIC: libc::c_long = 0x6367_7270;
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
+}
+
+/// The network namespace of this process, by its cookie: no other one ever has that.
+pub(crate) fn network_namespace() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = any_socket()?;
+    let (mut cookie, mut len) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: there is room for as many bytes as `len` says, and any are a number.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
 /// A socket to ask about interfaces by: which kind it is does not matter.
 pub(super) fn any_socket() -> io::Result<OwnedFd> {
     Ok(net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?)

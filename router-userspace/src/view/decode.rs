@@ -5,9 +5,9 @@
 
 use router_ebpf::{
     maps::{
-        ALL_SHARES, CHAT_COUNTED, Chat, ChatCookie, ChatKey, ChunkKey, Flow, FlowBack, Load, Mac,
-        NO_REPLICA, Pending, Replica, SERVICE_SHARES, STATE_CLIENT_FIN, STATE_REPLICA_FIN, Secrets,
-        Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        ALL_SHARES, Addr, CHAT_COUNTED, Chat, ChatCookie, ChatKey, ChunkKey, Flow, FlowBack, Host,
+        Load, Mac, NO_REPLICA, Pending, Replica, SERVICE_SHARES, STATE_CLIENT_FIN,
+        STATE_REPLICA_FIN, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     siphash,
 };
@@ -89,6 +89,19 @@ pub fn service(service: &Service) -> Value {
         "proxied": service.proxied != 0,
         "mss4": service.mss4,
         "mss6": service.mss6,
+    })
+}
+
+/// A value of `HOST`.
+pub fn host(host: &Host) -> Value {
+    let addresses = |of: &[Addr; 2]| {
+        let there = of.iter().filter(|addr| **addr != Addr::default());
+        there.map(|addr| from_map(*addr)).collect::<Vec<_>>()
+    };
+    json!({
+        "namespace": host.namespace,
+        "own": addresses(&host.own),
+        "seen": addresses(&host.seen),
     })
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::decode;
 use crate::{
     maps::{handle::Hash, names::Names, problems, read, shares::trusted, tables::Tables},
-    plan::addr::prefix_of,
+    plan::addr::{from_map, prefix_of},
     tend::{Entries, Load},
 };
 
@@ -43,6 +43,9 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::FlowRing | Map::ChatRing | Map::HeadRing | Map::Farewells => return Ok(None),
         Map::Macs => tables.macs.count()?,
         Map::Links => tables.links.count()?,
+        Map::Host => 1,
+        Map::StandIns => tables.stand_ins.count()?,
+        Map::StandsFor => tables.stands_for.count()?,
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
         Map::Counters => Counter::COUNT,
@@ -90,6 +93,15 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         Map::Macs => each(&read::sorted(&tables.macs)?, |mac, value| decode::mac(mac, *value)),
         Map::Links => each(&read::sorted(&tables.links)?, |index, link| {
             (json!({ "interface": index }), json!({ "answers_by": link.by }))
+        }),
+        Map::Host => {
+            vec![Entry { key: json!({ "index": 0 }), value: decode::host(&tables.host.get(0)?) }]
+        }
+        Map::StandIns => each(&read::sorted(&tables.stand_ins)?, |vip, stand_in| {
+            (json!({ "vip": from_map(*vip) }), json!({ "stand_in": from_map(*stand_in) }))
+        }),
+        Map::StandsFor => each(&read::sorted(&tables.stands_for)?, |stand_in, vip| {
+            (json!({ "stand_in": from_map(*stand_in) }), json!({ "vip": from_map(*vip) }))
         }),
         Map::Problems => each(&problems::read(tables)?, |service, why| {
             (json!({ "service": service }), json!({ "problem": why }))

@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use router_ebpf::maps;
+use router_ebpf::maps::{self, FAR_END, NEAR_END};
 use serde::Serialize;
 
 use crate::{
     attach::{
         client_links::way,
-        loader::{interface_of, pinned_client_links},
+        loader::{interface_of, is_host_served, is_host_wanted, pinned_client_links},
     },
     maps::{read, tables::Tables},
     os::{
@@ -22,6 +22,8 @@ use crate::{
 pub const OUTSIDE: &str = "outside";
 /// On this machine.
 pub const INSIDE: &str = "inside";
+/// This machine's own processes.
+pub const HOST: &str = "host";
 
 const ELSEWHERE: &str = "cannot be seen from this network namespace";
 
@@ -30,7 +32,7 @@ const ELSEWHERE: &str = "cannot be seen from this network namespace";
 pub struct InterfaceLine {
     /// Its name.
     pub interface: String,
-    /// Where its clients are: `outside`, or `inside` of this machine: a client link.
+    /// Where its clients are: `outside`, `inside` of this machine: a client link, or this machine's own processes: `host`.
     pub clients: &'static str,
     /// How packets from clients are met: `native` or `generic` outside, `tcx` or `clsact` inside; null if they are not.
     pub ingress: Option<&'static str>,
@@ -80,13 +82,30 @@ pub fn interfaces(pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>>
         let path = entry.with_context(|| format!("cannot read {}", links.display()))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Ok((interface, hook)) = interface_of(name) else { continue };
+        if interface == NEAR_END {
+            continue;
+        }
         let line = lines.entry(interface.clone()).or_default();
-        line.clients = if inside.contains(&interface) { INSIDE } else { OUTSIDE };
+        line.clients = match &interface {
+            name if name == FAR_END => HOST,
+            name if inside.contains(name) => INSIDE,
+            _ => OUTSIDE,
+        };
         line.interface = interface;
         if elsewhere {
             line.problem = ELSEWHERE.to_owned();
         } else if let Err(problem) = look_at(line, &path, hook) {
             line.problem = problem;
+        }
+    }
+    if is_host_wanted(pin_dir) {
+        let line = lines.entry(FAR_END.to_owned()).or_insert_with(|| InterfaceLine {
+            interface: FAR_END.to_owned(),
+            clients: HOST,
+            ..InterfaceLine::default()
+        });
+        if line.problem.is_empty() && (line.ingress.is_none() || !is_host_served(pin_dir)) {
+            line.problem = "is not served: the daemon's log says why".to_owned();
         }
     }
     for line in lines.values_mut().filter(|line| line.problem == ELSEWHERE) {
@@ -111,7 +130,7 @@ fn look_at(line: &mut InterfaceLine, path: &Path, hook: &str) -> Result<(), Stri
     }
     let index = sys::pinned_link_interface(path).map_err(|error| error.to_string())?;
     // An index can be the same in another network namespace, what is attached cannot. Of client links nothing tells.
-    let is_here = |link: &Link| link.xdp_mode.is_some() || line.clients == INSIDE;
+    let is_here = |link: &Link| link.xdp_mode.is_some() || line.clients != OUTSIDE;
     match by_name {
         Ok(link) if link.index == index => {
             if !is_here(&link) {

@@ -29,7 +29,7 @@ pub struct Matched {
 
 impl Lab {
     /// Lets the node track connections, drop what is invalid, masquerade what pods send to the outside,
-    /// and send the VIP's connections to the first replica.
+    /// and send the VIP's connections to the first replica, its own as well.
     pub fn kubernetes_rules(&self) -> Result<()> {
         let dnat = Family::BOTH.map(|family| {
             let ip = if family == Family::V4 { "ip" } else { "ip6" };
@@ -39,6 +39,7 @@ impl Lab {
                 self.vip(family)
             )
         });
+        let dnat = dnat.concat();
         let counters =
             ["invalid_in", "invalid_out", "crossed", "masqueraded", "proxied", "forwarded"]
                 .map(|c| format!("counter {c} {{}}\n"));
@@ -49,11 +50,11 @@ impl Lab {
              ct state invalid tcp flags & (fin|syn|rst) == fin counter name crossed drop\n\
              ct state invalid counter name invalid_out drop\n\
              ct state new counter name forwarded\n}}\n\
-             chain prerouting {{\ntype nat hook prerouting priority dstnat;\n{}}}\n\
+             chain prerouting {{\ntype nat hook prerouting priority dstnat;\n{dnat}}}\n\
+             chain output {{\ntype nat hook output priority -100;\n{dnat}}}\n\
              chain postrouting {{\ntype nat hook postrouting priority srcnat;\n\
              oifname \"{UPLINK}\" counter name masqueraded masquerade\n}}\n}}\n",
             counters.concat(),
-            dnat.concat()
         );
         tools::finish(self.node.command(NFT)?.args(["-f", "-"]), Some(&rules))?;
         // Else a segment from the middle of a connection would be a new one.

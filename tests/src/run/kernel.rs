@@ -13,18 +13,20 @@ use nix::{
     unistd::Pid,
 };
 use router_ebpf::{
+    host::Way,
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
-        Mac, Pending, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, Link,
+        Load, Mac, Pending, Replica, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple,
+        Vip,
     },
     schema::{Limits, Map},
-    stage::{self, CLOCK, LOOK, Stage},
+    stage::{self, CLOCK, CONNECT, HOST_BACK, HOST_OUT, LOOK, Stage},
     verdict::{Action, Counter},
 };
 
 use super::{
     Hook, Machine, Outcome,
-    loaded::{DECLARED, Loaded, declared, load, load_inside},
+    loaded::{DECLARED, Loaded, declared, load, load_host, load_inside},
     tap::Tap,
     world::{Kind, World, slot_table},
 };
@@ -102,6 +104,32 @@ impl Rig {
         self.set(Map::Links, &LOOPBACK, &link);
     }
 
+    /// The same with this machine's own processes, and what stands in for VIPs.
+    #[must_use]
+    pub fn with_host(mut self, host: &Host, stand_ins: &[(Addr, Addr)]) -> Self {
+        load_host(&mut self.ebpf);
+        let mut map = Array::<_, Host>::try_from(self.map_mut(Map::Host)).expect(DECLARED);
+        map.set(0, host, 0).expect("setting HOST");
+        for (vip, stand_in) in stand_ins {
+            self.set(Map::StandIns, vip, stand_in);
+            self.set(Map::StandsFor, stand_in, vip);
+        }
+        self
+    }
+
+    /// Runs a frame through one of the programs at the device of the host's own connections. `None`: it is dropped.
+    pub fn run_host(&mut self, way: Way, frame: &[u8]) -> Option<Vec<u8>> {
+        let name = if way == Way::Out { HOST_OUT } else { HOST_BACK };
+        let mut out = vec![0; PAGE];
+        let result = self.test_run(name, frame, 1, &mut out);
+        out.truncate(result.data_size_out as usize);
+        match result.return_value {
+            TC_ACT_UNSPEC => Some(out),
+            TC_ACT_SHOT => None,
+            action => panic!("{name} returned {action}"),
+        }
+    }
+
     /// The same with what the maps are to hold.
     #[must_use]
     pub fn filled(mut self, world: &World) -> Self {
@@ -153,14 +181,13 @@ impl Rig {
     }
 
     /// The program that is attached there.
-    fn program(&mut self, hook: Hook) -> &mut Program {
+    fn program(&self, hook: Hook) -> &'static str {
         let stage = if hook == Hook::Ingress { Stage::Ingress } else { Stage::Egress };
-        let name = stage::Program { hook: self.hook_of(stage), stage }.name();
-        self.ebpf.program_mut(name).expect("an attached program")
+        stage::Program { hook: self.hook_of(stage), stage }.name()
     }
 
     /// Runs the programs on a frame, so many times; what they leave of it is in `out`.
-    fn test_run(&mut self, hook: Hook, frame: &[u8], times: u32, out: &mut [u8]) -> TestRunResult {
+    fn test_run(&mut self, name: &str, frame: &[u8], times: u32, out: &mut [u8]) -> TestRunResult {
         loop {
             let options = TestRunOptions {
                 data_in: Some(frame),
@@ -168,7 +195,7 @@ impl Rig {
                 repeat: times,
                 ..TestRunOptions::default()
             };
-            let result = match self.program(hook) {
+            let result = match self.ebpf.program_mut(name).expect("a program") {
                 Program::Xdp(xdp) => xdp.test_run(options),
                 Program::SchedClassifier(classifier) => classifier.test_run(options),
                 program => panic!("{program:?} takes no packets"),
@@ -178,7 +205,7 @@ impl Rig {
                 // A signal came before the program ran.
                 Err(aya::programs::ProgramError::SyscallError(e))
                     if e.io_error.raw_os_error() == Some(Errno::EINTR as i32) => {}
-                Err(e) => panic!("running {hook:?} on {} bytes: {e:?}", frame.len()),
+                Err(e) => panic!("running {name} on {} bytes: {e:?}", frame.len()),
             }
         }
     }
@@ -225,10 +252,12 @@ pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
     let level = if events { u8::MAX } else { 0 };
     let mut ebpf = load(&Limits { chats: 1, flows: 1, ..LIMITS }, Some(level)).ebpf;
     load_inside(&mut ebpf);
+    load_host(&mut ebpf);
     let looked_at = |name| {
         let info = match ebpf.program(name).expect("the program") {
             Program::Xdp(program) => program.info(),
             Program::SchedClassifier(program) => program.info(),
+            Program::CgroupSockAddr(program) => program.info(),
             program => panic!("{program:?}"),
         };
         let info = info.expect("what the kernel tells of a program");
@@ -237,7 +266,8 @@ pub fn verified(events: bool) -> Vec<(&'static str, u32)> {
     stage::Program::ALL
         .map(stage::Program::name)
         .into_iter()
-        .chain([CLOCK, LOOK])
+        .chain([CLOCK, LOOK, HOST_OUT, HOST_BACK])
+        .chain(CONNECT)
         .map(looked_at)
         .collect()
 }
@@ -250,7 +280,7 @@ impl Machine for Rig {
     fn run(&mut self, hook: Hook, frame: &[u8]) -> Outcome {
         let before = self.counters();
         let mut out = vec![0; PAGE];
-        let result = self.test_run(hook, frame, 1, &mut out);
+        let result = self.test_run(self.program(hook), frame, 1, &mut out);
         out.truncate(result.data_size_out as usize);
         let action = match (hook, result.return_value) {
             (Hook::Ingress, TC_ACT_UNSPEC) if self.is_inside => Action::Pass,
@@ -276,7 +306,7 @@ impl Machine for Rig {
     fn flood(&mut self, frames: &[(Vec<u8>, u32)]) -> BTreeMap<Counter, u64> {
         let (before, mut out) = (self.counters(), vec![0; PAGE]);
         for (frame, times) in frames {
-            self.test_run(Hook::Ingress, frame, *times, &mut out);
+            self.test_run(self.program(Hook::Ingress), frame, *times, &mut out);
         }
         self.moved_since(&before).into_iter().collect()
     }

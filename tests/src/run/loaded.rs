@@ -29,8 +29,8 @@ use roost::{
 };
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Link, Load,
-        Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, Link,
+        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
         SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     schema::{Limits, Map},
@@ -131,6 +131,11 @@ pub fn load_inside(ebpf: &mut Ebpf) {
     if first.fd().is_err() {
         loader::load_inside(ebpf).unwrap_or_else(|e| panic!("{e:#}"));
     }
+}
+
+/// The same for this machine's own processes.
+pub fn load_host(ebpf: &mut Ebpf) {
+    loader::load_host(ebpf).unwrap_or_else(|e| panic!("{e:#}"));
 }
 
 /// Loads the programs into new maps, which are empty. `events`: the level of events, if not that of the object.

@@ -10,6 +10,7 @@ mod ends;
 mod forgotten;
 mod handshake;
 mod heads;
+mod host;
 mod icmp;
 mod limits;
 mod macs;

@@ -28,15 +28,15 @@ use super::{
 
 /// A program at TC, and its place there.
 pub(super) struct Classifier {
-    program: &'static str,
-    at: TcAttachType,
+    pub(super) program: &'static str,
+    pub(super) at: TcAttachType,
     /// Before all others, or behind them.
-    is_first: bool,
+    pub(super) is_first: bool,
     /// How its pinned link is called.
-    tcx: &'static str,
+    pub(super) tcx: &'static str,
     /// How the note of its filter is called, where there is no TCX.
-    clsact: &'static str,
-    priority: u16,
+    pub(super) clsact: &'static str,
+    pub(super) priority: u16,
 }
 
 /// Towards clients: what others do with a packet is done before.

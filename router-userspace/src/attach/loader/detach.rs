@@ -8,16 +8,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use aya::programs::{TcAttachType, tc::SchedClassifierLink};
-use router_ebpf::schema::Map;
+use router_ebpf::{maps::NEAR_END, schema::Map};
 use tracing::warn;
 
 use crate::os::{lock::Lock, netlink, sys};
 
 use super::{
     bpffs,
+    connect::{self, HOST},
     links::{
-        CLSACT, CLSACT_IN, FIRST, HANDLE, HOOKS, LAST, LINKS, NEXT, STAGES, TCX, TCX_IN, XDP,
-        interface_of, link_path,
+        CLSACT, CLSACT_BACK, CLSACT_IN, CLSACT_OUT, FIRST, HANDLE, HOOKS, LAST, LINKS, NEXT,
+        STAGES, TCX, TCX_IN, XDP, interface_of, link_path,
     },
 };
 
@@ -32,6 +33,11 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
     }
     let _lock = Lock::acquire(pin_dir)?;
     let mut removed = Vec::new();
+    if connect::is_wanted(pin_dir) {
+        connect::detach(pin_dir)?;
+        connect::remove_device()?;
+        removed.push(format!("the interface {NEAR_END}"));
+    }
     let links = links(pin_dir);
     // Ingress everywhere first: no new connection begins while others lose their way back.
     for hook in HOOKS {
@@ -46,7 +52,7 @@ pub fn detach(pin_dir: &Path) -> Result<Vec<String>> {
             removed.push(format!("map {}", map.pin()));
         }
     }
-    for directory in [LINKS, STAGES, NEXT, ""].map(|name| pin_dir.join(name)) {
+    for directory in [LINKS, STAGES, NEXT, HOST, ""].map(|name| pin_dir.join(name)) {
         removed.extend(remove_files(&directory)?);
         match fs::remove_dir(&directory) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -94,7 +100,7 @@ pub(crate) fn pinned_interfaces(pin_dir: &Path) -> Vec<String> {
 pub(crate) fn pinned_client_links(pin_dir: &Path) -> BTreeSet<String> {
     let outside = pinned_interfaces(pin_dir);
     let names = links(pin_dir).into_iter().map(|link| link.interface);
-    names.filter(|name| !outside.contains(name)).collect()
+    names.filter(|name| name != NEAR_END && !outside.contains(name)).collect()
 }
 
 /// Whether a program for clients on this machine is pinned anywhere: also where an interface was about to become one whose clients
@@ -126,7 +132,8 @@ fn remove(pin_dir: &Path, link: &Link) -> Option<String> {
     let path = link_path(pin_dir, interface, hook);
     let filter = match hook.as_str() {
         CLSACT => Some((TcAttachType::Egress, LAST)),
-        CLSACT_IN => Some((TcAttachType::Ingress, FIRST)),
+        CLSACT_IN | CLSACT_BACK => Some((TcAttachType::Ingress, FIRST)),
+        CLSACT_OUT => Some((TcAttachType::Egress, LAST)),
         _ => None,
     };
     if filter.is_none() {

@@ -27,8 +27,14 @@ pub(super) const CLSACT: &str = "clsact";
 /// The same at ingress, for clients on this machine.
 pub(super) const TCX_IN: &str = "tcxin";
 pub(super) const CLSACT_IN: &str = "clsactin";
+/// Those of the device of the host's own connections, out of the host and back to it.
+pub(super) const TCX_OUT: &str = "tcxout";
+pub(super) const CLSACT_OUT: &str = "clsactout";
+pub(super) const TCX_BACK: &str = "tcxback";
+pub(super) const CLSACT_BACK: &str = "clsactback";
 /// In the order in which they are to be removed: ingress first.
-pub(super) const HOOKS: [&str; 5] = [XDP, TCX_IN, CLSACT_IN, TCX, CLSACT];
+pub(super) const HOOKS: [&str; 9] =
+    [XDP, TCX_IN, CLSACT_IN, TCX_OUT, CLSACT_OUT, TCX_BACK, CLSACT_BACK, TCX, CLSACT];
 
 /// Where the link of the ingress program is pinned.
 pub(crate) fn xdp_link(pin_dir: &Path, interface: &str) -> PathBuf {

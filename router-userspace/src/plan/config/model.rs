@@ -13,6 +13,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// Links of this machine at whose other ends are clients.
     pub client_links: Vec<LinkPattern>,
+    /// Whether processes of this machine itself are clients.
+    pub host_clients: bool,
     /// Map sizes.
     pub limits: Limits,
     /// How they are shared.

@@ -24,6 +24,7 @@ pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
     root.only(&[
         "interfaces",
         "client_links",
+        "host_clients",
         "limits",
         "shares",
         "secrets",
@@ -32,6 +33,7 @@ pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
     ]);
     let interfaces = interfaces(root, needs_interfaces);
     let client_links = client_links(root, &interfaces);
+    let host_clients = root.get("host_clients").and_then(|field| field.boolean()).unwrap_or(false);
     let limits = root.table("limits").map_or_else(Limits::default, |table| limits(&table));
     let shares = root.table("shares").map_or_else(Shares::default, |table| shares(&table));
     let secrets = root.table("secrets").map_or_else(SecretFiles::default, |table| secrets(&table));
@@ -43,7 +45,7 @@ pub(super) fn read(root: &Table<'_>, needs_interfaces: bool) -> Config {
         check::across(&read);
     }
     let services = read.into_iter().map(|(service, _)| service).collect();
-    Config { interfaces, client_links, limits, shares, secrets, kubernetes, services }
+    Config { interfaces, client_links, host_clients, limits, shares, secrets, kubernetes, services }
 }
 
 fn interfaces(root: &Table<'_>, needed: bool) -> Vec<String> {
