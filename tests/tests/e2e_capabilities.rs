@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use roost_programs::SETPRIV;
+use roost_programs::{IP, SETPRIV};
 use roost_tests::lab::{
-    ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, try_until,
+    ChatServer, Clients, Config, Family, Lab, REPLICA_PORT, Roost, UPLINK, VIP_PORT, run_in,
+    try_until,
 };
 use roost_tests::release::Release;
 
@@ -32,10 +33,13 @@ fn start(lab: &Lab, config: &Config, without: Option<&str>) -> Result<Roost> {
 fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> Result<()> {
     let lab = Lab::builder("caps").replicas(2).build()?;
     let _servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
-    let mut roost = start(&lab, &Config::new(&lab), None)?;
-    let clients = Clients::new(&lab.client)?;
+    // And to let the node's own processes be clients, with a device and programs of a cgroup.
+    let config = || Config { top: "host_clients = true".to_owned(), ..Config::new(&lab) };
+    let mut roost = start(&lab, &config(), None)?;
+    let (clients, node) = (Clients::new(&lab.client)?, Clients::new(&lab.node)?);
     for family in Family::BOTH {
         let vip = (lab.vip(family), VIP_PORT).into();
+        ensure!(node.tab(vip, "caps")?.replica() == clients.tab(vip, "caps")?.replica());
         let mut tab = clients.tab(vip, "caps")?;
         // The next daemon takes maps and links over.
         roost.kill();
@@ -45,13 +49,13 @@ fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> R
         ensure!(one == two, "one tab is on {one}, another on {two}");
         // The replica is gone from the file: its tabs are reset, by the raw socket.
         let left: Vec<usize> = (1..=2).filter(|n| !one.ends_with(&n.to_string())).collect();
-        roost.write_config(&Config::new(&lab).only(&lab, &left).to_string())?;
+        roost.write_config(&config().only(&lab, &left).to_string())?;
         for tab in [&mut tab, &mut other] {
             let heard = clients.run(tab.next_message(LIMIT));
             let Err(error) = heard else { bail!("{family}: still connected: {heard:?}") };
             ensure!(format!("{error:#}").contains("reset"), "{error:#}");
         }
-        roost.write_config(&Config::new(&lab).to_string())?;
+        roost.write_config(&config().to_string())?;
         try_until(LIMIT, "both replicas", || {
             let services = roost.json(&["services"])?;
             Ok((services[0]["usable"] == 2).then_some(()))
@@ -66,7 +70,9 @@ fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> R
     ensure!(!roost.process().log().contains("CAP_NET_RAW"), "{}", roost.process().log());
     roost.process().terminate(LIMIT)?;
     let removed = roost.json(&["detach"])?;
-    ensure!(removed["removed"].as_array().is_some_and(|list| !list.is_empty()), "{removed}");
+    let removed = removed["removed"].as_array().context("nothing removed")?;
+    ensure!(removed.iter().any(|what| what == "the interface roost0"), "{removed:?}");
+    ensure!(run_in(&lab.node, IP, &["link", "show", "roost0"]).is_err());
     Ok(())
 }
 
