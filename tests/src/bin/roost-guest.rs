@@ -168,6 +168,7 @@ fn load(program: &mut Program) -> Result<ProgramInfo, ProgramError> {
     match program {
         Program::Xdp(program) => program.load()?,
         Program::SchedClassifier(program) => program.load()?,
+        Program::CgroupSockAddr(program) => program.load()?,
         // Nothing is left out silently: a new type has to be added here.
         _ => return Err(ProgramError::UnexpectedProgramType),
     }
