@@ -12,7 +12,9 @@ fn every_row_is_measured() -> Result<()> {
     ensure!(output.status.success(), "{}:\n{stderr}", output.status);
     let last = stdout.lines().last().with_context(|| format!("nothing on stdout:\n{stderr}"))?;
     let measured: Value = serde_json::from_str(last).with_context(|| last.to_owned())?;
-    for (of, rows) in [("ingress_ns", 16), ("egress_ns", 8), ("verified", 7), ("jit_bytes", 7)] {
+    for (of, rows) in
+        [("ingress_ns", 16), ("inside_ns", 4), ("egress_ns", 8), ("verified", 7), ("jit_bytes", 7)]
+    {
         let found = measured[of].as_object().with_context(|| format!("no {of} in {measured}"))?;
         ensure!(found.len() >= rows, "{of}: {found:?}");
         ensure!(found.values().all(|n| n.as_f64().is_some_and(|n| n > 0.0)), "{of}: {found:?}");

@@ -24,7 +24,7 @@ pub struct Options {
 /// Runs the subcommand. Returns only if it cannot be started.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     match options.arguments[0].to_str() {
-        Some("heads") => peers::ensure_proxies(workspace)?,
+        Some("heads" | "rate" | "terminator") => peers::ensure_proxies(workspace)?,
         Some("requests") => {
             let packages = [apt::programs(&[Need::Tests]), apt::TESTS.to_vec()].concat();
             apt::ensure(&packages, "for clients and servers of others")?;

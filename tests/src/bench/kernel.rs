@@ -24,6 +24,8 @@ use router_ebpf::verdict::Counter;
 
 /// Program names in the objects.
 pub const INGRESS: &str = stage::Program { hook: Hook::Xdp, stage: Stage::Ingress }.name();
+/// As above, of packets that come from a pod.
+pub const INSIDE: &str = stage::Program { hook: Hook::Inside, stage: Stage::Ingress }.name();
 /// As above.
 pub const EGRESS: &str = stage::Program { hook: Hook::Egress, stage: Stage::Egress }.name();
 const PASS: &str = "roost_pass";
@@ -100,7 +102,7 @@ impl Kernel {
 
     /// The same for the empty program of the same type.
     pub fn run_control(&self, program: &str, packet: &[u8], repeat: u32) -> Result<Duration> {
-        let is_tc = [EGRESS, FLOOR_TC].contains(&program);
+        let is_tc = [INSIDE, EGRESS, FLOOR_TC].contains(&program);
         let control = if is_tc { &self.pass_tc } else { &self.pass_xdp };
         Ok(test_run(control, PASS, packet, repeat, None)?.duration)
     }

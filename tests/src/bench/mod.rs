@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use router_ebpf::verdict::Counter;
 
 use heads::Head;
-use kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, Kernel};
+use kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, INSIDE, Kernel};
 pub use measure::median;
 use measure::{Case, Effort, Way};
 use memory::Memory;
@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Keeps the process on the last CPU that it may use, which is the least busy with interrupts.
-fn pin() -> Result<usize> {
+pub(crate) fn pin() -> Result<usize> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).context("asking for the CPUs of this process")?;
     let cpu = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
@@ -131,6 +131,8 @@ mod names {
     pub const TO_REPLICA_RANDOM: &str = "  at random";
     pub const FLOOR_TC: &str = "floor (TC)";
     pub const FLOOR_TC_RANDOM: &str = "floor (TC), at random";
+    pub const FROM_POD: &str = "from a pod to replica";
+    pub const FROM_POD_RANDOM: &str = "  at random, from a pod";
     pub const TO_CLIENT: &str = "established to client";
     pub const TO_CLIENT_RANDOM: &str = "  at random, to client";
 }
@@ -244,6 +246,10 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
         floor,
         ..same((name, Some(key)), INGRESS, way, Some(ToReplica), packets::to_replica(family, row))
     };
+    let pod = |name, key, way, family, row, floor| Case {
+        floor,
+        ..same((name, Some(key)), INSIDE, way, Some(ToReplica), packets::to_replica(family, row))
+    };
     let client = |name, key, way, family, row, floor| Case {
         floor,
         ..same((name, Some(key)), EGRESS, way, Some(ToClient), packets::to_client(family, row))
@@ -347,6 +353,9 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
             )
         },
         floor(names::FLOOR_TC, FLOOR_TC, down),
+        pod(names::FROM_POD, "established", Repeat, V4, Row::ToReplica, Some(names::FLOOR_TC)),
+        pod("  one by one", "established_one_by_one", Single, V4, Row::FarToReplica, None),
+        pod("  IPv6", "established_ipv6", Repeat, V6, Row::ToReplica, None),
         client(names::TO_CLIENT, "established", Repeat, V4, Row::ToClient, Some(names::FLOOR_TC)),
         client("  one by one", "established_one_by_one", Single, V4, Row::FarToClient, None),
         client("  IPv6", "established_ipv6", Repeat, V6, Row::ToClient, None),
@@ -357,6 +366,16 @@ fn cases(kernel: &mut Kernel, flows: &Rc<[Conn]>) -> Result<Vec<Case>> {
             flows,
             Conn::to_client,
         ),
+        Case {
+            floor: Some(names::FLOOR_TC_RANDOM),
+            ..random(
+                (names::FROM_POD_RANDOM, Some("established_random")),
+                INSIDE,
+                Some(ToReplica),
+                flows,
+                Conn::to_replica,
+            )
+        },
         Case {
             floor: Some(names::FLOOR_TC_RANDOM),
             ..random(

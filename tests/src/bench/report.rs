@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, Verified};
+use super::kernel::{EGRESS, FLOOR_TC, FLOOR_XDP, INGRESS, INSIDE, Verified};
 use super::measure::{Case, Effort, Timing, Way};
 use super::memory::{Entry, Memory, total};
 use super::{FLOWS, REPLICAS, names};
@@ -23,13 +23,15 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const AIMS: (u32, [u64; 2], f64) = (300_000, [450, 260], 50.0);
 
 /// The most that a packet is to cost, as a multiple of its floor; both less the control.
-const FLOOR_AIMS: [(&str, f64); 6] = [
+const FLOOR_AIMS: [(&str, f64); 8] = [
     (names::LATER, 0.8),
     (names::BIND_AGAIN, 1.2),
     (names::TO_REPLICA, 1.5),
     (names::TO_CLIENT, 2.0),
     (names::TO_REPLICA_RANDOM, 1.15),
     (names::TO_CLIENT_RANDOM, 1.15),
+    (names::FROM_POD, 1.5),
+    (names::FROM_POD_RANDOM, 1.15),
 ];
 
 /// The most that a head in eight segments is to cost, as a multiple of one in a single segment.
@@ -53,6 +55,7 @@ struct Json {
     control_ns: f64,
     floor_ns: f64,
     ingress_ns: BTreeMap<&'static str, f64>,
+    inside_ns: BTreeMap<&'static str, f64>,
     egress_ns: BTreeMap<&'static str, f64>,
     verified: BTreeMap<&'static str, u32>,
     jit_bytes: BTreeMap<&'static str, u32>,
@@ -124,7 +127,7 @@ impl Report<'_> {
                  {eight:.0} ns,\n  {style}{times:.2}{style:#} times as much {DIM}(aim: at most {EIGHT_SEGMENTS}){DIM:#}."
             );
         }
-        let [(_, later), (_, again), (_, up), (_, down), (_, random), _] = FLOOR_AIMS;
+        let [(_, later), (_, again), (_, up), (_, down), (_, random), ..] = FLOOR_AIMS;
         text + &format!(
             "\n  {DIM}The control is an empty program of the same type (XDP or TC), measured in the same\n  \
              way, in turns. Above it: the median of the rounds, and the best one. A floor parses the packet,\n  \
@@ -222,6 +225,7 @@ impl Report<'_> {
             control_ns: rounded(control, 1),
             floor_ns: time(self.row(names::FLOOR_XDP).context("no row for the floor")?),
             ingress_ns: rows([INGRESS, FLOOR_XDP]),
+            inside_ns: rows([INSIDE, INSIDE]),
             egress_ns: rows([EGRESS, FLOOR_TC]),
             verified: verified(|verified| verified.instructions),
             jit_bytes: verified(|verified| verified.jit_bytes),

@@ -43,7 +43,7 @@ pub(super) fn run(options: &Options, park: impl FnOnce()) -> Result<bool> {
     step(&format!("{most} chat servers"));
     let servers = ChatServer::start_all(&lab, REPLICA_PORT)?;
     step("roost on the node, with client_links = [\"pod*\"], and 3 of the replicas");
-    let roost = Roost::start(&lab, &config(&lab, &SIZES[..1]))?;
+    let roost = Roost::start(&lab, &config(&lab, 0))?;
     let site = Site { roost, servers, lab };
     for pod in [&front, &pod] {
         site.roost.wait_client_link(&pod.node_device, true)?;
@@ -78,7 +78,7 @@ pub(super) fn run(options: &Options, park: impl FnOnce()) -> Result<bool> {
         let mut meaning = "tabs through nginx, a client outside, a pod".to_owned();
         if n > 0 {
             step(&format!("{ready} replicas are ready in the file; the daemon takes it over"));
-            site.roost.write_config(&config(lab, &SIZES[..=n]))?;
+            site.roost.write_config(&config(lab, n))?;
             let names = lab.replicas[..ready].iter().map(|replica| replica.name.as_str());
             site.wait_replicas(&names.collect::<Vec<_>>())?;
             let back = last + 1 - kept;
@@ -114,14 +114,6 @@ pub(super) fn run(options: &Options, park: impl FnOnce()) -> Result<bool> {
     Ok(outcome.ok)
 }
 
-/// After these numbers of ready replicas. Those that are no longer ready end their chats.
-fn config(lab: &Lab, sizes: &[usize]) -> String {
-    let (most, ready) = (sizes.iter().max(), sizes.last());
-    let (most, ready) = (most.copied().unwrap_or_default(), ready.copied().unwrap_or_default());
-    let mut config = Config::new(lab).only(lab, &(1..=most).collect::<Vec<_>>());
-    config.top = "client_links = [\"pod*\"]".to_owned();
-    for replica in &mut config.replicas[ready..] {
-        replica.more = "  state = \"draining\"\n".to_owned();
-    }
-    config.to_string()
+fn config(lab: &Lab, stage: usize) -> String {
+    Config::after(lab, &SIZES[..=stage]).client_links("pod*").to_string()
 }

@@ -62,6 +62,17 @@ impl Config {
         }
     }
 
+    /// After these numbers of ready replicas, one after the other. Those that are not ready any more end their chats.
+    pub fn after(lab: &Lab, sizes: &[usize]) -> Self {
+        let (most, ready) = (sizes.iter().max(), sizes.last());
+        let (most, ready) = (most.copied().unwrap_or_default(), ready.copied().unwrap_or_default());
+        let mut config = Self::new(lab).only(lab, &(1..=most).collect::<Vec<_>>());
+        for replica in &mut config.replicas[ready..] {
+            replica.more = "  state = \"draining\"\n".to_owned();
+        }
+        config
+    }
+
     /// The same with another policy.
     pub fn policy(mut self, policy: &'static str) -> Self {
         self.policy = policy;
@@ -84,6 +95,12 @@ impl Config {
     pub fn with(mut self, line: &str) -> Self {
         self.more += line;
         self.more.push('\n');
+        self
+    }
+
+    /// The same with these client links.
+    pub fn client_links(mut self, patterns: &str) -> Self {
+        self.top = format!("client_links = [{patterns:?}]");
         self
     }
 

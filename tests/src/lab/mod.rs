@@ -54,7 +54,7 @@ pub use roost::Roost;
 pub use rules::Matched;
 pub use site::{Clients, Site, heavy};
 pub use sweep::clean_up_on_signals;
-pub use terminator::Terminator;
+pub use terminator::{Behind, Terminator};
 pub use tools::{binary, run, run_in};
 pub use wait::{try_until, wait_until};
 pub use wire::{Frames, Wire};

@@ -47,9 +47,21 @@ impl Nginx {
         vip: SocketAddr,
         upstream: Upstream,
     ) -> Result<Self> {
-        let dir = lab.dir().join("nginx");
         let at = SocketAddr::new(addr, HTTPS_PORT);
-        let blocks = configuration(&dir, tls, vip, upstream)?;
+        Self::start_at(lab, ns, at, tls, &format!("server {vip};"), upstream)
+    }
+
+    /// The same at any port, with these words for what is behind it.
+    pub(super) fn start_at(
+        lab: &Lab,
+        ns: &Netns,
+        at: SocketAddr,
+        tls: &Certificate,
+        servers: &str,
+        upstream: Upstream,
+    ) -> Result<Self> {
+        let dir = lab.dir().join(format!("nginx-{}", at.port()));
+        let blocks = configuration(&dir, tls, at.port(), servers, upstream)?;
         let Proxy { process } = Proxy::nginx(ns, &dir, &blocks, at)?;
         Ok(Self { process })
     }
@@ -74,12 +86,13 @@ pub(super) fn documented(proxy: &str, changes: &[(&str, String)]) -> Result<Stri
 fn configuration(
     dir: &Path,
     tls: &Certificate,
-    vip: SocketAddr,
+    port: u16,
+    servers: &str,
     upstream: Upstream,
 ) -> Result<String> {
     let Certificate { certificate, key } = tls;
     let listen = format!(
-        "listen {HTTPS_PORT} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
+        "listen {port} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
         certificate.display(),
         key.display(),
     );
@@ -95,7 +108,7 @@ fn configuration(
     let server = documented("nginx", &changes)?;
     Ok(format!(
         "events {{ worker_connections 512; }}\n\
-         http {{\naccess_log off;\n{}upstream vip {{ server {vip}; {keep} }}\n{server}}}\n",
+         http {{\naccess_log off;\n{}upstream vip {{ {servers} {keep} }}\n{server}}}\n",
         nginx_places(dir),
     ))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::nginx::documented;
 use super::{Certificate, HTTPS_PORT, Lab, Netns, Nginx, Proxy, Upstream};
@@ -33,19 +33,70 @@ impl Terminator {
         tls: &Certificate,
         vip: SocketAddr,
     ) -> Result<Proxy> {
-        let (dir, at) = (lab.dir().join(format!("{self:?}")), SocketAddr::new(addr, HTTPS_PORT));
+        self.start_at(lab, ns, SocketAddr::new(addr, HTTPS_PORT), tls, Behind::Vip(vip))
+    }
+
+    /// The same at any port, and in front of what is wanted.
+    pub fn start_at(
+        self,
+        lab: &Lab,
+        ns: &Netns,
+        at: SocketAddr,
+        tls: &Certificate,
+        behind: Behind<'_>,
+    ) -> Result<Proxy> {
+        let dir = lab.dir().join(format!("{self:?}-{}", at.port()));
         match self {
             Self::Nginx => {
-                let nginx = Nginx::start_in(lab, ns, addr, tls, vip, Upstream::Reused)?;
+                let servers = behind.nginx();
+                let nginx = Nginx::start_at(lab, ns, at, tls, &servers, Upstream::Reused)?;
                 Ok(Proxy { process: nginx.process })
             }
-            Self::Haproxy => Proxy::haproxy(ns, &dir, &haproxy(&dir, tls, at, vip)?, at),
-            Self::Caddy => Proxy::caddy(ns, &dir, &caddy(tls, at, vip)?, at),
+            Self::Haproxy => Proxy::haproxy(ns, &dir, &haproxy(&dir, tls, at, behind)?, at),
+            Self::Caddy => {
+                let Behind::Vip(vip) = behind else { bail!("Caddy of Debian has no such hash") };
+                Proxy::caddy(ns, &dir, &caddy(tls, at, vip)?, at)
+            }
         }
     }
 }
 
-fn haproxy(dir: &Path, tls: &Certificate, at: SocketAddr, vip: SocketAddr) -> Result<String> {
+/// What is behind one.
+#[derive(Debug, Clone, Copy)]
+pub enum Behind<'a> {
+    /// An address that somebody else spreads.
+    Vip(SocketAddr),
+    /// Replicas, of which it chooses by a hash of the parameter `chat`.
+    Hashed(&'a [SocketAddr]),
+}
+
+impl Behind<'_> {
+    fn nginx(self) -> String {
+        match self {
+            Self::Vip(vip) => format!("server {vip};"),
+            Self::Hashed(replicas) => {
+                let servers = replicas.iter().map(|at| format!("server {at}; "));
+                format!("hash $arg_chat consistent; {}", servers.collect::<String>())
+            }
+        }
+    }
+
+    fn haproxy(self) -> String {
+        match self {
+            Self::Vip(vip) => format!("server vip {vip}"),
+            Self::Hashed(replicas) => {
+                let servers = (1..).zip(replicas);
+                let servers = servers.map(|(n, at)| format!("\n    server replica-{n} {at}"));
+                format!(
+                    "balance url_param chat\n    hash-type consistent{}",
+                    servers.collect::<String>()
+                )
+            }
+        }
+    }
+}
+
+fn haproxy(dir: &Path, tls: &Certificate, at: SocketAddr, behind: Behind<'_>) -> Result<String> {
     // It wants both in one file.
     let pem = [fs::read(&tls.certificate)?, fs::read(&tls.key)?].concat();
     let file = dir.join("both.pem");
@@ -56,7 +107,7 @@ fn haproxy(dir: &Path, tls: &Certificate, at: SocketAddr, vip: SocketAddr) -> Re
         &[
             (":443", at.to_string()),
             ("/etc/haproxy/rooms.pem", file.display().to_string()),
-            ("192.0.2.10:80", vip.to_string()),
+            ("server vip 192.0.2.10:80", behind.haproxy()),
         ],
     )
 }

@@ -30,10 +30,7 @@ const GROUPS: [&[&str]; 3] = [&["tx"], &["gso", "tso"], &["gro"]];
 /// Runs the scenario.
 pub(super) fn run(options: &Options) -> Result<Report> {
     step("a node with three replicas, and four pods as clients");
-    let site = Site::start(Lab::builder("inside"), |lab| Config {
-        top: "client_links = [\"pod*\"]".to_owned(),
-        ..Config::new(lab)
-    })?;
+    let site = Site::start(Lab::builder("inside"), |lab| Config::new(lab).client_links("pod*"))?;
     let kinds = [
         ("veth with a route", Joined::Routed),
         ("veth of a bridge", Joined::Bridged),

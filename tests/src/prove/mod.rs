@@ -17,6 +17,7 @@ mod rate;
 mod report;
 mod requests;
 mod storm;
+mod terminator;
 mod usage;
 mod visit;
 
@@ -48,6 +49,9 @@ pub enum Scenario {
     Rate(rate::Options),
     /// 1 GB both ways through pods' links of each kind, with offloads on and off: each byte is right
     Inside(inside::Options),
+    /// A message through a proxy in a pod that ends TLS: what Roost behind it costs beside the proxy's own hash of the chat, and
+    /// which chats each keeps whole
+    Terminator(terminator::Options),
     /// Silent clients that probe: they are answered, write after 70 s, and are told when they waited too long
     Keepalive(keepalive::Options),
     /// A million live flows: the daemon is idle, and the commands are quick
@@ -70,6 +74,7 @@ pub fn run(scenario: &Scenario) -> Result<Report> {
         Scenario::Requests(options) => requests::run(options),
         Scenario::Rate(options) => rate::run(options),
         Scenario::Inside(options) => inside::run(options),
+        Scenario::Terminator(options) => terminator::run(options),
         Scenario::Keepalive(options) => keepalive::run(options),
         Scenario::Million(options) => million::run(options),
         Scenario::Nodes(options) => nodes::run(options),

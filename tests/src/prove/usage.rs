@@ -20,6 +20,32 @@ pub(super) fn cpu_time(pid: u32) -> Result<Duration> {
     duration(ticks)
 }
 
+/// Time that the threads of these processes have run, and the kernel for packets: whatever else the machine does is not in it.
+pub(super) fn ran(pids: &[u32]) -> Result<Duration> {
+    let kernel = threads("/proc", "ksoftirqd/")?;
+    let own = pids.iter().map(|pid| threads(&format!("/proc/{pid}/task"), ""));
+    let own = own.collect::<Result<Vec<_>>>()?;
+    let ran = kernel.iter().chain(own.iter().flatten()).sum();
+    // What a process does for packets at the end of a system call is its own time, unless the kernel takes the
+    // time of interrupts apart: then it also says who has waited for them.
+    let is_apart = fs::exists("/proc/pressure/irq").unwrap_or(false);
+    Ok(if is_apart { ran + soft_interrupts()? } else { ran })
+}
+
+/// How long each thread of a directory has run whose name begins so (`/proc/PID/schedstat`, in nanoseconds).
+fn threads(directory: &str, name: &str) -> Result<Vec<Duration>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("reading {directory}"))?;
+    let of = |path: std::path::PathBuf| -> Option<Duration> {
+        if !fs::read_to_string(path.join("comm")).ok()?.starts_with(name) {
+            return None;
+        }
+        let times = fs::read_to_string(path.join("schedstat")).ok()?;
+        Some(Duration::from_nanos(times.split(' ').next()?.parse().ok()?))
+    };
+    // Those that have ended meanwhile are no matter.
+    Ok(entries.flatten().filter_map(|entry| of(entry.path())).collect())
+}
+
 /// Time that all CPUs have spent in soft interrupts (proc_stat(5)).
 pub(super) fn soft_interrupts() -> Result<Duration> {
     duration(stat()?[6])
