@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use futures_util::future::try_join;
 use roost_chat::client::{Http, Tab, Upgrade};
 use roost_chat::protocol::REPLICA_HEADER;
 use roost_chat::tls::ClientTls;
-use roost_programs::{CURL, IP, NFT};
+use roost_programs::{CURL, IP, NFT, TC};
 use roost_tests::lab::{
     Authority, BRIDGE, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Pod, Site, Terminator,
     UPLINK, fails, heavy, meet, run_in, talk,
@@ -256,6 +257,84 @@ fn a_pod_that_takes_the_address_of_another_one_is_not_answered() -> Result<()> {
         fails(&site, others.tab(site.vip(family), "own"))?;
     }
     Ok(())
+}
+
+/// Links get other names, and are named as interfaces in files that are refused; and filters of others are there.
+#[test]
+fn links_are_served_as_what_they_are_now() -> Result<()> {
+    const RENAMED: &str = "pod-two";
+    let mut site = start("inside-links")?;
+    let (routed, bridged) = (pod(&site, 1, Joined::Routed)?, pod(&site, 2, Joined::Bridged)?);
+    let everywhere = [Clients::new(&routed.ns)?, Clients::new(&bridged.ns)?];
+    let everywhere: Vec<&Clients> = everywhere.iter().collect();
+    let mut all = meet(&site, &everywhere, Family::V4)?;
+    let ip = |words: &[&str]| run_in(&site.lab.node, IP, words);
+
+    // One that is made an interface by a file that is refused in the end is a client link again.
+    let file = std::fs::read_to_string(site.roost.config())?;
+    let named = format!("[\"{UPLINK}\", \"{}\", \"nowhere\"]", bridged.node_device);
+    let refused = file.replace(&format!("[\"{UPLINK}\"]"), &named);
+    ensure!(refused != file);
+    let before = site.roost.process().lines();
+    site.roost.write_config(&refused)?;
+    site.roost.process().wait_line_after(LIMIT, "everything stays as it was", before)?;
+    site.roost.wait_client_link(&bridged.node_device, true)?;
+    talk(&everywhere, &mut all, "refused").with_context(|| site.diagnosis())?;
+
+    ip(&["link", "set", &bridged.node_device, "down"])?;
+    ip(&["link", "set", &bridged.node_device, "name", RENAMED])?;
+    ip(&["link", "set", RENAMED, "up"])?;
+    site.roost.wait_client_link(RENAMED, true)?;
+    site.roost.wait_client_link(&bridged.node_device, false)?;
+    talk(&everywhere, &mut all, "renamed").with_context(|| site.diagnosis())?;
+
+    // What others say at the link's egress is heard, though Roost's program was there before.
+    let tc = |words: &[&str]| run_in(&site.lab.node, TC, words);
+    let link = routed.node_device.as_str();
+    tc(&["qdisc", "add", "dev", link, "clsact"])?;
+    // Classic BPF: it returns 2, TC_ACT_SHOT, for whatever comes.
+    tc(&["filter", "add", "dev", link, "egress", "bpf", "da", "bytecode", "1,6 0 0 2"])?;
+    let vip = site.vip(Family::V4);
+    let open = Tab::open(vip, "vip", "filtered", None);
+    let opened = everywhere[0].run(async { timeout(Duration::from_millis(500), open).await });
+    ensure!(opened.is_err(), "a filter that drops all was not asked");
+    tc(&["qdisc", "del", "dev", link, "clsact"])?;
+    talk(&everywhere, &mut all, "filtered no more").with_context(|| site.diagnosis())?;
+
+    site.roost.kill();
+    for link in [link, RENAMED] {
+        ensure!(programs_on(&site, link)? == [1, 1], "{link} is not served without a daemon");
+    }
+    site.roost.text(&["detach"])?;
+    for link in [link, RENAMED] {
+        ensure!(programs_on(&site, link)? == [0, 0], "{link} is still served");
+    }
+    site.roost.write_config(&file)?;
+    site.roost.restart()?;
+    meet(&site, &everywhere, Family::V6)?;
+
+    // Whose clients are reached by another interface cannot be told by what the link is.
+    for family in Family::BOTH {
+        ip(&["route", "del", &routed.addr(family).to_string(), "dev", link])?;
+    }
+    let status = site.roost.json(&["status"])?;
+    let all = status["interfaces"].as_array().context("no interfaces")?;
+    let line = all.iter().find(|line| line["interface"] == link).context("it is not listed")?;
+    let problem = line["problem"].as_str().unwrap_or_default();
+    ensure!(problem.contains("no route"), "{line}");
+    let before = site.counter("drop_other_link")?;
+    let open = Tab::open(vip, "vip", "no way", None);
+    let opened = everywhere[0].run(async { timeout(Duration::from_millis(500), open).await });
+    ensure!(opened.is_err() && site.counter("drop_other_link")? > before);
+    Ok(())
+}
+
+/// How many programs are at TCX of a link of the node's, at ingress and at egress.
+fn programs_on(site: &Site, link: &str) -> Result<[usize; 2]> {
+    site.lab.node.run(|| {
+        let at = |way| anyhow::Ok(SchedClassifier::query_tcx(link, way)?.1.len());
+        Ok([at(TcAttachType::Ingress)?, at(TcAttachType::Egress)?])
+    })
 }
 
 /// Lets a pod connect with an address that is another one's, and fails if it hears of an answer.

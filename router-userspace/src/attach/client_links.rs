@@ -18,8 +18,8 @@ use crate::{
     plan::config::LinkPattern,
 };
 
-pub(crate) use select::way;
 use select::{Found, Selected, select};
+pub(crate) use select::{routed, way};
 
 /// How often all links are looked at when nothing says that they have changed: what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);

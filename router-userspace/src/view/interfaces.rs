@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     attach::{
-        client_links::way,
+        client_links::{routed, way},
         loader::{interface_of, is_host_served, is_host_wanted, pinned_client_links},
     },
     maps::{read, tables::Tables},
@@ -25,6 +25,7 @@ pub const INSIDE: &str = "inside";
 /// This machine's own processes.
 pub const HOST: &str = "host";
 
+const NO_ROUTE: &str = "no route leaves by it: its clients are reached by another interface, and what they send to a VIP is dropped";
 const ELSEWHERE: &str = "cannot be seen from this network namespace";
 
 /// An interface by which clients come.
@@ -46,10 +47,33 @@ pub struct InterfaceLine {
 pub fn all(tables: &Tables, pin_dir: &Path, elsewhere: bool) -> Result<Vec<InterfaceLine>> {
     let mut lines = interfaces(pin_dir, elsewhere)?;
     if !elsewhere {
+        unrouted(tables, &mut lines)?;
         lines.extend(refused(tables)?);
         lines.sort_by(|a, b| a.interface.cmp(&b.interface));
     }
     Ok(lines)
+}
+
+/// Says of client links that are served and lead nowhere that they do.
+fn unrouted(tables: &Tables, lines: &mut [InterfaceLine]) -> Result<()> {
+    let mut inside: Vec<_> =
+        lines.iter_mut().filter(|line| line.clients == INSIDE && line.problem.is_empty()).collect();
+    if inside.is_empty() {
+        return Ok(());
+    }
+    let (links, noted, routed) = (netlink::links()?, read::sorted(&tables.links)?, routed());
+    for line in &mut inside {
+        // A VRF's have routes of their own, and the others are answered by something else.
+        let is_answered_by_itself = links.iter().any(|link| {
+            link.name == line.interface
+                && link.master == 0
+                && noted.get(&link.index) == Some(&maps::Link { by: link.index })
+        });
+        if is_answered_by_itself && !routed.contains(&line.interface) {
+            line.problem = NO_ROUTE.to_owned();
+        }
+    }
+    Ok(())
 }
 
 /// Client links that are not served because of what they belong to.
@@ -150,5 +174,31 @@ fn look_at(line: &mut InterfaceLine, path: &Path, hook: &str) -> Result<(), Stri
             }
             _ => Err(ELSEWHERE.to_owned()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestMaps;
+
+    #[test]
+    fn a_client_link_that_is_not_served_is_shown_with_the_reason() {
+        const LOOPBACK: u32 = 1;
+        let pinned = TestMaps::new();
+        let mut tables = pinned.tables();
+        assert_eq!(all(&tables, &pinned.pin_dir, false).unwrap(), []);
+        tables.links.set(&LOOPBACK, &maps::Link::REFUSED).unwrap();
+        let line = InterfaceLine {
+            interface: "lo".to_owned(),
+            clients: INSIDE,
+            problem: "is not served yet".to_owned(),
+            ..InterfaceLine::default()
+        };
+        assert_eq!(all(&tables, &pinned.pin_dir, false).unwrap(), [line]);
+        // Indexes of another network namespace say nothing here.
+        assert_eq!(all(&tables, &pinned.pin_dir, true).unwrap(), []);
+        tables.links.set(&LOOPBACK, &maps::Link { by: LOOPBACK }).unwrap();
+        assert_eq!(all(&tables, &pinned.pin_dir, false).unwrap(), []);
     }
 }

@@ -1,6 +1,9 @@
 //! Which interfaces are client links: by their names, and by what they are to others.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use router_ebpf::maps;
 
@@ -91,6 +94,33 @@ pub(crate) fn way(link: &Link, links: &[Link]) -> Result<u32, String> {
     }
 }
 
+/// The interfaces by which something is routed, as far as the main tables say: a client link that is answered by itself and is none
+/// of these answers nobody. For those who ask: a pod's route may come after its link.
+pub(crate) fn routed() -> BTreeSet<String> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
+    of_routes(&read("route"), &read("ipv6_route"))
+}
+
+fn of_routes(v4: &str, v6: &str) -> BTreeSet<String> {
+    /// `RTF_REJECT`, and for IPv6 `RTF_ANYCAST` and `RTF_LOCAL`.
+    const TO_NOBODY: u32 = 0x200 | 0x10_0000 | 0x8000_0000;
+    let is_to_somebody =
+        |flags: &str| u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & TO_NOBODY == 0);
+    let v4 = v4.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (device, flags) = (fields.next()?, fields.nth(2)?);
+        is_to_somebody(flags).then_some(device)
+    });
+    let v6 = v6.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (destination, flags, device) = (fields.next()?, fields.nth(7)?, fields.next()?);
+        // Every interface has these.
+        let is_of_all = destination.starts_with("fe80") || destination.starts_with("ff");
+        (!is_of_all && is_to_somebody(flags)).then_some(device)
+    });
+    v4.chain(v6).map(str::to_owned).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +197,21 @@ mod tests {
         // An uplink's member that is an uplink itself is one.
         let found = selected(&links, &["eth?"], &["bond0", "eth1"]);
         assert!(!found.beneath.contains_key("eth1") && found.beneath.contains_key("eth2"));
+    }
+
+    #[test]
+    fn what_every_interface_has_is_no_route_to_clients() {
+        let v4 = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+            veth1 C6123265 00000000 0005 0 0 0 FFFFFFFF 0 0 0\n\
+            * C612C800 00000000 0201 0 0 0 00FFFFFF 0 0 0\n";
+        let line = |to: &str, flags: &str, device: &str| {
+            let (to, none) = (format!("{to:0<32}"), "0".repeat(32));
+            format!("{to} 80 {none} 00 {none} 00000400 00000001 00000000 {flags} {device}\n")
+        };
+        let v6 = line("fe80", "00000001", "veth2")
+            + &line("ff", "00000001", "veth2")
+            + &line("fd52", "80200001", "veth3")
+            + &line("fd53", "00000005", "veth4");
+        assert_eq!(of_routes(v4, &v6), ["veth1", "veth4"].map(str::to_owned).into());
     }
 }
