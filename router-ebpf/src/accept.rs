@@ -101,7 +101,7 @@ pub fn accepted<P: Packet>(
 
 /// Resets a client whose replica has accepted. That one is reset when it answers again.
 #[inline(never)]
-fn refuse<P: Packet>(
+pub fn refuse<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
@@ -158,7 +158,7 @@ fn claim_moving(
 
 /// The other side of a flow that waits for a binding with these numbers, and where its requests stand.
 #[inline(always)]
-fn waiting(
+pub fn waiting(
     tables: &impl FlowTables,
     scratch: &mut Scratch,
     flow: Shared<Flow>,
@@ -205,10 +205,9 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
     back.mss = pending.mss;
     back.client_scale = pending.client_scale as u8;
     back.offers = pending.offers;
+    back.answer = pending.server_isn.wrapping_add(1);
     if pending.flags & FLOW_EXCHANGE != 0 {
-        let first = pending.server_isn.wrapping_add(1);
         back.state = STATE_EXCHANGE;
-        back.answer = first;
     }
 
     let client = &scratch.replica_side.client;
@@ -240,7 +239,8 @@ fn write_flow(tables: &impl FlowTables, scratch: &mut Scratch) {
 
 /// What became of a flow that was to be entered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Entered {
+pub enum Entered {
+    /// It is.
     Yes,
     /// The client's side already has a flow, to another replica.
     Already,
@@ -299,26 +299,9 @@ fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         return Entered::Over;
     }
     if scratch.flow.flags & FLOW_CHAT != 0 {
-        scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
-        match chats::acquire(tables, scratch) {
-            Acquired::Counted => {}
-            // The entry is made first and the table read after it: a table that has changed since the connection
-            // was bound has either been read here, or its readers find the entry.
-            Acquired::First if is_still_home(tables, scratch) => {}
-            Acquired::First => {
-                chats::undo(tables, &scratch.chat_key, scratch.flow.replica);
-                return Entered::Moved;
-            }
-            Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
-            Acquired::Elsewhere => return Entered::Moved,
-            Acquired::Busy => return Entered::Busy,
-            Acquired::Fault => return Entered::Fault,
-            Acquired::Over if again => {
-                // It takes no more than it had.
-                tables.count(Counter::ChatsShare);
-                scratch.flow.flags &= !FLOW_CHAT;
-            }
-            Acquired::Over => return Entered::Over,
+        let counted = count_chat(tables, scratch);
+        if counted != Entered::Yes {
+            return counted;
         }
     }
     let entered = if again { relocate(tables, scratch) } else { add(tables, scratch) };
@@ -326,6 +309,33 @@ fn count(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
         chats::undo(tables, &scratch.chat_key, scratch.flow.replica);
     }
     entered
+}
+
+/// Counts `scratch.flow` for its chat, or makes it one that counts for none.
+#[inline(always)]
+pub fn count_chat(tables: &impl FlowTables, scratch: &mut Scratch) -> Entered {
+    scratch.chat_key = chat_key(scratch.flow.service, scratch.flow.cookie);
+    match chats::acquire(tables, scratch) {
+        Acquired::Counted => {}
+        // The entry is made first and the table read after it: a table that has changed since the connection
+        // was bound has either been read here, or its readers find the entry.
+        Acquired::First if is_still_home(tables, scratch) => {}
+        Acquired::First => {
+            chats::undo(tables, &scratch.chat_key, scratch.flow.replica);
+            return Entered::Moved;
+        }
+        Acquired::Uncounted => scratch.flow.flags &= !FLOW_CHAT,
+        Acquired::Elsewhere => return Entered::Moved,
+        Acquired::Busy => return Entered::Busy,
+        Acquired::Fault => return Entered::Fault,
+        Acquired::Over if scratch.pending.flags & PENDING_AGAIN != 0 => {
+            // It takes no more than it had.
+            tables.count(Counter::ChatsShare);
+            scratch.flow.flags &= !FLOW_CHAT;
+        }
+        Acquired::Over => return Entered::Over,
+    }
+    Entered::Yes
 }
 
 /// Whether the chat is to begin its life at this replica.
@@ -410,10 +420,10 @@ const SEGMENTS: u32 = 256;
 const USUAL: u16 = 536;
 const SMALLEST: u16 = 76;
 
-/// Turns the replica's SYN-ACK around into the client's first data segment; if there are more, copies
-/// of it go before the last one.
+/// Turns the replica's segment, a SYN-ACK mostly, around into the first one of what its client has sent since the binding in
+/// `scratch.pending`; if there are more, copies of it go before the last one.
 #[inline(always)]
-fn deliver<P: Packet>(
+pub fn deliver<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
@@ -428,7 +438,7 @@ fn deliver<P: Packet>(
     let header = &mut scratch.header;
     header.answer(&scratch.segment);
     header.seq = pending.client_isn.wrapping_add(1);
-    header.ack = scratch.segment.seq.wrapping_add(1);
+    header.ack = pending.server_isn.wrapping_add(1).wrapping_add(scratch.flow.seq_delta);
     header.flags = flags::ACK;
     ours.write_established(&mut header.options);
     scratch.delivery.made = 0;
@@ -504,7 +514,7 @@ fn give_up(tables: &impl FlowTables, scratch: &mut Scratch) {
 
 /// What became of the head when the replica accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Recalled {
+pub enum Recalled {
     /// It is claimed and loaded; or there is none, and the client sends all of it again.
     Yes,
     /// Another replica has accepted before this one.
@@ -519,7 +529,7 @@ enum Recalled {
 /// Claims the head of the connection and loads it, and decides how much of it is delivered. Another client's request
 /// must not go to this one's replica.
 #[inline(never)]
-fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
+pub fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     scratch.write_vip_side(&vip, vip_port);
     scratch.held = Held::No;

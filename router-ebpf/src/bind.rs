@@ -8,17 +8,19 @@ use crate::{
     connect::{Connected, connect},
     hand::before_head,
     head::{Found, claim, forget, release},
-    ingress::listed,
     integrity::{is_intact, payload_sum},
     keep::{Kept, keep},
-    key::{self, Reason, Search},
-    maps::{HEAD_LEN, Name, PART, PENDING_REFUSED, PROXIES, Service},
+    key::Reason,
+    maps::{HEAD_LEN, Name, OFFER_TIMESTAMPS, PART, PENDING_REFUSED},
     packet::Packet,
+    place::settle,
     reply,
+    request::Place,
+    route::route,
     scratch::Scratch,
     shares::{self, Table},
     stash::{Added, Held, Room},
-    steer::{NoRoute, Why, chat_key, is_usable, steer, tuple_hash},
+    steer::{NoRoute, Routed, Why, chat_key, is_usable},
     syn_cookie,
     tables::{FlowTables, Step},
     verdict::Counter,
@@ -53,12 +55,14 @@ fn decide<P: Packet>(
         return Some(Counter::DropChecksum);
     }
     scratch.decided = 0;
-    let chosen = match collect(packet, tables, scratch)? {
+    let collected = collect(packet, tables, scratch)?;
+    scratch.acknowledges = (collected == Collected::Again) as u32;
+    let chosen = match collected {
         Collected::Kept => Chosen::Kept,
-        Collected::Again => Chosen::Waited,
+        Collected::Again if !may_be_whole(scratch) => Chosen::Waited,
         Collected::Early => return Some(Counter::DropEarly),
         Collected::Limited => return Some(Counter::DropResetLimit),
-        Collected::Ready => {
+        Collected::Again | Collected::Ready => {
             if reread(&scratch.stash.get().bound) != 0 {
                 recall_decision(tables, scratch)?;
             }
@@ -72,16 +76,14 @@ fn decide<P: Packet>(
         Chosen::Replica => match connect(packet, tables, scratch)? {
             Connected::Bound => return Some(Counter::Bound),
             Connected::Early => return Some(Counter::DropEarly),
-            Connected::Stays => {
-                forget(tables, scratch);
-                return Some(Counter::DropRequestEarly);
-            }
+            Connected::Asked => return Some(Counter::HeadAnnounced),
             Connected::Conflict => Counter::ResetConflict,
             Connected::Itself => Counter::ResetItself,
             Connected::NoAddress => Counter::ResetNoReplica,
         },
         Chosen::Kept | Chosen::Waited => return wait(packet, tables, scratch, chosen),
         Chosen::Over => Counter::ResetShare,
+        Chosen::Leaves => Counter::ResetExpired,
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
         Chosen::Not(NoRoute::NoReplica) => Counter::ResetNoReplica,
     };
@@ -100,6 +102,14 @@ fn decide<P: Packet>(
         tables.count(scratch.over);
     }
     Some(verdict)
+}
+
+/// Whether a later head of which nothing new came is looked at once more: its client may take it for whole, where its end is in
+/// doubt. Once for all that the client has not heard of.
+#[inline(always)]
+fn may_be_whole(scratch: &Scratch) -> bool {
+    let stash = scratch.stash.get();
+    reread(&scratch.again) != 0 && stash.acked != stash.known
 }
 
 /// Reads the segment. Returns whether its checksum is right.
@@ -302,6 +312,11 @@ fn wait<P: Packet>(
         return Some(Counter::HeadKept);
     }
     let known = scratch.stash.get().known;
+    if reread(&scratch.again) != 0 {
+        // Of a replica's that the connection may stay at, the next one is no older than the last.
+        scratch.answer.ts_echo = scratch.answer.ts_echo.wrapping_sub(1);
+        scratch.offer.offers &= scratch.answer.offers | !OFFER_TIMESTAMPS;
+    }
     reply::acknowledge(packet, scratch, known, Counter::HeadAcknowledged)
 }
 
@@ -342,6 +357,8 @@ enum Chosen {
     Waited,
     /// There is none.
     Not(NoRoute),
+    /// None that its connection could go to.
+    Leaves,
     /// Its source or its service has its share, as `scratch.over` says.
     Over,
 }
@@ -357,24 +374,30 @@ fn choose(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<Chosen> {
     } else {
         None
     };
-    let routed = match reread(&scratch.routed) {
+    scratch.found = match reread(&scratch.routed) {
         0 => route(tables, scratch, last)?,
         _ => Routed::Yes,
     };
+    let stash = scratch.stash.get();
+    if stash.unacked >= FIRST_WINDOW && !stash.has_holes() {
+        scratch.acknowledges = 1;
+    }
+    if reread(&scratch.again) != 0 && reread(&scratch.routed) == 0 {
+        settle(tables, scratch)?;
+        if reread(&scratch.place) == Place::Nowhere {
+            return Some(Chosen::Leaves);
+        }
+    }
     if scratch.stash.get().missing == 0 {
         count_missing(tables, scratch.missing);
         scratch.stash.get_mut().missing = scratch.missing as u8;
     }
     scratch.pending.charged = scratch.scan.client(&scratch.vip_side.client);
-    match routed {
-        Routed::More => {
-            let stash = scratch.stash.get();
-            if stash.unacked >= FIRST_WINDOW && !stash.has_holes() {
-                return Some(Chosen::Waited);
-            }
-            return Some(Chosen::Kept);
-        }
-        Routed::Not(why) => return Some(Chosen::Not(why)),
+    match reread(&scratch.found) {
+        Routed::More if reread(&scratch.acknowledges) != 0 => return Some(Chosen::Waited),
+        Routed::More => return Some(Chosen::Kept),
+        Routed::MissingKey => return Some(Chosen::Not(NoRoute::MissingKey)),
+        Routed::NoReplica => return Some(Chosen::Not(NoRoute::NoReplica)),
         Routed::Yes => {}
     }
     if exceeds(tables, scratch) {
@@ -444,55 +467,4 @@ fn count_missing(tables: &impl FlowTables, reason: u32) {
     };
     tables.count(Counter::MissingKey);
     tables.count(counter);
-}
-
-/// Notes whether the connection begins with the PROXY protocol: it comes from where the service's
-/// `proxy_protocol_from` says so.
-#[inline(always)]
-fn note_proxy(tables: &impl FlowTables, scratch: &mut Scratch, service: &Service) {
-    scratch.from_proxy = 0;
-    if service.proxied != 0 {
-        let list = scratch.service | PROXIES;
-        scratch.from_proxy = listed(tables, list, &scratch.vip_side.client, &mut scratch.source);
-    }
-}
-
-/// What [`route`] came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Routed {
-    /// It is in `scratch.route`.
-    Yes,
-    /// There is none.
-    Not(NoRoute),
-    /// Nobody can tell before more bytes are there.
-    More,
-}
-
-/// Finds where the connection with the bytes in `scratch.stash` goes. `last`: no more bytes will
-/// come, for this reason.
-#[inline(never)]
-pub fn route(
-    tables: &impl FlowTables,
-    scratch: &mut Scratch,
-    last: Option<Reason>,
-) -> Option<Routed> {
-    let service = tables.service(scratch.service)?;
-    let secrets = tables.secrets()?;
-    scratch.missing = 0;
-    note_proxy(tables, scratch, service);
-    let tuple_hash = tuple_hash(&secrets.chat, &scratch.vip_side);
-    let key_hash = match key::search(tables, service, last, scratch) {
-        Search::Found => Some(scratch.key.hash(&secrets.chat)),
-        Search::More => return Some(Routed::More),
-        Search::Missing(reason) => {
-            scratch.missing = reason as u32;
-            None
-        }
-    };
-    let number = scratch.service;
-    let route = &mut scratch.route;
-    Some(match steer(tables, number, service, tuple_hash, key_hash, &secrets.chat, route) {
-        Ok(()) => Routed::Yes,
-        Err(why) => Routed::Not(why),
-    })
 }

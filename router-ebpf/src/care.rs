@@ -4,6 +4,7 @@
 use crate::{
     egress,
     flow::{self, End, Ending, RESET_WINDOW, closing, end, is_late, is_moving},
+    head::{Which, discard},
     ingress::{self, Check, check, hear, is_gone, without_flow},
     maps::{
         FLOW_REQUESTS, Flow, FlowBack, STATE_CLOSED, STATE_ENDED, STATE_EXCHANGE, STATE_EXPIRED,
@@ -12,6 +13,7 @@ use crate::{
     mend::{Mended, deliver_again, mend},
     packet::Packet,
     reply::{self, reset_replica},
+    request::Standing,
     reuse::{self, Asked, is_looked_at},
     scratch::Scratch,
     segment::Segment,
@@ -140,6 +142,14 @@ fn look<P: Packet>(packet: &P, tables: &impl FlowTables, scratch: &mut Scratch) 
     }
     let Scratch { vip_side, segment, last, .. } = scratch;
     closing(tables, vip_side, shared, segment, End::Client, last);
+    // Nobody comes for what it waited for.
+    if state & STATE_MOVING != 0
+        && shared.state() & STATE_ENDED != 0
+        && let Some(head) = tables.stash(&scratch.vip_side)
+    {
+        let Scratch { vip_side, chunk_key, .. } = scratch;
+        discard(tables, vip_side, head.server_isn(), Which::Any, chunk_key);
+    }
     Looked::Translate
 }
 
@@ -219,8 +229,8 @@ pub fn care_back<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
-) -> Option<Counter> {
-    match look_back(packet, tables, scratch) {
+) -> Option<Next> {
+    let verdict = match look_back(packet, tables, scratch) {
         LookedBack::Translate => {
             let Scratch { back, .. } = *scratch;
             egress::translate(packet, scratch, &back)
@@ -228,9 +238,11 @@ pub fn care_back<P: Packet>(
         LookedBack::Reset => reset_replica(packet, scratch),
         LookedBack::Drop => Some(Counter::DropSynAckAgain),
         LookedBack::Missing => deliver_again(packet, scratch),
+        LookedBack::Stays => return Some(Next::Stage(Stage::Stay)),
         LookedBack::Left => Some(Counter::EgressDropLeft),
         LookedBack::Pass => Some(Counter::EgressPassed),
-    }
+    };
+    verdict.map(Next::Verdict)
 }
 
 /// What is to become of a segment of a replica's.
@@ -244,6 +256,8 @@ enum LookedBack {
     Drop,
     /// It misses what only we have.
     Missing,
+    /// It says where it stands, and was asked for that.
+    Stays,
     /// Its client is about to be another replica's.
     Left,
     /// It is none of ours.
@@ -281,6 +295,13 @@ fn look_back<P: Packet>(
     }
     let is_asked = flow.is_some() && shared.state() & STATE_EXCHANGE != 0;
     let is_reset = scratch.segment.has(flags::RST);
+    if is_asked
+        && scratch.segment.sequence_len() == 0
+        && shared.exchange().standing == Standing::Moving
+        && tables.pending(&scratch.replica_side).is_some()
+    {
+        return LookedBack::Stays;
+    }
     if is_asked && is_reset {
         // Its end is noted first: whoever binds the connection again looks whether it has one, after it has said so. And
         // if that one was first, this says nothing, whoever ends the flow meanwhile.

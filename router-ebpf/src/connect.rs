@@ -6,18 +6,18 @@ use crate::{
     keep::keep,
     key::{self, Kind},
     maps::{
-        FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, PENDING_ACKNOWLEDGED, PENDING_AGAIN, POLICY_HOME,
-        STATE_ENDED, Service, Tuple,
+        FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, OFFER_TIMESTAMPS, PENDING_ACKNOWLEDGED,
+        PENDING_AGAIN, POLICY_HOME, STATE_ENDED, Service, Tuple,
     },
     options::Offer,
     packet::Packet,
     reply,
-    request::{Exchange, Standing},
     scratch::Scratch,
     shared::Shared,
     tables::FlowTables,
+    translate::rescale,
     verdict::Counter,
-    verifier::reread,
+    verifier::{index, reread},
     wire::{TCP_CHECK, flags},
 };
 
@@ -28,8 +28,8 @@ pub enum Connected {
     Bound,
     /// It was before, and is about to be a flow: the segment has to come again.
     Early,
-    /// It belongs where its connection is, which was to be bound again.
-    Stays,
+    /// It belongs where its connection is, whose replica is asked by the segment.
+    Asked,
     /// The client has the same port open to the replica through another VIP.
     Conflict,
     /// The replica is the client: its answers would never leave it.
@@ -38,7 +38,7 @@ pub enum Connected {
     NoAddress,
 }
 
-/// Turns the segment into the SYN to the replica.
+/// Turns the segment into the SYN to the replica, or asks that where its connection stands if it is this one.
 #[inline(never)]
 pub fn connect<P: Packet>(
     packet: &mut P,
@@ -54,22 +54,22 @@ pub fn connect<P: Packet>(
         return Some(Connected::Itself);
     }
     scratch.write_replica_side(addr, replica.port);
-    match other(tables, scratch) {
-        Other::Gone => {}
-        Other::Here => {
-            stay(tables, scratch);
-            return Some(Connected::Stays);
-        }
+    scratch.stays = match other(tables, scratch) {
+        Other::Gone => 0,
+        Other::Here => 1,
         Other::Ours => return Some(Connected::Early),
         Other::Live => return Some(Connected::Conflict),
-    }
+    };
     let service = tables.service(scratch.service)?;
     if reread(&scratch.decided) == 0 {
-        let may_upgrade = service.policy == POLICY_HOME
-            && key::reads_http(service)
-            && key::kind(tables, service, scratch) == Kind::Request;
-        scratch.pending.flags = if may_upgrade { FLOW_REQUESTS } else { 0 };
-        scratch.pending.flags |= first::first(tables, scratch, service);
+        scratch.pending.flags = 0;
+        if reread(&scratch.stays) == 0 {
+            let may_upgrade = service.policy == POLICY_HOME
+                && key::reads_http(service)
+                && key::kind(tables, service, scratch) == Kind::Request;
+            scratch.pending.flags = if may_upgrade { FLOW_REQUESTS } else { 0 };
+            scratch.pending.flags |= first::first(tables, scratch, service);
+        }
         remember(tables, scratch)?;
     } else {
         // The one that its first data will have: the replica would not take an older one.
@@ -77,14 +77,22 @@ pub fn connect<P: Packet>(
     }
     // If there is no room, the client's retransmission brings what is new of it when the replica has accepted.
     keep(tables, scratch);
-    write_syn(scratch, service);
-    reply::send(packet, scratch)?;
+    if reread(&scratch.stays) == 0 {
+        write_syn(scratch, service);
+    } else {
+        ask(tables, scratch)?;
+    }
+    let len = reread(&scratch.stays);
+    reply::send(packet, scratch, len)?;
     if !P::KNOWS_CHECKSUM && scratch.unfinished != 0 {
         // Whoever finishes the frame finishes this one.
-        let check = scratch.header.pseudo_sum(0).fold();
+        let check = scratch.header.pseudo_sum(index(reread(&scratch.stays))).fold();
         packet.write(scratch.segment.l4() + TCP_CHECK, &check.to_ne_bytes())?;
     }
-    Some(Connected::Bound)
+    Some(match reread(&scratch.stays) {
+        0 => Connected::Bound,
+        _ => Connected::Asked,
+    })
 }
 
 /// What already has the replica's side of a connection.
@@ -128,21 +136,9 @@ fn other(tables: &impl FlowTables, scratch: &mut Scratch) -> Other {
     Other::Gone
 }
 
-/// Ends what [`Standing::Moving`] says: the request belongs where its connection is after all, which is the replica of
-/// `scratch.replica_side`.
-#[inline(always)]
-fn stay(tables: &impl FlowTables, scratch: &Scratch) {
-    if let Some(back) = tables.flow_back(&scratch.replica_side) {
-        let exchange = back.exchange();
-        if exchange.standing == Standing::Moving {
-            back.swap_exchange(&exchange, &Exchange { standing: Standing::Request, ..exchange });
-        }
-    }
-}
-
 /// Whether a flow is at the replica of `scratch.replica_side`.
 #[inline(always)]
-fn is_at(flow: Shared<Flow>, scratch: &Scratch) -> bool {
+pub fn is_at(flow: Shared<Flow>, scratch: &Scratch) -> bool {
     let Tuple { server, server_port, .. } = &scratch.replica_side;
     flow.get().replica_addr == *server && flow.get().replica_port == *server_port
 }
@@ -214,6 +210,35 @@ fn write_syn(scratch: &mut Scratch, service: &Service) {
     header.ttl = segment.ttl;
     header.window = unscaled(segment.window, offer.scale);
     offer.write(&mut header.options);
+}
+
+/// Makes `scratch.header` that of the segment that asks the replica of `scratch.replica_side`, with the byte before the request,
+/// which it has. One without a byte Linux would answer twice a second at the most.
+#[inline(always)]
+fn ask(tables: &impl FlowTables, scratch: &mut Scratch) -> Option<()> {
+    let flow = tables.flow(&scratch.vip_side)?;
+    let back = tables.flow_back(&scratch.replica_side)?;
+    let Flow { seq_delta, ts_delta, window_shift, .. } = *flow.get();
+    let ours = Offer {
+        offers: scratch.offer.offers & scratch.answer.offers & OFFER_TIMESTAMPS,
+        ts_val: scratch.offer.ts_val,
+        // The last one of its own that its client has seen.
+        ts_echo: back.ts_sent().wrapping_sub(ts_delta),
+        ..Offer::default()
+    };
+    let Scratch { segment, header, replica_side, stash, .. } = &mut *scratch;
+    let stash = stash.get();
+    header.src = segment.src;
+    header.src_port = segment.src_port;
+    header.dst = replica_side.server;
+    header.dst_port = replica_side.server_port;
+    header.seq = stash.client_isn;
+    header.ack = stash.server_isn().wrapping_add(1).wrapping_add(seq_delta);
+    header.flags = flags::ACK;
+    header.ttl = segment.ttl;
+    header.window = rescale(segment.window, window_shift, 0);
+    ours.write_established(&mut header.options);
+    Some(())
 }
 
 /// Lets the RST in hand, which `scratch.header` is, go out as a copy, and makes the packet the SYN to the same replica that

@@ -148,7 +148,7 @@ pub fn answer<P: Packet>(
 
 /// Whether a replica answers before its client has given up.
 #[inline(always)]
-fn is_in_time(tables: &impl FlowTables, pending: &Pending) -> bool {
+pub fn is_in_time(tables: &impl FlowTables, pending: &Pending) -> bool {
     let most = tables.service(pending.service).map_or(0, |service| service.handshake_timeout);
     tables.now().saturating_sub(pending.at) < most as u64 * SECOND
 }

@@ -17,7 +17,6 @@ use crate::{
         STATE_CLIENT_FIN, STATE_COUNTED, STATE_ENDED, STATE_EXPIRED, STATE_REPLICA_FIN, Service,
         Stash, Watched, watch_time,
     },
-    request::{Exchange, Standing},
     scratch::{Last, Turn},
     shared::Shared,
     shares::{ITSELF, OFF, count_flow, source},
@@ -263,7 +262,8 @@ fn has_ended(tables: &impl FlowTables, watched: &Watched, last: &mut Last) -> bo
     };
     last.write_replica_side(&watched.tuple, flow.get());
     let back = tables.ended_back(&last.replica_side);
-    back.is_some_and(|back| back.get().server_isn == watched.server_isn)
+    let server_isn = watched.server_isn;
+    back.is_some_and(|back| back.is_at(server_isn) || back.waits_for(server_isn))
 }
 
 /// Ends a connection whose client does not send again what is now nowhere any more, unless its replica has it. `next`: what
@@ -280,10 +280,7 @@ fn miss(tables: &impl FlowTables, watched: &Watched, next: u32, known: u32, last
             // What acknowledges more than was sent to it is a lie.
             has_all = acked.wrapping_sub(next) as i32 >= 0
                 && (is_behind(known) || is_behind(flow.sent()));
-            let Exchange { standing, sent, .. } = back.exchange();
-            // The one that it is at, or the one that it waits for.
-            back.get().server_isn == *server_isn
-                || standing == Standing::Moving && sent == server_isn.wrapping_add(1)
+            back.is_at(*server_isn) || back.waits_for(*server_isn)
         })
     });
     if let Some(flow) = known {

@@ -12,6 +12,7 @@ use crate::{
     options::Offer,
     packet::Packet,
     reply::replace,
+    request::Standing,
     rewrite::swap_macs,
     scratch::Scratch,
     segment::Segment,
@@ -59,7 +60,7 @@ pub fn mend<P: Packet>(
         return Mended::No;
     }
     match claim(tables, scratch) {
-        Found::Head if scratch.stash.get().server_isn() == back.get().server_isn => {}
+        Found::Head if back.is_at(scratch.stash.get().server_isn()) => {}
         Found::Busy => return Mended::No,
         Found::Head | Found::Nothing => {
             release(tables, scratch);
@@ -77,7 +78,13 @@ pub fn mend<P: Packet>(
     let missing = stash.acked.wrapping_sub(has);
     if missing as i32 <= 0 {
         back.clear_state(STATE_HEAD);
-        forget(tables, scratch);
+        if back.exchange().standing == Standing::Reading {
+            // It has its reader until its end.
+            scratch.stash.get_mut().acked = 0;
+            put(tables, scratch);
+        } else {
+            forget(tables, scratch);
+        }
         return Mended::No;
     }
     // Before the first byte, or overtaken by one that says more.

@@ -10,7 +10,7 @@ use crate::{
     syn_cookie::{self, REACH},
     tables::FlowTables,
     verdict::Counter,
-    verifier::{opaque, reread},
+    verifier::{index, opaque, reread},
     wire::{TCP_CHECK, flags, protocol},
 };
 
@@ -47,7 +47,7 @@ pub fn syn_ack<P: Packet>(
     header.flags = flags::SYN | flags::ACK;
     header.window = HANDSHAKE_WINDOW;
     scratch.answer.write(&mut header.options);
-    send(packet, scratch)?;
+    send(packet, scratch, 0)?;
     swap_macs(packet)?;
     Some(Counter::SynAnswered)
 }
@@ -79,7 +79,7 @@ pub fn acknowledge<P: Packet>(
     let window = (HEAD_LEN + whole) as u32 - len.min(HEAD_LEN as u32);
     header.window = (window >> scale) as u16;
     scratch.answer.write_established(&mut header.options);
-    send(packet, scratch)?;
+    send(packet, scratch, 0)?;
     swap_macs(packet)?;
     Some(why)
 }
@@ -113,7 +113,7 @@ pub fn reset_known<P: Packet>(
         return Some(Counter::DropMalformed);
     }
     write_reset(scratch);
-    send(packet, scratch)?;
+    send(packet, scratch, 0)?;
     swap_macs(packet)?;
     Some(why)
 }
@@ -133,19 +133,28 @@ pub fn write_reset(scratch: &mut Scratch) {
     }
 }
 
-/// Makes the packet one with `scratch.header` and no payload, with a checksum of its own.
+/// Makes the packet one with `scratch.header`, with a checksum of its own where the kernel has none. Its payload is the first byte
+/// of `scratch.stash`, or nothing, as `len` says.
 #[inline(never)]
-pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch) -> Option<()> {
-    if P::KNOWS_CHECKSUM {
-        return replace(packet, scratch, 0, 0);
-    }
+pub fn send<P: Packet>(packet: &mut P, scratch: &Scratch, len: u32) -> Option<()> {
     is_answerable(scratch)?;
     let header = &scratch.header;
-    packet.resize(scratch.segment.l4() + header.len())?;
-    let check = header.pseudo_sum(0).plus(header.sum()).checksum();
+    let len = index(len & 1);
+    let end = scratch.segment.l4() + header.len() + len;
+    packet.resize(end)?;
+    packet.reach(end);
+    // Without a branch, behind which the verifier would look at all of this twice: where there is no payload, the header
+    // is written over it.
+    let first = scratch.stash.get().first[0];
+    packet.write(end - 1, &[first])?;
+    let body = header.sum().add2([first * len as u8, 0]);
+    if P::KNOWS_CHECKSUM {
+        return write_changed(packet, scratch, len, body);
+    }
+    let check = header.pseudo_sum(len).plus(body).checksum();
     // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
     let (header, check) = (opaque(header), opaque(check));
-    header.write(packet, &scratch.segment, 0, check)
+    header.write(packet, &scratch.segment, len, check)
 }
 
 /// Of what the kernel has merged to more than 64 KB the headers are others: it is dropped, and what comes again is less.
@@ -193,34 +202,45 @@ pub fn reset_client<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Option<
 }
 
 /// Replaces the segment by `scratch.header`, with `len` bytes of the head from `at` on, a part at the most.
-///
-/// The checksum field may hold a full checksum or a partial one, and only the kernel knows which:
-/// so it is not written, but told what changed, like any other segment's.
 #[inline(never)]
 pub fn replace<P: Packet>(packet: &mut P, scratch: &Scratch, at: u32, len: u32) -> Option<()> {
     is_answerable(scratch)?;
-    let segment = &scratch.segment;
     let header = &scratch.header;
-    let l4 = segment.l4();
-    let old_len = segment.end().wrapping_sub(l4) as u32;
-    let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
     let payload_len = len as usize;
-    let payload_at = l4 + header.len();
+    let payload_at = scratch.segment.l4() + header.len();
     packet.resize(payload_at + payload_len)?;
     packet.reach(payload_at);
-    let mut new_body = header.sum();
+    let mut body = header.sum();
     if payload_len > 0 {
         let payload = scratch.stash.bytes(at);
         packet.store(payload_at, payload, payload_len)?;
-        new_body = new_body.plus(sum_words(payload, payload_len));
+        body = body.plus(sum_words(payload, payload_len));
     }
+    write_changed(packet, scratch, payload_len, body)
+}
+
+/// Writes `scratch.header` over that of the segment, before `payload_len` bytes that are there. `body`: the sum of both.
+///
+/// The checksum field may hold a full checksum or a partial one, and only the kernel knows which:
+/// so it is not written, but told what changed, like any other segment's.
+#[inline(always)]
+fn write_changed<P: Packet>(
+    packet: &mut P,
+    scratch: &Scratch,
+    payload_len: usize,
+    body: Sum,
+) -> Option<()> {
+    let segment = &scratch.segment;
+    let l4 = segment.l4();
+    let old_len = segment.end().wrapping_sub(l4) as u32;
+    let old_pseudo = pseudo_header(&segment.src, &segment.dst, protocol::TCP, old_len);
     // Read anew: LLVM would keep all fields on the stack meanwhile, of which there are 512 bytes.
-    let (header, new_body) = (opaque(header), opaque(new_body));
+    let (header, body) = (opaque(&scratch.header), opaque(body));
     header.write(packet, segment, payload_len, segment.check)?;
     let new_pseudo = header.pseudo_sum(payload_len);
     let pseudo = new_pseudo.minus(old_pseudo);
     // A full checksum is to become that of the new segment, whatever the old one's body was.
     let old = Sum::ZERO.sub2(segment.check);
-    let body = new_pseudo.plus(new_body).minus(old).minus(pseudo);
+    let body = new_pseudo.plus(body).minus(old).minus(pseudo);
     packet.update_l4_checksum(l4 + TCP_CHECK, pseudo, body)
 }

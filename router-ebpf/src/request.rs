@@ -107,7 +107,7 @@ doubts! {
     OddAnswer = 20,
     /// A request before the answer to the one before, or before its client had all that was sent.
     Pipelined = 21,
-    /// A later head whose first segment does not tell the key, or one of which it was forgotten what was read.
+    /// A later head in several segments of which it was forgotten what was read, or that there was no room for.
     SplitHead = 22,
     /// Urgent data, of which servers leave a byte out.
     Urgent = 23,

@@ -5,7 +5,7 @@
 
 use crate::{
     atomic::try_some,
-    bind::{self, Routed},
+    bind,
     chats::{self, Acquired},
     first::read_head,
     flow::end_change,
@@ -14,19 +14,20 @@ use crate::{
     keep::{Kept, keep},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, HEAD_LEN, OFFER_TIMESTAMPS, PART,
-        POLICY_HOME, REUSE_RESET, REUSE_STAY, STATE_CLIENT_FIN, STATE_DOUBT, STATE_ENDED,
-        STATE_EXCHANGE, STATE_LEAVING, STATE_MOVING, STATE_REPLICA_FIN, STATE_UPGRADED, Service,
+        STATE_CLIENT_FIN, STATE_DOUBT, STATE_ENDED, STATE_EXCHANGE, STATE_LEAVING, STATE_MOVING,
+        STATE_REPLICA_FIN, STATE_UPGRADED,
     },
     options::Offer,
     packet::Packet,
+    place::place,
     reply,
-    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Head, Place, REACH, Read, Standing},
+    request::{ANSWER_LEN, Answer, Decision, Doubt, Exchange, Head, Place, REACH, Standing},
     scratch::Scratch,
     segment::Segment,
     shared::Shared,
     stage::{Next, Stage},
     stash::Held,
-    steer::{NoRoute, Why, chat_key, still_gives},
+    steer::{chat_key, still_gives},
     tables::FlowTables,
     verdict::Counter,
     verifier::{index, reread},
@@ -271,13 +272,8 @@ fn request<P: Packet>(
     let loaded = load(packet, scratch)?;
     scratch.head = Head::NEW;
     read_head(tables, scratch, 0, loaded);
-    // Where nobody can tell where it ends, its key may be anything; and what is behind it goes where it goes.
     let known = (scratch.segment.payload_len() as u32).wrapping_sub(reread(&scratch.asked));
-    scratch.place = match scratch.head.read() {
-        Read::Whole { head, body } if known.wrapping_sub(head) > body => Place::Here,
-        Read::Whole { .. } | Read::More => place(tables, scratch, flow)?,
-        Read::Doubt(_) => Place::Here,
-    };
+    scratch.place = place(tables, scratch, flow, known)?;
     if reread(&scratch.place) == Place::Beside {
         scratch.place = count_beside(tables, scratch, flow)?;
     }
@@ -288,13 +284,11 @@ fn request<P: Packet>(
     };
     let Segment { ack, .. } = scratch.segment;
     let mut next = exchange;
-    if matches!(reread(&scratch.place), Place::Here | Place::Always | Place::Unknown) {
+    if matches!(reread(&scratch.place), Place::Here | Place::Always) {
         let known = (scratch.segment.payload_len() as u32).wrapping_sub(at);
         next.begin(exchange.boundary, known, ack, scratch.head.read());
         if next.standing == Standing::Reading
-            && (reread(&scratch.place) == Place::Unknown
-                || known > PART as u32
-                || !keep_reader(tables, scratch, exchange.boundary))
+            && (known > PART as u32 || !keep_reader(tables, scratch, exchange.boundary))
         {
             next.standing = Standing::Doubt(Doubt::SplitHead);
         }
@@ -307,7 +301,7 @@ fn request<P: Packet>(
         tables.count(Counter::StayedRequest);
         return Some(Reuse::Decided);
     }
-    if exchange.is_left && reread(&scratch.place) == Place::Elsewhere {
+    if exchange.is_left && matches!(reread(&scratch.place), Place::Elsewhere | Place::Unknown) {
         // Its client has heard the end, or will: nothing could come behind that.
         scratch.place = Place::Nowhere;
     }
@@ -332,8 +326,9 @@ fn request<P: Packet>(
     // How long it may take is counted from here.
     flow.touch(tables.now());
     flow.set_state(STATE_MOVING);
-    // Unless there is more of it than was looked at.
-    scratch.routed = ((scratch.segment.payload_len() as u32).wrapping_sub(at) == loaded) as u32;
+    // Unless there is more of it than was looked at, or more of it is waited for.
+    scratch.routed = ((scratch.segment.payload_len() as u32).wrapping_sub(at) == loaded
+        && reread(&scratch.place) != Place::Unknown) as u32;
     bind_again(packet, scratch, flow, back, &exchange)
 }
 
@@ -440,34 +435,6 @@ fn load<P: Packet>(packet: &P, scratch: &mut Scratch) -> Option<u32> {
     Some(len as u32)
 }
 
-/// Where the request in `scratch.stash` belongs. A chat is where its flow is; a connection without one may be anywhere.
-#[inline(always)]
-fn place(tables: &impl FlowTables, scratch: &mut Scratch, flow: Shared<Flow>) -> Option<Place> {
-    let Flow { service, replica, cookie, .. } = *flow.get();
-    scratch.service = service;
-    let &Service { on_reuse, policy, .. } = tables.service(service)?;
-    if on_reuse == REUSE_STAY || policy != POLICY_HOME {
-        return Some(Place::Always);
-    }
-    // Of a head that is not whole nothing is missing yet.
-    let routed = bind::route(tables, scratch, None)?;
-    let route = &scratch.route;
-    let is_here = match routed {
-        Routed::Yes if matches!(route.why, Why::MissingKey) => route.replica == replica,
-        Routed::Yes => scratch.missing != 0 || route.cookie == cookie,
-        Routed::Not(NoRoute::MissingKey) => return Some(Place::Nowhere),
-        // There is nothing better.
-        Routed::Not(NoRoute::NoReplica) => true,
-        Routed::More => return Some(Place::Unknown),
-    };
-    Some(match on_reuse {
-        _ if is_here => Place::Here,
-        REUSE_RESET => Place::Nowhere,
-        _ if route.replica == replica => Place::Beside,
-        _ => Place::Elsewhere,
-    })
-}
-
 /// Lets a flow count for the chat of the request in hand, which lives at the same replica.
 #[inline(never)]
 fn count_beside(
@@ -521,7 +488,7 @@ fn count_beside(
 /// Changes where the requests of a flow stand. Returns whether that is done: not if another CPU was first. When
 /// nothing is left to be looked at, nothing is from then on.
 #[inline(always)]
-fn change(
+pub fn change(
     tables: &impl FlowTables,
     flow: Shared<Flow>,
     back: Shared<FlowBack>,

@@ -10,6 +10,7 @@ use crate::{
     scratch::Scratch,
     shortcut::{self, Short},
     stage::{Next, Stage},
+    stay::stay,
     tables::{FlowTables, Refused},
     verdict::Counter,
     verifier::reread,
@@ -35,8 +36,9 @@ impl Stage {
                 Some(Next::Verdict(verdict.unwrap_or_else(|| lost(reread(&scratch.refused)))))
             }
             Self::Egress => egress(packet, tables, scratch),
-            Self::CareBack => care_back(packet, tables, scratch).map(Next::Verdict),
+            Self::CareBack => care_back(packet, tables, scratch),
             Self::Answer => answer(packet, tables, scratch).map(Next::Verdict),
+            Self::Stay => stay(packet, tables, scratch).map(Next::Verdict),
         };
         next.unwrap_or(Next::Verdict(self.fault()))
     }

@@ -16,7 +16,7 @@ use crate::{
     shares::Holder,
     stage::Next,
     stash::{Held, Room},
-    steer::Route,
+    steer::{Route, Routed},
     tables::Refused,
     verdict::Counter,
 };
@@ -159,6 +159,8 @@ pub struct Scratch {
     pub delivery: Delivery,
     /// At which byte of the segment in hand a request begins, 0 if it is no later one.
     pub asked: u32,
+    /// What the search for its replica came to. Not on the stack: see [`crate::verifier::reread`].
+    pub found: Routed,
     /// Where that request belongs. Not on the stack: see [`crate::verifier::reread`].
     pub place: Place,
     /// 1 if it is of a flow that is bound again.
@@ -166,6 +168,8 @@ pub struct Scratch {
     /// 1 if that was just found out: then `route`, `missing`, `scan` and `key` are known, `head` is read, and its bytes are in
     /// `stash`.
     pub routed: u32,
+    /// 1 if it belongs where its connection is.
+    pub stays: u32,
     /// What the replica that is left is told.
     pub left: Left,
     /// Why its requests are not looked at: see [`crate::verifier::reread`].

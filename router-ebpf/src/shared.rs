@@ -308,6 +308,20 @@ impl Shared<FlowBack> {
         Exchange::of(word, word!(self, boundary), word!(self, answer), self.acked())
     }
 
+    /// Whether a head with this number of ours before it is what its binding was for, or the request that it is at: the
+    /// replica has it, or misses some of it.
+    #[inline(always)]
+    pub fn is_at(&self, server_isn: u32) -> bool {
+        self.get().server_isn == server_isn || word!(self, answer) == server_isn.wrapping_add(1)
+    }
+
+    /// Whether it waits for what such a head is to decide.
+    #[inline(always)]
+    pub fn waits_for(&self, server_isn: u32) -> bool {
+        let Exchange { standing, sent, .. } = self.exchange();
+        standing == Standing::Moving && sent == server_isn.wrapping_add(1)
+    }
+
     /// Changes that from `old` to `new`, which is at the same request, unless another CPU has changed it.
     #[inline(always)]
     pub fn swap_exchange(&self, old: &Exchange, new: &Exchange) -> bool {

@@ -23,11 +23,13 @@ pub enum Stage {
     CareBack,
     /// A replica answers to a SYN of ours.
     Answer,
+    /// A replica says where it stands, and gets a later head that is its own.
+    Stay,
 }
 
 impl Stage {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ingress,
         Self::Care,
         Self::Reuse,
@@ -36,13 +38,14 @@ impl Stage {
         Self::Egress,
         Self::CareBack,
         Self::Answer,
+        Self::Stay,
     ];
 
     /// The first one of its direction, which a packet comes to from the kernel; the others go on after it.
     pub const fn first(self) -> Self {
         match self {
             Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => Self::Ingress,
-            Self::Egress | Self::CareBack | Self::Answer => Self::Egress,
+            Self::Egress | Self::CareBack | Self::Answer | Self::Stay => Self::Egress,
         }
     }
 
@@ -57,7 +60,7 @@ impl Stage {
             Self::Ingress | Self::Care | Self::Reuse | Self::Open | Self::Bind => {
                 Counter::DropFault
             }
-            Self::Egress | Self::CareBack | Self::Answer => Counter::EgressDropFault,
+            Self::Egress | Self::CareBack | Self::Answer | Self::Stay => Counter::EgressDropFault,
         }
     }
 }
@@ -84,7 +87,7 @@ pub struct Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self { hook: Hook::Xdp, stage: Stage::Ingress },
         Self { hook: Hook::Xdp, stage: Stage::Care },
         Self { hook: Hook::Xdp, stage: Stage::Reuse },
@@ -98,6 +101,7 @@ impl Program {
         Self { hook: Hook::Egress, stage: Stage::Egress },
         Self { hook: Hook::Egress, stage: Stage::CareBack },
         Self { hook: Hook::Egress, stage: Stage::Answer },
+        Self { hook: Hook::Egress, stage: Stage::Stay },
     ];
 
     /// Its name in the object.
@@ -116,6 +120,7 @@ impl Program {
             (_, Stage::Egress) => "roost_egress",
             (_, Stage::CareBack) => "roost_care_back",
             (_, Stage::Answer) => "roost_answer",
+            (_, Stage::Stay) => "roost_stay",
         }
     }
 

@@ -88,6 +88,20 @@ pub enum NoRoute {
     NoReplica,
 }
 
+/// What the search for a replica came to: see [`crate::route`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// It is in `scratch.route`.
+    Yes,
+    /// There is none: no key, and the service rejects that.
+    MissingKey,
+    /// There is none: no usable replica.
+    NoReplica,
+    /// Nobody can tell before more bytes are there.
+    More,
+}
+
 /// What takes the place of the key's hash if there is none.
 #[inline(always)]
 pub fn tuple_hash(secret: &siphash::Key, tuple: &Tuple) -> u64 {

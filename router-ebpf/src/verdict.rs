@@ -68,6 +68,9 @@ counters! {
     ProbeAcknowledged = "probe_acknowledged", REPLY;
     /// Segments from before a request that has bound their connection again, acknowledged: their client did not hear of it.
     BoundaryAcknowledged = "boundary_acknowledged", REPLY;
+    /// Segments of later heads that belong where their connection is, made into one that asks its replica where that stands: for
+    /// its answer it gets the head.
+    HeadAnnounced = "head_announced", PASS;
     /// Segments translated on their way to the replica.
     ToReplica = "to_replica", PASS;
     /// Connections reset because the service has no usable replica.
@@ -123,7 +126,7 @@ counters! {
 
     /// Packets on their way out that are no business of ours, passed untouched.
     EgressPassed = "egress_passed", PASS;
-    /// Replicas that accepted: the stashed segment was delivered.
+    /// Replicas that accepted, or said where they stand: the stashed segment was delivered.
     Delivered = "delivered", TURN;
     /// Replicas that accepted when the stash was gone: acknowledged, the client sends again.
     DeliveredEmpty = "delivered_empty", TURN;
@@ -201,7 +204,7 @@ counters! {
     DoubtTunnel = "doubt_tunnel", None;
     /// The same because of a head of more than 16,384 bytes.
     DoubtLongHead = "doubt_long_head", None;
-    /// The same because a later head's first segment did not tell the key, or what was known of a head was forgotten.
+    /// The same because what was known of a head in several segments was forgotten, or there was no room for it.
     DoubtSplitHead = "doubt_split_head", None;
     /// The same because of an answer with a status of 1xx that is not 101.
     DoubtInterim = "doubt_interim", None;

@@ -3,12 +3,13 @@
 //! more, but it is seen.
 
 use crate::{
-    bind::{self, Routed},
     key::{self, Kind, Reason},
     maps::{Flow, PART, STATE_UPGRADED},
     packet::Packet,
+    route::route,
     scratch::Scratch,
     shared::Shared,
+    steer::Routed,
     tables::FlowTables,
     verdict::Counter,
 };
@@ -42,7 +43,7 @@ pub fn watch<P: Packet>(
         return None;
     }
     scratch.service = number;
-    let routed = bind::route(tables, scratch, Some(Reason::TooLong))?;
+    let routed = route(tables, scratch, Some(Reason::TooLong))?;
     let route = &scratch.route;
     // A chat of several parts is at home on several replicas: there is nothing to be violated.
     let is_whole = route.chat != 0 && route.width <= 1;

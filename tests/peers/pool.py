@@ -23,6 +23,8 @@ def arguments():
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--body", type=int, default=100, help="bytes of each POST")
     parser.add_argument("--leave", metavar="MS", help="let servers end connections within so many ms after an answer")
+    parser.add_argument("--cookies", type=int, metavar="BYTES",
+                        help="send so many bytes of cookies, and behind them the chat in a header")
     parser.add_argument("--files", type=int, default=0, metavar="MB")
     return parser.parse_args()
 
@@ -35,6 +37,9 @@ def main():
     session.mount("http://", pool)
     errors = collections.Counter()
 
+    def headers(chat):
+        return {"Cookie": "c=" + "x" * args.cookies, "X-Chat": chat} if args.cookies else {}
+
     leave = {"leave": args.leave} if args.leave else {}
 
     def ask(number):
@@ -43,10 +48,11 @@ def main():
             if args.files:
                 return file(chat, turn)
             if turn % 2 == 0:
-                answer = session.get(f"{args.url}/whoami", params={"chat": chat, **leave}, timeout=60)
+                answer = session.get(f"{args.url}/whoami", params={"chat": chat, **leave}, timeout=60,
+                                     headers=headers(chat))
             else:
                 answer = session.post(f"{args.url}/do", params={"chat": chat, "id": f"{chat}/{turn}", **leave},
-                                      data=b"x" * args.body, timeout=60)
+                                      data=b"x" * args.body, timeout=60, headers=headers(chat))
             answer.raise_for_status()
             return answer.json()["chat"] == chat
         except requests.RequestException as error:

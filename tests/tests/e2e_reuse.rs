@@ -24,8 +24,12 @@ impl Bed {
 
     fn build(lab: LabBuilder, on_reuse: &str) -> Result<Self> {
         let lab = lab.build()?;
-        let rooms = Rooms::start(&lab)?;
         let config = Config::new(&lab).with(&format!("on_reuse = {on_reuse:?}"));
+        Self::with(lab, &config)
+    }
+
+    fn with(lab: Lab, config: &Config) -> Result<Self> {
+        let rooms = Rooms::start(&lab)?;
         let roost = Roost::start(&lab, &config.to_string())?;
         Ok(Self { rooms, site: Site { roost, servers: Vec::new(), lab } })
     }
@@ -97,6 +101,25 @@ fn pools_of_go_and_python_and_curl_without_one() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Later heads whose key only their second to eighth segment tells; and while segments are lost.
+#[test]
+fn a_pool_with_many_cookies_before_the_key() -> Result<()> {
+    let lab = Lab::builder("reuse-cookies").build()?;
+    let config = Config::new(&lab).key("header:x-chat");
+    let bed = Bed::with(lab, &config)?;
+    for (family, bytes) in [(Family::V4, 1600), (Family::V6, 10_000)] {
+        let prefix = format!("{family}-{bytes}");
+        bed.visit(Client::Cookies(bytes), Between::Nobody, family, &prefix)?;
+    }
+    let announced = bed.site.counter("head_announced")?;
+    ensure!(announced > 0, "no head was waited for");
+    let client = &bed.site.lab.client;
+    for way in [Way::In, Way::Out] {
+        client.set_loss(UPLINK, way, 2)?;
+    }
+    bed.visit(Client::Cookies(3000), Between::Nobody, Family::V4, "lost")
 }
 
 #[test]

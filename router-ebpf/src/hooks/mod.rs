@@ -102,6 +102,11 @@ pub fn roost_answer(ctx: TcContext) -> i32 {
     at_tc(&ctx, Stage::Answer)
 }
 
+#[classifier]
+pub fn roost_stay(ctx: TcContext) -> i32 {
+    at_tc(&ctx, Stage::Stay)
+}
+
 /// From a client outside.
 #[inline(always)]
 fn at_xdp(ctx: &XdpContext, stage: Stage) -> u32 {

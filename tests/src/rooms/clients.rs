@@ -28,9 +28,11 @@ pub enum Client {
     Go,
     /// The pool of Python's requests.
     Python,
-    /// The same, of servers that end their connections within 2 ms after an answer.
+    /// The same with so many bytes of cookies in each request, and its chat behind them, in a header `X-Chat`.
+    Cookies(usize),
+    /// The pool of Python's requests, of servers that end their connections within 2 ms after an answer.
     Left,
-    /// The same with a file of so many MB down and up for each chat, twice.
+    /// The pool of Python's requests with a file of so many MB down and up for each chat, twice.
     Files(usize),
     /// curl, which is told all requests at once, and makes one after the other.
     Curl,
@@ -125,6 +127,11 @@ impl Client {
                     more("leave", "2".to_owned());
                 }
                 if self == Self::Go { "pool.go" } else { "pool.py" }
+            }
+            Self::Cookies(bytes) => {
+                more("rounds", (2 * tabs).to_string());
+                more("cookies", bytes.to_string());
+                "pool.py"
             }
             Self::Files(mb) => {
                 more("files", mb.to_string());

@@ -187,8 +187,36 @@ impl Talk {
         }
     }
 
+    /// What asks its replica where it stands, made of this segment of a request's: the byte before that, whatever it was.
+    pub fn announced(&self, seg: &Seg, request: &[u8]) -> Seg {
+        let first = self.conn.up(ACK, self.up, self.down, b"").seq;
+        let made = self.conn.to_replica(&Seg { flags: ACK, ..seg.clone() });
+        let echo = self.last_timestamp().wrapping_sub(self.conn.ts_delta());
+        let made = Seg { seq: first.wrapping_sub(1), id: 0, ecn: 0, df: true, ..made };
+        Seg {
+            options: seg.timestamps().map_or_else(Vec::new, |(value, _)| timestamps(value, echo)),
+            payload: request[..1].to_vec(),
+            ..made
+        }
+    }
+
+    /// The replica says where it stands, and gets this head in one segment, with the last timestamp and window of `last`.
+    #[track_caller]
+    pub fn stays(&mut self, machine: &mut dyn Machine, last: &Seg, head: &[u8], also: &[Counter]) {
+        let counted = [also, &[Counter::Delivered, Counter::StayedRequest]].concat();
+        let stands = self.conn.down(ACK, self.down, self.up, b"");
+        let outcome = machine.run(Hook::Egress, &stands.bytes()).counts(&counted);
+        let seg =
+            Seg { payload: head.to_vec(), ..self.conn.up(PSH | ACK, self.up, self.down, b"") };
+        let made = self.conn.delivered_like(&Seg { options: last.options.clone(), ..seg });
+        let echo = stands.timestamps().map(|(value, _)| value);
+        let options = last.timestamps().zip(echo).map(|((value, _), echo)| timestamps(value, echo));
+        outcome.leaves(&Seg { options: options.unwrap_or_default(), ..made }.bytes());
+        self.up += head.len() as u32;
+    }
+
     /// The last timestamp that was sent to the client.
-    fn last_timestamp(&self) -> u32 {
+    pub fn last_timestamp(&self) -> u32 {
         let both = self.conn.offer.timestamps && self.conn.answer.timestamps;
         if self.down == 0 || !both { self.conn.our_ts } else { self.conn.our_ts.wrapping_add(9) }
     }
@@ -215,4 +243,10 @@ pub fn chats(machine: &mut dyn Machine, family: Family) -> [String; REPLICAS as 
         found[conn.replica as usize].get_or_insert(chat);
     }
     unreachable!()
+}
+
+/// The option with these, as it is laid out in segments of flows.
+fn timestamps(value: u32, echo: u32) -> Vec<u8> {
+    let noop = etherparse::TcpOptionElement::Noop;
+    options(&[noop.clone(), noop, etherparse::TcpOptionElement::Timestamp(value, echo)])
 }

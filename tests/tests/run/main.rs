@@ -12,6 +12,7 @@ mod handshake;
 mod heads;
 mod host;
 mod icmp;
+mod later;
 mod limits;
 mod macs;
 mod mend;

@@ -219,15 +219,19 @@ fn a_request_that_comes_back_is_not_delivered_twice() {
             machine.set_replica(second.conn.replica, &gone);
             let own = first.conn.replica;
             machine.set_slots(Kind::Home.slots(), &vec![own; SLOT_COUNT as usize]);
-            let asks = first.asks(&get(&b));
-            machine.interrupt(after, &[(Hook::Ingress, &asks), (Hook::Ingress, &asks)]);
+            // Its replica is asked where it stands, and says so.
+            let stands = first.conn.down(ACK, first.down, first.up, b"");
+            machine.interrupt(
+                after,
+                &[(Hook::Ingress, &first.asks(&get(&b))), (Hook::Egress, &stands)],
+            );
             let outcome = machine.run(Hook::Egress, &second.conn.replica_syn_ack().bytes());
             if !machine.was_interrupted() {
                 continue;
             }
             let counted = |counter| outcome.moved.iter().any(|(moved, _)| *moved == counter);
-            let goes_there = counted(Counter::Delivered) || counted(Counter::DeliveredEmpty);
-            let comes_back = counted(Counter::ToReplica);
+            let goes_there = counted(Counter::ReboundRequest);
+            let comes_back = counted(Counter::StayedRequest);
             assert!(!(goes_there && comes_back), "{after}: {:?}", outcome.moved);
             ends[usize::from(goes_there)] += 1;
         }

@@ -558,12 +558,6 @@ fn a_head_that_is_in_doubt_stays() {
             talk.ask(machine, &get(&b), &[]);
             talk.leave(machine);
         }
-        let mut talk = answered(machine, family, &get(&a));
-        let request = get(&b);
-        let split = [Counter::DoubtSplitHead, Counter::StayedRequest];
-        talk.ask(machine, &request[..15], &split);
-        talk.ask(machine, &request[15..], &[]);
-        talk.leave(machine);
     });
 }
 
@@ -703,9 +697,12 @@ fn a_request_may_come_back_to_where_it_is() {
         machine.set_replica(1, &gone);
         machine.set_slots(Kind::Home.slots(), &vec![0; SLOT_COUNT as usize]);
         let again = first.asks(&get(&b));
-        machine.run(Hook::Ingress, &again.bytes()).counts(&[Counter::DropRequestEarly]);
+        machine
+            .run(Hook::Ingress, &again.bytes())
+            .counts(&[Counter::HeadAnnounced])
+            .leaves(&first.announced(&again, &get(&b)).bytes());
         let mut first = first;
-        first.ask(machine, &get(&b), STAYED);
+        first.stays(machine, &again, &get(&b), &[]);
         first.answer(machine, OK, &[]);
         first.leave(machine);
     });

@@ -308,18 +308,6 @@ fn odd_answers_are_left_alone() {
     });
 }
 
-#[test]
-fn a_head_whose_key_is_in_two_segments_is_left_alone() {
-    on_all(&world(), |machine, family| {
-        let mut talk = Talk::begin(machine, family, &get("tea"), &[]);
-        talk.answer(machine, OK, &[]);
-        let request = get("tea");
-        talk.ask(machine, &request[..15], &[Counter::DoubtSplitHead, Counter::StayedRequest]);
-        talk.ask(machine, &request[15..], &[]);
-        is_left_alone(&mut talk, machine);
-    });
-}
-
 /// It is read as it goes by.
 #[test]
 fn a_head_in_several_segments_is_read_to_its_end() {
