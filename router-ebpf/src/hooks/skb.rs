@@ -66,6 +66,7 @@ impl Skb {
 }
 
 /// In words of `struct bpf_fib_lookup`: the interface, and the destination.
+const FIB_LEN: usize = 1;
 const FIB_INDEX: usize = 2;
 const FIB_DST: usize = 8;
 const _: () = assert!(size_of::<Room>() == size_of::<FibLookup>());
@@ -77,6 +78,10 @@ fn question(from: u32, to: &Addr) -> Room {
     const AF_INET6: u32 = 10;
     let mut room = [0; 16];
     let word = |at: usize| u32::from_ne_bytes([to[at], to[at + 1], to[at + 2], to[at + 3]]);
+    // The answer's length, as far as it matters: without one the kernel asks whether the way takes a packet as long as the one
+    // in hand, and it may be longer than what comes back by it (the kernel looks at no MTU on the way in).
+    let [a, b] = 1u16.to_ne_bytes();
+    room[FIB_LEN] = u32::from_ne_bytes([0, 0, a, b]);
     room[FIB_INDEX] = from;
     if is_mapped(to) {
         room[0] = u32::from_le(AF_INET);

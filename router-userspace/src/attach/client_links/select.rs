@@ -52,18 +52,22 @@ pub(super) fn select(links: &[Link], patterns: &[LinkPattern], uplinks: &[String
     selected
 }
 
-/// The interfaces by whose frames uplinks get theirs, with the name of an uplink: the members of a bond, the ports of a bridge, what a
-/// VLAN is on, and what is under these.
+/// The interfaces by whose frames uplinks get theirs, with the name of an uplink: the members of a bond, what a VLAN or a macvlan
+/// is on, and what is under these. The ports of a bridge are not: what comes by one is that of its own clients, and an
+/// answer out of the bridge would go to whoever has sent last from their MAC address.
 fn beneath<'a>(links: &[Link], uplinks: &'a [String]) -> BTreeMap<u32, &'a str> {
     let mut found = BTreeMap::new();
     let named = |name: &&String| links.iter().find(|link| link.name == **name);
     let mut left: Vec<(&Link, &str)> =
         uplinks.iter().filter_map(|name| Some((named(&name)?, name.as_str()))).collect();
     while let Some((above, uplink)) = left.pop() {
-        let below = above.link_namespace.is_none().then_some(above.link);
-        for link in links.iter().filter(|link| {
-            link.index != 0 && (link.master == above.index || Some(link.index) == below)
-        }) {
+        // A veth's `link` is its other end.
+        let below = (above.link_namespace.is_none() && above.kind != "veth").then_some(above.link);
+        let is_member = |link: &Link| link.master == above.index && above.kind != "bridge";
+        for link in links
+            .iter()
+            .filter(|link| link.index != 0 && (is_member(link) || Some(link.index) == below))
+        {
             if !uplinks.contains(&link.name) && found.insert(link.index, uplink).is_none() {
                 left.push((link, uplink));
             }
@@ -185,14 +189,19 @@ mod tests {
             link("eth3", 6),
             // Its other end has an index that is another one's here.
             Link { link: 6, link_namespace: Some(0), ..link("eth4", 7) },
+            // Each port has clients of its own, and the way back to them is the bridge.
             of_kind("bridge", link("br0", 8)),
             Link { master: 8, ..link("eth5", 9) },
+            // The two ends of one link.
+            of_kind("veth", Link { link: 11, ..link("up", 10) }),
+            of_kind("veth", Link { link: 10, ..link("eth6", 11) }),
         ];
-        let found = selected(&links, &["eth?", "bond*"], &["bond0.5", "eth4", "br0"]);
-        assert_eq!(found.served.keys().collect::<Vec<_>>(), ["eth3"]);
+        let found = selected(&links, &["eth?", "bond*"], &["bond0.5", "eth4", "br0", "up"]);
+        let served: Vec<_> =
+            found.served.iter().map(|(name, found)| (name.as_str(), found.by)).collect();
+        assert_eq!(served, [("eth3", 6), ("eth5", 8), ("eth6", 11)]);
         assert!(found.refused.is_empty(), "{found:?}");
-        let expected =
-            [("bond0", "bond0.5"), ("eth1", "bond0.5"), ("eth2", "bond0.5"), ("eth5", "br0")];
+        let expected = [("bond0", "bond0.5"), ("eth1", "bond0.5"), ("eth2", "bond0.5")];
         assert_eq!(found.beneath, expected.map(|(a, b)| (a.to_owned(), b.to_owned())).into());
         // An uplink's member that is an uplink itself is one.
         let found = selected(&links, &["eth?"], &["bond0", "eth1"]);
