@@ -51,7 +51,7 @@ pub fn accepted<P: Packet>(
     write_flow(tables, scratch);
     scratch.reading = 0;
     // Before the flow is entered: what cannot be done now is done when the replica answers again, or not at all.
-    let entered = match recall(tables, scratch) {
+    let entered = match recall(tables, scratch, 0) {
         Recalled::Yes => enter(tables, scratch),
         Recalled::Elsewhere => Entered::Already,
         Recalled::Busy => return Some(Counter::EgressDropBusy),
@@ -527,9 +527,9 @@ pub enum Recalled {
 }
 
 /// Claims the head of the connection and loads it, and decides how much of it is delivered. Another client's request
-/// must not go to this one's replica.
+/// must not go to this one's replica. `may_wait`: 1 if a replica without room for what was acknowledged may be asked again.
 #[inline(never)]
-pub fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
+pub fn recall(tables: &impl FlowTables, scratch: &mut Scratch, may_wait: u32) -> Recalled {
     let (vip, vip_port) = (scratch.back.vip, scratch.back.vip_port);
     scratch.write_vip_side(&vip, vip_port);
     scratch.held = Held::No;
@@ -557,6 +557,10 @@ pub fn recall(tables: &impl FlowTables, scratch: &mut Scratch) -> Recalled {
     }
     if scratch.pending.flags & FLOW_EXCHANGE != 0 {
         follow(tables, scratch, if is_there { known } else { 0 });
+    }
+    if is_lost && is_there && may_wait != 0 {
+        release(tables, scratch);
+        return Recalled::Busy;
     }
     if !is_ours {
         release(tables, scratch);

@@ -80,8 +80,12 @@ fn decide<P: Packet>(
             Connected::Conflict => Counter::ResetConflict,
             Connected::Itself => Counter::ResetItself,
             Connected::NoAddress => Counter::ResetNoReplica,
+            Connected::Over => Counter::ResetShare,
         },
-        Chosen::Kept | Chosen::Waited => return wait(packet, tables, scratch, chosen),
+        Chosen::Kept | Chosen::Waited => match wait(packet, tables, scratch, chosen)? {
+            Counter::ResetShare => Counter::ResetShare,
+            verdict => return Some(verdict),
+        },
         Chosen::Over => Counter::ResetShare,
         Chosen::Leaves => Counter::ResetExpired,
         Chosen::Not(NoRoute::MissingKey) => Counter::ResetMissingKey,
@@ -305,8 +309,11 @@ fn wait<P: Packet>(
         stash.acked = stash.known;
         stash.unacked = 0;
     }
-    if keep(tables, scratch) == Kept::No {
-        return Some(Counter::DropEarly);
+    match keep(tables, scratch) {
+        Kept::Yes => {}
+        // It would wait in silence, and all that its replica says: on a new connection it may need no room.
+        Kept::Over if reread(&scratch.again) != 0 => return Some(Counter::ResetShare),
+        Kept::Over | Kept::No => return Some(Counter::DropEarly),
     }
     if reread(&scratch.acknowledges) == 0 {
         return Some(Counter::HeadKept);

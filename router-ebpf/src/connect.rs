@@ -3,7 +3,7 @@
 
 use crate::{
     first,
-    keep::keep,
+    keep::{Kept, keep},
     key::{self, Kind},
     maps::{
         FLOW_CHAT, FLOW_REQUESTS, Flow, FlowBack, OFFER_TIMESTAMPS, PENDING_ACKNOWLEDGED,
@@ -36,6 +36,8 @@ pub enum Connected {
     Itself,
     /// The replica has no address of this family.
     NoAddress,
+    /// There is no room for what is to be delivered when its replica has said where it stands.
+    Over,
 }
 
 /// Turns the segment into the SYN to the replica, or asks that where its connection stands if it is this one.
@@ -75,8 +77,12 @@ pub fn connect<P: Packet>(
         // The one that its first data will have: the replica would not take an older one.
         scratch.offer.ts_val = scratch.pending.ts_val;
     }
-    // If there is no room, the client's retransmission brings what is new of it when the replica has accepted.
-    keep(tables, scratch);
+    // If there is no room, the client's retransmission brings what is new of it when the replica has accepted; one that has
+    // accepted long ago would only be asked again.
+    if keep(tables, scratch) == Kept::Over && reread(&scratch.stays) != 0 {
+        tables.remove_pending(&scratch.replica_side);
+        return Some(Connected::Over);
+    }
     if reread(&scratch.stays) == 0 {
         write_syn(scratch, service);
     } else {

@@ -16,6 +16,8 @@ use crate::{
 pub enum Kept {
     /// It was.
     Yes,
+    /// Its source or its service has its share. One that was there before stays as it was.
+    Over,
     /// There is no room. One that was there before stays as it was.
     No,
 }
@@ -58,7 +60,8 @@ pub fn keep(tables: &impl FlowTables, scratch: &mut Scratch) -> Kept {
         return Kept::No;
     }
     if !charge(tables, scratch) {
-        return lose(tables, scratch);
+        lose(tables, scratch);
+        return Kept::Over;
     }
     let left = scratch.stash.touched();
     if reread(&scratch.held) == Held::New {

@@ -301,5 +301,6 @@ sizes! {
     Mac = 8,
     Link = 4,
     Host = 72,
+    HostConn = 20,
     Mark = 32,
 }

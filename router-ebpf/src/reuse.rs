@@ -412,6 +412,9 @@ fn read_on<P: Packet>(
         let Scratch { stash, head, .. } = &mut *scratch;
         stash.get_mut().set_reader(head);
         put(tables, scratch);
+    } else if is_done && is_ours && scratch.stash.get().acked != 0 {
+        // Its replica has yet to say that it has what nobody else would send again.
+        put(tables, scratch);
     } else if is_done && is_ours {
         forget(tables, scratch);
     } else {

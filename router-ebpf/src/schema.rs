@@ -12,9 +12,9 @@
 use crate::{
     maps::{
         Addr, CHUNKS_OF_HEAD, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack,
-        Host, Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, SERVICE_SHARES,
-        SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing, SourceRange, Stash,
-        Tuple, Vip, Watched, WatchedChat,
+        Host, HostConn, Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring,
+        SERVICE_SHARES, SLOT_STRIDE, SOURCES_OF_SERVICE, Secrets, Service, Share, Sharing,
+        SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     verdict::Counter,
 };
@@ -137,12 +137,16 @@ macro_rules! schema {
                 "" => "network namespace, addresses of the host and as which replicas see it";
             /// The addresses that they connect to in place of VIPs, where no rule of others looks for them.
             StandIns stand_ins STAND_INS: HashMap<Addr, Addr>, version 1,
-                size(limits) = STAND_INS,
+                size(limits) = 2 * STAND_INS,
                 "address of a VIP" => "its stand-in";
             /// The same the other way round.
             StandsFor stands_for STANDS_FOR: HashMap<Addr, Addr>, version 1,
-                size(limits) = STAND_INS,
+                size(limits) = 2 * STAND_INS,
                 "stand-in" => "address of a VIP";
+            /// Where rules of this machine have given them another address than their own: it is given back for an answer.
+            HostSources host_sources HOST_SOURCES: LruHashMap<HostConn, Addr>, version 1,
+                size(limits) = 16384,
+                "stand-in, ports" => "address that a rule has given the client";
             /// What userspace says of services that are not as their sources say. No program reads it.
             Problems problems PROBLEMS: HashMap<Name, Problem>, version 1,
                 size(limits) = most(limits.services, 64),

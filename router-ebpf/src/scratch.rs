@@ -3,6 +3,7 @@
 
 use crate::{
     header::Header,
+    host,
     key::{bytes::Key, scan::Scan},
     limit::Allowance,
     maps::{
@@ -176,6 +177,8 @@ pub struct Scratch {
     pub doubt: Counter,
     /// 1 if more of the head that is delivered is yet to be read.
     pub reading: u32,
+    /// A segment of this machine's own.
+    pub host: host::Turn,
     /// The head that is being read.
     pub head: Head,
     /// State of the search for a key.

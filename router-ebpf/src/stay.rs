@@ -9,9 +9,10 @@ use crate::{
     flow::end_change,
     hand::{When, next_chat},
     head::{Which, discard, forget, release},
+    ingress::is_gone,
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, Flow, FlowBack, PENDING_READING, Pending, STATE_ENDED,
-        STATE_HEAD, STATE_MOVING,
+        STATE_HEAD, STATE_MOVING, Stash,
     },
     packet::Packet,
     reply::reset_client,
@@ -48,6 +49,12 @@ pub fn stay<P: Packet>(
     let Some((back, exchange)) = waiting(tables, scratch, flow, (client_isn, server_isn)) else {
         return Some(Counter::EgressDropLeft);
     };
+    // Asked before another one was chosen, or it has gone: nothing of it counts any more.
+    let replica = scratch.pending.replica;
+    let is_its = |entry: Shared<Stash>| entry.get().replica == replica;
+    if is_gone(tables, replica) || !tables.stash(&scratch.vip_side).is_none_or(is_its) {
+        return Some(Counter::EgressDropLeft);
+    }
     let ahead = scratch.segment.seq.wrapping_sub(flow.get().seq_delta).wrapping_sub(exchange.sent);
     if scratch.segment.has(flags::RST) {
         return match ahead {
@@ -69,7 +76,7 @@ pub fn stay<P: Packet>(
     // As if its head had not been whole when it was bound: it is read to its end now.
     scratch.pending.flags |= FLOW_EXCHANGE | PENDING_READING;
     scratch.segment.window = rescale(scratch.segment.window, scratch.back.replica_scale, 0);
-    match recall(tables, scratch) {
+    match recall(tables, scratch, 1) {
         Recalled::Yes => {}
         Recalled::Elsewhere | Recalled::Busy => return Some(Counter::EgressDropBusy),
         Recalled::Lost => return refuse(packet, tables, scratch, pending, Counter::ResetLost),

@@ -89,8 +89,8 @@ counters! {
     ResetConflict = "reset_conflict", REPLY;
     /// Connections reset because their replica is the client itself, whose answers would never leave it.
     ResetItself = "reset_itself", REPLY;
-    /// Connections reset at their first data because their source or service has its share: one of `over_*` says
-    /// which.
+    /// Connections reset at their first data, or at a later head that would have to wait, because their source or service has
+    /// its share: one of `over_*` says which.
     ResetShare = "reset_share", REPLY;
     /// Segments that would have been reset, or acknowledged as probes, but for the limit on RSTs.
     DropResetLimit = "drop_reset_limit", DROP;

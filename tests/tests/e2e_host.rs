@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
 use roost_chat::client::{Http, Tab};
-use roost_programs::{CURL, IP};
+use roost_programs::{CURL, IP, NFT};
 use roost_tests::lab::{
     Authority, Clients, Config, Family, HTTPS_PORT, Joined, Lab, Nginx, REPLICA_PORT, Site, UPLINK,
     Upstream, fails, meet, run_in, talk, try_until,
@@ -55,6 +55,31 @@ fn processes_of_the_node_meet_pods_and_clients_outside() -> Result<()> {
         let mut all = meet(&site, &everywhere, family)?;
         talk(&everywhere, &mut all, "hello").with_context(|| site.diagnosis())?;
         families.push(all);
+    }
+    // Rules that give all that leaves another address, as some networks have them: connections get their answers all the same.
+    for rule in ["masquerade", "snat ip to NODE4", "snat ip6 to NODE6"] {
+        let [four, six] = site.lab.node_addrs().map(|addr| addr.to_string());
+        let rule = rule.replace("NODE4", &four).replace("NODE6", &six);
+        let chain = "table inet everything { chain out { type nat hook postrouting priority 90; oifname \"roost0\" ";
+        let rules = format!("{chain}{rule}; }}; }}");
+        run_in(&site.lab.node, NFT, &[rules.as_str()])?;
+        for (family, all) in Family::BOTH.into_iter().zip(&mut families) {
+            let tab = fails(&site, node.tab(site.vip(family), &format!("{family}-0")))?;
+            ensure!(tab.replica() == all[0][0].replica(), "split: {:?}", tab.hello());
+            talk(&everywhere, all, &rule).with_context(|| site.diagnosis())?;
+        }
+        run_in(&site.lab.node, NFT, &["delete", "table", "inet", "everything"])?;
+    }
+    let given = site.roost.json(&["maps", "dump", "HOST_SOURCES"])?;
+    ensure!(given.to_string().contains(&site.lab.node_addrs()[0].to_string()), "{given}");
+    // What takes its addresses and routes away does so for two seconds.
+    for state in ["down", "up"] {
+        run_in(&site.lab.node, IP, &["link", "set", "roost0", state])?;
+    }
+    for family in Family::BOTH {
+        try_until(LIMIT, "the device to be whole again", || {
+            Ok(node.tab(site.vip(family), &format!("{family}-0")).ok().map(drop))
+        })?;
     }
     // As programs connect that have sockets of one family for both.
     let mapped = match site.vip(Family::V4) {

@@ -15,7 +15,10 @@ use router_ebpf::{
     tables::Tables as _,
 };
 
-use super::{maps::KernelTables, skb::Skb};
+use super::{
+    maps::{self, KernelTables},
+    skb::Skb,
+};
 
 const IPPROTO_TCP: u32 = 6;
 /// A socket of Multipath TCP connects by one of TCP, and is asked itself whom it is connected to.
@@ -33,10 +36,16 @@ pub fn roost_host_back(ctx: TcContext) -> i32 {
     turn(&ctx, Way::Back)
 }
 
-/// Nothing else goes this way: it would come back for ever.
+/// Nothing else goes this way: it would come back for ever. Nor does what another one has sent here to be forwarded.
 #[inline(always)]
 fn turn(ctx: &TcContext, way: Way) -> i32 {
-    match host::turn(&mut Skb::new(ctx), &KernelTables, way) {
+    // SAFETY: the context is valid while the program runs.
+    if way == Way::Out && unsafe { (*ctx.skb.skb).ingress_ifindex } != 0 {
+        return TC_ACT_SHOT;
+    }
+    // No other program of ours runs while this one does.
+    let Some(scratch) = maps::scratch(maps::EGRESS) else { return TC_ACT_SHOT };
+    match host::turn(&mut Skb::new(ctx), &KernelTables, &mut scratch.host, way) {
         Some(()) => TC_ACT_UNSPEC,
         None => TC_ACT_SHOT,
     }

@@ -14,9 +14,10 @@ use aya_ebpf::{
 use router_ebpf::{
     host::HostTables,
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, Link,
-        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
-        SourceKey, SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, HostConn,
+        Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share,
+        Sharing, SourceKey, SourceRange, Stash, TrustedKey, Tuple, Vip, VipKey, Watched,
+        WatchedChat,
     },
     schema::{Limits, Map},
     scratch::Scratch,
@@ -242,6 +243,22 @@ impl HostTables for KernelTables {
     fn stands_for(&self, stand_in: &Addr) -> Option<Addr> {
         // SAFETY: as above.
         unsafe { STANDS_FOR.get(stand_in) }.copied()
+    }
+
+    #[inline(always)]
+    fn source(&self, conn: &HostConn) -> Option<&Addr> {
+        // SAFETY: values of this map are replaced, never changed in place. What is used again meanwhile is an address as well.
+        unsafe { HOST_SOURCES.get(conn) }
+    }
+
+    #[inline(always)]
+    fn set_source(&self, conn: &HostConn, source: &Addr) -> Option<()> {
+        HOST_SOURCES.insert(conn, source, 0).ok()
+    }
+
+    #[inline(always)]
+    fn remove_source(&self, conn: &HostConn) {
+        let _ = HOST_SOURCES.remove(conn);
     }
 }
 

@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use router_ebpf::{
     maps::{Addr, FAR_END, Host, NEAR_END, VipKey},
     schema::STAND_INS,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     attach::loader::{DataPath, MAC, remove_device},
@@ -69,8 +69,10 @@ pub(crate) struct HostClients {
     device: Option<u32>,
     /// The families that it has.
     families: Vec<Family>,
-    /// Where the programs are, by that index.
+    /// Where the programs at the device are, by that index.
     attached: Option<u32>,
+    /// Whether those are attached where processes connect.
+    is_connected: bool,
     /// When the device is looked at again.
     next: Duration,
     /// When attaching is tried again, if it has failed.
@@ -99,19 +101,28 @@ impl HostClients {
     }
 
     /// Keeps the device there. To be called before client links are followed.
-    pub(crate) fn follow(&mut self, data_path: &DataPath, now: Duration) {
+    pub(crate) fn follow(&mut self, data_path: &DataPath, tables: &mut Tables, now: Duration) {
         if self.wanted.is_none() || now < self.next {
             return;
         }
         self.next = now + AGAIN;
-        match data_path.note_host().and_then(|()| device(self.device)) {
-            Ok(Some((index, families))) => {
+        match data_path.note_host().and_then(|()| device()) {
+            Ok((index, families)) => {
+                if self.device != Some(index) || self.families != families {
+                    let names = families.iter().map(|family| family.name()).collect::<Vec<_>>();
+                    info!("processes of this machine: {}", names.join(" and "));
+                    self.attached = None;
+                }
                 self.device = Some(index);
                 self.families = families;
             }
-            Ok(None) => {}
             Err(e) => {
+                // Without the device what they connect to is not turned: then it goes where it would go without Roost.
+                if let Err(e) = tables.host.set(0, &Host::default()) {
+                    warn!("processes of this machine are still sent to {NEAR_END}: {e}");
+                }
                 self.device = None;
+                self.attached = None;
                 self.fails(&e);
             }
         }
@@ -131,11 +142,9 @@ impl HostClients {
             return;
         }
         self.again = now + AGAIN;
-        let is_first = self.attached.is_none();
         let attached = data_path.attach_host(device).and_then(|()| {
             tables.host.set(0, &host(&self.families)?)?;
-            fill(tables, published, &self.families)?;
-            if is_first {
+            if !self.is_connected {
                 data_path.attach_connect(&cgroup.open()?)?;
             }
             Ok(())
@@ -144,6 +153,8 @@ impl HostClients {
             Ok(()) => {
                 info!("attached to where processes of this machine connect");
                 self.attached = Some(device);
+                self.is_connected = true;
+                self.publish(tables, published);
                 self.again = Duration::ZERO;
                 self.problem = None;
             }
@@ -210,8 +221,9 @@ fn mount_in(mounts: &str) -> Option<PathBuf> {
     Some(PathBuf::from(line.get(1)?))
 }
 
-/// The device, made if it is not there: the index of the host's end, and the families that it has. `None`: it is the one that is known.
-fn device(known: Option<u32>) -> Result<Option<(u32, Vec<Family>)>> {
+/// The device, made if it is not there: the index of the host's end, and the families that it has. Its addresses and routes are put back
+/// each time: they go when it is set down, or with a `flush`.
+fn device() -> Result<(u32, Vec<Family>)> {
     let there = |name| sys::interface_index(name).is_ok();
     if !there(NEAR_END) && !there(FAR_END) {
         netlink::make_pair([NEAR_END, FAR_END], MAC)?;
@@ -228,10 +240,7 @@ fn device(known: Option<u32>) -> Result<Option<(u32, Vec<Family>)>> {
     if near.link != far.index {
         bail!("{NEAR_END} and {FAR_END} are not the two ends of one device; remove them");
     }
-    if known == Some(near.index) && near.up && far.up {
-        return Ok(None);
-    }
-    for link in [&near, &far] {
+    for link in [&near, &far].into_iter().filter(|link| !link.up) {
         netlink::set_up(link.index)?;
     }
     let mut families = Vec::new();
@@ -242,11 +251,11 @@ fn device(known: Option<u32>) -> Result<Option<(u32, Vec<Family>)>> {
             .and_then(|()| netlink::add_route((seen, netlink::whole(seen)), far.index, None));
         match added {
             Ok(()) => families.push(family),
-            Err(e) => info!("{} of processes of this machine is not served: {e:#}", family.name()),
+            Err(e) => debug!("{} of processes of this machine is not served: {e:#}", family.name()),
         }
     }
     ensure!(!families.is_empty(), "{NEAR_END} takes no address");
-    Ok(Some((near.index, families)))
+    Ok((near.index, families))
 }
 
 fn host(families: &[Family]) -> Result<Host> {
@@ -261,11 +270,12 @@ fn host(families: &[Family]) -> Result<Host> {
 }
 
 /// Lets each address of a service have a stand-in, and keeps those that there are: connections by them may live. Only when none is left are
-/// those of no service given away.
+/// those of no service given away. An error is one of those that have none, and keeps no others from theirs.
 fn fill(tables: &mut Tables, published: &Published, families: &[Family]) -> Result<()> {
     let mut there = read::sorted(&tables.stand_ins)?;
     let wanted = wanted(published, families);
     let mut used: BTreeSet<Addr> = there.values().copied().collect();
+    let mut result = Ok(());
     for vip in &wanted {
         if there.contains_key(vip) {
             continue;
@@ -278,14 +288,16 @@ fn fill(tables: &mut Tables, published: &Published, families: &[Family]) -> Resu
                 used.remove(&stand_in);
             }
         }
-        let free = free(&used, family)
-            .with_context(|| format!("there is no stand-in left for {}", from_map(*vip)))?;
+        let Some(free) = free(&used, family) else {
+            result = Err(anyhow!("there is no stand-in left for {}", from_map(*vip)));
+            continue;
+        };
         // The way back is known before anybody goes.
         tables.stands_for.set(&free, vip)?;
         tables.stand_ins.set(vip, &free)?;
         used.insert(free);
     }
-    Ok(())
+    result
 }
 
 /// The addresses of services. Prefixes have none: nobody knows which of them are connected to.

@@ -17,7 +17,7 @@ impl Daemon {
         let cgroup = self.config.host_clients.then_some(cgroup);
         self.host.want(cgroup, &self.data_path, &mut self.tables);
         let now = secrets::monotonic();
-        self.host.follow(&self.data_path, now);
+        self.host.follow(&self.data_path, &mut self.tables, now);
         let Self { macs, client_links, data_path, tables, config, .. } = self;
         let Config { client_links: patterns, interfaces, host_clients, .. } = config;
         let mut patterns = patterns.clone();
@@ -34,7 +34,7 @@ impl Daemon {
         let Self { macs, client_links, host, data_path, tables, .. } = self;
         let now = secrets::monotonic();
         macs.follow(tables, now);
-        host.follow(data_path, now);
+        host.follow(data_path, tables, now);
         client_links.follow(data_path, tables, now);
         self.attach_host();
     }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use router_ebpf::{
     maps::{
-        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, Link,
-        Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share, Sharing,
-        SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
+        Addr, Chat, ChatCookie, ChatKey, Chunk, ChunkKey, Farewell, Flow, FlowBack, Host, HostConn,
+        Link, Load, Mac, Mark, Name, Pending, Problem, Replica, Ring, Secrets, Service, Share,
+        Sharing, SourceRange, Stash, Tuple, Vip, Watched, WatchedChat,
     },
     schema::Map,
 };

@@ -6,7 +6,7 @@
 use router_ebpf::{
     maps::{
         ALL_SHARES, Addr, CHAT_COUNTED, Chat, ChatCookie, ChatKey, ChunkKey, Flow, FlowBack, Host,
-        Load, Mac, NO_REPLICA, Pending, Replica, SERVICE_SHARES, STATE_CLIENT_FIN,
+        HostConn, Load, Mac, NO_REPLICA, Pending, Replica, SERVICE_SHARES, STATE_CLIENT_FIN,
         STATE_REPLICA_FIN, Secrets, Service, Share, Sharing, SourceRange, Stash, Tuple, Vip,
     },
     siphash,
@@ -102,6 +102,15 @@ pub fn host(host: &Host) -> Value {
         "namespace": host.namespace,
         "own": addresses(&host.own),
         "seen": addresses(&host.seen),
+    })
+}
+
+/// A key of `HOST_SOURCES`.
+pub fn host_conn(conn: &HostConn) -> Value {
+    json!({
+        "stand_in": from_map(conn.stand_in),
+        "client_port": u16::from_be_bytes(conn.client_port),
+        "vip_port": u16::from_be_bytes(conn.vip_port),
     })
 }
 

@@ -46,6 +46,7 @@ fn used(map: Map, tables: &Tables, names: &Names, entries: &Entries) -> Result<O
         Map::Host => 1,
         Map::StandIns => tables.stand_ins.count()?,
         Map::StandsFor => tables.stands_for.count()?,
+        Map::HostSources => tables.host_sources.count()?,
         Map::Problems => tables.problems.count()?,
         Map::Secrets => 1,
         Map::Counters => Counter::COUNT,
@@ -102,6 +103,9 @@ fn entries(map: Map, tables: &Tables, names: &Names) -> Result<Vec<Entry>> {
         }),
         Map::StandsFor => each(&read::sorted(&tables.stands_for)?, |stand_in, vip| {
             (json!({ "stand_in": from_map(*stand_in) }), json!({ "vip": from_map(*vip) }))
+        }),
+        Map::HostSources => each(&read::sorted(&tables.host_sources)?, |conn, source| {
+            (decode::host_conn(conn), json!({ "source": from_map(*source) }))
         }),
         Map::Problems => each(&problems::read(tables)?, |service, why| {
             (json!({ "service": service }), json!({ "problem": why }))

@@ -122,6 +122,7 @@ fn dumps_are_typed_and_keep_secrets() {
         "HOST",
         "STAND_INS",
         "STANDS_FOR",
+        "HOST_SOURCES",
         "PROBLEMS",
         "SECRETS",
         "COUNTERS",

@@ -1,6 +1,6 @@
 //! What the node's own processes send and get, packet by packet: the addresses at the two ends of their device.
 
-use std::net::SocketAddr;
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr};
 
 use roost::plan::addr::to_map;
 use roost_tests::run::{
@@ -12,8 +12,8 @@ use roost_tests::run::{
     world::{Kind, World, client},
 };
 use router_ebpf::{
-    host::{HostTables, Way, turn},
-    maps::{Addr, Host},
+    host::{HostTables, Turn, Way, turn},
+    maps::{Addr, Host, HostConn},
 };
 
 /// The host's own address, the one that replicas see, a stand-in, and the VIP that it stands for.
@@ -34,7 +34,7 @@ impl Ends {
 }
 
 /// The same knowledge without a kernel.
-struct Known(Host, Vec<(Addr, Addr)>);
+struct Known(Host, Vec<(Addr, Addr)>, RefCell<BTreeMap<HostConn, Addr>>);
 
 impl Known {
     fn new() -> Self {
@@ -42,7 +42,7 @@ impl Known {
         let addr = |of: fn(&Ends) -> SocketAddr| [0, 1].map(|at| to_map(of(&ends[at]).ip()));
         let host = Host { namespace: 1, own: addr(|e| e.own), seen: addr(|e| e.seen) };
         let pair = |e: &Ends| (to_map(e.vip.ip()), to_map(e.stand_in.ip()));
-        Self(host, ends.iter().map(pair).collect())
+        Self(host, ends.iter().map(pair).collect(), RefCell::default())
     }
 }
 
@@ -58,12 +58,26 @@ impl HostTables for Known {
     fn stands_for(&self, stand_in: &Addr) -> Option<Addr> {
         self.1.iter().find(|(_, of)| of == stand_in).map(|(vip, _)| *vip)
     }
+
+    fn source(&self, conn: &HostConn) -> Option<&Addr> {
+        // Few, in a test.
+        self.2.borrow().get(conn).map(|source| &*Box::leak(Box::new(*source)))
+    }
+
+    fn set_source(&self, conn: &HostConn, source: &Addr) -> Option<()> {
+        self.2.borrow_mut().insert(*conn, *source);
+        Some(())
+    }
+
+    fn remove_source(&self, conn: &HostConn) {
+        self.2.borrow_mut().remove(conn);
+    }
 }
 
 /// Runs a frame on both, which have to agree.
 fn run(rig: &mut Rig, known: &Known, way: Way, frame: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Bytes::new(frame.to_vec());
-    let turned = turn(&mut bytes, known, way).map(|()| bytes.frame);
+    let turned = turn(&mut bytes, known, &mut Turn::default(), way).map(|()| bytes.frame);
     assert_eq!(rig.run_host(way, frame), turned, "{way:?}: {frame:02x?}");
     turned
 }
@@ -97,6 +111,31 @@ fn segments_of_the_host_get_other_addresses_on_both_ways_and_nothing_else() {
     }
 }
 
+/// A rule that masquerades all that leaves gives a connection another address, which it gets back with the answers. One that has
+/// the host's own on the same ports later is another connection.
+#[test]
+fn a_connection_that_a_rule_has_given_another_address_gets_its_answers_there() {
+    let known = Known::new();
+    let mut rig = Rig::load(&World::default()).with_host(&known.0, &known.1);
+    for family in Family::ALL {
+        let Ends { own, seen, stand_in, vip } = Ends::new(family);
+        let [given, other] = [9, 10].map(|n| client(family, n, own.port()));
+        for source in [given, given, own, other, given, own] {
+            let out = |src, dst| Seg::new(src, dst, ACK, 1000, 77).bytes();
+            let turned = run(&mut rig, &known, Way::Out, &out(source, stand_in));
+            assert_eq!(turned, Some(out(seen, vip)), "{family:?} {source}");
+            let turned = run(&mut rig, &known, Way::Back, &out(vip, seen));
+            assert_eq!(turned, Some(out(stand_in, source)), "{family:?} {source}");
+        }
+        // Of another port nobody has said anything.
+        let next = SocketAddr::new(seen.ip(), seen.port() + 1);
+        let frame = Seg::new(vip, next, ACK, 1, 1).bytes();
+        let there = SocketAddr::new(own.ip(), next.port());
+        let turned = run(&mut rig, &known, Way::Back, &frame);
+        assert_eq!(turned, Some(Seg::new(stand_in, there, ACK, 1, 1).bytes()));
+    }
+}
+
 #[test]
 fn nothing_else_passes_the_device() {
     let known = Known::new();
@@ -105,7 +144,7 @@ fn nothing_else_passes_the_device() {
         let Ends { own, seen, stand_in, vip } = Ends::new(family);
         let stranger = client(family, 9, 40_000);
         for (way, src, dst) in [
-            (Way::Out, stranger, stand_in),
+            (Way::Out, seen, stand_in),
             (Way::Out, own, stranger),
             (Way::Out, own, vip),
             (Way::Out, vip, seen),
@@ -121,7 +160,11 @@ fn nothing_else_passes_the_device() {
         // The kernel runs nothing that ends within an IP header.
         for len in 0..whole.len() - 3 {
             let cut = Bytes::new(whole[..len].to_vec());
-            assert_eq!(turn(&mut { cut }, &known, Way::Out), None, "{len} bytes");
+            assert_eq!(
+                turn(&mut { cut }, &known, &mut Turn::default(), Way::Out),
+                None,
+                "{len} bytes"
+            );
         }
         assert_eq!(rig.run_host(Way::Out, &whole[..whole.len() - 3]), None);
         let mut other = whole.clone();

@@ -11,7 +11,8 @@ use roost_tests::run::{
 };
 use router_ebpf::{
     maps::{
-        KeySource, REPLICA_GONE, REUSE_REBIND, REUSE_RESET, Replica, SLOT_COUNT, STATE_HEAD, Stash,
+        CHUNKS_OF_HEAD, KeySource, REPLICA_GONE, REUSE_REBIND, REUSE_RESET, Replica, SLOT_COUNT,
+        STATE_HEAD, Sharing, Stash,
     },
     source::KeyKind,
     verdict::Counter,
@@ -195,6 +196,10 @@ fn what_its_client_hears_of_is_kept_for_the_replica() {
             }
             let last = part(&talk, &request, 9, request.len());
             asked(machine, &talk, &last, &request);
+            // A replica without room for it is asked again: it stays ours to deliver.
+            let full = Seg { window: 0, ..talk.conn.down(ACK, talk.down, talk.up, b"") };
+            machine.run(Hook::Egress, &full.bytes()).counts(&[Counter::EgressDropBusy]);
+            asked(machine, &talk, &last, &request);
             let before = talk.clone();
             talk.stays(machine, &last, &request, &[]);
             assert_eq!(talk.state(machine).1 & STATE_HEAD, STATE_HEAD);
@@ -212,6 +217,65 @@ fn what_its_client_hears_of_is_kept_for_the_replica() {
             talk.ask(machine, &request, STAYED);
             talk.leave(machine);
         }
+    });
+}
+
+/// Nor is it forgotten when the head's end goes by before the replica has said anything.
+#[test]
+fn what_its_client_hears_of_is_kept_beyond_the_end_of_its_head() {
+    on_all(&world(), |machine, family| {
+        let [a, ..] = chats(machine, family);
+        let mut talk = answered(machine, family, &get(&a));
+        let request = get(&a);
+        let again = part(&talk, &request, 0, 9);
+        sends(machine, &again, KEPT);
+        sends(machine, &again, ACKNOWLEDGED);
+        let known = request.len() - 4;
+        let last = part(&talk, &request, 9, known);
+        asked(machine, &talk, &last, &request[..known]);
+        let before = talk.clone();
+        talk.stays(machine, &last, &request[..known], &[]);
+        talk.ask(machine, &request[known..], &[]);
+        // All of that was lost but for its end.
+        let misses = before.conn.down(ACK, before.down, before.up, b"");
+        let outcome =
+            machine.run(Hook::Egress, &misses.bytes()).counts(&[Counter::DeliveredAgain]).segment();
+        assert_eq!((outcome.seq, &outcome.payload[..]), (before.asks(b"").seq, &request[..known]));
+        talk.answer(machine, OK, &[]);
+        assert!(waiting(machine, &talk).is_none() && talk.state(machine).1 & STATE_HEAD == 0);
+        talk.ask(machine, &request, STAYED);
+        talk.leave(machine);
+    });
+}
+
+/// Without room for it its client is told at once: on a new connection it may need none.
+#[test]
+fn one_that_may_not_wait_ends_its_connection() {
+    let sharing = Sharing {
+        heads: 8 * CHUNKS_OF_HEAD,
+        services: 1,
+        ipv4_prefix: 32,
+        ipv6_prefix: 64,
+        ..Sharing::default()
+    };
+    on_all(&World { sharing, ..world() }, |machine, family| {
+        let request = get("tea");
+        let talk = answered(machine, family, &request);
+        let mut waits = |port| {
+            let mut first = Conn::new(family, Kind::Home, 1, port);
+            first.open(machine);
+            let seg = first.up(ACK, 0, 0, &request[..15]);
+            machine.run(Hook::Ingress, &seg.bytes()).verdict() == Counter::HeadKept
+        };
+        let waiting = (2000..2009).take_while(|port| waits(*port)).count();
+        assert!((1..8).contains(&waiting), "{waiting}");
+        let ended = [Counter::OverSourceHeads, Counter::EndedReuse, Counter::ResetShare];
+        let told = machine
+            .run(Hook::Ingress, &part(&talk, &request, 0, 15).bytes())
+            .counts(&ended)
+            .segment();
+        assert_eq!((told.dst, told.flags & RST), (talk.conn.client, RST));
+        assert_eq!((live(machine), machine.farewells().len()), (0, 1));
     });
 }
 
@@ -501,14 +565,20 @@ fn one_whose_replica_goes_meanwhile_is_bound_to_another() {
         let first = answered(machine, family, &get(&a));
         let request = get(&a);
         sends(machine, &part(&first, &request, 0, 15), KEPT);
+        let last = part(&first, &request, 15, request.len());
+        asked(machine, &first, &last, &request);
         machine.set_replica(0, &Replica { state: REPLICA_GONE, ..replica(0) });
         machine.set_slots(Kind::Home.slots(), &vec![1; SLOT_COUNT as usize]);
-        let last = part(&first, &request, 15, request.len());
         let second = first.at(1, whole(&first, &last, &request), 0);
         machine
             .run(Hook::Ingress, &last.bytes())
             .counts(&[Counter::Bound])
             .leaves(&second.conn.replica_syn(&last).bytes());
+        // What it says to the question from before counts no longer.
+        for flags in [ACK, RST] {
+            let late = first.conn.down(flags, first.down, first.up, b"");
+            machine.run(Hook::Egress, &late.bytes()).counts(&[Counter::EgressDropLeft]);
+        }
         second.accept(machine, &first);
         second.leave(machine);
     });

@@ -32,7 +32,12 @@ pub(super) struct Selected {
 pub(super) fn select(links: &[Link], patterns: &[LinkPattern], uplinks: &[String]) -> Selected {
     let beneath = beneath(links, uplinks);
     let mut selected = Selected::default();
-    for link in links.iter().filter(|link| link.is_ethernet && !uplinks.contains(&link.name)) {
+    // Its other end is the client link.
+    let is_own = |link: &Link| link.name == maps::NEAR_END;
+    for link in links
+        .iter()
+        .filter(|link| link.is_ethernet && !uplinks.contains(&link.name) && !is_own(link))
+    {
         let Link { name, index, .. } = link;
         if !patterns.iter().any(|pattern| pattern.fits(name)) {
             continue;
@@ -154,8 +159,9 @@ mod tests {
             Link { is_ethernet: false, ..link("veth-tun", 7) },
             of_kind("vrf", link("red", 8)),
             of_kind("bridge", link("cni0", 9)),
+            of_kind("veth", link("roost0", 12)),
         ];
-        let found = selected(&links, &["veth*", "eth0"], &["veth-up", "eth0"]);
+        let found = selected(&links, &["veth*", "eth0", "roost*"], &["veth-up", "eth0"]);
         let expected = [("veth1", 3, 3), ("veth2", 4, 9), ("veth3", 5, 5)];
         let expected = expected.map(|(name, index, by)| (name.to_owned(), Found { index, by }));
         assert_eq!(found, Selected { served: BTreeMap::from(expected), ..Selected::default() });
