@@ -39,7 +39,11 @@ fn four_capabilities_are_enough_to_load_attach_take_over_reset_and_detach() -> R
     let (clients, node) = (Clients::new(&lab.client)?, Clients::new(&lab.node)?);
     for family in Family::BOTH {
         let vip = (lab.vip(family), VIP_PORT).into();
-        ensure!(node.tab(vip, "caps")?.replica() == clients.tab(vip, "caps")?.replica());
+        // They are served some time after the daemon is ready; until then nothing leads them to the VIP here.
+        let own = try_until(LIMIT, "the node's processes to be served", || {
+            Ok(node.tab(vip, "caps").ok())
+        })?;
+        ensure!(own.replica() == clients.tab(vip, "caps")?.replica());
         let mut tab = clients.tab(vip, "caps")?;
         // The next daemon takes maps and links over.
         roost.kill();
