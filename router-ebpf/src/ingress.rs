@@ -335,7 +335,8 @@ fn is_probe(tables: &impl FlowTables, scratch: &Scratch) -> bool {
     entry.get().acked == behind && entry.server_isn() == ack.wrapping_sub(1)
 }
 
-/// A SYN is always answered with a cookie, and costs no memory. Data in it is left to be sent again.
+/// A SYN is always answered with a cookie, and costs no memory of ours (behind a bridge the kernel may have to look for a
+/// neighbour). Data in it is left to be sent again.
 #[inline(always)]
 fn syn<P: Packet>(
     packet: &mut P,
