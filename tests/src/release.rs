@@ -4,7 +4,7 @@
 //! Everything is kept as bytes, since types change from release to release.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -128,8 +128,10 @@ impl Release {
         for (map, held) in &self.maps {
             held.write(&pin_dir.join(map)).with_context(|| format!("filling {map}"))?;
         }
-        let others = self.stages.values().flat_map(|stages| stages.programs.values());
-        for name in PROGRAMS.into_iter().chain(others.map(String::as_str)) {
+        let others = self.stages.values().flat_map(|Stages { attached, programs }| {
+            programs.values().chain([attached]).map(String::as_str)
+        });
+        for name in PROGRAMS.into_iter().chain(others).collect::<BTreeSet<_>>() {
             load(&mut ebpf, name).with_context(|| format!("loading {name} of {}", self.name))?;
         }
         for (array, stages) in &self.stages {
