@@ -5,7 +5,7 @@ use crate::{
     first::read_head,
     flow::{End, Ending, end, end_change, note_fin},
     hand::{When, before_flow, next_chat, watch_flow},
-    head::{Found, claim, forget, put, release},
+    head::{Found, Which, claim, discard, forget, put, release},
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, FLOW_REQUESTS, Flow, FlowBack, OFFER_SCALE, OFFER_TIMESTAMPS,
         PART, PENDING_ACKNOWLEDGED, PENDING_AGAIN, PENDING_READING, PENDING_REFUSED, Pending,
@@ -99,6 +99,23 @@ pub fn accepted<P: Packet>(
     }
 }
 
+/// Tells a client that its replica has refused, or knows nothing of, what waits for it in `scratch.pending`; its head goes.
+#[inline(always)]
+pub fn refused<P: Packet>(
+    packet: &mut P,
+    tables: &impl FlowTables,
+    scratch: &mut Scratch,
+) -> Option<Counter> {
+    tables.remove_pending(&scratch.replica_side);
+    if !abandon(tables, scratch) {
+        return Some(Counter::EgressDropStray);
+    }
+    let Scratch { vip_side, pending, chunk_key, .. } = scratch;
+    discard(tables, vip_side, pending.server_isn, Which::Any, chunk_key);
+    reset_client(packet, scratch)?;
+    Some(Counter::Refused)
+}
+
 /// Resets a client whose replica has accepted. That one is reset when it answers again.
 #[inline(never)]
 pub fn refuse<P: Packet>(
@@ -119,7 +136,7 @@ pub fn refuse<P: Packet>(
 /// Gives up the binding of `scratch.pending`, and ends the flow that was to be bound again so, if it is one. Returns whether its
 /// client is to be told: one whose connection has gone on at another replica is not.
 #[inline(never)]
-pub fn abandon(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
+fn abandon(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     let Pending { vip, vip_port, client_isn, server_isn, flags, .. } = scratch.pending;
     scratch.write_vip_side(&vip, vip_port);
     if flags & PENDING_AGAIN == 0 {

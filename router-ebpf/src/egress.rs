@@ -1,13 +1,12 @@
 //! What becomes of a packet on its way to the client.
 
 use crate::{
-    accept::{abandon, accepted},
+    accept::{accepted, refused},
     connect::repeat_syn,
-    head::{Which, discard},
     icmp,
     maps::{FlowBack, PENDING_AGAIN, PENDING_REPEATED, Pending, Tuple},
     packet::Packet,
-    reply::{reset_client, reset_replica},
+    reply::reset_replica,
     rewrite::Place,
     scratch::Scratch,
     segment::Segment,
@@ -120,14 +119,7 @@ pub fn answer<P: Packet>(
         if !fits {
             return Some(Counter::EgressDropStray);
         }
-        tables.remove_pending(&scratch.replica_side);
-        if !abandon(tables, scratch) {
-            return Some(Counter::EgressDropStray);
-        }
-        let Scratch { vip_side, pending, chunk_key, .. } = scratch;
-        discard(tables, vip_side, pending.server_isn, Which::Any, chunk_key);
-        reset_client(packet, scratch)?;
-        return Some(Counter::Refused);
+        return refused(packet, tables, scratch);
     }
     if segment.has(flags::SYN) && fits {
         return accepted(packet, tables, scratch, pending);

@@ -2,20 +2,19 @@
 //! asked where it stands, by a byte that it has already, and its acknowledgement is turned around as a SYN-ACK is.
 
 use crate::{
-    accept::{Entered, Recalled, abandon, count_chat, deliver, recall, refuse, waiting},
+    accept::{Entered, Recalled, count_chat, deliver, recall, refuse, refused, waiting},
     chats,
     connect::is_at,
     egress::is_in_time,
     flow::end_change,
     hand::{When, next_chat},
-    head::{Which, discard, forget, release},
+    head::{forget, release},
     ingress::is_gone,
     maps::{
         FLOW_CHAT, FLOW_EXCHANGE, Flow, FlowBack, PENDING_READING, Pending, STATE_ENDED,
         STATE_HEAD, STATE_MOVING, Stash,
     },
     packet::Packet,
-    reply::reset_client,
     request::{Doubt, Exchange, Standing},
     reuse::change,
     scratch::Scratch,
@@ -169,19 +168,12 @@ fn is_chat_counted(tables: &impl FlowTables, scratch: &mut Scratch) -> bool {
     counted == Entered::Yes
 }
 
-/// The replica has no such connection any more: the client is told, and may ask on a new one.
+/// The replica has no such connection any more: the client is told, and may ask on a new one. In a stack frame of its own.
 #[inline(never)]
 fn is_refused<P: Packet>(
     packet: &mut P,
     tables: &impl FlowTables,
     scratch: &mut Scratch,
 ) -> Option<Counter> {
-    tables.remove_pending(&scratch.replica_side);
-    if !abandon(tables, scratch) {
-        return Some(Counter::EgressDropStray);
-    }
-    let Scratch { vip_side, pending, chunk_key, .. } = scratch;
-    discard(tables, vip_side, pending.server_isn, Which::Any, chunk_key);
-    reset_client(packet, scratch)?;
-    Some(Counter::Refused)
+    refused(packet, tables, scratch)
 }
